@@ -1,0 +1,28 @@
+"""agcxr: attention-guided classification of chest X-rays (AG-CNN, Guan et al. 2018)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from agcxr.labels import FINDINGS, LABELS
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
+    from agcxr.models.agcnn import AGCNN
+
+__all__ = ["AGCNN", "FINDINGS", "LABELS", "Predictor", "__version__"]
+__version__ = version("agcxr")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the model and the predictor on first use, so that `import agcxr` does not wait for torch."""
+    if name == "AGCNN":
+        from agcxr.models.agcnn import AGCNN
+
+        return AGCNN
+    if name == "Predictor":
+        from agcxr.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'agcxr' has no attribute {name!r}; it has {', '.join(__all__)}")

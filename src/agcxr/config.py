@@ -1,0 +1,271 @@
+"""Every choice of a training run, as frozen pydantic models, with the published recipes as presets.
+
+`lite()` and `paper()` are the columns of the table in docs/method.md; `demo()` is a small network for the phantom.
+A run folder keeps the whole configuration as `config.yaml`. No torch here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Frozen(BaseModel):
+    """A value object: cannot change, refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Attention(Frozen):
+    """How a feature map becomes a box (paper section 3.2; the choices are the paper's ambiguities)."""
+
+    statistic: Literal["max", "l1", "l2"] = "max"
+    """Over the channels: max |f|, sum |f| or sqrt(sum f^2)."""
+    normalise: Literal["minmax", "percentile"] = "minmax"
+    """Per image, before the threshold; with `percentile` the threshold is the fraction of pixels kept out."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    """The paper's tau."""
+    at: Literal["input", "grid"] = "input"
+    """Threshold the heatmap upsampled to the input, or the raw feature grid."""
+    connectivity: Literal[4, 8] = 8
+    """Neighbours of a pixel when regions are formed."""
+    min_side: Annotated[int, Field(ge=1)] = 16
+    """A box with a side under this many view pixels falls back to the whole image."""
+
+
+class Stage(Frozen):
+    """How one stage is optimised."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Films a step, over all devices."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; AdamW keeps its usual betas."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "constant"
+    step_epochs: Annotated[int, Field(ge=1)] = 20
+    """With `step`: the learning rate is multiplied by step_factor after every so many epochs."""
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class Local(Stage):
+    """Stage II, and how the local branch is shown its crop. `attention()` gives the attention options alone."""
+
+    statistic: Literal["max", "l1", "l2"] = "max"
+    """Heatmap: max |f|, sum |f| or sqrt(sum f^2) over the channels."""
+    normalise: Literal["minmax", "percentile"] = "minmax"
+    """Per image, before the threshold; with `percentile` the threshold is the fraction of pixels kept out."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    """The paper's tau."""
+    at: Literal["input", "grid"] = "input"
+    """Threshold the heatmap upsampled to the input, or the raw feature grid."""
+    connectivity: Literal[4, 8] = 8
+    """Neighbours of a pixel when regions are formed."""
+    min_side: Annotated[int, Field(ge=1)] = 16
+    """A box with a side under this many view pixels falls back to the whole image."""
+    crop_source: Literal["view", "prepared"] = "view"
+    """Cut the crop from the view the global branch saw (as published), or from the prepared film (sharper)."""
+    attention_per: Literal["view", "image"] = "view"
+    """Attend anew to every augmented view (as published), or once per film, mapped through the augmentation."""
+
+    def attention(self) -> Attention:
+        """The options of `models.attention.attend`."""
+        return Attention(**{name: getattr(self, name) for name in Attention.model_fields})
+
+
+class Augment(Frozen):
+    """Random views in training. Evaluation always takes the central crop."""
+
+    crop: Literal["random", "random-resized", "none"] = "random"
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a left-right flip."""
+    scale_min: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """With `random-resized`: the smallest share of the film's area a view may show."""
+    ratio_max: Annotated[float, Field(ge=1)] = 4 / 3
+    """With `random-resized`: the largest aspect ratio of the window."""
+
+
+class Train(Frozen):
+    """A whole run: the network, the views and the three stages."""
+
+    backbone: str = "resnet50"
+    """Any timm model that gives feature maps."""
+    weights: str = "imagenet"
+    """`imagenet`, `none`, or a weight file on disk."""
+    pooling: Literal["avg", "max"] = "avg"
+    in_channels: Literal[1, 3] = 1
+    """Films are gray: one channel, the stem's ImageNet weights folded; three only repeats it."""
+    image_size: Annotated[int, Field(ge=32)] = 224
+    """Side of a view in pixels."""
+    resize: Annotated[int, Field(ge=32)] = 256
+    """Side of the whole film from which views are cut."""
+    normalisation: Literal["imagenet", "mean"] = "imagenet"
+    """ImageNet mean and deviation, or only the mean subtracted (paper)."""
+    augment: Augment = Augment()
+    global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
+    local: Local = Local(epochs=8, batch_size=16)
+    fusion: Stage = Stage(epochs=5, batch_size=16)
+    loss: Literal["bce", "balanced-batch", "balanced-dataset", "asymmetric"] = "bce"
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where the hardware computes in it, else fp32."""
+    devices: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _view_fits(self) -> Train:
+        if self.image_size > self.resize:
+            raise ValueError(
+                f"image_size is {self.image_size} but a view is cut from a film of resize={self.resize}; "
+                "raise resize or lower image_size"
+            )
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `global`, `local` or `fusion`."""
+        stages = {"global": self.global_, "local": self.local, "fusion": self.fusion}
+        if name not in stages:
+            raise ValueError(f"unknown stage {name!r}; expected one of {', '.join(stages)}")
+        return stages[name]
+
+
+def lite() -> Train:
+    """The public reduced-budget recipe: 10/8/5 epochs, batch 32/16/16, SGD 0.01, random crop and flip."""
+    return Train()
+
+
+def paper() -> Train:
+    """Guan et al. 2018 with ResNet-50: 50 epochs a stage, batch 126/64/64, lr / 10 after epoch 20, max pooling."""
+    common: dict[str, Any] = {"epochs": 50, "weight_decay": 1e-4, "schedule": "step"}
+    return Train(
+        pooling="max",
+        normalisation="mean",
+        augment=Augment(crop="random-resized"),
+        global_=Stage(batch_size=126, **common),
+        local=Local(batch_size=64, **common),
+        fusion=Stage(batch_size=64, **common),
+    )
+
+
+def paper_densenet() -> Train:
+    """Guan et al. 2018 with DenseNet-121: as `paper`, batch 64/32/32."""
+    base = paper()
+    return base.model_copy(
+        update={
+            "backbone": "densenet121",
+            "global_": base.global_.model_copy(update={"batch_size": 64}),
+            "local": base.local.model_copy(update={"batch_size": 32}),
+            "fusion": base.fusion.model_copy(update={"batch_size": 32}),
+        }
+    )
+
+
+def demo() -> Train:
+    """A small network from random weights for the phantom: minutes on two CPU cores."""
+    return Train(
+        backbone="resnet10t",
+        weights="none",
+        image_size=112,
+        resize=128,
+        augment=Augment(crop="random", flip=0.0),
+        global_=Stage(epochs=12, batch_size=32, optimiser="adamw", lr=2e-3, weight_decay=0.02, schedule="onecycle"),
+        local=Local(
+            epochs=8,
+            batch_size=32,
+            optimiser="adamw",
+            lr=2e-3,
+            weight_decay=0.02,
+            schedule="onecycle",
+            crop_source="prepared",
+        ),
+        fusion=Stage(epochs=5, batch_size=32, optimiser="adamw", lr=1e-3),
+    )
+
+
+PRESETS: dict[str, Callable[[], Train]] = {"lite": lite, "paper": paper, "paper-densenet": paper_densenet, "demo": demo}
+
+
+def preset(name: str) -> Train:
+    """The recipe of that name. Raises ValueError naming the nearest one."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}{_did_you_mean(name, list(PRESETS))}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def to_yaml(config: Train, path: str | Path) -> None:
+    """Write every field, defaults included, so that a run folder says all that made it."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False), encoding="utf-8")
+
+
+def from_yaml(path: str | Path, base: Train | None = None) -> Train:
+    """Read a configuration; fields the file leaves out come from `base` (default: `lite`).
+
+    Raises ValueError that names an unknown key, or an impossible value, and the nearest valid one.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} holds {type(found).__name__}, expected `field: value` lines such as `backbone: resnet50`"
+        )
+    return from_dict(_merged((base or lite()).model_dump(by_alias=True), found))
+
+
+def from_dict(values: dict[str, Any]) -> Train:
+    """Validate plain values (alias keys, as in YAML). Raises ValueError with the nearest valid key or value."""
+    try:
+        return Train.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic problem in words for people."""
+    where = ".".join(str(part) for part in problem["loc"])
+    given = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}{_did_you_mean(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
+    if problem["type"] == "literal_error":
+        near = _did_you_mean(str(given), _choices(problem["loc"]))
+        return f"{where} is {given!r}; expected {problem['ctx']['expected']}{near}"
+    if not where:  # a check over several fields: its message says it all
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{where} is {given!r}: {problem['msg']}"
+
+
+def _model_at(path: tuple[Any, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Train
+    for part in path:
+        model = next(field.annotation for name, field in model.model_fields.items() if part in (name, field.alias))  # type: ignore[assignment]
+    return model
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    return [field.alias or name for name, field in _model_at(path).model_fields.items()]
+
+
+def _choices(path: tuple[Any, ...]) -> list[str]:
+    return [str(choice) for choice in get_args(_model_at(path[:-1]).model_fields[path[-1]].annotation)]
+
+
+def _did_you_mean(given: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]!r}?)" if near else ""

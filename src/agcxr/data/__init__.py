@@ -1,0 +1,1 @@
+"""Films and their labels: from files on disk to batches of tensors."""

@@ -1,0 +1,1 @@
+"""How good it is, where it looks, how sure the numbers are."""

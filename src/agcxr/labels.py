@@ -1,0 +1,86 @@
+"""The findings: their names, their order, and the names other people write them by.
+
+The order is that of the ChestX-ray14 paper (arXiv:1705.02315), then "No Finding". It is the order of every
+label vector, logit and probability in this project. Imports nothing.
+"""
+
+FINDINGS: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The 14 findings. Means over "the findings" are means over these (NIH convention; No Finding is left out)."""
+
+NO_FINDING = "No Finding"
+
+LABELS: tuple[str, ...] = (*FINDINGS, NO_FINDING)
+"""All 15 outputs, in order."""
+
+SHORT: dict[str, str] = dict(
+    zip(
+        LABELS,
+        (
+            "Atel",
+            "Card",
+            "Effu",
+            "Infi",
+            "Mass",
+            "Nodu",
+            "Pneu",
+            "PTx",
+            "Cons",
+            "Edem",
+            "Emph",
+            "Fibr",
+            "PlTh",
+            "Hern",
+            "None",
+        ),
+        strict=True,
+    )
+)
+"""A name of at most four letters for tight tables and plots."""
+
+ALIASES: dict[str, str] = {
+    "infiltrate": "Infiltration",
+    "pleural effusion": "Effusion",
+    "pleural thickening": "Pleural_Thickening",
+    "pleuralthickening": "Pleural_Thickening",
+    "enlarged heart": "Cardiomegaly",
+    "lung mass": "Mass",
+    "hiatal hernia": "Hernia",
+    "hiatus hernia": "Hernia",
+    "oedema": "Edema",
+    "pulmonary edema": "Edema",
+    "no findings": "No Finding",
+    "normal": "No Finding",
+}
+"""Lower-case spellings used by other data sets and by the NIH box file ("Infiltrate")."""
+
+
+def canonical(name: str) -> str | None:
+    """The project's name of a finding however it is written (case, spaces, underscores, aliases); None if unknown."""
+    key = " ".join(name.strip().replace("_", " ").split()).lower()
+    for label in LABELS:
+        if key == label.replace("_", " ").lower():
+            return label
+    return ALIASES.get(key)
+
+
+def index(name: str) -> int:
+    """Position of a finding in LABELS. Raises ValueError for a name that is not one of them."""
+    label = canonical(name)
+    if label is None:
+        raise ValueError(f"unknown finding {name!r}; expected one of {', '.join(LABELS)}")
+    return LABELS.index(label)

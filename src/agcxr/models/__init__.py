@@ -1,0 +1,1 @@
+"""The network: backbones, attention, the three branches, checkpoints."""

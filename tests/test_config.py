@@ -1,0 +1,58 @@
+import pytest
+
+from agcxr import config
+
+
+@pytest.mark.parametrize("name", list(config.PRESETS))
+def test_yaml_round_trip(name, tmp_path):
+    made = config.preset(name)
+    config.to_yaml(made, tmp_path / "config.yaml")
+    assert config.from_yaml(tmp_path / "config.yaml") == made
+
+
+def test_published_recipes():
+    lite, paper, dense = config.lite(), config.paper(), config.paper_densenet()
+    assert [lite.stage(s).epochs for s in ("global", "local", "fusion")] == [10, 8, 5]
+    assert [lite.stage(s).batch_size for s in ("global", "local", "fusion")] == [32, 16, 16]
+    assert [paper.stage(s).batch_size for s in ("global", "local", "fusion")] == [126, 64, 64]
+    assert [dense.stage(s).batch_size for s in ("global", "local", "fusion")] == [64, 32, 32]
+    assert (paper.pooling, paper.normalisation, paper.augment.crop) == ("max", "mean", "random-resized")
+    assert (paper.global_.schedule, paper.global_.step_epochs, paper.global_.weight_decay) == ("step", 20, 1e-4)
+    assert lite.local.attention() == config.Attention()
+
+
+def test_partial_yaml_keeps_the_base(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("local:\n  threshold: 0.6\nglobal: {epochs: 2}\n")
+    made = config.from_yaml(path, base=config.paper())
+    assert (made.local.threshold, made.local.batch_size, made.global_.epochs, made.global_.batch_size) == (
+        0.6,
+        64,
+        2,
+        126,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backbon: resnet18", r"unknown setting 'backbon' \(did you mean 'backbone'\?\)"),
+        ("local: {treshold: 0.5}", r"unknown setting 'local.treshold' \(did you mean 'threshold'\?\)"),
+        ("globl: {}", r"unknown setting 'globl' \(did you mean 'global'\?\)"),
+        ("pooling: maxi", r"pooling is 'maxi'; expected 'avg' or 'max' \(did you mean 'max'\?\)"),
+        ("local: {threshold: 1.5}", r"local.threshold is 1.5: Input should be less than 1"),
+        ("image_size: 300", r"image_size is 300 but a view is cut from a film of resize=256"),
+        ("- 1", "expected `field: value` lines"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_nearest_valid_one(text, message, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config.from_yaml(path)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="did you mean 'paper'"):
+        config.preset("papper")
