@@ -1,0 +1,246 @@
+"""What a score means: calibrated probabilities, prevalence correction and operating points.
+
+Everything is fitted on validation films and stored in the checkpoint; test films only measure it. Scores are the
+sigmoid outputs of a branch in [0, 1]; calibration maps them, one finding at a time, to probabilities.
+
+Shapes: N films, K findings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Array = NDArray[np.float64]
+Kind = Literal["none", "temperature", "platt", "isotonic"]
+Point = Literal["youden", "sensitivity95", "specificity95"]
+KINDS: tuple[Kind, ...] = ("none", "temperature", "platt", "isotonic")
+POINTS: tuple[Point, ...] = ("youden", "sensitivity95", "specificity95")
+MIN_POSITIVES = 10
+"""A finding with fewer positives or negatives in validation than this keeps its raw score."""
+FOLDS = 5
+EPSILON = 1e-7
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Curve(Frozen):
+    """A monotone map from score to probability for one finding.
+
+    `none`: the score itself. `temperature`, `platt`: sigmoid(slope * logit(score) + intercept), a temperature having no
+    intercept. `isotonic`: linear between (knots, values).
+    """
+
+    kind: Kind
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __call__(self, score_N: NDArray[np.floating]) -> Array:
+        score = np.asarray(score_N, dtype=np.float64)
+        if self.kind == "none":
+            return score
+        if self.kind == "isotonic":
+            return np.interp(score, self.knots, self.values)
+        return _sigmoid(self.slope * _logit(score) + self.intercept)
+
+
+class OperatingPoint(Frozen):
+    """A threshold on the raw score of one finding (a film is called positive at score >= threshold), and what it gave
+    on the validation films."""
+
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    sensitivity: float
+    specificity: float
+
+
+class FindingCalibration(Frozen):
+    """One finding's map and thresholds, and the validation counts they rest on."""
+
+    curve: Curve
+    prevalence: float
+    """Share of positive validation films: what the calibrated probabilities assume."""
+    positives: int
+    films: int
+    points: dict[Point, OperatingPoint] | None = None
+
+
+class Calibration(Frozen):
+    """The fusion branch's calibration, finding by finding, as stored in a checkpoint."""
+
+    method: Kind
+    """The kind with the best cross-validated log loss; findings too rare for it keep `none`."""
+    log_loss: dict[Kind, float]
+    """Mean over findings, cross-validated by patient within the validation films."""
+    findings: dict[str, FindingCalibration]
+
+    def probabilities(self, score_NK: NDArray[np.floating], labels: tuple[str, ...]) -> Array:
+        """Calibrated probabilities; a label that was not calibrated keeps its score."""
+        out = np.array(score_NK, dtype=np.float64)
+        for k, label in enumerate(labels):
+            if label in self.findings:
+                out[..., k] = self.findings[label].curve(out[..., k])
+        return out
+
+
+def fit_calibration(
+    target_NK: NDArray[np.floating],
+    score_NK: NDArray[np.floating],
+    patient_N: NDArray[np.object_],
+    labels: tuple[str, ...],
+    *,
+    kind: Kind | Literal["best"] = "best",
+    seed: int = 0,
+) -> Calibration:
+    """Fit on validation films; `best` picks the kind by log loss in 5 folds of whole patients.
+
+    NaN targets are left out, film by film and finding by finding.
+    """
+    target_NK, score_NK = np.asarray(target_NK, dtype=np.float64), np.asarray(score_NK, dtype=np.float64)
+    folds = _folds(patient_N, seed)
+    losses = {k: _cross_validated(target_NK, score_NK, folds, k) for k in KINDS}
+    chosen: Kind = min(KINDS, key=lambda k: losses[k]) if kind == "best" else kind
+    findings = {}
+    for k, label in enumerate(labels):
+        known = np.isfinite(target_NK[:, k])
+        if known.any():
+            findings[label] = _fit_finding(target_NK[known, k], score_NK[known, k], chosen)
+    return Calibration(method=chosen, log_loss=losses, findings=findings)
+
+
+def fit_curve(target_N: NDArray[np.floating], score_N: NDArray[np.floating], kind: Kind) -> Curve:
+    """One finding's map of the given kind. Both classes must be present for other kinds than `none`."""
+    target, score = np.asarray(target_N, dtype=np.float64), np.asarray(score_N, dtype=np.float64)
+    if kind == "none":
+        return Curve(kind="none")
+    if not 0 < target.sum() < len(target):
+        raise ValueError(
+            f"cannot fit {kind}: {int(target.sum())} of {len(target)} films are positive; both classes are needed"
+        )
+    if kind == "isotonic":
+        return _isotonic(target, score)
+    slope, intercept = _logistic(target, _logit(score), intercept=kind == "platt")
+    return Curve(kind=kind, slope=slope, intercept=intercept)
+
+
+def operating_points(target_N: NDArray[np.floating], score_N: NDArray[np.floating]) -> dict[Point, OperatingPoint]:
+    """Youden's point (max sensitivity + specificity - 1), the highest threshold with sensitivity >= 95 % and the lowest
+    with specificity >= 95 %."""
+    from sklearn.metrics import roc_curve
+
+    false_positive, sensitivity, threshold = roc_curve(target_N, score_N, drop_intermediate=False)
+    specificity = 1 - false_positive
+    threshold = np.clip(threshold, 0, 1)  # the first is infinite: nothing is called
+    enough_sensitivity = int(np.argmax(sensitivity >= 0.95))
+    enough_specificity = int(np.flatnonzero(specificity >= 0.95)[-1])
+    rows: dict[Point, int] = {
+        "youden": int(np.argmax(sensitivity + specificity)),
+        "sensitivity95": enough_sensitivity,
+        "specificity95": enough_specificity,
+    }
+    return {
+        point: OperatingPoint(
+            threshold=float(threshold[row]),
+            sensitivity=float(sensitivity[row]),
+            specificity=float(specificity[row]),
+        )
+        for point, row in rows.items()
+    }
+
+
+def at_prevalence(probability: NDArray[np.floating], fitted: float, wanted: float) -> Array:
+    """Calibrated probabilities as they would be where the finding is as common as `wanted` instead of `fitted`.
+
+    Bayes' rule with unchanged likelihood ratios: the odds are multiplied by the ratio of the prior odds (Saerens 2002).
+    """
+    for name, value in (("fitted", fitted), ("wanted", wanted)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} prevalence is {value}; expected a share between 0 and 1, both excluded")
+    shift = np.log(wanted / (1 - wanted)) - np.log(fitted / (1 - fitted))
+    return _sigmoid(_logit(np.asarray(probability, dtype=np.float64)) + shift)
+
+
+def _fit_finding(target: Array, score: Array, kind: Kind) -> FindingCalibration:
+    positives, films = int(target.sum()), len(target)
+    common = min(positives, films - positives) >= MIN_POSITIVES
+    return FindingCalibration(
+        curve=fit_curve(target, score, kind if common else "none"),
+        prevalence=positives / films,
+        positives=positives,
+        films=films,
+        points=operating_points(target, score) if 0 < positives < films else None,
+    )
+
+
+def _cross_validated(target_NK: Array, score_NK: Array, folds: NDArray[np.int64], kind: Kind) -> float:
+    """Mean log loss over findings common enough; 0 when there is none to judge by."""
+    losses = []
+    for target, score in zip(target_NK.T, score_NK.T, strict=True):
+        known = np.isfinite(target)
+        if min(target[known].sum(), (1 - target[known]).sum()) < MIN_POSITIVES:
+            continue
+        out = np.full(len(target), np.nan)
+        for fold in range(FOLDS):
+            fit, held = known & (folds != fold), known & (folds == fold)
+            usable: Kind = kind if 0 < target[fit].sum() < fit.sum() else "none"
+            out[held] = fit_curve(target[fit], score[fit], usable)(score[held])
+        losses.append(log_loss(target[known], out[known]))
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def log_loss(target_N: Array, probability_N: Array) -> float:
+    """Mean negative log likelihood in nats, probabilities clipped to [1e-7, 1 - 1e-7]."""
+    p = np.clip(probability_N, EPSILON, 1 - EPSILON)
+    return float(-np.mean(target_N * np.log(p) + (1 - target_N) * np.log(1 - p)))
+
+
+def _folds(patient_N: NDArray[np.object_], seed: int) -> NDArray[np.int64]:
+    _, number = np.unique(np.asarray(patient_N).astype(str), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(number.max() + 1 if len(number) else 0)
+    return np.asarray(order[number] % FOLDS, dtype=np.int64)
+
+
+def _isotonic(target: Array, score: Array) -> Curve:
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, target)
+    return Curve(
+        kind="isotonic",
+        knots=tuple(float(x) for x in fitted.X_thresholds_),
+        values=tuple(float(y) for y in fitted.y_thresholds_),
+    )
+
+
+def _logistic(target: Array, logit: Array, *, intercept: bool) -> tuple[float, float]:
+    """Maximum likelihood of target ~ sigmoid(slope * logit + intercept); the slope is kept positive, so that
+    calibration never reverses an order."""
+    from scipy.optimize import minimize
+
+    # Platt's smoothed targets keep the fit finite where a score separates the classes.
+    n1, n0 = target.sum(), (1 - target).sum()
+    smooth = np.where(target == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        slope, shift = np.exp(theta[0]), theta[1] if intercept else 0.0
+        z = slope * logit + shift
+        residual = _sigmoid(z) - smooth
+        value = float(np.mean(np.logaddexp(0, z) - smooth * z))
+        return value, np.array([np.mean(residual * logit) * slope, np.mean(residual) if intercept else 0.0])
+
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (-20, 20)])
+    return float(np.exp(found.x[0])), float(found.x[1]) if intercept else 0.0
+
+
+def _logit(p: Array) -> Array:
+    clipped = np.clip(p, EPSILON, 1 - EPSILON)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _sigmoid(z: Array) -> Array:
+    return 1 / (1 + np.exp(-z))

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from agcxr.calibration import Calibration, Curve, at_prevalence, fit_calibration, fit_curve, operating_points
+
+
+def _films(n=4000, slope=0.5, intercept=-1.0, seed=0):
+    """Scores whose true probability is sigmoid(slope * logit(score) + intercept)."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(0, 2, n)
+    p = 1 / (1 + np.exp(-(slope * logit + intercept)))
+    return (rng.random(n) < p).astype(float), 1 / (1 + np.exp(-logit))
+
+
+def test_curves_on_literal_scores():
+    assert Curve(kind="none")(np.array([0.3]))[0] == 0.3
+    # logit(0.8) = ln 4; half of it is ln 2: odds 2
+    assert Curve(kind="temperature", slope=0.5)(np.array([0.8]))[0] == pytest.approx(2 / 3)
+    # odds 4 times e^ln(1/4) = 1
+    assert Curve(kind="platt", intercept=float(np.log(0.25)))(np.array([0.8]))[0] == pytest.approx(0.5)
+    steps = Curve(kind="isotonic", knots=(0.2, 0.6), values=(0.1, 0.5))
+    np.testing.assert_allclose(steps(np.array([0.0, 0.2, 0.4, 0.9])), [0.1, 0.1, 0.3, 0.5])
+
+
+def test_platt_recovers_the_truth():
+    target, score = _films(40_000)
+    curve = fit_curve(target, score, "platt")
+    assert curve.slope == pytest.approx(0.5, abs=0.03)
+    assert curve.intercept == pytest.approx(-1.0, abs=0.03)
+
+
+def test_temperature_has_no_intercept():
+    target, score = _films(20_000, slope=0.5, intercept=0.0)
+    curve = fit_curve(target, score, "temperature")
+    assert (curve.slope, curve.intercept) == (pytest.approx(0.5, abs=0.03), 0.0)
+
+
+def test_isotonic_is_pool_adjacent_violators():
+    # scores in order with targets 0 1 0 1: the middle pair violates and is pooled to 1/2
+    curve = fit_curve(np.array([0.0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4]), "isotonic")
+    np.testing.assert_allclose(curve(np.array([0.1, 0.2, 0.3, 0.4])), [0, 0.5, 0.5, 1])
+
+
+def test_calibration_never_reverses_an_order():
+    target = np.array([1.0] * 20 + [0.0] * 20)
+    score = np.linspace(0.1, 0.9, 40)  # the wrong way round
+    for kind in ("temperature", "platt", "isotonic"):
+        assert (np.diff(fit_curve(target, score, kind)(score)) >= 0).all()
+
+
+def test_one_class_cannot_be_calibrated():
+    with pytest.raises(ValueError, match="cannot fit platt: 0 of 3 films are positive; both classes are needed"):
+        fit_curve(np.zeros(3), np.array([0.1, 0.2, 0.3]), "platt")
+
+
+def test_operating_points_on_ten_films():
+    # scores 0.05 ... 0.95; positives at .35 .65 .75 .85 .95
+    score = np.arange(10) / 10 + 0.05
+    target = np.array([0, 0, 0, 1, 0, 0, 1, 1, 1, 1], dtype=float)
+    points = operating_points(target, score)
+    assert points["youden"].threshold == pytest.approx(0.65)
+    assert (points["youden"].sensitivity, points["youden"].specificity) == (0.8, 1.0)
+    assert points["sensitivity95"].threshold == pytest.approx(0.35)
+    assert points["sensitivity95"].specificity == pytest.approx(0.6)
+    assert points["specificity95"].threshold == pytest.approx(0.65)
+
+
+def test_prevalence_correction_by_hand():
+    # p = .5 where half are ill: likelihood ratio 1, so the probability is the prevalence wherever it goes
+    assert at_prevalence(np.array([0.5]), 0.5, 0.1)[0] == pytest.approx(0.1)
+    # odds 4 at prior odds 1/4 -> likelihood ratio 16 -> at prior odds 1: 16/17
+    assert at_prevalence(np.array([0.8]), 0.2, 0.5)[0] == pytest.approx(16 / 17)
+    with pytest.raises(ValueError, match="wanted prevalence is 1.0; expected a share between 0 and 1"):
+        at_prevalence(np.array([0.5]), 0.5, 1.0)
+
+
+def test_fit_picks_the_kind_that_fits_and_keeps_rare_findings_raw():
+    target, score = _films()
+    rare = np.zeros(len(target))
+    rare[:3] = 1
+    targets, scores = np.stack([target, rare], 1), np.stack([score, score], 1)
+    targets[:100, 0] = np.nan
+    patients = np.repeat(np.arange(2000), 2).astype(object)
+    made = fit_calibration(targets, scores, patients, ("Effusion", "Hernia"))
+    assert made.method in ("platt", "isotonic")
+    assert made.log_loss[made.method] == min(made.log_loss.values()) < made.log_loss["none"]
+    assert made.findings["Effusion"].films == 3900
+    assert made.findings["Hernia"].curve.kind == "none"
+    assert made.findings["Hernia"].positives == 3
+    calibrated = made.probabilities(scores, ("Effusion", "Hernia"))
+    np.testing.assert_array_equal(calibrated[:, 1], scores[:, 1])
+    assert abs(calibrated[100:, 0].mean() - target[100:].mean()) < 0.01
+    assert Calibration.model_validate_json(made.model_dump_json()) == made
