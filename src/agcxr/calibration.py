@@ -102,15 +102,15 @@ def fit_calibration(
 
     NaN targets are left out, film by film and finding by finding.
     """
-    target_NK, score_NK = np.asarray(target_NK, dtype=np.float64), np.asarray(score_NK, dtype=np.float64)
+    target, score = np.asarray(target_NK, dtype=np.float64), np.asarray(score_NK, dtype=np.float64)
     folds = _folds(patient_N, seed)
-    losses = {k: _cross_validated(target_NK, score_NK, folds, k) for k in KINDS}
+    losses = {k: _cross_validated(target, score, folds, k) for k in KINDS}
     chosen: Kind = min(KINDS, key=lambda k: losses[k]) if kind == "best" else kind
     findings = {}
     for k, label in enumerate(labels):
-        known = np.isfinite(target_NK[:, k])
+        known = np.isfinite(target[:, k])
         if known.any():
-            findings[label] = _fit_finding(target_NK[known, k], score_NK[known, k], chosen)
+            findings[label] = _fit_finding(target[known, k], score[known, k], chosen)
     return Calibration(method=chosen, log_loss=losses, findings=findings)
 
 
