@@ -1,0 +1,263 @@
+"""How sure a measure is: a bootstrap over patients, paired between branches, and DeLong as a second opinion.
+
+Films of one patient are alike, so whole patients are drawn with replacement and every film of a patient counts as
+often as its patient was drawn. All branches see the same draws, which makes their differences paired.
+
+Shapes: N films, K labels, B branches, R resamples, P operating points.
+
+The speed: a resample only changes how often a film counts, not the order of the scores. Films are sorted once per
+branch and label, and cut at the positives; the weight between two cuts, for all resamples at once, is a product with
+a sparse 0/1 matrix. AUROC and AP of each resample follow exactly, ties included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse, stats
+
+from agcxr.metrics import Floats, known
+
+CHUNK_BYTES = 6 * 2**20
+"""Weights held at once; what stays in a cache is fastest. Each resample is drawn by itself, so results do not change."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile interval. `used` resamples gave it; `left_out` lacked a class."""
+
+    value: float
+    low: float
+    high: float
+    used: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with its percentile interval and a two-sided p of "no difference"."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    used: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Every measure on every resample; NaN where the resample lacks a class."""
+
+    auroc_BKR: Floats
+    average_precision_BKR: Floats
+    brier_BKR: Floats
+    sensitivity_PBKR: Floats
+    specificity_PBKR: Floats
+    clusters: int
+    """How many patients there are (or films, where each is its own cluster)."""
+
+
+def cluster_weights(cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Chunks N x r of how often each film counts in each resample: as often as its cluster was drawn.
+
+    As many clusters are drawn as there are, with replacement. Successive chunks together have `resamples` columns.
+    """
+    name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
+    if len(name) == 0:
+        raise ValueError("no films were given; a bootstrap needs at least one")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}; 1000 is usual")
+    step = max(1, CHUNK_BYTES // (8 * len(cluster)))
+    for start in range(0, resamples, step):
+        width = min(step, resamples - start)
+        count = np.empty((len(name), width))
+        for column in range(width):
+            draw = rng.integers(len(name), size=len(name))
+            count[:, column] = np.bincount(draw, minlength=len(name))
+        yield count[cluster]
+
+
+@dataclass(frozen=True)
+class SortedCurve:
+    """One branch's scores of one label, sorted once and cut at the scores G that positive films have."""
+
+    positive_GN: sparse.csr_array
+    """Positive films at each such score, from high to low."""
+    negative_SN: sparse.csr_array
+    """Negative films in S = 2 G + 1 stretches: above the first such score, at it, between it and the next, ..."""
+
+    @classmethod
+    def of(cls, target_N: npt.ArrayLike, score_N: npt.ArrayLike) -> SortedCurve | None:
+        """None where a class is absent."""
+        target = np.asarray(target_N, dtype=np.float64)
+        film = np.flatnonzero(~np.isnan(target))
+        positive, score, _ = known(target, score_N)
+        if positive.all() or not positive.any():
+            return None
+        cut = np.unique(-score[positive])
+        left = np.searchsorted(cut, -score, side="left")
+        right = np.searchsorted(cut, -score, side="right")
+        return cls(
+            _selector(left[positive], film[positive], len(cut), len(target)),
+            _selector((left + right)[~positive], film[~positive], 2 * len(cut) + 1, len(target)),
+        )
+
+    def measures(self, weight_NR: Floats) -> tuple[Floats, Floats]:
+        """(AUROC, AP) of each resample, R numbers each; NaN where a class has no weight."""
+        pos = self.positive_GN @ weight_NR
+        neg = np.cumsum(self.negative_SN @ weight_NR, axis=0)
+        above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1]
+        true = np.cumsum(pos, axis=0)
+        total_pos = true[-1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # Negatives below a positive count one, those at its score a half.
+            mean_above = np.einsum("gr,gr->r", pos, above + through) / 2
+            auroc = 1 - mean_above / (total_pos * total_neg)
+            called = true + through
+            precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+            ap = np.einsum("gr,gr->r", pos, precision) / total_pos
+        absent = (total_pos == 0) | (total_neg == 0)
+        return np.where(absent, np.nan, auroc), np.where(absent, np.nan, ap)
+
+
+def _selector(row: npt.NDArray[np.int64], column: npt.NDArray[np.int64], rows: int, columns: int) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=(rows, columns))
+
+
+def bootstrap(
+    target_NK: npt.ArrayLike,
+    score_BNK: npt.ArrayLike,
+    cluster_N: npt.ArrayLike,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    threshold_PBK: npt.ArrayLike | None = None,
+) -> Replicates:
+    """All measures of all branches and labels on resamples over clusters (patients).
+
+    target_NK: 0, 1 or NaN (unknown). score_BNK: probabilities. cluster_N: the patient of each film. threshold_PBK:
+    operating points; a film is called positive when its score is at or over the threshold (NaN: not defined).
+    """
+    target = np.asarray(target_NK, dtype=np.float64)
+    score = np.asarray(score_BNK, dtype=np.float64)
+    branches, films, labels = score.shape
+    if target.shape != (films, labels) or len(np.asarray(cluster_N)) != films:
+        raise ValueError(
+            f"targets {target.shape}, scores {score.shape} and {len(np.asarray(cluster_N))} clusters do not fit; "
+            "expected films x labels, branches x films x labels, and one cluster per film"
+        )
+    threshold = np.zeros((0, branches, labels)) if threshold_PBK is None else np.asarray(threshold_PBK, np.float64)
+    pairs = [(b, k) for b in range(branches) for k in range(labels)]
+    curves = [SortedCurve.of(target[:, k], score[b, :, k]) for b, k in pairs]
+    chunks: list[tuple[Floats, ...]] = []
+    for weight_NR in cluster_weights(cluster_N, resamples, rng):
+        nothing = np.full(weight_NR.shape[1], np.nan)
+        ranked = [curve.measures(weight_NR) if curve else (nothing, nothing) for curve in curves]
+        auroc, ap = (np.stack(part).reshape(branches, labels, -1) for part in zip(*ranked, strict=True))
+        chunks.append((auroc, ap, *_linear(target, score, threshold, weight_NR)))
+    auroc, ap, brier, sensitivity, specificity = (np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
+    return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(np.unique(np.asarray(cluster_N))))
+
+
+def _linear(target_NK: Floats, score_BNK: Floats, threshold_PBK: Floats, weight_NR: Floats) -> tuple[Floats, ...]:
+    """(Brier, sensitivity, specificity) of each resample: ratios of weighted sums, so plain matrix products."""
+    positive, negative = (target_NK == 1).astype(np.float64), (target_NK == 0).astype(np.float64)
+    weight_RN = weight_NR.T
+    pos_KR, neg_KR = (weight_RN @ positive).T, (weight_RN @ negative).T
+    error = np.where(np.isnan(target_NK), 0.0, (score_BNK - np.nan_to_num(target_NK)) ** 2)
+    undefined = np.where(np.isnan(threshold_PBK), np.nan, 1.0)[..., None]
+    points, branches, labels = threshold_PBK.shape
+    hit = np.empty((points, branches, labels, weight_NR.shape[1]))
+    clear = np.empty_like(hit)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        brier = np.stack([(weight_RN @ error[b]).T / (pos_KR + neg_KR) for b in range(branches)])
+        for p in range(points):
+            for b in range(branches):
+                called = score_BNK[b] >= threshold_PBK[p, b]
+                hit[p, b] = (weight_RN @ (positive * called)).T / pos_KR
+                clear[p, b] = (weight_RN @ (negative * ~called)).T / neg_KR
+    return brier, hit * undefined, clear * undefined
+
+
+def interval(value: float, replicate_R: Floats, level: float = 0.95) -> Interval:
+    """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it."""
+    have = replicate_R[~np.isnan(replicate_R)]
+    left_out = len(replicate_R) - len(have)
+    low, high = _percentiles(value, have, level)
+    return Interval(float(value), low, high, len(have), left_out)
+
+
+def difference(value: float, replicate_R: Floats, level: float = 0.95) -> Difference:
+    """Interval and p of a paired difference from its values on the resamples.
+
+    p = 2 min(share of resamples at or under 0, at or over 0), counting the data themselves as one more resample; so
+    it is never 0: its floor is 2 / (R + 1), .002 for 1,000 resamples.
+    """
+    have = replicate_R[~np.isnan(replicate_R)]
+    left_out = len(replicate_R) - len(have)
+    low, high = _percentiles(value, have, level)
+    if np.isnan(low):
+        return Difference(float(value), low, high, float("nan"), len(have), left_out)
+    under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
+    p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
+    return Difference(float(value), low, high, p, len(have), left_out)
+
+
+def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
+    if np.isnan(value) or len(have) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(have, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Delong:
+    """AUROCs of B scores on the same films with their covariance (DeLong 1988). Takes the films as independent."""
+
+    auroc_B: Floats
+    covariance_BB: Floats
+
+    def interval(self, branch: int = 0, level: float = 0.95) -> tuple[float, float]:
+        """Normal interval, cut to [0, 1]."""
+        half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(0.0, self.covariance_BB[branch, branch]))
+        value = self.auroc_B[branch]
+        return float(np.clip(value - half, 0, 1)), float(np.clip(value + half, 0, 1))
+
+    def p(self, a: int, b: int) -> float:
+        """Two-sided p of equal AUROCs; 1 where the difference and its variance are both 0."""
+        gap = self.auroc_B[a] - self.auroc_B[b]
+        variance = self.covariance_BB[a, a] + self.covariance_BB[b, b] - 2 * self.covariance_BB[a, b]
+        # Identical rankings leave rounding noise instead of 0.
+        if abs(gap) < 1e-15 and variance < 1e-15:
+            return 1.0
+        if np.isnan(variance):
+            return float("nan")
+        return float(2 * stats.norm.sf(abs(gap) / np.sqrt(variance))) if variance > 0 else 0.0
+
+
+def delong(target_N: npt.ArrayLike, score_BN: npt.ArrayLike) -> Delong:
+    """DeLong's covariance by midranks in O(N log N) (Sun and Xu 2014).
+
+    Meant for one film a patient: with several the intervals are too narrow. NaN where a class has fewer than two
+    films, for then the variance has no estimate.
+    """
+    score = np.atleast_2d(np.asarray(score_BN, dtype=np.float64))
+    masked = [known(target_N, row) for row in score]
+    positive = masked[0][0]
+    pos = np.stack([row[positive] for _, row, _ in masked])
+    neg = np.stack([row[~positive] for _, row, _ in masked])
+    branches, m, n = len(score), pos.shape[1], neg.shape[1]
+    if m < 2 or n < 2:
+        return Delong(np.full(branches, np.nan), np.full((branches, branches), np.nan))
+    both = stats.rankdata(np.concatenate([pos, neg], axis=1), axis=1)
+    # Share of negatives under each positive, and of positives over each negative; ties count half.
+    under_BM = (both[:, :m] - stats.rankdata(pos, axis=1)) / n
+    over_BN = 1 - (both[:, m:] - stats.rankdata(neg, axis=1)) / m
+    covariance = np.atleast_2d(np.cov(under_BM)) / m + np.atleast_2d(np.cov(over_BN)) / n
+    return Delong(under_BM.mean(axis=1), covariance)
