@@ -1,0 +1,112 @@
+"""What is known about one film after it was read: probabilities, the box, the heatmap. Arrays only, no torch.
+
+Every engine (the eager model, an exported file) answers with these, so that pictures, tables and pages need to know
+nothing about networks.
+
+Shapes: K labels; H, W height and width (of the view for `heat_HW` and `crop_HW`, of the film otherwise).
+Frame: boxes are (x0, y0, x1, y1) in pixels of the ORIGINAL film, exclusive end, pixel i covers [i, i + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from agcxr.labels import NO_FINDING, canonical
+
+Branch = Literal["global", "local", "fusion"]
+BRANCHES: tuple[Branch, ...] = ("global", "local", "fusion")
+Box = tuple[float, float, float, float]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+class Score(NamedTuple):
+    """A finding and its probability in [0, 1]."""
+
+    finding: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for one film. Probabilities are sigmoids of the logits, uncalibrated, in the order of `labels`."""
+
+    name: str
+    labels: tuple[str, ...]
+    global_K: Floats
+    local_K: Floats
+    fusion_K: Floats
+    box: Box
+    """The attended region in pixels of the original film; the whole view if `fallback`."""
+    fallback: bool
+    """No region stood out, so the local branch saw the whole view."""
+    heat_HW: Floats
+    """The attention in [0, 1] on the grid of the view; `heat_in_original` puts it on the film."""
+    window: Box
+    """The part of the original film that the view shows, in its pixels. The model saw nothing outside it."""
+    crop_HW: Bytes
+    """What the local branch saw, as 8-bit gray."""
+    height: int
+    width: int
+    """Of the original film, in pixels."""
+    notes: tuple[str, ...] = ()
+    """What reading the file involved, e.g. "inverted MONOCHROME1"."""
+    film_HW: Bytes | None = None
+    """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
+
+    def branch(self, branch: Branch = "fusion") -> Floats:
+        """Probabilities of one branch, in the order of `labels`."""
+        by_name: Mapping[str, Floats] = {"global": self.global_K, "local": self.local_K, "fusion": self.fusion_K}
+        if branch not in by_name:
+            raise ValueError(f"unknown branch {branch!r}; expected one of {', '.join(BRANCHES)}")
+        return by_name[branch]
+
+    def probability(self, finding: str, branch: Branch = "fusion") -> float:
+        """Probability of a finding, written in any spelling `labels.canonical` knows."""
+        name = canonical(finding) or finding
+        if name not in self.labels:
+            raise ValueError(f"unknown finding {finding!r}; this model knows {', '.join(self.labels)}")
+        return float(self.branch(branch)[self.labels.index(name)])
+
+    def top(self, n: int = 5, branch: Branch = "fusion") -> tuple[Score, ...]:
+        """The n most probable findings, best first. "No Finding" is not a finding and is left out."""
+        scores = (Score(name, float(p)) for name, p in zip(self.labels, self.branch(branch), strict=True))
+        return tuple(sorted((s for s in scores if s.finding != NO_FINDING), key=lambda s: -s.probability)[:n])
+
+    def heat_in_original(self, height: int | None = None, width: int | None = None) -> Floats:
+        """The attention on the film: float32 [0, 1], `height` x `width` (default: the original size).
+
+        Another size gives the same film scaled. Bilinear inside the window; 0 outside it, where nothing was seen.
+        """
+        height, width = height or self.height, width or self.width
+        x0, y0, x1, y1 = self.window
+        h, w = self.heat_HW.shape
+        film_x = (np.arange(width) + 0.5) * self.width / width
+        film_y = (np.arange(height) + 0.5) * self.height / height
+        view_x = ((film_x - x0) / (x1 - x0) * w - 0.5).astype(np.float32)
+        view_y = ((film_y - y0) / (y1 - y0) * h - 0.5).astype(np.float32)
+        map_x, map_y = np.broadcast_to(view_x, (height, width)), np.broadcast_to(view_y[:, None], (height, width))
+        heat = cv2.remap(
+            self.heat_HW.astype(np.float32),
+            np.ascontiguousarray(map_x),
+            np.ascontiguousarray(map_y),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        heat[:, (film_x < x0) | (film_x >= x1)] = 0
+        heat[(film_y < y0) | (film_y >= y1)] = 0
+        return heat.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A film that could not be read, and why, in words for people."""
+
+    name: str
+    reason: str

@@ -1,0 +1,78 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from inference.make import film, prediction
+from PIL import Image
+
+from agcxr.inference.explain import ACCENT, RESEARCH_ONLY, WARNING, WIDTH, draw_box, overlay, picture, save_picture
+
+
+def has(image, colour):
+    return bool((np.asarray(image) == colour).all(-1).any())
+
+
+def test_overlay_leaves_the_film_where_there_is_no_heat_and_colours_it_where_there_is():
+    gray = np.full((4, 6), 100, np.uint8)
+    heat = np.zeros((4, 6), np.float32)
+    heat[1, 2] = 1
+    out = overlay(gray, heat)
+    assert out.shape == (4, 6, 3)
+    assert out.dtype == np.uint8
+    assert out[1, 2, 0] > out[1, 2, 2] + 20  # warm
+    out[1, 2] = 100
+    assert (out == 100).all()
+
+
+def test_overlay_wants_film_and_heat_of_one_shape():
+    with pytest.raises(ValueError, match=r"film is \(4, 6\) and heat \(6, 4\); make the heat with heat_in_original"):
+        overlay(np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.float32))
+
+
+def test_box_is_drawn_just_inside_its_edges():
+    out = draw_box(np.full((20, 20), 9, np.uint8), (5, 6, 15, 16), width=1)
+    accent = (out == ACCENT).all(-1)
+    rows, columns = np.nonzero(accent)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (5, 6, 15, 16)
+    assert not accent[7:15, 6:14].any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 50), (300, 40), (40, 300), (1, 500), (2000, 1500)])
+def test_picture_of_any_aspect(height, width):
+    window = (width / 16, height / 16, width * 15 / 16, height * 15 / 16)
+    box = (width / 4, height / 4, width / 2, height / 2)
+    given = prediction(height=height, width=width, window=window, box=box, film_HW=film(height, width))
+    image = picture(given)
+    assert image.width == WIDTH
+    assert 600 < image.height < 1300
+    assert has(image, ACCENT)
+
+
+def test_fallback_is_stated():
+    assert has(picture(prediction(fallback=True)), WARNING)
+    assert not has(picture(prediction()), WARNING)
+
+
+def test_a_film_has_to_be_there():
+    with pytest.raises(ValueError, match="kept no film; pass film_HW="):
+        picture(prediction(film_HW=None))
+    assert picture(prediction(film_HW=None), film(600, 500)).width == WIDTH
+
+
+def test_odd_names_are_drawn():
+    for name in ("", "a" * 300, "Снимок ☢ 写真\n.png", "\udcff.png", "C:\\films\\a.png"):
+        assert picture(prediction(name=name)).width == WIDTH
+
+
+def test_saved_picture_says_what_it_is_for(tmp_path):
+    path = save_picture(prediction(), tmp_path / "new" / "a.png")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.text["Description"] == RESEARCH_ONLY
+        assert image.text["Software"].startswith("agcxr ")
+
+
+def test_threads_draw_the_same_pictures():
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: picture(prediction()).tobytes(), range(8)))
+    assert set(images) == {picture(prediction()).tobytes()}
