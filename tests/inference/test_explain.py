@@ -2,10 +2,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from inference.make import film, prediction
 from PIL import Image
 
 from agcxr.inference.explain import ACCENT, RESEARCH_ONLY, WARNING, WIDTH, draw_box, overlay, picture, save_picture
+from inference.make import film, prediction
 
 
 def has(image, colour):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from inference.make import prediction
 
 from agcxr.inference.prediction import Score
 from agcxr.labels import FINDINGS, LABELS
+from inference.make import prediction
 
 
 def test_top_ranks_findings_and_leaves_out_no_finding():

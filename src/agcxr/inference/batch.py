@@ -1,0 +1,233 @@
+"""The work of `agcxr predict`: any mix of files, folders and globs in; a CSV with one row a film out.
+
+Everything streams: folders are walked as films are needed, rows are written as they come, so memory does not grow with
+the number of films. The CSV appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from agcxr.inference.explain import save_picture
+from agcxr.inference.films import FilmFile, Films
+from agcxr.inference.prediction import Failure, Prediction
+
+KEPT_FILM = 1024
+"""Longest side of the film kept for a picture, in pixels."""
+
+
+class Engine(Protocol):
+    """What answers: `Predictor`, or any other way to run a model."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def stream(
+        self, films: Iterable[Any], *, batch_size: int = ..., workers: int | None = ..., keep_film: int = ...
+    ) -> Iterator[Prediction | Failure]: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a `predict` did."""
+
+    csv: Path
+    films: int
+    """Rows written."""
+    failed: int
+    """Rows with an error, and folders that may not be read."""
+    ignored: int
+    """Files in the given folders that are no films by name."""
+    empty: tuple[str, ...]
+    """Inputs in which no film was found."""
+    closed: tuple[str, ...]
+    """Folders that may not be read."""
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.films / self.seconds if self.seconds else 0.0
+        parts = [f"{self.films:,} films in {self.seconds:.1f} s ({rate:.1f}/s)"]
+        parts += [f"{self.failed:,} could not be read (see the column `error`)"] if self.failed else []
+        parts += [f"{self.ignored:,} other files ignored"] if self.ignored else []
+        parts += [f"no film in {', '.join(self.empty)}"] if self.empty else []
+        parts += [f"no permission to read the folder {', '.join(self.closed)}"] if self.closed else []
+        return f"{'; '.join(parts)}; written to {self.csv}"
+
+
+def predict_files(
+    model: str | os.PathLike[str],
+    inputs: list[str],
+    out_csv: str | os.PathLike[str],
+    *,
+    explain_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+) -> Summary:
+    """Predict every film among `inputs`.
+
+    Args:
+        model: run folder, model folder or hub id.
+        inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
+        out_csv: columns `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; `box_x0` ...
+            `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with
+            `explain_dir` also `picture`. A film that cannot be read is a row with only `image` and `error`.
+        explain_dir: write a picture per film into this folder.
+        workers: threads that decode films; default: one a core.
+        progress: show a bar with the rate, and the summary, on stderr.
+
+    Raises:
+        ValueError: an input does not exist, or there is no film in any of them; nothing is written.
+    """
+    films = Films(inputs, leave_out=explain_dir)
+    walk = iter(films)
+    first = next(walk, None)  # before the model is loaded: a mistyped folder should not cost seconds
+    if first is None:
+        raise ValueError(f"no film found in {', '.join(inputs)}; {films.looked_for()}")
+
+    from agcxr.inference.predictor import Predictor
+
+    predictor = Predictor.from_pretrained(model, device=device, precision=precision)
+    start = time.perf_counter()
+    target = Path(out_csv)
+    count, failed = write_predictions(
+        predictor,
+        itertools.chain([first], walk),
+        target,
+        explain_dir=None if explain_dir is None else Path(explain_dir),
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    summary = Summary(
+        target,
+        count,
+        failed + len(films.closed),
+        films.ignored,
+        tuple(films.empty),
+        tuple(films.closed),
+        time.perf_counter() - start,
+    )
+    if progress:
+        print(summary, file=sys.stderr)
+    return summary
+
+
+def write_predictions(
+    engine: Engine,
+    films: Iterable[FilmFile],
+    target: Path,
+    *,
+    explain_dir: Path | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    progress: bool = False,
+) -> tuple[int, int]:
+    """Stream films through an engine into a CSV. Returns how many rows were written, and how many are errors.
+
+    Until the last row the file is called `<target>.partial`; an interruption leaves that behind, complete to its end.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    waiting: deque[FilmFile] = deque()
+    count = failed = 0
+    results = engine.stream(
+        _remembered(films, waiting),
+        batch_size=batch_size,
+        workers=workers,
+        keep_film=KEPT_FILM if explain_dir else 0,
+    )
+    pictures = _Pictures(explain_dir) if explain_dir else None
+    # A file name that is not valid UTF-8 must not end the run, nor make a CSV that other programs cannot open.
+    with (
+        open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar,
+    ):
+        table = _Table(file, engine.labels, pictures is not None)
+        for result in results:
+            film = waiting.popleft()
+            picture = ""
+            if pictures and isinstance(result, Prediction):
+                picture = str(pictures.save(result, film))
+            table.write(film, result, picture)
+            count += 1
+            failed += isinstance(result, Failure)
+            bar.update()
+            if failed:
+                bar.set_postfix(failed=failed, refresh=False)
+    os.replace(partial, target)
+    return count, failed
+
+
+def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Path]:
+    """The paths for the engine, which keeps their order; `waiting` holds those under way."""
+    for film in films:
+        waiting.append(film)
+        yield film.path
+
+
+class _Table:
+    """Rows of the CSV."""
+
+    def __init__(self, file: TextIO, labels: tuple[str, ...], pictures: bool) -> None:
+        self._pictures = pictures
+        self._values = 3 * len(labels) + 7
+        self._rows = csv.writer(file)
+        self._rows.writerow(
+            [
+                "image",
+                *(f"{prefix}_{label}" for prefix in ("prob", "global", "local") for label in labels),
+                *("box_x0", "box_y0", "box_x1", "box_y1", "width", "height", "fallback", "error"),
+                *(["picture"] if pictures else []),
+            ]
+        )
+
+    def write(self, film: FilmFile, result: Prediction | Failure, picture: str) -> None:
+        last = [picture] if self._pictures else []
+        if isinstance(result, Failure):
+            self._rows.writerow([str(film.path), *([""] * self._values), result.reason, *last])
+            return
+        branches = (result.fusion_K, result.global_K, result.local_K)
+        self._rows.writerow(
+            [
+                str(film.path),
+                *(f"{p:.6f}" for branch in branches for p in branch),
+                *(f"{edge:.2f}" for edge in result.box),
+                result.width,
+                result.height,
+                int(result.fallback),
+                "",
+                *last,
+            ]
+        )
+
+
+class _Pictures:
+    """Writes pictures into a folder, laid out as the films were; films of one name get numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[Path] = set()
+
+    def save(self, prediction: Prediction, film: FilmFile) -> Path:
+        stem = film.relative.with_suffix("") if film.relative.suffix.lower() in Films.SUFFIXES else film.relative
+        name = stem.with_name(f"{stem.name}.png")
+        for number in itertools.count(2):
+            if name not in self._used:
+                break
+            name = stem.with_name(f"{stem.name}-{number}.png")
+        self._used.add(name)
+        return save_picture(prediction, self._folder / name)

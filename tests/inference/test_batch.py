@@ -1,0 +1,133 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from agcxr.inference.batch import Summary, predict_files, write_predictions
+from agcxr.inference.films import FilmFile
+from agcxr.inference.prediction import Failure
+from agcxr.labels import LABELS
+from inference.make import film, prediction
+
+
+class Engine:
+    """Answers from the name of the file alone; takes `ahead` films before it answers, as real engines do."""
+
+    labels = LABELS
+
+    def __init__(self, ahead=3):
+        self.ahead = ahead
+        self.kept = None
+
+    def stream(self, films, *, batch_size=16, workers=None, keep_film=0):
+        self.kept = keep_film
+        waiting = []
+        for path in films:
+            waiting.append(path)
+            if len(waiting) >= self.ahead:
+                yield self.answer(waiting.pop(0))
+        yield from map(self.answer, waiting)
+
+    def answer(self, path):
+        if "bad" in path.name:
+            return Failure(str(path), "it looks like text")
+        return prediction(name=str(path), film_HW=film() if self.kept else None)
+
+
+def files(*names):
+    return [FilmFile(Path("in") / name, Path(name)) for name in names]
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_a_film_in_order(tmp_path):
+    out = tmp_path / "deep" / "predictions.csv"
+    assert write_predictions(Engine(), files("a.png", "bad.txt", "sub/c.dcm", "d", "e"), out) == (5, 1)
+    table = rows(out)
+    assert [row["image"] for row in table] == ["in/a.png", "in/bad.txt", "in/sub/c.dcm", "in/d", "in/e"]
+    assert table[0]["prob_No Finding"] == "1.000000"
+    assert table[0]["global_Atelectasis"] == "0.250000"
+    assert table[0]["local_Hernia"] == "0.500000"
+    assert [table[0][f"box_{edge}"] for edge in ("x0", "y0", "x1", "y1")] == ["10.00", "12.00", "30.00", "40.00"]
+    assert (table[0]["width"], table[0]["height"], table[0]["fallback"], table[0]["error"]) == ("50", "60", "0", "")
+    assert table[1]["error"] == "it looks like text"
+    assert {value for key, value in table[1].items() if key not in ("image", "error")} == {""}
+    assert "picture" not in table[0]
+    assert [path.name for path in out.parent.iterdir()] == ["predictions.csv"]
+
+
+def test_columns_are_in_label_order(tmp_path):
+    write_predictions(Engine(), files("a.png"), tmp_path / "p.csv")
+    header = list(rows(tmp_path / "p.csv")[0])
+    assert header[:3] == ["image", "prob_Atelectasis", "prob_Cardiomegaly"]
+    assert header[1 : 1 + 45] == [f"{branch}_{label}" for branch in ("prob", "global", "local") for label in LABELS]
+
+
+def test_pictures_keep_the_folders_and_never_overwrite_each_other(tmp_path):
+    films = files("a.png", "a.jpg", "sub/a.png", "1.2.840.7", "bad.png")
+    count, failed = write_predictions(Engine(), films, tmp_path / "p.csv", explain_dir=tmp_path / "pictures")
+    assert (count, failed) == (5, 1)
+    made = [row["picture"] for row in rows(tmp_path / "p.csv")]
+    expected = ["a.png", "a-2.png", "sub/a.png", "1.2.840.7.png"]
+    assert made == [*(str(tmp_path / "pictures" / name) for name in expected), ""]
+    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in made[:-1])
+
+
+def test_an_interruption_leaves_the_finished_rows_under_another_name(tmp_path):
+    class Stopped(Engine):
+        def answer(self, path):
+            if path.name == "c":
+                raise KeyboardInterrupt
+            return super().answer(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(Stopped(), files("a", "b", "c", "d", "e"), tmp_path / "p.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv.partial"]
+    assert [row["image"] for row in rows(tmp_path / "p.csv.partial")] == ["in/a", "in/b"]
+
+
+def test_a_name_that_is_not_utf8_is_written_readably(tmp_path):
+    write_predictions(Engine(), files("film\udcff.png"), tmp_path / "p.csv")
+    assert rows(tmp_path / "p.csv")[0]["image"] == "in/film\\udcff.png"
+
+
+def test_memory_holds_only_films_under_way(tmp_path):
+    taken = 0
+
+    def many():
+        nonlocal taken
+        for i in range(2000):
+            taken += 1
+            yield FilmFile(Path(f"in/{i}"), Path(str(i)))
+
+    class Counting(Engine):
+        answered = 0
+
+        def answer(self, path):
+            self.answered += 1
+            assert taken - self.answered <= 3
+            return Failure(str(path), "no")
+
+    assert write_predictions(Counting(), many(), tmp_path / "p.csv") == (2000, 2000)
+
+
+def test_no_film_is_an_error_before_anything_is_loaded_or_written(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "notes.txt").write_text("x")
+    out = tmp_path / "p.csv"
+    with pytest.raises(ValueError, match=r"no film found in .*films; in folders .*\.dcm, .*1 other files ignored"):
+        predict_files("no-such-model", [str(tmp_path / "films")], out)
+    with pytest.raises(ValueError, match="no such file or folder: nowhere"):
+        predict_files("no-such-model", ["nowhere"], out)
+    assert not out.exists()
+
+
+def test_summary_in_words():
+    summary = Summary(Path("p.csv"), 1200, 3, 2, ("empty/",), ("closed/",), 60.0)
+    assert str(summary) == (
+        "1,200 films in 60.0 s (20.0/s); 3 could not be read (see the column `error`); 2 other files ignored; "
+        "no film in empty/; no permission to read the folder closed/; written to p.csv"
+    )
