@@ -1,0 +1,247 @@
+"""The three branches of AG-CNN (Guan et al. 2018, section 3): global image, attended crop, fusion of both.
+
+Shapes: B images, C channels, H x W pixels of the view, D feature channels, h x w feature grid, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agcxr import config, geometry
+from agcxr.labels import LABELS
+from agcxr.models.attention import Attention, attend
+from agcxr.models.backbones import Backbone
+
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
+"""ImageNet statistics of pixels in [0, 1]; gray takes the mean over the colours."""
+
+BRANCHES = ("global", "local", "fusion")
+
+
+@dataclass(frozen=True)
+class BranchOutput:
+    """What one branch makes of its image."""
+
+    logit_BK: Tensor
+    pooled_BD: Tensor
+    """float32, after pooling, before the head."""
+    feature_BDhw: Tensor
+
+
+@dataclass(frozen=True)
+class AGCNNOutput:
+    """What the whole network makes of a batch of views."""
+
+    global_BK: Tensor
+    local_BK: Tensor
+    fusion_BK: Tensor
+    """Logits of the three branches, float32."""
+    heat_BHW: Tensor
+    box_B4: Tensor
+    """In pixels of the view, exclusive end."""
+    crop_BCHW: Tensor
+    """What the local branch saw, in [0, 1]."""
+    fallback_B: Tensor
+    feature_BDhw: Tensor
+    """Of the global branch."""
+    pooled_global_BD: Tensor
+    pooled_local_BD: Tensor
+
+
+class Branch(nn.Module):
+    """Normalisation, backbone, pooling and a linear head of its own."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: str, pooling: str, in_channels: int, normalisation: str, outputs: int, weights: str | Path
+    ) -> None:
+        """See AGCNN for the options. `outputs`: number of labels."""
+        super().__init__()
+        if pooling not in ("avg", "max"):
+            raise ValueError(f"pooling is {pooling!r}; expected 'avg' or 'max'")
+        if normalisation not in ("imagenet", "mean"):
+            raise ValueError(f"normalisation is {normalisation!r}; expected 'imagenet' or 'mean'")
+        self.pooling, self.in_channels = pooling, in_channels
+        self.backbone = Backbone(backbone, in_channels, weights)
+        self.head = nn.Linear(self.backbone.channels, outputs)
+        mean = torch.tensor(GRAY_MEAN if in_channels == 1 else RGB_MEAN)
+        std = torch.tensor(GRAY_STD if in_channels == 1 else RGB_STD)
+        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "std", (std if normalisation == "imagenet" else torch.ones_like(std)).view(1, -1, 1, 1), persistent=False
+        )
+
+    def forward(self, image_BCHW: Tensor) -> BranchOutput:
+        """image_BCHW: float in [0, 1], one gray channel (or `in_channels`). Logits and pooled features are float32."""
+        channels = image_BCHW.shape[1] if image_BCHW.ndim == 4 else 0
+        if channels not in (1, self.in_channels) or not image_BCHW.is_floating_point():
+            raise ValueError(
+                f"image is {image_BCHW.dtype} of shape {tuple(image_BCHW.shape)}; "
+                "expected a float tensor B x 1 x H x W of gray values in [0, 1]"
+            )
+        feature = self.backbone((image_BCHW - self.mean) / self.std)
+        pooled = self.pool(feature)
+        return BranchOutput(linear(self.head, pooled), pooled, feature)
+
+    def pool(self, feature_BDhw: Tensor) -> Tensor:
+        """feature_BDhw -> pooled_BD in float32."""
+        if self.pooling == "avg":
+            return feature_BDhw.mean((2, 3), dtype=torch.float32)
+        return feature_BDhw.amax((2, 3)).float()
+
+
+def linear(head: nn.Linear, pooled_BD: Tensor) -> Tensor:
+    """Logits in float32 whatever autocast says: heads cost nothing and their rounding would show in the scores."""
+    with torch.autocast(pooled_BD.device.type, enabled=False):
+        return head(pooled_BD.float())
+
+
+class AGCNN(nn.Module):
+    """Global branch -> attention box -> local branch on the crop -> fusion of both pooled features.
+
+    Images are float in [0, 1], gray, of any size the backbone takes; normalisation happens inside.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        *,
+        pooling: str = "avg",
+        in_channels: int = 1,
+        image_size: int = 224,
+        resize: int = 256,
+        normalisation: str = "imagenet",
+        attention: config.Attention | None = None,
+        crop_source: str = "view",
+        labels: Sequence[str] = LABELS,
+        weights: str | Path = "imagenet",
+    ) -> None:
+        """Build the network; random parts follow torch's global generator.
+
+        - `backbone`, `in_channels`, `weights`: see models/backbones.py. Both branches start from the same weights file.
+        - `pooling` before each head: `avg` or `max` (paper).
+        - `image_size`: side of the crops the local branch sees, and of the views that callers should render.
+        - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
+          here, for those who render views.
+        - `normalisation`: `imagenet` (mean and deviation) or `mean` (paper: only the mean is subtracted).
+        """
+        super().__init__()
+        if crop_source not in ("view", "prepared"):
+            raise ValueError(f"crop_source is {crop_source!r}; expected 'view' or 'prepared'")
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError(f"labels are {tuple(labels)}; expected at least one name, none of them twice")
+        self.backbone_name, self.pooling, self.in_channels = backbone, pooling, in_channels
+        self.image_size, self.resize, self.normalisation = image_size, resize, normalisation
+        self.attention = attention or config.Attention()
+        self.crop_source, self.labels = crop_source, tuple(labels)
+        self.global_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
+        self.local_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
+        self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
+        self._frozen: frozenset[str] = frozenset()
+
+    # --- the method, step by step -------------------------------------------------------------------------------------
+
+    def forward(self, image_BCHW: Tensor, sharp_BCHW: Tensor | None = None) -> AGCNNOutput:
+        """All three branches. `sharp_BCHW`: the same views at a higher resolution, to cut the crops from."""
+        whole = self.forward_global(image_BCHW)
+        seen = self.look(whole.feature_BDhw, (image_BCHW.shape[2], image_BCHW.shape[3]))
+        crop_BCHW = self.cut(image_BCHW, seen.box_B4, sharp_BCHW)
+        part = self.forward_local(crop_BCHW)
+        return AGCNNOutput(
+            global_BK=whole.logit_BK,
+            local_BK=part.logit_BK,
+            fusion_BK=self.fuse(whole.pooled_BD, part.pooled_BD),
+            heat_BHW=seen.heat_BHW,
+            box_B4=seen.box_B4,
+            crop_BCHW=crop_BCHW,
+            fallback_B=seen.fallback_B,
+            feature_BDhw=whole.feature_BDhw,
+            pooled_global_BD=whole.pooled_BD,
+            pooled_local_BD=part.pooled_BD,
+        )
+
+    def forward_global(self, image_BCHW: Tensor) -> BranchOutput:
+        """The global branch alone."""
+        return self.global_branch(image_BCHW)
+
+    def look(self, feature_BDhw: Tensor, image_size: int | tuple[int, int]) -> Attention:
+        """Where the global branch looks, in pixels of a view of `image_size`."""
+        return attend(feature_BDhw, image_size, **self.attention.model_dump())
+
+    def cut(self, image_BCHW: Tensor, box_B4: Tensor, sharp_BCHW: Tensor | None = None) -> Tensor:
+        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given."""
+        if sharp_BCHW is not None:
+            from_size, to_size = image_BCHW.shape[2:], sharp_BCHW.shape[2:]
+            box_B4 = geometry.scale_boxes(box_B4, (from_size[0], from_size[1]), (to_size[0], to_size[1]))
+            image_BCHW = sharp_BCHW
+        return geometry.crop(image_BCHW, box_B4, self.image_size)
+
+    def forward_local(self, crop_BCHW: Tensor) -> BranchOutput:
+        """The local branch on crops."""
+        return self.local_branch(crop_BCHW)
+
+    def fuse(self, pooled_global_BD: Tensor, pooled_local_BD: Tensor) -> Tensor:
+        """Fusion logits of the two branches' pooled features."""
+        return linear(self.fusion_head, torch.cat([pooled_global_BD, pooled_local_BD], dim=1))
+
+    # --- freezing -----------------------------------------------------------------------------------------------------
+
+    def part(self, name: str) -> nn.Module:
+        """The module of the branch called `global`, `local` or `fusion`."""
+        parts = dict(zip(BRANCHES, (self.global_branch, self.local_branch, self.fusion_head), strict=True))
+        if name not in parts:
+            raise ValueError(f"unknown branch {name!r}; expected one of {', '.join(BRANCHES)}")
+        return parts[name]
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the frozen branches."""
+        return self._frozen
+
+    def freeze(self, *names: str) -> AGCNN:
+        """No gradients and evaluation mode (fixed batch-norm statistics, no dropout), whatever .train() is called."""
+        return self._set_frozen(names, True)
+
+    def unfreeze(self, *names: str) -> AGCNN:
+        """Undo `freeze` for those branches."""
+        return self._set_frozen(names, False)
+
+    def _set_frozen(self, names: tuple[str, ...], frozen: bool) -> AGCNN:
+        for name in names:
+            self.part(name).requires_grad_(not frozen)
+        self._frozen = self._frozen | set(names) if frozen else self._frozen - set(names)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> AGCNN:
+        """As nn.Module.train, but frozen branches stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.part(name).eval()
+        return self
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the branches that are not frozen."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments (all but `weights`) that build this network again."""
+        return {
+            "backbone": self.backbone_name,
+            "pooling": self.pooling,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "normalisation": self.normalisation,
+            "attention": self.attention,
+            "crop_source": self.crop_source,
+            "labels": self.labels,
+        }

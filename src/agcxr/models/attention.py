@@ -1,0 +1,124 @@
+"""Where to look: feature maps -> heatmap -> mask -> box of the largest connected region (paper section 3.2).
+
+Shapes: B images, D channels, h x w feature grid, H x W pixels of the view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agcxr import config, geometry
+from agcxr.models.regions import Route, largest_region
+
+FLAT = 1e-6
+"""A heatmap whose range is under this share of its largest value is constant up to float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a network attends to, in pixels of the view."""
+
+    heat_BHW: Tensor
+    """float32 in [0, 1]; all zeros where the map is constant or not finite."""
+    mask_BHW: Tensor
+    """bool: heat above the threshold (all regions, not only the largest)."""
+    box_B4: Tensor
+    """float32 (x0, y0, x1, y1), exclusive end: the largest region, or the whole view."""
+    fallback_B: Tensor
+    """bool: no usable region, so the box is the whole view."""
+
+
+@torch.no_grad()
+def attend(
+    feature_BDhw: Tensor,
+    image_size: int | tuple[int, int],
+    *,
+    statistic: str = "max",
+    normalise: str = "minmax",
+    threshold: float = 0.7,
+    at: str = "input",
+    connectivity: int = 8,
+    min_side: int = 16,
+    route: Route = "auto",
+) -> Attention:
+    """Box of the largest region of the thresholded heatmap of each image; no gradients.
+
+    - `statistic` over the channels: `max` max|f|, `l1` sum|f|, `l2` sqrt(sum f^2).
+    - `at`: threshold the heatmap upsampled bilinearly to `image_size` (`input`) or on the feature grid (`grid`; the
+      box is then scaled to the view).
+    - `normalise`: `minmax` scales the map that is thresholded to [0, 1] per image and keeps heat > `threshold`;
+      `percentile` keeps what exceeds the `threshold` quantile, so at least that share of pixels is kept out.
+    - `connectivity` 4 or 8; the region with the most pixels wins, ties by the highest peak, then raster order.
+    - A constant map, one with NaN or infinite values, an empty mask, or a box with a side under `min_side` pixels of
+      the view: the whole view, with `fallback_B` true.
+    - `route`: how regions are found (see models/regions.py); results are equal.
+
+    Raises ValueError for an option or a shape it does not know.
+    """
+    _check(feature_BDhw, statistic, normalise, threshold, at)
+    size = geometry.pair(image_size)
+    with torch.autocast(feature_BDhw.device.type, enabled=False):
+        grid_Bhw = _statistic(feature_BDhw.detach(), statistic)
+        grid_Bhw = torch.where(_usable(grid_Bhw)[:, None, None], grid_Bhw, 0.0)
+        heat = _rescaled(_upsampled(grid_Bhw, size) if at == "input" else grid_Bhw)
+        mask = heat > (_quantile(heat, threshold) if normalise == "percentile" else threshold)
+        region = largest_region(mask, heat, connectivity, route)
+        box_B4 = geometry.scale_boxes(region.box_B4, (heat.shape[1], heat.shape[2]), size)
+        if at == "grid":
+            heat = _upsampled(heat, size).clamp(0, 1)
+            mask = F.interpolate(mask[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+        side_B = torch.minimum(box_B4[:, 2] - box_B4[:, 0], box_B4[:, 3] - box_B4[:, 1])
+        fallback_B = ~region.found_B | (side_B < min_side)
+        return Attention(heat, mask, torch.where(fallback_B[:, None], geometry.whole(box_B4, size), box_B4), fallback_B)
+
+
+def _statistic(feature_BDhw: Tensor, statistic: str) -> Tensor:
+    """One float32 number a grid cell."""
+    if statistic == "max":
+        return feature_BDhw.abs().amax(1).float()
+    order = 1 if statistic == "l1" else 2
+    return torch.linalg.vector_norm(feature_BDhw, order, dim=1, dtype=torch.float32)
+
+
+def _upsampled(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(map_Bhw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _usable(grid_Bhw: Tensor) -> Tensor:
+    """Whether each map is finite and not constant. Any NaN makes both comparisons false."""
+    low_B, high_B = grid_Bhw.flatten(1).amin(1), grid_Bhw.flatten(1).amax(1)
+    return (high_B - low_B > FLAT * high_B) & (high_B < float("inf"))
+
+
+def _rescaled(map_Bhw: Tensor) -> Tensor:
+    """Each map to [0, 1] by its own minimum and maximum; a map of zeros stays so."""
+    low_B, high_B = map_Bhw.flatten(1).amin(1), map_Bhw.flatten(1).amax(1)  # aminmax is 20 times slower on a CPU
+    span_B = torch.where(high_B > low_B, high_B - low_B, 1.0)
+    return (map_Bhw - low_B[:, None, None]).div_(span_B[:, None, None])
+
+
+def _quantile(heat_BHW: Tensor, share: float) -> Tensor:
+    """The value that at least `share` of each map's pixels do not exceed, B x 1 x 1."""
+    flat = heat_BHW.flatten(1)
+    rank = max(1, math.ceil(share * flat.shape[1]))
+    return flat.sort(dim=1).values[:, rank - 1, None, None]
+
+
+def _check(feature_BDhw: Tensor, statistic: str, normalise: str, threshold: float, at: str) -> None:
+    if feature_BDhw.ndim != 4 or not feature_BDhw.is_floating_point():
+        raise ValueError(
+            f"features are {feature_BDhw.dtype} of shape {tuple(feature_BDhw.shape)}; expected float B x D x h x w"
+        )
+    fields = config.Attention.model_fields
+    for name, value in (("statistic", statistic), ("normalise", normalise), ("at", at)):
+        known = get_args(fields[name].annotation)
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold!r}; heat lies in [0, 1], so expected 0 <= threshold < 1")

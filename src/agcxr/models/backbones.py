@@ -1,0 +1,222 @@
+"""Any timm network as a feature extractor: image_BCHW -> feature_BDhw, and where its first weights come from.
+
+Shapes: B images, C channels, H x W pixels, D feature channels, h x w feature grid, N tokens.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import socket
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+REACH_SECONDS = 3.0
+"""How long a host may take to answer before a download is called impossible."""
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Backbone(nn.Module):
+    """A timm model without its head. `channels` is D; forward maps image_BCHW (normalised) to feature_BDhw."""
+
+    def __init__(self, name: str, in_channels: int = 1, weights: str | Path = "imagenet") -> None:
+        """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny).
+
+        `weights`: `imagenet` (from the cache or the Hugging Face hub), `none` (random, from torch's generator), or a
+        safetensors or torch state-dict file of the same network. With one input channel the ImageNet stem's weights
+        are summed over RGB. Raises ValueError for an unknown name, weights that cannot be had, or a file that does
+        not fit.
+        """
+        super().__init__()
+        if in_channels not in (1, 3):
+            raise ValueError(f"in_channels is {in_channels!r}; expected 1 (gray) or 3 (gray repeated)")
+        if not timm.is_model(name.partition(".")[0]):
+            raise ValueError(f"unknown backbone {name!r}{_nearest(name)}; expected a timm model such as 'resnet50'")
+        self.name = name
+        self.net: Any  # a timm model has more than nn.Module declares
+        options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": ""}
+        if str(weights) == "imagenet":
+            overlay = _imagenet_file(name)
+            self.net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        else:
+            try:
+                self.net = timm.create_model(name, pretrained=False, **options)
+            except RuntimeError as error:  # e.g. a weight tag that the architecture does not have
+                raise ValueError(f"timm cannot build the backbone {name!r}: {error}") from error
+            if str(weights) != "none":
+                load_weights(self.net, Path(weights))
+        self.channels = int(self.net.num_features)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Last feature map, feature_BDhw. Raises ValueError for a network whose features are no map."""
+        return self._as_map(self.net.forward_features(image_BCHW))
+
+    def _as_map(self, feature: Any) -> Tensor:
+        """Channels-first map from the layouts timm networks use: BDhw, BhwD (Swin), or tokens BND (ViT)."""
+        channels = self.channels
+        if isinstance(feature, Tensor):
+            if feature.ndim == 4 and feature.shape[1] == channels:
+                return feature
+            if feature.ndim == 4 and feature.shape[3] == channels:
+                return feature.permute(0, 3, 1, 2)
+            if feature.ndim == 3 and feature.shape[2] == channels:
+                tokens_BND = feature[:, getattr(self.net, "num_prefix_tokens", 0) :]
+                side = math.isqrt(tokens_BND.shape[1])
+                if side * side == tokens_BND.shape[1]:
+                    return tokens_BND.transpose(1, 2).unflatten(2, (side, side))
+        shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
+        raise ValueError(
+            f"the backbone {self.name!r} gives features {shape}, not a square map of {channels} channels; "
+            "choose a network with feature maps such as resnet50, densenet121 or convnext_tiny"
+        )
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+# --- ImageNet weights -------------------------------------------------------------------------------------------------
+
+
+def _imagenet_file(name: str) -> dict[str, Any]:
+    """What to overlay on timm's pretrained configuration so that it loads without waiting for an absent network.
+
+    A file in the Hugging Face cache is used as it is; otherwise the hub must answer within REACH_SECONDS.
+    """
+    entry = timm.get_pretrained_cfg(name)
+    if entry is None or not entry.has_weights:
+        raise ValueError(f"timm has no ImageNet weights for {name!r}; use --weights none, or --weights FILE")
+    host, hub_id = entry.url, entry.hf_hub_id
+    if hub_id:
+        host = constants.ENDPOINT
+        for file in (entry.hf_hub_filename,) if entry.hf_hub_filename else HUB_FILES:
+            cached = try_to_load_from_cache(hub_id, file)
+            if isinstance(cached, str):
+                return {"file": cached}
+    if isinstance(entry.url, str) and entry.url:
+        cached_url = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        if cached_url.is_file():
+            return {"file": str(cached_url)}
+    problem = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable(str(host))
+    if problem is None:
+        return {}
+    raise ValueError(
+        f"the ImageNet weights of {name!r} are not in the cache and cannot be downloaded: {problem}. "
+        "Use --weights FILE with a weight file from disk, or --weights none for random weights; or, where there is a "
+        f"network, run `hf download {hub_id or name}` and copy the folder {constants.HF_HUB_CACHE} to this machine"
+    )
+
+
+def unreachable(url: str, seconds: float = REACH_SECONDS) -> str | None:
+    """None if the host of `url` answers HTTP within `seconds` (any status), else what went wrong.
+
+    Honours proxies set in the environment. The request runs in a thread that is given up, because looking up a name
+    has no timeout of its own.
+    """
+    result: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+            result.append(None)
+        except urllib.error.HTTPError:
+            result.append(None)  # a status is an answer
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            late = isinstance(reason, (TimeoutError, socket.timeout))
+            result.append(f"{url} did not answer in {seconds:g} s" if late else f"{url} cannot be reached ({reason})")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds + 0.5)
+    return result[0] if result else f"{url} did not answer in {seconds:g} s"
+
+
+# --- weights from disk ------------------------------------------------------------------------------------------------
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors of a safetensors or torch file; nothing in it is executed.
+
+    `state_dict` / `model` wrappers and the `module.` prefix of DataParallel are taken off. Raises ValueError for a
+    file that is missing, damaged, or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weight file at {path}; expected a .safetensors file or a torch state dict")
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no readable weight file: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise ValueError(
+            f"{path} holds more than tensors and is not loaded, because such a file can run code: {error}"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} is no state dict (names to tensors); found {type(found).__name__}")
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Load a file made for the same network into a headless timm model; its head is left out, the rest is strict.
+
+    Raises ValueError that lists what is missing, unexpected or of another shape.
+    """
+    state = read_state_dict(path)
+    entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
+    for head in _names(entry.get("classifier")):
+        state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    own = net.state_dict()
+    for stem in _names(entry.get("first_conv")):
+        key = f"{stem}.weight"
+        if key in state and key in own and state[key].ndim == 4 and state[key].shape[1] == 3 != own[key].shape[1]:
+            state[key] = adapt_input_conv(own[key].shape[1], state[key])
+    load_strictly(net, state, str(path))
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """`load_state_dict` whose refusal lists the differences. Raises ValueError and changes nothing if they differ."""
+    own = module.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in own.items()
+            if name in state and state[name].shape != value.shape
+        ],
+    }
+    told = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
+    if told:
+        raise ValueError(f"the weights in {source} do not fit this network; " + "; ".join(told))
+    module.load_state_dict(state, strict=True)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
