@@ -32,7 +32,7 @@ NIH ChestX-ray14: no restriction on use. Wherever the films appear, the NIH asks
   - the acknowledgement that the NIH Clinical Center is the data provider."""
 
 
-class DownloadError(RuntimeError):
+class DownloadError(OSError):
     """Some files could not be had; the message names each with its reason. The others are complete."""
 
 

@@ -1,0 +1,307 @@
+"""How the house is built: the direction of imports, sizes, a light command line, clean files, an honest README."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "agcxr"
+README = ROOT / "README.md"
+
+# A file imports only from files above it: at its top, inside functions and under TYPE_CHECKING alike, so there are no
+# circles. A new file gets a line in DIRECTION, anywhere below all that it imports. `agcxr/__init__.py` is the door for
+# users: it may name what it opens, and no file of the package imports from it except __version__.
+DIRECTION = """
+    labels
+    config
+    geometry
+
+    data/decode
+    data/dicomfile
+    data/radiograph
+    data/nih
+    data/external
+    data/canvas
+    data/anatomy
+    data/lesions
+    data/phantom
+    data/splits
+    data/sources
+    data/workers
+    data/partial
+    data/prepared
+    data/prepare
+    data/dataset
+    data/augment
+    data/web
+    data/fetch
+    data/download
+
+    models/backbones
+    models/regions
+    models/attention
+    models/checkpoint
+    models/agcnn
+    models/legacy
+
+    metrics
+    uncertainty
+    calibration
+
+    training/losses
+    training/optimise
+    training/run_folder
+    training/frozen
+    training/tasks
+    training/keeper
+    training/stages
+
+    inference/prediction
+    inference/films
+    inference/predictor
+    inference/maps
+    inference/explain
+    inference/batch
+    inference/export
+
+    evaluation/published
+    evaluation/results
+    evaluation/boxes
+    evaluation/cases
+    evaluation/localization
+    evaluation/analysis
+    evaluation/tables
+    evaluation/score
+    evaluation/localize_picture
+    evaluation/evaluate
+    evaluation/localize
+    evaluation/controls
+    evaluation/report
+
+    demo
+    commands
+    cli
+"""
+ORDER = DIRECTION.split()
+
+LONGEST_FILE = 420
+LONGEST_FUNCTION = 60
+HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "pyarrow", "cv2", "scipy", "sklearn", "matplotlib")
+LIGHT = ("agcxr", "agcxr.labels", "agcxr.config", "agcxr.cli", "agcxr.commands")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in FILES if path.name != "__init__.py"}
+DOORS = [path for path in FILES if path.name == "__init__.py"]
+
+
+@dataclass(frozen=True)
+class Import:
+    line: int
+    target: str
+    """As in DIRECTION; "" for the package's door."""
+    dotted: str
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def target_of(dotted: str) -> str:
+    """`agcxr.data.nih` -> `data/nih`; names inside a module are cut off."""
+    name = dotted.removeprefix("agcxr").lstrip(".").replace(".", "/")
+    while name and name not in MODULES and not (PACKAGE / name).is_dir():
+        name = name.rpartition("/")[0]
+    return name
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Every import of the package itself, wherever it stands in the file."""
+    found = []
+    package = ["agcxr", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names if alias.name.split(".")[0] == "agcxr"]
+            found += [Import(node.lineno, target_of(one), one) for one in dotted]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
+            if base.split(".")[0] == "agcxr":
+                found += [
+                    Import(node.lineno, target_of(f"{base}.{one.name}"), f"{base}.{one.name}") for one in node.names
+                ]
+    return found
+
+
+def test_every_file_has_its_place():
+    assert len(ORDER) == len(set(ORDER)), "a file stands twice in DIRECTION"
+    places = {name: place for place, name in enumerate(ORDER)}
+    advice = []
+    for name in sorted(set(MODULES) - set(ORDER)):
+        above = [one.target for one in imports_of(MODULES[name]) if one.target in places]
+        lowest = max(above, key=places.__getitem__, default="nothing: it may stand first")
+        advice.append(f"{name}: give it a line in DIRECTION, below {lowest}")
+    assert not advice, "\n".join(advice)
+
+
+def test_imports_go_one_way():
+    places = {name: place for place, name in enumerate(ORDER)}
+    wrong = []
+    for name, path in MODULES.items():
+        for one in imports_of(path):
+            where = f"{name}.py:{one.line}"
+            if one.target == "":
+                if one.dotted != "agcxr.__version__":
+                    wrong.append(f"{where} imports {one.dotted} through the package's door; import its own file")
+            elif one.target not in MODULES:
+                what = f"{one.dotted}, which is not there" if one.dotted.count(".") > 1 else f"the folder {one.target}"
+                wrong.append(f"{where} imports {what}; import a file of the package")
+            elif places.get(one.target, -1) >= places.get(name, len(ORDER)):
+                wrong.append(f"{where} imports {one.target}, which is not above it in DIRECTION")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_check_sees_imports_in_functions_and_relative_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "MODULES", {"labels": tmp_path, "data/nih": tmp_path})
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "x.py"
+    path.write_text(
+        "import os, agcxr.labels\nfrom agcxr import labels, LABELS\nfrom ..labels import index\nfrom . import nih\n"
+        "def f():\n    from agcxr.data.nih import read\n    from agcxr import data\n    import agcxrother\n"
+    )
+    assert [(one.line, one.target) for one in sorted(imports_of(path), key=lambda one: one.line)] == [
+        (1, "labels"),
+        (2, "labels"),
+        (2, ""),
+        (3, "labels"),
+        (4, "data/nih"),
+        (6, "data/nih"),
+        (7, "data"),
+    ]
+
+
+def test_doors_of_folders_are_only_a_docstring():
+    for path in DOORS:
+        if path.parent != PACKAGE:
+            body = parse(path).body
+            assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{path.relative_to(ROOT)} holds code"  # noqa: PT018
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_imports(module):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not written yet")
+    code = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], f"import {module} is slow: it imports {done.stdout}"
+
+
+def test_files_are_short():
+    long = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: lines for name, lines in long.items() if lines >= LONGEST_FILE}
+
+
+def test_functions_are_short():
+    long = []
+    for path in FILES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines >= LONGEST_FUNCTION:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def committed() -> list[Path]:
+    """Text files under version control that are there."""
+    try:
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git checkout, so nobody can say what is committed: {error}")
+    paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    binary = (".png", ".jpg", ".jpeg", ".npy", ".safetensors", ".parquet", ".dcm", ".gz", ".webp", ".onnx", ".ico")
+    return [path for path in paths if path.is_file() and path.suffix not in binary]
+
+
+# Spelt in two parts, so that this file does not contain what it looks for.
+MACHINE = re.compile(r"(?<![\w.])/" + r"(?:work|root|opt|home/\w+)/")
+ADDRESS = re.compile(
+    r"pypi\.org/" + r"simple|files\.python" + r"hosted|index" + r"-url|find" + r"-links|\[\[tool\.uv\.ind" + "ex"
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"), [(MACHINE, "a path of one machine"), (ADDRESS, "the address of a package index")]
+)
+def test_committed_files_name_no_machine_and_no_index(pattern, what):
+    found = []
+    for path in committed():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if match := pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number} names {what}: {match[0]}")
+    assert not found, "\n".join(found)
+
+
+def test_the_lock_holds_names_versions_and_hashes_only():
+    line = re.compile(r"[a-z0-9][a-z0-9._-]*==[\w.+!-]+( ; [^\\#@]+)?( \\)?|    --hash=sha256:[0-9a-f]{64}( \\)?")
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert not [one for one in text.splitlines() if not line.fullmatch(one)]
+    names = re.findall(r"^([a-z0-9._-]+)==", text, flags=re.M)
+    assert {"torch", "timm", "lightning", "pydicom", "pytest"} <= set(names)
+    assert "://" not in text
+
+
+def test_the_readme_maps_every_file():
+    text = README.read_text(encoding="utf-8")
+    section = re.search(r"^#+ .*\bmap\b.*?$(.*?)(?=^## |\Z)", text, flags=re.M | re.S | re.I)
+    if section is None:
+        pytest.skip("README.md has no heading with the word Map")
+    missing = [name for name in MODULES if not re.search(rf"\b{re.escape(Path(name).name)}\.py\b", section[1])]
+    assert not missing, f"files without a line in the README's map: {', '.join(missing)}"
+
+
+def readme_commands() -> list[str]:
+    """Every `agcxr ...` in the fenced bash blocks of the README, continuation lines joined."""
+    found = []
+    for block in re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;|\|", line.split(" #")[0]):
+                words = part.strip().removeprefix("$ ").removeprefix("uv run ").strip()
+                if words.split()[:1] == ["agcxr"]:
+                    found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("line", sorted(set(readme_commands())) or [""])
+def test_commands_in_the_readme_exist(line, capsys, monkeypatch):
+    """The command is one of the program's, and so is each of its flags."""
+    if not line or "cli" not in MODULES:
+        pytest.skip("no command in the README, or no command line yet")
+    from agcxr.cli import main
+    from agcxr.commands import COMMANDS
+
+    words = shlex.split(line)[1:]
+    if words[:1] and words[0].startswith("-"):
+        return
+    name = next((one for one in (" ".join(words[:2]), words[0]) if one in COMMANDS), None)
+    assert name is not None, f"README: `{line}` is none of {', '.join(COMMANDS)}"
+    monkeypatch.setenv("COLUMNS", "300")
+    try:
+        status = main([*name.split(), "--help"])
+    except SystemExit as leave:
+        status = leave.code
+    assert not status
+    said = capsys.readouterr().out
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    unknown = [flag for flag in flags if not re.search(rf"{re.escape(flag)}(?![\w-])", said)]
+    assert not unknown, f"README: `{line}` has flags that `agcxr {name} --help` does not list: {unknown}"
