@@ -89,31 +89,6 @@ def test_confusion_calls_at_or_over_the_threshold() -> None:
     assert np.isnan(metrics.confusion([0, 0], [0.1, 0.2], 0.5).sensitivity)
 
 
-def test_operating_thresholds_by_hand() -> None:
-    # sensitivity - false positive rate: 0 | 1/2 (.9) | 1/6 (.8) | 1/3 (.4) | 0 (.1)
-    assert metrics.operating_threshold(TARGET, SCORE, "youden") == 0.9
-    assert metrics.operating_threshold(TARGET, SCORE, "sensitivity", 0.95) == 0.4
-    assert metrics.operating_threshold(TARGET, SCORE, "sensitivity", 0.5) == 0.9
-    assert metrics.operating_threshold(TARGET, SCORE, "specificity", 2 / 3) == 0.8
-    assert metrics.operating_threshold([1, 0], [0.1, 0.9], "specificity", 0.95) == np.inf
-    assert np.isnan(metrics.operating_threshold([1, 1], [0.1, 0.9], "youden"))
-    with pytest.raises(ValueError, match="unknown rule 'best'; expected youden, sensitivity or specificity"):
-        metrics.operating_threshold(TARGET, SCORE, "best")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"level must be in \(0, 1\], got 95"):
-        metrics.operating_threshold(TARGET, SCORE, "sensitivity", 95)
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 1.0])
-def test_operating_thresholds_keep_their_promise(seed: int, level: float) -> None:
-    target, score, _ = random_case(seed)
-    at = metrics.operating_threshold(target, score, "sensitivity", level)
-    assert metrics.confusion(target, score, at).sensitivity >= level - 1e-12
-    assert metrics.confusion(target, score, np.nextafter(at, np.inf)).sensitivity < level
-    at = metrics.operating_threshold(target, score, "specificity", level)
-    assert metrics.confusion(target, score, at).specificity >= level - 1e-12
-
-
 def test_brier_by_hand() -> None:
     assert metrics.brier([1, 0, np.nan], [0.8, 0.4, 0.9]) == pytest.approx((0.04 + 0.16) / 2)
     with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\], found -1 to 2; apply the sigmoid"):

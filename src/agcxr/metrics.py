@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Rule = Literal["youden", "sensitivity", "specificity"]
 
 
 def known(
@@ -164,30 +163,6 @@ def confusion(target_N: npt.ArrayLike, score_N: npt.ArrayLike, threshold: float)
         true_negative=int(np.count_nonzero(~called & ~positive)),
         false_negative=int(np.count_nonzero(~called & positive)),
     )
-
-
-def operating_threshold(target_N: npt.ArrayLike, score_N: npt.ArrayLike, rule: Rule, level: float = 0.95) -> float:
-    """The threshold a rule picks. Choose it on other films (validation) than those it is judged on.
-
-    `youden`: highest sensitivity + specificity (ties: the highest threshold). `sensitivity`: the highest threshold
-    whose sensitivity is at least `level`. `specificity`: the lowest threshold whose specificity is at least `level`
-    (it may be infinite: nothing is called). NaN where a class is absent.
-    """
-    if rule not in ("youden", "sensitivity", "specificity"):
-        raise ValueError(f"unknown rule {rule!r}; expected youden, sensitivity or specificity")
-    if not 0 < level <= 1:
-        raise ValueError(f"level must be in (0, 1], got {level:g}")
-    curve = roc(target_N, score_N)
-    true, false = curve.true_positive_rate, curve.false_positive_rate
-    if np.isnan(true[-1]) or np.isnan(false[-1]):
-        return float("nan")
-    # A rate of exactly the level must pass although 1 - k/n is rounded; half a film is far above this slack.
-    slack = 1e-12
-    if rule == "youden":
-        return float(curve.threshold[int(np.argmax(np.round(true - false, 12)))])
-    if rule == "sensitivity":
-        return float(curve.threshold[int(np.argmax(true >= level - slack))])
-    return float(curve.threshold[np.flatnonzero(1 - false >= level - slack)[-1]])
 
 
 def brier(target_N: npt.ArrayLike, probability_N: npt.ArrayLike) -> float:

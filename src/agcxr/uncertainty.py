@@ -22,7 +22,7 @@ from scipy import sparse, stats
 from agcxr.metrics import Floats, known
 
 CHUNK_BYTES = 6 * 2**20
-"""Weights held at once; what stays in a cache is fastest. Each resample is drawn by itself, so results do not change."""
+"""Weights held at once; what stays in a cache is fastest. Results do not change: resamples are drawn singly."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,256 @@
+"""Scores of branches -> every measure with its uncertainty. Shared by `evaluate`, `score` and subgroups.
+
+Shapes: N films, K labels, B branches, P operating points, R resamples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agcxr import metrics, uncertainty
+from agcxr.evaluation.results import (
+    Analysis,
+    BranchResult,
+    FindingResult,
+    Gap,
+    Interval,
+    MeanResult,
+    Measure,
+    OperatingResult,
+    Resampling,
+)
+from agcxr.labels import NO_FINDING
+from agcxr.metrics import Floats
+from agcxr.uncertainty import Replicates
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What branches said of films, beside the truth."""
+
+    labels: tuple[str, ...]
+    branches: tuple[str, ...]
+    target_NK: Floats
+    """0, 1 or NaN (unknown)."""
+    score_BNK: Floats
+    """Probabilities in [0, 1]."""
+    patient_N: npt.NDArray[np.object_]
+    """Or film names, where patients are not known."""
+
+    def subset(self, keep_N: npt.NDArray[np.bool_]) -> Scores:
+        """The films where `keep_N` is true: a subgroup."""
+        return replace(
+            self,
+            target_NK=self.target_NK[keep_N],
+            score_BNK=self.score_BNK[:, keep_N],
+            patient_N=self.patient_N[keep_N],
+        )
+
+
+@dataclass(frozen=True)
+class Points:
+    """Operating points by name, with the threshold of every branch and label (NaN: not defined)."""
+
+    names: tuple[str, ...]
+    threshold_PBK: Floats
+
+
+def analyse(
+    scores: Scores,
+    *,
+    rng_seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+    points: Points | None = None,
+    unit: Literal["patient", "film"] = "patient",
+) -> Analysis:
+    """Every measure with its interval, and the paired differences of the last branch (fusion) from the others.
+
+    A label without positives or without negatives gets NaN, is left out of the mean, and is named there.
+    """
+    films, labels = scores.target_NK.shape
+    if films == 0:
+        raise ValueError("there are no films to evaluate; check the split or subgroup that was asked for")
+    points = points or Points((), np.zeros((0, len(scores.branches), labels)))
+    start = time.perf_counter()
+    replicates = uncertainty.bootstrap(
+        scores.target_NK,
+        scores.score_BNK,
+        scores.patient_N,
+        rng=np.random.default_rng(rng_seed),
+        resamples=resamples,
+        threshold_PBK=points.threshold_PBK,
+    )
+    seconds = time.perf_counter() - start
+    found = tuple(_finding(scores, k, replicates, points, level) for k in range(labels))
+    return Analysis(
+        films=films,
+        patients=len(np.unique(scores.patient_N)),
+        branches=scores.branches,
+        labels=found,
+        mean=_mean(scores, found, replicates, points, level),
+        resampling=Resampling(
+            resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
+        ),
+    )
+
+
+def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
+    """The comparisons made: the last branch against each other one."""
+    return ((len(branches) - 1, other) for other in range(len(branches) - 1))
+
+
+def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float) -> FindingResult:
+    target = scores.target_NK[:, k]
+    second = uncertainty.delong(target, scores.score_BNK[:, :, k])
+    branches = tuple(_branch(scores, b, k, replicates, points, level, second) for b in range(len(scores.branches)))
+    gaps = []
+    for a, b in pairs(scores.branches):
+        for measure, replicate_BKR in _measures(replicates):
+            value = _value(branches[a], measure) - _value(branches[b], measure)
+            gap = uncertainty.difference(value, replicate_BKR[a, k] - replicate_BKR[b, k], level)
+            delong_p = second.p(a, b) if measure == "auroc" else float("nan")
+            gaps.append(_gap(scores, a, b, measure, gap, delong_p))
+    positive = target == 1
+    return FindingResult(
+        finding=scores.labels[k],
+        positives=int(positive.sum()),
+        negatives=int((target == 0).sum()),
+        unknown=int(np.isnan(target).sum()),
+        positive_patients=len(np.unique(scores.patient_N[positive])),
+        branches=branches,
+        gaps=tuple(gaps),
+    )
+
+
+def _branch(
+    scores: Scores,
+    b: int,
+    k: int,
+    replicates: Replicates,
+    points: Points,
+    level: float,
+    second: uncertainty.Delong,
+) -> BranchResult:
+    target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
+
+    def interval(value: float, replicate_R: Floats) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, level))
+
+    operating = []
+    for p, name in enumerate(points.names):
+        threshold = float(points.threshold_PBK[p, b, k])
+        counts = metrics.confusion(target, score, threshold)
+        missing = np.isnan(threshold)
+        operating.append(
+            OperatingResult(
+                point=name,
+                threshold=threshold,
+                sensitivity=interval(
+                    float("nan") if missing else counts.sensitivity, replicates.sensitivity_PBKR[p, b, k]
+                ),
+                specificity=interval(
+                    float("nan") if missing else counts.specificity, replicates.specificity_PBKR[p, b, k]
+                ),
+            )
+        )
+    low, high = second.interval(b, level)
+    return BranchResult(
+        branch=scores.branches[b],
+        auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
+        average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
+        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k]),
+        ece=metrics.ece(target, score),
+        delong_low=low,
+        delong_high=high,
+        points=tuple(operating),
+    )
+
+
+def _mean(
+    scores: Scores, found: Sequence[FindingResult], replicates: Replicates, points: Points, level: float
+) -> MeanResult:
+    """A resample in which any averaged finding lacks a class has no mean: another set of findings is not comparable."""
+    findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
+    used = [k for k in findings if found[k].defined]
+
+    def interval(value: Iterable[float], replicate_KR: Floats) -> Interval:
+        return Interval.of(uncertainty.interval(_average(value), _over(replicate_KR, used), level))
+
+    branches = []
+    for b, name in enumerate(scores.branches):
+        own = [found[k].branches[b] for k in used]
+        branches.append(
+            BranchResult(
+                branch=name,
+                auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
+                average_precision=interval(
+                    (r.average_precision.value for r in own), replicates.average_precision_BKR[b]
+                ),
+                brier=interval((r.brier.value for r in own), replicates.brier_BKR[b]),
+                ece=_average(r.ece for r in own),
+                points=tuple(
+                    OperatingResult(
+                        point=point,
+                        threshold=float("nan"),
+                        sensitivity=interval(
+                            (r.points[p].sensitivity.value for r in own), replicates.sensitivity_PBKR[p, b]
+                        ),
+                        specificity=interval(
+                            (r.points[p].specificity.value for r in own), replicates.specificity_PBKR[p, b]
+                        ),
+                    )
+                    for p, point in enumerate(points.names)
+                ),
+            )
+        )
+    gaps = []
+    for a, b in pairs(scores.branches):
+        for measure, replicate_BKR in _measures(replicates):
+            value = _value(branches[a], measure) - _value(branches[b], measure)
+            gap = uncertainty.difference(value, _over(replicate_BKR[a] - replicate_BKR[b], used), level)
+            gaps.append(_gap(scores, a, b, measure, gap, float("nan")))
+    return MeanResult(
+        findings=tuple(found[k].finding for k in used),
+        left_out=tuple(found[k].finding for k in findings if not found[k].defined),
+        branches=tuple(branches),
+        gaps=tuple(gaps),
+    )
+
+
+def _measures(replicates: Replicates) -> tuple[tuple[Measure, Floats], ...]:
+    return ("auroc", replicates.auroc_BKR), ("average_precision", replicates.average_precision_BKR)
+
+
+def _value(branch: BranchResult, measure: Measure) -> float:
+    return branch.auroc.value if measure == "auroc" else branch.average_precision.value
+
+
+def _average(values: Iterable[float]) -> float:
+    """NaN for none at all, and where one of them is NaN."""
+    listed = list(values)
+    return float(np.mean(listed)) if listed else float("nan")
+
+
+def _over(replicate_KR: Floats, used: list[int]) -> Floats:
+    return replicate_KR[used].mean(axis=0) if used else np.full(replicate_KR.shape[-1], np.nan)
+
+
+def _gap(scores: Scores, a: int, b: int, measure: Measure, gap: uncertainty.Difference, delong_p: float) -> Gap:
+    return Gap(
+        branch=scores.branches[a],
+        against=scores.branches[b],
+        measure=measure,
+        value=gap.value,
+        low=gap.low,
+        high=gap.high,
+        p=gap.p,
+        left_out=gap.left_out,
+        delong_p=delong_p,
+    )

@@ -1,0 +1,258 @@
+"""What an evaluation found, typed, and its file results.json.
+
+A number that does not exist (the AUROC of a label without positives) is NaN in Python and null in the file.
+Intervals are percentiles of a bootstrap over patients unless a field says DeLong.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from agcxr import uncertainty
+
+RESULTS = "results.json"
+PREDICTIONS = "predictions.parquet"
+FORMAT = 1
+
+Measure = Literal["auroc", "average_precision"]
+
+
+def _null_is_nan(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan)]
+
+
+class Frozen(BaseModel):
+    """A value object: cannot change, refuses keys it does not know, writes NaN as null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Interval(Frozen):
+    """An estimate and its interval."""
+
+    value: Number
+    low: Number
+    high: Number
+    left_out: int = 0
+    """Resamples that lacked a class and so gave no value."""
+
+    @classmethod
+    def of(cls, found: uncertainty.Interval) -> Interval:
+        return cls(value=found.value, low=found.low, high=found.high, left_out=found.left_out)
+
+
+class Gap(Frozen):
+    """A paired difference between two branches on the same films: `value` = branch - against."""
+
+    branch: str
+    against: str
+    measure: Measure
+    value: Number
+    low: Number
+    high: Number
+    p: Number
+    """Two-sided, bootstrap; at least 2 / (resamples + 1)."""
+    left_out: int = 0
+    delong_p: Number = math.nan
+    """AUROC of one finding only; takes films as independent."""
+
+
+class OperatingResult(Frozen):
+    """Sensitivity and specificity where films are called positive at score >= threshold."""
+
+    point: str
+    threshold: Number
+    sensitivity: Interval
+    specificity: Interval
+
+
+class BranchResult(Frozen):
+    """All measures of one branch (of one finding, or their means)."""
+
+    branch: str
+    auroc: Interval
+    average_precision: Interval
+    brier: Interval
+    ece: Number = math.nan
+    delong_low: Number = math.nan
+    """DeLong's interval of the AUROC: right for one film a patient, too narrow for several."""
+    delong_high: Number = math.nan
+    points: tuple[OperatingResult, ...] = ()
+
+
+class FindingResult(Frozen):
+    """One label: its counts, its branches and their differences."""
+
+    finding: str
+    positives: int
+    negatives: int
+    unknown: int
+    """Films whose label is unknown; they are left out."""
+    positive_patients: int
+    branches: tuple[BranchResult, ...]
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def defined(self) -> bool:
+        """Both classes are present, so the finding has an AUROC."""
+        return self.positives > 0 and self.negatives > 0
+
+
+class MeanResult(Frozen):
+    """Means over the findings that have both classes (No Finding is not one of them)."""
+
+    findings: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Findings without a positive or without a negative film."""
+    branches: tuple[BranchResult, ...]
+    gaps: tuple[Gap, ...] = ()
+
+
+class Resampling(Frozen):
+    """How the intervals were made."""
+
+    resamples: int
+    level: float
+    seed: int
+    unit: Literal["patient", "film"]
+    """What was drawn. Films where patients are not known: intervals are then too narrow for repeated patients."""
+    clusters: int
+    seconds: float
+
+
+class Analysis(Frozen):
+    """Every measure of a set of scores."""
+
+    films: int
+    patients: int
+    branches: tuple[str, ...]
+    labels: tuple[FindingResult, ...]
+    mean: MeanResult
+    resampling: Resampling
+
+    def label(self, finding: str) -> FindingResult:
+        """The result of one label; ValueError names those there are."""
+        for result in self.labels:
+            if result.finding == finding:
+                return result
+        raise ValueError(f"no result for {finding!r}; there are {', '.join(r.finding for r in self.labels)}")
+
+
+class CropRow(Frozen):
+    """Attention boxes of a group of films: areas as shares of the prepared film."""
+
+    group: str
+    films: int
+    fallbacks: int
+    area_low: Number
+    """10th percentile."""
+    area_median: Number
+    area_high: Number
+    """90th percentile."""
+
+    @property
+    def fallback_share(self) -> float:
+        return self.fallbacks / self.films if self.films else math.nan
+
+
+class LeakResult(Frozen):
+    """Patients of the split whom the checkpoint saw in training."""
+
+    checked: bool
+    """False where the checkpoint names no training patients."""
+    shared_patients: int
+    shared_films: int
+    allowed: bool
+
+
+class BoxExample(Frozen):
+    """A film shown in the report."""
+
+    kind: Literal["best", "median", "worst", "film"]
+    image_id: str
+    row: int
+    finding: str
+    """The boxed finding; for films without boxes, the most probable one."""
+    iou: Number
+    iobb: Number
+    truth: tuple[str, ...]
+    """Labels that are positive."""
+    film: str
+    """Pictures, relative to the results folder: film with boxes, attention on it, crop."""
+    attention: str
+    crop: str
+    probabilities: tuple[BranchProbability, ...]
+
+
+class BranchProbability(Frozen):
+    """What a branch said of the example's finding."""
+
+    branch: str
+    probability: float
+
+
+class Environment(Frozen):
+    """Where and with what the evaluation ran."""
+
+    device: str
+    processor: str
+    cores: int
+    python: str
+    versions: tuple[str, ...]
+    """As "torch 2.14.1"."""
+    seconds: float
+    films_per_second: float
+
+
+class Results(Frozen):
+    """An evaluation of a run on a split, as stored in results.json."""
+
+    format: Literal[1] = 1
+    run: str
+    """Name of the run's folder."""
+    backbone: str
+    split: str
+    made: str
+    """Date and time, UTC, ISO 8601."""
+    analysis: Analysis
+    crops: tuple[CropRow, ...]
+    """All films first, then a row a label over its positive films."""
+    leak: LeakResult
+    points_from: str
+    """Where the thresholds of the operating points were chosen."""
+    examples: tuple[BoxExample, ...]
+    environment: Environment
+
+    def save(self, folder: Path) -> Path:
+        """Write results.json into a folder; whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / RESULTS
+        partial = target.with_suffix(".json.partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(target)
+        return target
+
+
+def load_results(folder: str | Path) -> Results:
+    """Read results.json of a results folder. ValueError says what is missing and which command makes it."""
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise ValueError(f"there is no {RESULTS} in {folder}; make it with `agcxr evaluate RUN --data PREPARED`")
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{path} is not a results file of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
+        ) from error
+
+
+BoxExample.model_rebuild()

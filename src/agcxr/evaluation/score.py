@@ -1,0 +1,327 @@
+"""Score probabilities that any program made: a table of predictions beside a table of labels.
+
+Columns are found by what they are called, in any spelling `labels.canonical` knows, with or without a prefix
+("prob_Edema", "fusion_Edema", "Lung Mass"). What is on one side only is left out and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from agcxr.evaluation.analysis import Scores, analyse
+from agcxr.evaluation.results import Analysis, Frozen
+from agcxr.evaluation.tables import text_table
+from agcxr.labels import LABELS, NO_FINDING, canonical
+
+IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
+PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
+LABEL_LISTS = ("findinglabels",)
+TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
+PLAIN = "scored"
+
+
+class Scored(Frozen):
+    """What `score` found."""
+
+    predictions: str
+    against: str | None
+    labels_file: str
+    films: int
+    """Films with a prediction and labels; what was scored."""
+    predictions_without_labels: int
+    labels_without_predictions: int
+    without_score: int
+    """Predictions with an empty cell (files their program could not read); left out."""
+    left_out: tuple[str, ...]
+    """Findings on one side only, with the side."""
+    matched_by: Literal["path", "file name", "stem"]
+    patients_from: str | None
+    """The file whose patient column was used; None: every film counts as its own patient."""
+    analysis: Analysis
+
+    def __str__(self) -> str:
+        lines = [text_table(self.analysis), f"{self.films:,} films, matched by {self.matched_by}."]
+        if self.predictions_without_labels or self.labels_without_predictions:
+            lines.append(
+                f"Not scored: {self.predictions_without_labels:,} predictions without labels, "
+                f"{self.labels_without_predictions:,} labelled films without prediction."
+            )
+        if self.without_score:
+            lines.append(f"{self.without_score:,} predictions with an empty cell were left out.")
+        if self.left_out:
+            lines.append(f"Findings left out: {'; '.join(self.left_out)}.")
+        if self.patients_from is None:
+            lines.append("No patient column was found: every film was taken as its own patient.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Scores by branch: frames with columns named by finding, rows by image name."""
+
+    images: pd.Series
+    patients: pd.Series | None
+    branches: Mapping[str, pd.DataFrame]
+
+
+def score(
+    predictions: str | Path,
+    labels: str | Path,
+    *,
+    against: str | Path | None = None,
+    image_column: str | None = None,
+    patient_column: str | None = None,
+    logits: bool = False,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Scored:
+    """The same measures as `evaluate`, for predictions in a file (.csv, .csv.gz or .parquet).
+
+    Args:
+        predictions: an image column, and a column per finding with probabilities in [0, 1]. Columns of several prefixes
+            (global_, local_, prob_) are scored side by side, the fusion compared with the others.
+        labels: an image column, and either "Finding Labels" as the NIH writes it ("Mass|Edema") or a column per
+            finding with 0, 1, and empty or -1 for unknown.
+        against: other predictions of the same films: the difference `predictions` - `against` is tested, on the films
+            that both have. Of several prefixes in a file only the last (the fusion) takes part.
+        image_column: what the images' column is called, where it is not found by itself; in every file that has it.
+        patient_column: the same for patients, whose films are resampled together.
+        logits: the scores are logits; the sigmoid is applied.
+
+    Raises:
+        ValueError: a column, a match, or probabilities are missing or not as above; it says which and what to do.
+    """
+    said = _read_predictions(Path(predictions), image_column, patient_column, logits)
+    truth_frame = _read(Path(labels))
+    truth = _truth(truth_frame, Path(labels))
+    truth.index = pd.Index(_image_names(truth_frame, Path(labels), image_column))
+    branches = dict(said.branches)
+    by, joined = _match(said.images, pd.Series(truth.index), f"{predictions} and {labels}")
+    if against is not None:
+        other = _read_predictions(Path(against), image_column, patient_column, logits)
+        branches, joined = _beside(said, other, Path(predictions), Path(against), joined)
+    findings, left_out = _common(branches, truth)
+    rows, truth_rows = joined[:, 0], joined[:, 1]
+    score_BNK = np.stack([frame[findings].to_numpy(np.float64)[rows] for frame in branches.values()])
+    target_NK = truth[findings].to_numpy(np.float64)[truth_rows]
+    complete = np.isfinite(score_BNK).all(axis=(0, 2))
+    _check(score_BNK[:, complete], Path(predictions))
+    patients = _column(truth_frame, PATIENT_COLUMNS, patient_column)
+    patients_from = str(labels) if patients is not None else None
+    patient_N = np.asarray(patients, dtype=object)[truth_rows] if patients is not None else truth_rows.astype(object)
+    if patients is None and said.patients is not None:
+        patient_N, patients_from = said.patients.to_numpy(object)[rows], str(predictions)
+    scores = Scores(
+        tuple(findings), tuple(branches), target_NK[complete], score_BNK[:, complete], patient_N[complete].astype(str)
+    )
+    analysis = analyse(
+        scores, rng_seed=seed, resamples=resamples, level=level, unit="patient" if patients_from else "film"
+    )
+    return Scored(
+        predictions=str(predictions),
+        against=None if against is None else str(against),
+        labels_file=str(labels),
+        films=int(complete.sum()),
+        predictions_without_labels=len(said.images) - len(set(rows)),
+        labels_without_predictions=len(truth) - len(set(truth_rows)),
+        without_score=int((~complete).sum()),
+        left_out=left_out,
+        matched_by=by,
+        patients_from=patients_from,
+        analysis=analysis,
+    )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; expected a .csv, .csv.gz or .parquet table")
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    # As text, so that names and patient numbers stay as they are written.
+    frame = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def _key(column: str) -> str:
+    return "".join(letter for letter in str(column).lower() if letter.isalnum())
+
+
+def _column(frame: pd.DataFrame, names: Sequence[str], asked: str | None) -> pd.Series | None:
+    if asked is not None and asked in frame.columns:
+        return frame[asked].astype(str)
+    for name in names:
+        for column in frame.columns:
+            if _key(column) == name:
+                return frame[column].astype(str)
+    return None
+
+
+def _image_names(frame: pd.DataFrame, path: Path, asked: str | None) -> pd.Series:
+    found = _column(frame, IMAGE_COLUMNS, asked)
+    if found is None:
+        raise ValueError(
+            f"{path} has no image column among {', '.join(map(str, frame.columns[:12]))}; "
+            "name one `image`, or pass --image-column"
+        )
+    return found
+
+
+def split_column(column: str) -> tuple[str, str] | None:
+    """(prefix, finding) of a column such as "prob_Edema", ("", finding) of "Edema"; None if it is no finding's."""
+    finding = canonical(column)
+    if finding:
+        return "", finding
+    for at, letter in enumerate(column):
+        if letter in "_-.: /" and (finding := canonical(column[at + 1 :])):
+            return column[:at].strip().lower(), finding
+    return None
+
+
+def _read_predictions(path: Path, image_column: str | None, patient_column: str | None, logits: bool) -> _Predictions:
+    frame = _read(path)
+    columns: dict[str, dict[str, pd.Series]] = {}
+    for column in frame.columns:
+        parts = split_column(str(column))
+        if parts is None or parts[0] in TRUTH_PREFIXES:
+            continue
+        branch = columns.setdefault(parts[0], {})
+        if parts[1] in branch:
+            raise ValueError(f"{path} has two columns for {parts[1]} (the second is {column!r}); keep one of them")
+        branch[parts[1]] = _numbers(frame[column], path, str(column))
+    if not columns:
+        raise ValueError(
+            f"{path} has no column named after a finding; it has {', '.join(map(str, frame.columns[:12]))}; "
+            f"expected some of {', '.join(LABELS)}, with or without a prefix such as prob_"
+        )
+    # As `agcxr predict` writes it: prob_ is the fusion, beside global_ and local_.
+    several = len(columns) > 1
+    named = {("fusion" if p == "prob" and several else p) or PLAIN: pd.DataFrame(c) for p, c in columns.items()}
+    if not several:
+        named = {PLAIN: next(iter(named.values()))}
+    order = sorted(named, key=lambda name: (name == "fusion", name))
+    branches = {name: named[name].apply(expit) if logits else named[name] for name in order}
+    images = _image_names(frame, path, image_column)
+    return _Predictions(images, _column(frame, PATIENT_COLUMNS, patient_column), branches)
+
+
+def _numbers(values: pd.Series, path: Path, column: str) -> pd.Series:
+    text = values.astype(str).str.strip()
+    empty = text.str.lower().isin(["", "nan", "none", "na"])
+    numbers = pd.to_numeric(text.mask(empty), errors="coerce")
+    odd = text[numbers.isna() & ~empty]
+    if len(odd):
+        raise ValueError(f"{path}, column {column!r}: {odd.iloc[0]!r} is not a number ({len(odd)} such cells)")
+    return numbers.astype(np.float64)
+
+
+def _truth(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """A column per finding: 0, 1 or NaN."""
+    for column in frame.columns:
+        if _key(column) in LABEL_LISTS:
+            return _from_lists(frame[column].astype(str), path)
+    found: dict[str, pd.Series] = {}
+    for column in frame.columns:
+        parts = split_column(str(column))
+        if parts and parts[0] in ("", *TRUTH_PREFIXES) and parts[1] not in found:
+            values = _numbers(frame[column], path, str(column))
+            values = values.mask(values == -1)
+            if odd := sorted(set(values.dropna()) - {0.0, 1.0}):
+                raise ValueError(
+                    f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {odd[0]:g}"
+                )
+            found[parts[1]] = values
+    if not found:
+        raise ValueError(
+            f"{path} has no labels: neither a column `Finding Labels` nor one named after a finding; "
+            f"it has {', '.join(map(str, frame.columns[:12]))}"
+        )
+    return pd.DataFrame(found)
+
+
+def _from_lists(listed: pd.Series, path: Path) -> pd.DataFrame:
+    rows = [[canonical(part) or part for part in text.split("|") if part.strip()] for text in listed]
+    if odd := sorted({name for row in rows for name in row} - set(LABELS)):
+        raise ValueError(f"{path}: unknown finding {odd[0]!r} in the labels; expected some of {', '.join(LABELS)}")
+    return pd.DataFrame({label: [float(label in row) for row in rows] for label in LABELS})
+
+
+def _match(left: pd.Series, right: pd.Series, files: str) -> tuple[Literal["path", "file name", "stem"], np.ndarray]:
+    """Row numbers (left, right) of the same image: by the whole name, the file name or its stem, whichever of them
+    tells images apart and finds most."""
+    keys: tuple[tuple[Literal["path", "file name", "stem"], Callable[[str], str]], ...] = (
+        ("path", str),
+        ("file name", lambda text: PurePosixPath(text.replace("\\", "/")).name),
+        ("stem", lambda text: PurePosixPath(text.replace("\\", "/")).name.split(".")[0]),
+    )
+    best: tuple[Literal["path", "file name", "stem"], np.ndarray] | None = None
+    twice: str | None = None
+    for name, key in keys:
+        sides = [side.astype(str).map(key).reset_index(drop=True) for side in (left, right)]
+        doubled = [side[side.duplicated()] for side in sides]
+        if any(len(side) for side in doubled):
+            twice = twice or next(str(side.iloc[0]) for side in doubled if len(side))
+            continue
+        frames = [
+            pd.DataFrame({"key": side, column: np.arange(len(side))}) for side, column in zip(sides, "ab", strict=True)
+        ]
+        rows = frames[0].merge(frames[1], on="key")[["a", "b"]].to_numpy()
+        if len(rows) and (best is None or len(rows) > len(best[1])):
+            best = name, rows
+    if best is None:
+        hint = f"; {twice!r} occurs more than once" if twice else ""
+        raise ValueError(
+            f"no image of {files} could be matched by path, file name or stem (e.g. {left.iloc[0]!r} and "
+            f"{right.iloc[0]!r}){hint}"
+        )
+    return best
+
+
+def _beside(
+    said: _Predictions, other: _Predictions, path: Path, other_path: Path, joined: np.ndarray
+) -> tuple[dict[str, pd.DataFrame], np.ndarray]:
+    """The last branch of each file under its file's name, on the rows that both have; the first file comes last."""
+    names = [other_path.stem, path.stem]
+    if names[0] == names[1]:
+        names = [str(other_path), str(path)]
+    _, rows = _match(said.images, other.images, f"{path} and {other_path}")
+    own = list(said.branches.values())[-1]
+    theirs = list(other.branches.values())[-1]
+    aligned = pd.DataFrame(np.nan, index=own.index, columns=theirs.columns)
+    aligned.iloc[rows[:, 0]] = theirs.to_numpy()[rows[:, 1]]
+    return {names[0]: aligned, names[1]: own}, joined[np.isin(joined[:, 0], rows[:, 0])]
+
+
+def _common(branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> tuple[list[str], tuple[str, ...]]:
+    predicted = set.intersection(*(set(frame.columns) for frame in branches.values()))
+    anywhere = set.union(*(set(frame.columns) for frame in branches.values()))
+    findings = [label for label in LABELS if label in predicted and label in truth.columns]
+    if not set(findings) - {NO_FINDING}:
+        raise ValueError(
+            f"no finding is on both sides: predicted are {', '.join(sorted(anywhere))}, "
+            f"labelled {', '.join(truth.columns)}"
+        )
+    left_out = []
+    for label in LABELS:
+        if label in findings or (label not in anywhere and label not in truth.columns):
+            continue
+        if label not in truth.columns:
+            left_out.append(f"{label} (no labels)")
+        else:
+            left_out.append(f"{label} ({'not predicted by all' if label in anywhere else 'not predicted'})")
+    return findings, tuple(left_out)
+
+
+def _check(score_BNK: np.ndarray, path: Path) -> None:
+    if score_BNK.size and (score_BNK.min() < 0 or score_BNK.max() > 1):
+        raise ValueError(
+            f"{path}: scores run from {score_BNK.min():g} to {score_BNK.max():g}; expected probabilities in [0, 1]; "
+            "if they are logits, pass --logits"
+        )

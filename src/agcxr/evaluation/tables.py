@@ -1,0 +1,116 @@
+"""An analysis as text for a terminal: one line a finding, branches side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from agcxr.evaluation.results import Analysis, BranchResult, Gap, Interval
+
+NONE = "–"
+
+
+def number(value: float, places: int = 3) -> str:
+    """ ".812", "1.000", "–" for NaN: areas under curves without their leading zero."""
+    if math.isnan(value):
+        return NONE
+    text = f"{value:.{places}f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def signed(value: float, places: int = 3) -> str:
+    """ "+.012", "−.003" with a true minus sign, "–" for NaN."""
+    if math.isnan(value):
+        return NONE
+    return f"{'−' if value < 0 else '+'}{number(abs(value), places)}"
+
+
+def chance(p: float, floor: float) -> str:
+    """A p value: "<.002" at the floor that the number of resamples sets, else two or three places."""
+    if math.isnan(p):
+        return NONE
+    if p <= floor * 1.0001:
+        return f"<{number(math.ceil(floor * 1000 - 1e-9) / 1000)}"
+    return number(p, 3 if p < 0.1 else 2)
+
+
+def interval(found: Interval) -> str:
+    """ ".812 (.790–.833)"; "–" where there is no value."""
+    if math.isnan(found.value):
+        return NONE
+    return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
+
+
+def p_floor(analysis: Analysis) -> float:
+    """The smallest p that the bootstrap can give."""
+    return 2 / (analysis.resampling.resamples + 1)
+
+
+def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc") -> Gap | None:
+    """The difference from a branch, if it was measured."""
+    return next((gap for gap in gaps if gap.against == against and gap.measure == measure), None)
+
+
+def text_table(analysis: Analysis) -> str:
+    """AUROC per finding and branch with intervals, the difference of the last branch from the first, counts, and the
+    mean over the findings; then, in words, what was left out."""
+    first, last = analysis.branches[0], analysis.branches[-1]
+    paired = len(analysis.branches) > 1
+    head = ["Finding", "Positives", *(name.capitalize() for name in analysis.branches)]
+    head += [f"{last.capitalize()} − {first}", "p"] if paired else []
+    rows = [head]
+    rows += [
+        _row(analysis, result.finding.replace("_", " "), f"{result.positives:,}", result.branches, result.gaps)
+        for result in analysis.labels
+    ]
+    mean = analysis.mean
+    rows.append(_row(analysis, f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "─" * len(lines[0])
+    lines = [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()]
+    return "\n".join([*lines, *notes(analysis)])
+
+
+def _row(
+    analysis: Analysis, name: str, positives: str, branches: Sequence[BranchResult], gaps: Sequence[Gap]
+) -> list[str]:
+    row = [name, positives, *(interval(branch.auroc) for branch in branches)]
+    if len(branches) > 1:
+        gap = gap_of(gaps, analysis.branches[0])
+        if gap is None or math.isnan(gap.value):
+            return [*row, NONE, NONE]
+        spread = f"{signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)})"
+        row += [spread, chance(gap.p, p_floor(analysis))]
+    return row
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """What a reader must know about the numbers: intervals, and findings and resamples left out."""
+    how = analysis.resampling
+    unit = "patients" if how.unit == "patient" else "films (patients are not known, so intervals may be too narrow)"
+    lines = [
+        f"AUROC with {how.level:.0%} intervals: {how.resamples:,} resamples of {how.clusters:,} {unit}; "
+        f"seed {how.seed}."
+    ]
+    absent = [result for result in analysis.labels if not result.defined]
+    if absent:
+        why = ", ".join(
+            f"{result.finding} (no {'positives' if result.positives == 0 else 'negatives'})" for result in absent
+        )
+        lines.append(f"Undefined, and left out of the mean: {why}.")
+    mean_lost = analysis.mean.branches[0].auroc.left_out
+    if mean_lost and analysis.mean.findings:
+        rare = min(
+            (r for r in analysis.labels if r.finding in analysis.mean.findings), key=lambda r: r.positive_patients
+        )
+        lines.append(
+            f"{mean_lost:,} resamples lacked a class of some finding and are left out of the mean's interval "
+            f"(rarest: {rare.finding}, {rare.positives} films of {rare.positive_patients} patients)."
+        )
+    return lines

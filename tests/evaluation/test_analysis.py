@@ -1,0 +1,139 @@
+"""The measures beside scikit-learn's, what is left out and named, the file that keeps them, and the printed table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from agcxr.evaluation import tables
+from agcxr.evaluation.analysis import Points, Scores, analyse
+from agcxr.evaluation.published import CONTEXT, LITE, PAPER, PUBLISHED, published
+from agcxr.evaluation.results import Analysis, Interval
+from agcxr.labels import FINDINGS, LABELS
+
+USED = ("Effusion", "Mass", "Hernia", "Fibrosis", "No Finding")
+
+
+def make_scores(films: int = 300, seed: int = 0) -> Scores:
+    """Effusion and Mass are common, Hernia has two films, Fibrosis none; the fusion is best by making."""
+    rng = np.random.default_rng(seed)
+    target = (rng.random((films, 5)) < [0.3, 0.2, 0, 0, 0.5]).astype(float)
+    target[[3, 40], 2] = 1
+    target[5, 0] = np.nan
+    signal = np.nan_to_num(target)[None] * np.array([0.2, 0.1, 0.4])[:, None, None]
+    return Scores(
+        labels=USED,
+        branches=("global", "local", "fusion"),
+        target_NK=target,
+        score_BNK=0.6 * rng.random((3, films, 5)) + signal,
+        patient_N=(np.arange(films) // 3).astype(str).astype(object),
+    )
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    scores = make_scores()
+    points = Points(("half",), np.full((1, 3, 5), 0.5))
+    return analyse(scores, resamples=200, points=points)
+
+
+def test_values_equal_scikit_learn(analysis: Analysis) -> None:
+    scores = make_scores()
+    for k, result in enumerate(analysis.labels):
+        if not result.defined:
+            continue
+        keep = ~np.isnan(scores.target_NK[:, k])
+        for b, branch in enumerate(result.branches):
+            y, p = scores.target_NK[keep, k], scores.score_BNK[b, keep, k]
+            assert branch.auroc.value == pytest.approx(roc_auc_score(y, p))
+            assert branch.average_precision.value == pytest.approx(average_precision_score(y, p))
+            assert branch.points[0].sensitivity.value == pytest.approx((p[y == 1] >= 0.5).mean())
+            assert branch.auroc.low <= branch.auroc.value <= branch.auroc.high
+    effusion = analysis.label("Effusion")
+    assert effusion.unknown == 1
+    assert effusion.positives + effusion.negatives == 299
+
+
+def test_undefined_findings_are_nan_and_named(analysis: Analysis) -> None:
+    fibrosis = analysis.label("Fibrosis")
+    assert not fibrosis.defined
+    assert all(math.isnan(branch.auroc.value) for branch in fibrosis.branches)
+    assert analysis.mean.findings == ("Effusion", "Mass", "Hernia")
+    assert analysis.mean.left_out == ("Fibrosis",)
+    table = tables.text_table(analysis)
+    assert "Undefined, and left out of the mean: Fibrosis (no positives)." in table
+    assert "Mean of 3" in table
+
+
+def test_mean_is_over_findings_and_its_resamples_are_counted(analysis: Analysis) -> None:
+    for b, branch in enumerate(analysis.mean.branches):
+        values = [analysis.label(name).branches[b].auroc.value for name in analysis.mean.findings]
+        assert branch.auroc.value == pytest.approx(np.mean(values))
+    lost = analysis.label("Hernia").branches[0].auroc.left_out
+    # Two patients of 100 carry the hernias: both missing with probability (98/100)^100 = .13.
+    assert 10 < lost < 50
+    assert analysis.mean.branches[0].auroc.left_out == lost
+    assert f"{lost} resamples lacked a class of some finding" in tables.text_table(analysis)
+
+
+def test_gaps_are_paired_and_signed(analysis: Analysis) -> None:
+    gap = tables.gap_of(analysis.label("Effusion").gaps, "global")
+    assert gap is not None
+    result = analysis.label("Effusion").branches
+    assert gap.value == pytest.approx(result[2].auroc.value - result[0].auroc.value)
+    assert gap.low > 0
+    assert gap.p == pytest.approx(2 / 201)
+    assert gap.delong_p < 0.01
+    mean = tables.gap_of(analysis.mean.gaps, "local", "average_precision")
+    assert mean is not None
+    assert math.isnan(mean.delong_p)
+
+
+def test_seed_decides() -> None:
+    scores = make_scores(60)
+    one, again, other = (analyse(scores, resamples=30, rng_seed=seed).mean.model_dump_json() for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_subset_and_no_films() -> None:
+    scores = make_scores(60)
+    keep = np.arange(60) < 30
+    assert analyse(scores.subset(keep), resamples=5).films == 30
+    with pytest.raises(ValueError, match="there are no films to evaluate"):
+        analyse(scores.subset(keep & False), resamples=5)
+
+
+def test_analysis_survives_its_file(analysis: Analysis, tmp_path: Path) -> None:
+    path = tmp_path / "analysis.json"
+    path.write_text(analysis.model_dump_json())
+    assert "NaN" not in path.read_text()
+    again = Analysis.model_validate_json(path.read_text())
+    assert again.model_dump_json() == analysis.model_dump_json()
+    assert math.isnan(again.label("Fibrosis").branches[0].auroc.value)
+    with pytest.raises(ValueError, match="no result for 'Edema'; there are Effusion"):
+        again.label("Edema")
+
+
+def test_numbers_are_set_for_reading() -> None:
+    assert [tables.number(v) for v in (0.8124, 1.0, math.nan, 12.5)] == [".812", "1.000", "–", "12.500"]
+    assert [tables.signed(v) for v in (0.012, -0.003, math.nan)] == ["+.012", "−.003", "–"]
+    assert [tables.chance(p, 2 / 1001) for p in (2 / 1001, 0.0123, 0.345, math.nan)] == ["<.002", ".012", ".34", "–"]
+    assert tables.interval(Interval(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
+
+
+def test_published_rows_agree_with_their_means() -> None:
+    assert len(PUBLISHED) == 9
+    for row in PUBLISHED:
+        assert len(row.auroc) == len(FINDINGS)
+        assert row.mean == pytest.approx(np.mean(row.auroc), abs=0.0011), (row.source, row.branch)
+    assert published(PAPER, "fusion").of("Hernia") == 0.903
+    assert published(LITE, "global").of("Nodule") == 0.623
+    assert math.isnan(published(LITE, "global").of(LABELS[-1]))
+    assert all(context.mean for context in CONTEXT)
+    with pytest.raises(ValueError, match="nothing published for 'Me' 'fusion'; there is Guan 2018, ResNet-50 global"):
+        published("Me", "fusion")
