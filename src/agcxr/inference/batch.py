@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films
-from agcxr.inference.prediction import Failure, Prediction
+from agcxr.inference.prediction import Failure, Precision, Prediction
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
@@ -74,7 +74,7 @@ def predict_files(
     batch_size: int = 16,
     workers: int | None = None,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     progress: bool = True,
 ) -> Summary:
     """Predict every film among `inputs`.

@@ -21,6 +21,7 @@ from agcxr.labels import NO_FINDING, canonical
 
 Branch = Literal["global", "local", "fusion"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "fusion")
+Precision = Literal["fp32", "bf16"]
 Box = tuple[float, float, float, float]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
