@@ -11,18 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from agcxr import config, geometry
 from agcxr.labels import LABELS
+from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend
-from agcxr.models.backbones import Backbone
+from agcxr.models.backbones import Backbone, load_strictly
+from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
 
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
 """ImageNet statistics of pixels in [0, 1]; gray takes the mean over the colours."""
 
 BRANCHES = ("global", "local", "fusion")
+
+README = """---
+{{ card_data }}
+---
+
+AG-CNN for chest radiographs (arXiv:1801.09927), saved by `agcxr`. Load it with
+`agcxr.AGCNN.from_pretrained` or `agcxr.Predictor.from_pretrained`. config.json says what it was trained on.
+
+For research only: not a medical device, not for use on patients.
+"""
+"""What save_pretrained writes beside the weights, for people who find them."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,15 @@ def linear(head: nn.Linear, pooled_BD: Tensor) -> Tensor:
         return head(pooled_BD.float())
 
 
-class AGCNN(nn.Module):
+class AGCNN(
+    nn.Module,
+    ModelHubMixin,
+    library_name="agcxr",
+    license="apache-2.0",
+    pipeline_tag="image-classification",
+    tags=["chest-x-ray", "radiology"],
+    model_card_template=README,
+):
     """Global branch -> attention box -> local branch on the crop -> fusion of both pooled features.
 
     Images are float in [0, 1], gray, of any size the backbone takes; normalisation happens inside.
@@ -147,6 +169,8 @@ class AGCNN(nn.Module):
         self.local_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
+        self.card: Card | None = None
+        """Where the weights come from, for a model that was loaded or saved."""
 
     # --- the method, step by step -------------------------------------------------------------------------------------
 
@@ -245,3 +269,64 @@ class AGCNN(nn.Module):
             "crop_source": self.crop_source,
             "labels": self.labels,
         }
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def new_card(self, *, prepared_size: int | None = None, **facts: Any) -> Card:
+        """A card of this network; `facts` are further fields of checkpoint.Card (metrics, seed, ...)."""
+        preprocessing = Preprocessing(prepared_size=prepared_size)
+        return Card(model=ModelArguments(**self.arguments()), preprocessing=preprocessing, **facts)
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, card: Card | None = None, **options: Any
+    ) -> str | None:
+        """Write model.safetensors, config.json and a README into a folder; `options` as in huggingface_hub's mixin.
+
+        `card`: see `new_card`; default: the card the model was loaded with, or a new one. Raises ValueError for the
+        card of another network.
+        """
+        card = card or self.card or self.new_card()
+        if card.model != ModelArguments(**self.arguments()):
+            raise ValueError("the card describes another network than this one; make it with model.new_card(...)")
+        self.card = card
+        return super().save_pretrained(save_directory, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert self.card is not None
+        checkpoint.write(save_directory, self.card, self.state_dict())
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> AGCNN:
+        """The model in a run folder, a model folder or a hub repository, on the CPU, in evaluation mode.
+
+        The options concern the hub, as in huggingface_hub's mixin. Raises ValueError that says what is missing or
+        does not fit.
+        """
+        return cls._from_pretrained(
+            model_id=str(pretrained_model_name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> AGCNN:  # type: ignore[override]
+        folder = checkpoint.fetch(model_id, **hub)
+        card = checkpoint.read_card(folder / checkpoint.CARD_FILE)
+        state = checkpoint.read_weights(folder / checkpoint.WEIGHTS_FILE)
+        arguments = {name: getattr(card.model, name) for name in ModelArguments.model_fields}
+        model = cls(**arguments, weights="none")
+        load_strictly(model, state, str(folder / checkpoint.WEIGHTS_FILE))
+        model.card = card
+        return model.eval()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import pickle
+import re
 import socket
 import threading
 import urllib.error
@@ -43,7 +45,7 @@ class Backbone(nn.Module):
         super().__init__()
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels is {in_channels!r}; expected 1 (gray) or 3 (gray repeated)")
-        if not timm.is_model(name.partition(".")[0]):
+        if not re.fullmatch(r"[\w.]+", name) or not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"unknown backbone {name!r}{_nearest(name)}; expected a timm model such as 'resnet50'")
         self.name = name
         self.net: Any  # a timm model has more than nn.Module declares
@@ -165,9 +167,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no readable weight file: {error}") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and is not loaded, because such a file can run code: {error}"
         ) from error

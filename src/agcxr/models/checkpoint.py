@@ -1,0 +1,225 @@
+"""A model on disk: model.safetensors (weights) and config.json (the card: everything else). Strict, and safe to load.
+
+Nothing here knows the network; models/agcnn.py builds it from the card and fills it with the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import safetensors.torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from pydantic import Field, JsonValue, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from agcxr.config import Attention, Frozen
+from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.labels import LABELS
+from agcxr.models.backbones import unreachable
+
+CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+LARGEST_CARD = 16 * 2**20
+"""Bytes. The hashes of all 30,805 patients of ChestX-ray14 take 1 MB."""
+
+HASH_LENGTH = 32
+Section = dict[str, JsonValue]
+
+
+class ModelArguments(Frozen):
+    """The constructor arguments of AGCNN, but for the first weights."""
+
+    backbone: Annotated[str, Field(max_length=200)]
+    pooling: Literal["avg", "max"] = "avg"
+    in_channels: Literal[1, 3] = 1
+    image_size: Annotated[int, Field(ge=32, le=8192)] = 224
+    resize: Annotated[int, Field(ge=32, le=8192)] = 256
+    normalisation: Literal["imagenet", "mean"] = "imagenet"
+    attention: Attention = Attention()
+    crop_source: Literal["view", "prepared"] = "view"
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = LABELS
+
+
+class Preprocessing(Frozen):
+    """From a film to what the model was trained on."""
+
+    prepared_size: Annotated[int, Field(ge=32, le=8192)] | None = None
+    """Side of the prepared films; None: not known, `resize` of the model will do."""
+    resize_rule: str = RESIZE_RULE
+
+
+class Patients(Frozen):
+    """Who the model was trained on, without their names: salted hashes."""
+
+    salt: str
+    hashes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, ids: Iterable[str], salt: str | None = None) -> Patients:
+        """Hash patients under a fresh salt (or the given one, to be reproducible)."""
+        salt = secrets.token_hex(16) if salt is None else salt
+        return cls(salt=salt, hashes=hash_patients(ids, salt))
+
+    def known(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of `ids` that the model was trained on, sorted."""
+        trained = set(self.hashes)
+        return tuple(sorted(one for one in set(ids) if _hash(one, self.salt) in trained))
+
+
+class Card(Frozen):
+    """config.json: all that is needed to build the model again and to know where it comes from."""
+
+    format: Literal[1] = 1
+    model: ModelArguments
+    preprocessing: Preprocessing = Preprocessing()
+    train_patients: Patients | None = None
+    versions: dict[str, str] = Field(default_factory=lambda: versions())
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    """Validation figures, e.g. `global_auc`; None where undefined."""
+    seed: int | None = None
+    source: str | None = None
+    """Where imported weights come from; None for a model trained here."""
+    calibration: Section | None = None
+    """Written by calibration.py, as are the operating points."""
+    operating_points: Section | None = None
+    feature_statistics: Section | None = None
+    """Of the global branch's features on training films, to tell films that are far from them."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a model's output."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("agcxr", "torch", "timm")}}
+
+
+def hash_patients(ids: Iterable[str], salt: str) -> tuple[str, ...]:
+    """Sorted salted SHA-256 hashes of distinct patient ids, the first 32 hex digits (128 bits) of each."""
+    return tuple(sorted({_hash(one, salt) for one in ids}))
+
+
+def _hash(patient: str, salt: str) -> str:
+    return hashlib.sha256(f"{salt}:{patient}".encode()).hexdigest()[:HASH_LENGTH]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: str | os.PathLike[str], card: Card, state: dict[str, Tensor]) -> None:
+    """Write both files into `folder` (made if absent). Each appears whole; the card last."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    beside = root / f"{WEIGHTS_FILE}.part"
+    safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
+    beside.replace(root / WEIGHTS_FILE)
+    beside = root / f"{CARD_FILE}.part"
+    beside.write_text(card.model_dump_json(indent=1), encoding="utf-8")
+    beside.replace(root / CARD_FILE)
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """Read and check a card. Raises ValueError for a file that is missing, too large, no JSON, or no card of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"no {CARD_FILE} in {path.parent}, so it is no saved model; expected a folder written by `agcxr train` "
+            "(RUN or RUN/model) or by AGCNN.save_pretrained"
+        )
+    if path.stat().st_size > LARGEST_CARD:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a model's card has at most {LARGEST_CARD:,}")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); save the model again, or copy the file anew") from error
+    try:
+        return Card.model_validate(found)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:5])
+        raise ValueError(
+            f"{path} is not the card of an agcxr model: {told}. It belongs to another program, or to a newer agcxr "
+            f"than {version('agcxr')}: upgrade, or save the model again"
+        ) from None
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors of a model's weight file. Raises ValueError where it is missing or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(one.name for one in path.parent.glob("*") if one.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        hint = f" ({', '.join(others)} cannot be loaded in its place: only safetensors is safe)" if others else ""
+        raise ValueError(f"no {WEIGHTS_FILE} in {path.parent}{hint}; copy it there, or save the model again")
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, or save the model again") from error
+
+
+# --- where a model is -------------------------------------------------------------------------------------------------
+
+
+def fetch(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder with the model meant by `source`: a model folder, a run folder, or a hub id (downloaded if need be).
+
+    The options concern the hub, as in huggingface_hub. Raises ValueError, with the cure, for a folder without a model
+    and for a hub id that is neither in the cache nor to be had.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return _in_folder(folder)
+    name = str(source)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise ValueError(f"no folder {name}; expected a run folder, a model folder, or a hub id such as `owner/name`")
+    offline = local_files_only or constants.is_offline_mode()
+    problem = "offline mode is on" if offline else unreachable(constants.ENDPOINT)
+    cached = isinstance(try_to_load_from_cache(name, CARD_FILE, cache_dir=cache_dir, revision=revision), str)
+    if problem and not cached:
+        raise ValueError(
+            f"there is no folder {name}, and no such model can be fetched from the hub: {problem}. "
+            "Check the path, or copy the model folder to this machine"
+        )
+    try:
+        paths = [
+            hf_hub_download(
+                name,
+                file,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download and not problem,
+                local_files_only=problem is not None,
+                token=token,
+            )
+            for file in (WEIGHTS_FILE, CARD_FILE)
+        ]
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ValueError(f"the hub model {name!r} cannot be had: {error}") from error
+    return Path(paths[1]).parent
+
+
+def _in_folder(folder: Path) -> Path:
+    """The folder itself, or the model/ inside a run."""
+    if (folder / CARD_FILE).is_file():
+        return folder
+    if (folder / "model" / CARD_FILE).is_file():
+        return folder / "model"
+    if (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{folder} is a run without a finished model; finish it with `agcxr train --out {folder} --resume`"
+        )
+    return folder
