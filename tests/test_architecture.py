@@ -85,6 +85,8 @@ DIRECTION = """
     evaluation/evaluate
     evaluation/localize
     evaluation/controls
+    evaluation/charts
+    evaluation/page
     evaluation/report
 
     demo
