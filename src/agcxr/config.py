@@ -81,6 +81,14 @@ class Local(Stage):
         return Attention(**{name: getattr(self, name) for name in Attention.model_fields})
 
 
+class Fusion(Stage):
+    """Stage III. Both branches are frozen, so what they say about a view needs to be computed only once."""
+
+    cached_views: Annotated[int, Field(ge=0)] = 0
+    """0: new random views in every epoch (as published). V: features of V views a film are computed once, the first
+    being the evaluation view and the others random, and each epoch draws among them."""
+
+
 class Augment(Frozen):
     """Random views in training. Evaluation always takes the central crop."""
 
@@ -112,7 +120,7 @@ class Train(Frozen):
     augment: Augment = Augment()
     global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
     local: Local = Local(epochs=8, batch_size=16)
-    fusion: Stage = Stage(epochs=5, batch_size=16)
+    fusion: Fusion = Fusion(epochs=5, batch_size=16)
     loss: Literal["bce", "balanced-batch", "balanced-dataset", "asymmetric"] = "bce"
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -151,7 +159,7 @@ def paper() -> Train:
         augment=Augment(crop="random-resized"),
         global_=Stage(batch_size=126, **common),
         local=Local(batch_size=64, **common),
-        fusion=Stage(batch_size=64, **common),
+        fusion=Fusion(batch_size=64, **common),
     )
 
 
@@ -186,7 +194,7 @@ def demo() -> Train:
             schedule="onecycle",
             crop_source="prepared",
         ),
-        fusion=Stage(epochs=5, batch_size=32, optimiser="adamw", lr=1e-3),
+        fusion=Fusion(epochs=5, batch_size=32, optimiser="adamw", lr=1e-3),
     )
 
 

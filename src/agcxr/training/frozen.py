@@ -1,0 +1,146 @@
+"""What frozen branches say about fixed views, computed once instead of in every epoch.
+
+Boxes: one a film, of its evaluation view, in prepared pixels. Features: the pooled vectors of both branches.
+Both are found by one pass over a part, shared over the processes and put together on each of them.
+
+Shape suffixes: N films of a part, B films, H W a view, K labels, D channels, 4 a box (x0, y0, x1, y1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agcxr.config import Train
+from agcxr.data import augment
+from agcxr.data.augment import Views
+from agcxr.data.dataset import FilmBatch, Films, Shard, evaluation_batches
+from agcxr.models.agcnn import AGCNN
+
+Gather = Callable[[Tensor], Tensor]
+"""A tensor of this process (equal shapes on all) -> (processes, ...); one process gives (1, ...)."""
+
+ON_DEVICE_BYTES = 2**32
+"""Cached features up to this size stay on the device."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a pass runs: the device, the process's share, its peers and the autocast of the run."""
+
+    device: torch.device
+    shard: Shard
+    gather: Gather
+    autocast: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A rendered view and, for crops from the prepared film, the same view at a higher resolution."""
+
+    view_B1HW: Tensor
+    sharp_B1HW: Tensor | None
+
+
+def picture(batch: FilmBatch, views: Views, config: Train) -> Picture:
+    """The views of a batch, float32 in [0, 1]."""
+    image = batch.image_B1SS
+    sharp = None
+    if config.local.crop_source == "prepared":
+        size = augment.sharp_size(image.shape[-1], image_size=config.image_size, resize=config.resize)
+        sharp = None if size is None else augment.render(image, views, size)
+    return Picture(augment.render(image, views), sharp)
+
+
+def look(model: AGCNN, shown: Picture) -> Tensor:
+    """Boxes that the frozen global branch gives these views, B4 in view pixels."""
+    with torch.no_grad():
+        return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW.shape[-1]).box_B4
+
+
+def cut(model: AGCNN, shown: Picture, box_B4: Tensor) -> Tensor:
+    """The crops at boxes given in view pixels, from the sharp view where there is one."""
+    return model.cut(shown.view_B1HW, box_B4, shown.sharp_B1HW)
+
+
+def centre(n: int, films: Films, config: Train) -> Views:
+    """The evaluation view of n films."""
+    return augment.centre_views(n, films.size, image_size=config.image_size, resize=config.resize)
+
+
+@torch.no_grad()
+def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machine: Machine) -> Tensor:
+    """One box a film, from its evaluation view: N4 in prepared pixels, on the device."""
+
+    def boxes(batch: FilmBatch, views: Views) -> Tensor:
+        shown = picture(batch, views, config)
+        return augment.map_boxes(look(model, shown), views, config.image_size, to="prepared")
+
+    return _over(films, centre(len(films), films, config), boxes, batch_size, machine)
+
+
+@torch.no_grad()
+def film_features(model: AGCNN, films: Films, views: Views, config: Train, batch_size: int, machine: Machine) -> Tensor:
+    """Pooled features of one view a film, global then local: N x 2D float32."""
+    per_image = config.local.attention_per == "image"
+    box_N4 = film_boxes(model, films, config, batch_size, machine) if per_image else None
+
+    def features(batch: FilmBatch, views: Views, box_B4: Tensor | None = None) -> Tensor:
+        return torch.cat(branches(model, picture(batch, views, config), box_B4), 1).float()
+
+    if box_N4 is None:
+        return _over(films, views, features, batch_size, machine)
+
+    def with_boxes(batch: FilmBatch, views: Views) -> Tensor:
+        return features(batch, views, box_in_view(box_N4[batch.place_B], views, config))
+
+    return _over(films, views, with_boxes, batch_size, machine)
+
+
+@torch.no_grad()
+def branches(model: AGCNN, shown: Picture, box_B4: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pooled features of the global and the local branch, BD each; without boxes the global branch looks itself."""
+    glob = model.forward_global(shown.view_B1HW)
+    if box_B4 is None:
+        box_B4 = model.look(glob.feature_BDhw, shown.view_B1HW.shape[-1]).box_B4
+    return glob.pooled_BD, model.forward_local(cut(model, shown, box_B4)).pooled_BD
+
+
+def box_in_view(box_B4: Tensor, views: Views, config: Train) -> Tensor:
+    """Boxes of the films (prepared pixels) as these views show them; the whole view where too little is left."""
+    box_B4 = augment.map_boxes(box_B4, views, config.image_size, to="view")
+    return augment.within(box_B4, config.image_size, config.local.min_side)[0]
+
+
+def feature_device(n_views: int, n_films: int, width: int, device: torch.device) -> torch.device:
+    """The device for small caches, the host's memory for large ones."""
+    return device if 4 * n_views * n_films * width <= ON_DEVICE_BYTES else torch.device("cpu")
+
+
+def whole(place_M: Tensor, value_M: Tensor, n: int, gather: Gather) -> Tensor:
+    """The values of all processes in order: value of place p at row p, padding (place -1) left out."""
+    place, value = gather(place_M).flatten(), gather(value_M).flatten(0, 1)
+    counted = place >= 0
+    out = value.new_full((n, *value.shape[1:]), float("nan"))
+    out[place[counted]] = value[counted]
+    return out
+
+
+def _over(
+    films: Films, views: Views, what: Callable[[FilmBatch, Views], Tensor], batch_size: int, machine: Machine
+) -> Tensor:
+    places, values = [], []
+    for batch, here in _batches(films, views, batch_size, machine):
+        with machine.autocast():  # type: ignore[attr-defined]
+            values.append(what(batch, here))
+        places.append(batch.place_B)
+    return whole(torch.cat(places), torch.cat(values), len(films), machine.gather)
+
+
+def _batches(films: Films, views: Views, batch_size: int, machine: Machine) -> Iterator[tuple[FilmBatch, Views]]:
+    pin = machine.device.type == "cuda"
+    for batch in evaluation_batches(films, batch_size, shard=machine.shard, pin=pin):
+        yield batch.to(machine.device), views[batch.place_B].to(machine.device)  # place -1: the last film again

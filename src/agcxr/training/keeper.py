@@ -1,0 +1,174 @@
+"""What happens around the epochs of a stage: the best weights and the state to resume from are kept, people told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+from agcxr.training import run_folder
+from agcxr.training.run_folder import EpochRow
+from agcxr.training.tasks import StageTask
+
+REFRESH_S = 0.5
+"""Between two looks at the running loss: reading it waits for the device."""
+
+
+class Keeper(L.Callback):
+    """Keeps best.safetensors, metrics.csv and last.ckpt of a stage, in this order, after every epoch.
+
+    last.ckpt also holds the rows so far: a kill before it is written repeats the epoch, with the same result.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[EpochRow] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
+        """Write the epoch down."""
+        row = _row(trainer, task)
+        best = self.best
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            if best is None or better(row, best):
+                run_folder.write_weights(self.folder / "best.safetensors", task.model.part(task.stage).state_dict())
+            run_folder.write_metrics(self.folder / "metrics.csv", self.rows)
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        """last.ckpt; every process takes part, the first one writes."""
+        beside = self.folder / ".last.ckpt.part"
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            beside.replace(self.folder / "last.ckpt")
+        trainer.strategy.barrier("last.ckpt")
+
+    @property
+    def best(self) -> EpochRow | None:
+        """The epoch whose weights are kept."""
+        best: EpochRow | None = None
+        for row in self.rows:
+            if best is None or better(row, best):
+                best = row
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """For last.ckpt: plain numbers only."""
+        return {"rows": [asdict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From last.ckpt."""
+        self.rows = [EpochRow(**{**row, "auc_K": tuple(row["auc_K"])}) for row in state_dict["rows"]]
+
+
+def better(row: EpochRow, best: EpochRow) -> bool:
+    """By the mean AUROC over the findings; by the validation loss where it is undefined for want of a class."""
+    if row.val_auc != row.val_auc or best.val_auc != best.val_auc:
+        return row.val_loss < best.val_loss
+    return row.val_auc > best.val_auc
+
+
+def _row(trainer: L.Trainer, task: StageTask) -> EpochRow:
+    """The epoch that has just ended, with what was validated at its end."""
+    scores = task.validation
+    assert scores is not None
+    loss, films = task.epoch_loss
+    return EpochRow(
+        epoch=task.current_epoch + 1,
+        train_loss=loss,
+        val_loss=scores.loss,
+        val_auc=scores.mean_auc,
+        lr=task.first_lr,
+        seconds=round(task.train_seconds, 3),
+        films_per_s=round(films / task.train_seconds, 2),
+        auc_K=scores.auc_K,
+    )
+
+
+class Progress(L.Callback):
+    """One bar an epoch with films/s, and one line for each epoch that is done."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.bar: Any = None
+        self.refreshed = 0.0
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: StageTask, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        """Open the bar of the epoch. (Lightning leaves the hook of the epoch's start out after a restart.)"""
+        if batch_idx or not trainer.is_global_zero:
+            return
+        title = f"{task.stage} {task.current_epoch + 1}/{task.settings.epochs}"
+        self.bar = tqdm(total=len(task.data.train), desc=title, unit=" films", leave=False, disable=None)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: StageTask,  # type: ignore[override]
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        if self.bar is None:
+            return
+        self.bar.update(len(batch.film) * trainer.world_size)
+        if not self.bar.disable and time.perf_counter() - self.refreshed > REFRESH_S:
+            self.refreshed = time.perf_counter()
+            self.bar.set_postfix_str(f"loss {float(task.loss_sum) / task.films_seen:.4f}")
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """The films of the epoch are through."""
+        self.close()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
+        """The line of the epoch (the keeper has run before)."""
+        if not trainer.is_global_zero:
+            return
+        row = self.keeper.rows[-1]
+        mark = " *" if row is self.keeper.best else ""
+        tqdm.write(
+            f"{task.stage:>6}  epoch {row.epoch:>{len(str(task.settings.epochs))}}/{task.settings.epochs}  "
+            f"loss {row.train_loss:.4f}  val {row.val_loss:.4f}  AUC {row.val_auc:.4f}{mark:<2}  "
+            f"{row.films_per_s:.4g} films/s"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+        """Leave a clean line behind."""
+        self.close()
+
+
+class TensorBoard(L.Callback):
+    """The rows of metrics.csv as scalars, where the extra `tensorboard` is installed."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.keeper, self.make = keeper, SummaryWriter
+        self.writer: Any = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
+        """Add the epoch; what a killed run wrote of it before is purged."""
+        if not trainer.is_global_zero:
+            return
+        row = self.keeper.rows[-1]
+        if self.writer is None:
+            self.writer = self.make(str(self.keeper.folder), purge_step=row.epoch)
+        values = {"train_loss": row.train_loss, "val_loss": row.val_loss, "val_auc": row.val_auc, "lr": row.lr}
+        for name, value in {**values, "films_per_s": row.films_per_s}.items():
+            self.writer.add_scalar(name, value, row.epoch)
+        self.writer.flush()
+
+    def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Close the file."""
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,224 @@
+"""The run folder: what a training run writes, and what it must find when it goes on.
+
+    config.yaml  plan.json  run.json  global/ local/ fusion/ (last.ckpt best.safetensors metrics.csv done.json)  model/
+
+Every file appears whole (written beside, then renamed), so that a kill at any moment leaves a folder to go on from.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from agcxr import config as configuration
+from agcxr.config import Train
+from agcxr.labels import LABELS
+
+PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.csv. auc_K follows LABELS; NaN where a class is absent. seconds and films_per_s: training."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_auc: float
+    lr: float
+    seconds: float
+    films_per_s: float
+    auc_K: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """How a stage ended: the epoch (from 1) whose weights were kept, and its validation scores."""
+
+    stage: str
+    best_epoch: int
+    val_auc: float
+    val_auc_per_finding: dict[str, float]
+    absent: tuple[str, ...]
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and the rules of writing them."""
+
+    root: Path
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.root / name
+
+    @property
+    def model(self) -> Path:
+        """The trained network, for Predictor and AGCNN.from_pretrained."""
+        return self.root / "model"
+
+    def start(self, config: Train, plan: Path, *, resume: bool) -> None:
+        """Claim the folder, or check that it may go on. Raises ValueError saying why not."""
+        if not (self.root / "config.yaml").exists():
+            if self.root.exists() and any(self.root.iterdir()):
+                raise ValueError(f"{self.root} is not empty and holds no run; give --out a new or an empty folder")
+            self.root.mkdir(parents=True, exist_ok=True)
+            atomic(self.root / "plan.json", lambda path: path.write_bytes(plan.read_bytes()))
+            atomic(self.root / "config.yaml", lambda path: configuration.to_yaml(config, path))
+            return
+        if not resume:
+            raise ValueError(f"{self.root} already holds a run; go on with it by --resume, or give --out a new folder")
+        differing = differences(configuration.from_yaml(self.root / "config.yaml"), config)
+        if differing:
+            raise ValueError(
+                f"{self.root} was begun with other settings, so it cannot be resumed with these: "
+                f"{'; '.join(differing)}. Give the settings it was begun with, or --out a new folder"
+            )
+        if json.loads((self.root / "plan.json").read_bytes()) != json.loads(plan.read_bytes()):
+            raise ValueError(
+                f"{self.root} was begun on other films than {plan.parent} (their plan.json differ); "
+                "resume with the same prepared folder, or give --out a new folder"
+            )
+
+    def done(self, stage: str) -> StageSummary | None:
+        """The summary of a finished stage, None while it is not."""
+        path = self.stage(stage) / "done.json"
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["val_auc_per_finding"] = {key: _number(value) for key, value in found["val_auc_per_finding"].items()}
+        found["val_auc"], found["absent"] = _number(found["val_auc"]), tuple(found["absent"])
+        return StageSummary(**found)
+
+    def finish(self, summary: StageSummary) -> None:
+        """Mark a stage as finished."""
+        write_json(self.stage(summary.stage) / "done.json", asdict(summary))
+
+    @contextmanager
+    def status(self, hardware: str) -> Iterator[Callable[[], None]]:
+        """Keep run.json true: running, then finished, interrupted or failed. Timings are added at the end."""
+        begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+
+        def write(status: str) -> None:
+            stages = {
+                path.parent.name: json.loads(path.read_text())["seconds"] for path in self.root.glob("*/done.json")
+            }
+            write_json(
+                self.root / "run.json",
+                {
+                    "status": status,
+                    "begun": begun,
+                    "seconds": round(time.perf_counter() - clock, 1),
+                    "stage_seconds": stages,
+                    "hardware": hardware,
+                    "versions": versions(),
+                },
+            )
+
+        write("running")
+        try:
+            yield lambda: write("finished")
+        except (KeyboardInterrupt, SystemExit):
+            write("interrupted")
+            raise
+        except BaseException:
+            write("failed")
+            raise
+
+
+def differences(old: Train, new: Train) -> list[str]:
+    """Fields that differ, as `local.threshold: 0.7 -> 0.6`."""
+    before, after = _flat(old.model_dump(by_alias=True)), _flat(new.model_dump(by_alias=True))
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in after if before.get(key) != after[key]]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    write(beside)
+    with beside.open("rb") as handle:
+        os.fsync(handle.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Readable JSON; NaN becomes null."""
+    text = json.dumps(_plain(values), indent=2, ensure_ascii=False) + "\n"
+    atomic(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A state dict as safetensors."""
+    tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
+    atomic(path, lambda beside: beside.write_bytes(save(tensors)))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors. Raises ValueError where the file is missing."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing although its stage is marked done; train again into a new folder")
+    return load_file(path)
+
+
+def write_metrics(path: Path, rows: list[EpochRow]) -> None:
+    """metrics.csv: one line an epoch, AUROC per label as auc_<label>, empty where a class is absent."""
+    text = io.StringIO()
+    names = [field.name for field in fields(EpochRow) if field.name != "auc_K"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, *(f"auc_{label}" for label in LABELS)])
+    for row in rows:
+        values = [getattr(row, name) for name in names] + list(row.auc_K)
+        writer.writerow(["" if value != value else value for value in values])
+    atomic(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def hardware() -> str:
+    """The processor or accelerator a run sees, in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines() if cpu.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,220 @@
+"""The run: three stages in order, each from the best weights of the one before, each resumable after any epoch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+from agcxr.config import Train
+from agcxr.data.dataset import films
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.labels import FINDINGS
+from agcxr.models.agcnn import AGCNN
+from agcxr.models.checkpoint import Card, Patients
+from agcxr.training import run_folder
+from agcxr.training.keeper import Keeper, Progress, TensorBoard
+from agcxr.training.run_folder import RunFolder, StageSummary
+from agcxr.training.tasks import STAGES, Data, StageTask, absent
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run left: its folder, the folder of the model, and how each stage ended."""
+
+    folder: Path
+    model: Path
+    stages: tuple[StageSummary, ...]
+
+    def stage(self, name: str) -> StageSummary:
+        """The summary of one stage."""
+        return next(stage for stage in self.stages if stage.stage == name)
+
+
+def train(
+    prepared_folder: str | Path,
+    config: Train,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    limit_films: int | None = None,
+    progress: bool = True,
+) -> RunSummary:
+    """Train all three stages on a prepared folder and write the run folder (see run_folder).
+
+    `limit_films` reads only the first so many films of each part: for a quick look, never for a result. With
+    `resume`, finished stages are taken as they are and the stage under way goes on after its last whole epoch; the
+    result is that of a run that was never stopped.
+
+    Raises ValueError for an existing run without `resume`, another configuration or other films with it, a part
+    without films, a batch that cannot be shared by the devices, and training that diverges.
+    """
+    prepared, run = open_prepared(prepared_folder), RunFolder(Path(out))
+    data = Data(films(prepared, "train").first(limit_films), films(prepared, "val").first(limit_films))
+    if not _first_process():  # a process that another one started for its device: the first one keeps the folder
+        return _train(run, config, data, prepared, progress=False)
+    run.start(config, Path(prepared_folder) / "plan.json", resume=resume)
+    with run.status(run_folder.hardware()) as finished:
+        try:
+            summary = _train(run, config, data, prepared, progress=progress)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            tqdm.write(f"Stopped. Whole epochs are kept in {run.root}; the same command with --resume goes on.")
+            raise SystemExit(130) from None
+        finished()
+    return summary
+
+
+def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, progress: bool) -> RunSummary:
+    torch.manual_seed(config.seed)
+    model = AGCNN(
+        backbone=config.backbone,
+        pooling=config.pooling,
+        in_channels=config.in_channels,
+        image_size=config.image_size,
+        resize=config.resize,
+        normalisation=config.normalisation,
+        attention=config.local.attention(),
+        crop_source=config.local.crop_source,
+        weights=config.weights,
+    )
+    _say_absent(data.val.label_NK, progress)
+    summaries = []
+    for name in STAGES:
+        summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
+        model.part(name).load_state_dict(run_folder.read_weights(run.stage(name) / "best.safetensors"))
+        summaries.append(summary)
+    if _first_process():
+        model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
+    return RunSummary(run.root, run.model, tuple(summaries))
+
+
+def train_stage(
+    name: Literal["global", "local", "fusion"] | str,
+    model: AGCNN,
+    config: Train,
+    data: Data,
+    run: RunFolder,
+    *,
+    progress: bool = True,
+) -> StageSummary:
+    """Train one stage to its end, from its last.ckpt where there is one. Its folder then holds its best weights.
+
+    The model must hold the best weights of the earlier stages; afterwards its own part has the LAST weights.
+    """
+    folder = run.stage(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    keeper = Keeper(folder)
+    callbacks: list[L.Callback] = [keeper]
+    if progress:
+        callbacks.append(Progress(keeper))
+    if find_spec("tensorboard"):
+        callbacks.append(TensorBoard(keeper))
+    last = folder / "last.ckpt"
+    with _quiet():
+        trainer = make_trainer(config, config.stage(name).epochs, callbacks, run.root)
+        trainer.fit(StageTask(model, config, name, data), ckpt_path=last if last.exists() else None, weights_only=True)
+    summary = _summary(name, keeper, data)
+    if trainer.is_global_zero:
+        run.finish(summary)
+    if progress:
+        tqdm.write(f"{name:>6}  best epoch {summary.best_epoch}: validation AUC {summary.val_auc:.4f}")
+    return summary
+
+
+def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: Path) -> L.Trainer:
+    """A Lightning Trainer that leaves logging, checkpoints, samplers and bars to us."""
+    world = config.devices * config.nodes
+    cuda = torch.cuda.is_available()
+    return L.Trainer(
+        accelerator="auto",
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if uses_bf16(config.precision) else "32-true",
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        sync_batchnorm=cuda and world > 1,
+        benchmark=cuda,
+        default_root_dir=root,
+    )
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether a run computes in bf16: asked for, or `auto` and the hardware has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(encoding="utf-8", errors="replace").split() if cpu.exists() else []
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def _first_process() -> bool:
+    """Whether this is the process of the first device (of one, always)."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: tuple[StageSummary, ...]) -> Card:
+    """What the model says about where it comes from; patients only as salted hashes."""
+    scores = {f"{stage.stage}_val_auc": None if stage.val_auc != stage.val_auc else stage.val_auc for stage in stages}
+    return model.new_card(
+        prepared_size=data.train.size,
+        train_patients=Patients.of(prepared.index["patient"].iloc[data.train.row_N].astype(str)),
+        metrics=scores,
+        seed=config.seed,
+    )
+
+
+def _summary(name: str, keeper: Keeper, data: Data) -> StageSummary:
+    best = keeper.best
+    assert best is not None
+    return StageSummary(
+        stage=name,
+        best_epoch=best.epoch,
+        val_auc=best.val_auc,
+        val_auc_per_finding=dict(zip(FINDINGS, best.auc_K, strict=False)),
+        absent=absent(data.val.label_NK),
+        epochs=len(keeper.rows),
+        seconds=round(sum(row.seconds for row in keeper.rows), 2),
+    )
+
+
+def _say_absent(label_NK: np.ndarray, progress: bool) -> None:
+    missing = absent(label_NK)
+    if missing and progress:
+        tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(missing)}: left out of the mean AUC.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notices about itself from people; errors and other libraries' warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,293 @@
+"""What one step of a stage is: films in, a loss out, and how the validation films are scored.
+
+I    global: views through the global branch.
+II   local: crops through the local branch; the frozen global branch says where to crop.
+III  fusion: the pooled features of both frozen branches through the fusion layer.
+
+Everything random of an epoch (order, views, dropout) follows from (seed, stage, epoch) alone, so that a run that was
+stopped after any epoch goes on as if it had not been.
+
+Shape suffixes: N films of a part, B films of a batch, K labels, D channels, 4 a box (x0, y0, x1, y1).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from agcxr import metrics
+from agcxr.config import Stage, Train
+from agcxr.data import augment
+from agcxr.data.augment import Views
+from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, evaluation_batches, train_batches
+from agcxr.labels import FINDINGS
+from agcxr.models.agcnn import AGCNN
+from agcxr.training import frozen, losses
+from agcxr.training.frozen import Machine
+from agcxr.training.optimise import lr_factor, optimiser
+
+STAGES = ("global", "local", "fusion")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two parts a run reads."""
+
+    train: Films
+    val: Films
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A batch of films, the views they are seen by, and the positions of the films in their part."""
+
+    film: FilmBatch
+    views: Views
+    at_B: Tensor
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of the validation films after an epoch: the loss and the AUROC of every label (NaN: a class is absent)."""
+
+    loss: float
+    auc_K: tuple[float, ...]
+
+    @property
+    def mean_auc(self) -> float:
+        """Mean over the findings (not No Finding) that have both classes; NaN where none has."""
+        known = [auc for auc in self.auc_K[: len(FINDINGS)] if not np.isnan(auc)]
+        return float(np.mean(known)) if known else float("nan")
+
+
+def absent(label_NK: np.ndarray) -> tuple[str, ...]:
+    """Findings without a positive or without a negative film: their AUROC is undefined, means leave them out."""
+    return tuple(
+        name for k, name in enumerate(FINDINGS) if not ((label_NK[:, k] == 1).any() and (label_NK[:, k] == 0).any())
+    )
+
+
+def only(model: AGCNN, stage: str) -> None:
+    """Let the stage's part learn. Earlier branches are frozen (no gradients, fixed batch norm); later parts wait."""
+    model.freeze(*(name for name in STAGES if name != stage)).unfreeze(stage)
+
+
+class StageTask(L.LightningModule):
+    """One stage as a Lightning module. `model` already holds the best weights of the earlier stages."""
+
+    def __init__(self, model: AGCNN, config: Train, stage: str, data: Data) -> None:
+        super().__init__()
+        only(model, stage)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config, self.stage, self.data = config, stage, data
+        self.settings: Stage = config.stage(stage)
+        self.loss = losses.make(config.loss, torch.from_numpy(data.train.label_NK))
+        self.validation: Validation | None = None
+        self.films_seen, self.loss_sum = 0, torch.zeros(())  # of the epoch under way, in this process
+        self.epoch_loss: tuple[float, int] = (float("nan"), 0)
+        self.train_seconds, self.first_lr = 0.0, 0.0  # of the last epoch: its time, the rate of its first step
+        self._epoch_started = 0.0
+        self._scored: list[tuple[Tensor, Tensor]] = []  # validation: (place_B, logit_BK)
+        self._train_box_N4: Tensor | None = None
+        self._val_box_N4: Tensor | None = None
+        self._train_feature_VNC: Tensor | None = None
+        self._val_feature_NC: Tensor | None = None
+
+    # --- once, before the first step ---
+
+    def on_fit_start(self) -> None:
+        """Compute what frozen branches say about views that never change."""
+        if self.stage == "global":
+            return
+        batch_size, machine = 2 * self.settings.batch_size, self._machine()
+        if self.config.local.attention_per == "image" and not self.cached_views:
+            self._train_box_N4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
+        if self.stage == "local":
+            self._val_box_N4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
+        else:
+            self._cache_features(batch_size, machine)
+
+    def _cache_features(self, batch_size: int, machine: Machine) -> None:
+        """Features of the validation films; with `fusion.cached_views` also of V views of the training films."""
+        train, val, config = self.data.train, self.data.val, self.config
+        centre = frozen.centre(len(val), val, config)
+        self._val_feature_NC = frozen.film_features(self.model, val, centre, config, batch_size, machine)
+        if not self.cached_views:
+            return
+        width = self._val_feature_NC.shape[1]
+        device = frozen.feature_device(self.cached_views, len(train), width, self.device)
+        shown = [frozen.centre(len(train), train, config)]
+        shown += [self._random_views(len(train), -view) for view in range(1, self.cached_views)]
+        found = [
+            frozen.film_features(self.model, train, views, config, batch_size, machine).to(device) for views in shown
+        ]
+        self._train_feature_VNC = torch.stack(found)
+
+    @property
+    def cached_views(self) -> int:
+        """V of stage III when its features are computed once; 0 when they are computed afresh in every epoch."""
+        return self.config.fusion.cached_views if self.stage == "fusion" else 0
+
+    def _machine(self) -> Machine:
+        return Machine(self.device, self._shard(), self._gather, self.trainer.precision_plugin.forward_context)
+
+    def _shard(self) -> Shard:
+        return Shard(self.global_rank, self.trainer.world_size)
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return self.all_gather(tensor) if self.trainer.world_size > 1 else tensor[None]  # type: ignore[return-value]
+
+    # --- data ---
+
+    def train_dataloader(self) -> Batches:
+        """The films of the current epoch. Called at the start of each, also of the first one after a restart."""
+        seed = self._seed(self.current_epoch)
+        torch.manual_seed(epoch_seed(seed, self.global_rank))  # dropout and the like
+        self._views = self._random_views(len(self.data.train), self.current_epoch)
+        if self.cached_views:
+            draw = torch.Generator().manual_seed(epoch_seed(seed, 2))
+            view_N = torch.randint(self.cached_views, (len(self.data.train),), generator=draw)
+            assert self._train_feature_VNC is not None
+            self._view_N = view_N.to(self._train_feature_VNC.device)
+        self._epoch_started, self.films_seen, self.loss_sum = time.perf_counter(), 0, torch.zeros(())
+        films = replace(self.data.train, pixels=not self.cached_views)
+        return train_batches(
+            films, self.settings.batch_size, seed=epoch_seed(seed, 0), shard=self._shard(), pin=self._pin
+        )
+
+    def val_dataloader(self) -> Batches:
+        """Every validation film once over all processes."""
+        films = replace(self.data.val, pixels=self.stage != "fusion")
+        return evaluation_batches(films, 2 * self.settings.batch_size, shard=self._shard(), pin=self._pin)
+
+    @property
+    def _pin(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _seed(self, epoch: int) -> int:
+        return epoch_seed(self.config.seed, STAGES.index(self.stage), epoch % 2**32)
+
+    def _random_views(self, n: int, epoch: int) -> Views:
+        """A view for every place of an epoch (negative: of a cached pass), the same however many processes share it."""
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed(epoch), 1))
+        config = self.config
+        return augment.random_views(
+            n,
+            self.data.train.size,
+            image_size=config.image_size,
+            resize=config.resize,
+            augment=config.augment,
+            generator=generator,
+        )
+
+    def transfer_batch_to_device(self, batch: FilmBatch, device: torch.device, dataloader_idx: int) -> Shown:
+        """The films and their views on the device; asynchronous from pinned memory."""
+        training = self.trainer.training
+        films = self.data.train if training else self.data.val
+        views = self._views[batch.place_B] if training else frozen.centre(len(batch), films, self.config)
+        at_B = torch.searchsorted(torch.from_numpy(films.row_N), batch.row_B)  # rows ascend
+        return Shown(batch.to(device), views.to(device), at_B.to(device, non_blocking=True))
+
+    # --- steps ---
+
+    def training_step(self, shown: Shown, batch_idx: int) -> Tensor:
+        """The mean loss of the batch."""
+        film = shown.film
+        if self._train_feature_VNC is None:
+            logit_BK = self._logits(shown, self._train_box_N4)
+        else:
+            device = self._train_feature_VNC.device
+            view_B = self._view_N[film.place_B.to(device)]
+            logit_BK = self._fused(self._train_feature_VNC[view_B, shown.at_B.to(device)])
+        loss = self.loss(logit_BK, film.label_BK)
+        if batch_idx == 0:
+            self.first_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.films_seen += len(film)
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach().float() * len(film)
+        return loss
+
+    def validation_step(self, shown: Shown, batch_idx: int) -> None:
+        """Keep the logits; all of them are scored together at the end."""
+        if self._val_feature_NC is None:
+            logit_BK = self._logits(shown, self._val_box_N4)
+        else:
+            logit_BK = self._fused(self._val_feature_NC[shown.at_B])
+        self._scored.append((shown.film.place_B, logit_BK.float()))
+
+    def _logits(self, shown: Shown, box_N4: Tensor | None) -> Tensor:
+        """Logits BK of the stage's part; `box_N4` are the boxes of the part's films (prepared pixels), where known."""
+        picture = frozen.picture(shown.film, shown.views, self.config)
+        if self.stage == "global":
+            return self.model.forward_global(picture.view_B1HW).logit_BK
+        box_B4 = None if box_N4 is None else frozen.box_in_view(box_N4[shown.at_B], shown.views, self.config)
+        if self.stage == "fusion":
+            return self.model.fuse(*frozen.branches(self.model, picture, box_B4))
+        if box_B4 is None:
+            box_B4 = frozen.look(self.model, picture)
+        return self.model.forward_local(frozen.cut(self.model, picture, box_B4)).logit_BK
+
+    def _fused(self, feature_BC: Tensor) -> Tensor:
+        return self.model.fuse(*feature_BC.to(self.device).chunk(2, 1))
+
+    # --- the end of an epoch ---
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all validation films, whichever process saw them. Raises ValueError where training has diverged."""
+        place, logit = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
+        self._scored.clear()
+        films = self.data.val
+        logit_NK = frozen.whole(place, logit, len(films), self._gather).cpu()
+        loss = float(self.loss(logit_NK, torch.from_numpy(films.label_NK)))
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"training diverged: the validation loss of the {self.stage} stage is {loss} after epoch "
+                f"{self.current_epoch + 1}; lower --{self.stage}.lr (now {self.settings.lr:g})"
+            )
+        self.validation = Validation(loss, tuple(metrics.auroc_table(films.label_NK, logit_NK.numpy()).tolist()))
+
+    def on_validation_start(self) -> None:
+        """The films of the epoch are through: stop the clock. (Reading the loss waits for the device.)"""
+        self.epoch_loss = self._epoch_loss()
+        self.train_seconds = time.perf_counter() - self._epoch_started
+
+    def _epoch_loss(self) -> tuple[float, int]:
+        """Mean training loss of the epoch and its films, over all processes."""
+        count = torch.tensor(float(self.films_seen), device=self.device)
+        total = torch.stack([self.loss_sum.to(self.device), count])
+        loss_sum, films = self._gather(total).sum(0).tolist()
+        return loss_sum / films, int(films)
+
+    # --- how it learns ---
+
+    def configure_optimizers(self) -> Any:
+        """The stage's optimiser, its rate set anew at every step."""
+        steps = len(train_batches(self.data.train, self.settings.batch_size, seed=0, shard=self._shard()))
+        learn = optimiser(list(self.model.trainable_parameters()), self.settings)
+        rate = torch.optim.lr_scheduler.LambdaLR(learn, lambda step: lr_factor(self.settings, step, steps))
+        return {"optimizer": learn, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    # --- what a checkpoint of the stage holds: the part that learns, nothing frozen ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen branches out: they are in the best weights of their own stages."""
+        learns = self._learned_keys()
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in learns}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the rest back, so that loading stays strict."""
+        if set(checkpoint["state_dict"]) != self._learned_keys():
+            raise ValueError(
+                f"the {self.stage} stage's last.ckpt belongs to another network; train into a new folder with --out"
+            )
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def _learned_keys(self) -> set[str]:
+        learned = self.model.part(self.stage)
+        prefix = next(name for name, module in self.named_modules() if module is learned)
+        return {f"{prefix}.{key}" for key in learned.state_dict()}
