@@ -29,7 +29,8 @@ def main(model: str | None = None, film: str | None = None) -> None:
     prediction = predictor(film or pixels)
     for finding, probability in prediction.top(3):
         print(f"{finding:20} {probability:.3f}   global branch {prediction.probability(finding, 'global'):.3f}")
-    print(f"looked at {tuple(round(edge) for edge in prediction.box)} of {prediction.width} x {prediction.height} pixels")
+    box = tuple(round(edge) for edge in prediction.box)
+    print(f"looked at {box} of {prediction.width} x {prediction.height} pixels")
     print(f"heatmap   {prediction.heat_in_original().shape}, fallback to the whole view: {prediction.fallback}")
     print(f"picture   {save_picture(prediction, 'explained.png')}")
 

@@ -1,12 +1,17 @@
 import csv
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from agcxr.inference.batch import Summary, predict_files, write_predictions
 from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Failure
+from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
+from agcxr.models.agcnn import AGCNN
 from inference.make import film, prediction
 
 
@@ -14,6 +19,7 @@ class Engine:
     """Answers from the name of the file alone; takes `ahead` films before it answers, as real engines do."""
 
     labels = LABELS
+    calibrated = False
 
     def __init__(self, ahead=3):
         self.ahead = ahead
@@ -131,3 +137,36 @@ def test_summary_in_words():
         "1,200 films in 60.0 s (20.0/s); 3 could not be read (see the column `error`); 2 other files ignored; "
         "no film in empty/; no permission to read the folder closed/; written to p.csv"
     )
+
+
+def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
+    class Calibrated(Engine):
+        calibrated = True
+
+        def answer(self, path):
+            return prediction(calibrated_K=np.full(15, 0.125, np.float32))
+
+    write_predictions(Calibrated(), files("a.png"), tmp_path / "p.csv")
+    row = rows(tmp_path / "p.csv")[0]
+    assert {value for key, value in row.items() if key.startswith("calibrated_")} == {"0.125000"}
+
+
+def test_a_saved_model_predicts_a_folder_with_pictures(tmp_path, capsys):
+    torch.manual_seed(0)
+    AGCNN("test_resnet", image_size=64, resize=80, weights="none").save_pretrained(tmp_path / "run" / "model")
+    films = tmp_path / "films"
+    films.mkdir()
+    cv2.imwrite(str(films / "a.png"), film(120, 90))
+    cv2.imwrite(str(films / "b.jpg"), film(90, 120))
+    (films / "c.png").write_bytes((films / "a.png").read_bytes()[:200])
+    out = tmp_path / "p.csv"
+    summary = predict_files(tmp_path / "run", [str(films)], out, explain_dir=films / "explained", device="cpu")
+    assert (summary.films, summary.failed) == (3, 1)
+    table = rows(out)
+    assert [Path(row["image"]).name for row in table] == ["a.png", "b.jpg", "c.png"]
+    assert table[2]["error"]
+    answer = Predictor.from_pretrained(tmp_path / "run", device="cpu")(films / "a.png")
+    assert float(table[0]["prob_Effusion"]) == pytest.approx(answer.probability("Effusion"), abs=1e-5)
+    assert [float(table[0][f"box_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] == pytest.approx(answer.box, abs=0.01)
+    assert sorted(path.name for path in (films / "explained").iterdir()) == ["a.png", "b.png"]
+    assert "3 films in" in capsys.readouterr().err

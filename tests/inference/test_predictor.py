@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from agcxr import config
+from agcxr.calibration import Calibration, Curve, FindingCalibration
 from agcxr.data.radiograph import RadiographError, from_array, read_radiograph, resize
 from agcxr.inference.prediction import Failure, Prediction
 from agcxr.inference.predictor import Predictor
@@ -268,3 +269,37 @@ def test_model_is_not_left_in_training_mode():
     network = model().train()
     Predictor(network, device="cpu")
     assert not network.training
+
+
+def test_checkpoint_brings_its_preprocessing_and_calibration(tmp_path):
+    network = model()
+    curve = Curve(kind="platt", slope=0.5, intercept=-1.0)
+    finding = FindingCalibration(curve=curve, prevalence=0.1, positives=10, films=100)
+    calibration = Calibration(method="platt", log_loss={}, findings={"Mass": finding})
+    card = network.new_card(prepared_size=2 * S, calibration=calibration.model_dump(mode="json"))
+    network.save_pretrained(tmp_path / "model", card=card)
+    loaded = Predictor.from_pretrained(tmp_path, device="cpu")
+    assert loaded.prepared_size == 2 * S
+    answer, plain = loaded(film()), Predictor(model(), device="cpu", prepared_size=2 * S)(film())
+    same(answer, plain)
+    assert plain.calibrated_K is None
+    logit = np.log(answer.probability("Mass") / (1 - answer.probability("Mass")))
+    expected = answer.fusion_K.copy()
+    expected[LABELS.index("Mass")] = 1 / (1 + np.exp(1 - 0.5 * logit))
+    np.testing.assert_allclose(answer.calibrated_K, expected, atol=1e-6)
+    assert loaded.predict_arrays(np.zeros((2, 2 * S, 2 * S), np.uint8), batch_size=1).calibrated_NK.shape == (2, 15)
+
+
+def test_another_resize_rule_is_refused(tmp_path):
+    network = model()
+    card = network.new_card()
+    rule = card.preprocessing.model_copy(update={"resize_rule": "nearest"})
+    network.save_pretrained(tmp_path, card=card.model_copy(update={"preprocessing": rule}))
+    with pytest.raises(ValueError, match=r"films resized by the rule 'nearest', and this version of agcxr resizes by"):
+        Predictor.from_pretrained(tmp_path)
+
+
+def test_a_run_that_is_not_finished_is_explained(tmp_path):
+    (tmp_path / "config.yaml").write_text("backbone: resnet50")
+    with pytest.raises(ValueError, match="without a finished model"):
+        Predictor.from_pretrained(tmp_path)

@@ -33,6 +33,9 @@ class Engine(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...
 
+    @property
+    def calibrated(self) -> bool: ...
+
     def stream(
         self, films: Iterable[Any], *, batch_size: int = ..., workers: int | None = ..., keep_film: int = ...
     ) -> Iterator[Prediction | Failure]: ...
@@ -82,9 +85,10 @@ def predict_files(
     Args:
         model: run folder, model folder or hub id.
         inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
-        out_csv: columns `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; `box_x0` ...
-            `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with
-            `explain_dir` also `picture`. A film that cannot be read is a row with only `image` and `error`.
+        out_csv: columns `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones, and
+            `calibrated_` ones of the fusion where the checkpoint holds a calibration; `box_x0` ... `box_y1` in pixels
+            of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with `explain_dir` also `picture`.
+            A film that cannot be read is a row with only `image` and `error`.
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
         progress: show a bar with the rate, and the summary, on stderr.
@@ -156,7 +160,7 @@ def write_predictions(
         open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar,
     ):
-        table = _Table(file, engine.labels, pictures is not None)
+        table = _Table(file, engine, pictures is not None)
         for result in results:
             film = waiting.popleft()
             picture = ""
@@ -182,14 +186,16 @@ def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator
 class _Table:
     """Rows of the CSV."""
 
-    def __init__(self, file: TextIO, labels: tuple[str, ...], pictures: bool) -> None:
+    def __init__(self, file: TextIO, engine: Engine, pictures: bool) -> None:
         self._pictures = pictures
-        self._values = 3 * len(labels) + 7
+        self._calibrated = engine.calibrated
+        prefixes = ("prob", "global", "local", *(["calibrated"] if engine.calibrated else []))
+        self._values = len(prefixes) * len(engine.labels) + 7
         self._rows = csv.writer(file)
         self._rows.writerow(
             [
                 "image",
-                *(f"{prefix}_{label}" for prefix in ("prob", "global", "local") for label in labels),
+                *(f"{prefix}_{label}" for prefix in prefixes for label in engine.labels),
                 *("box_x0", "box_y0", "box_x1", "box_y1", "width", "height", "fallback", "error"),
                 *(["picture"] if pictures else []),
             ]
@@ -200,7 +206,10 @@ class _Table:
         if isinstance(result, Failure):
             self._rows.writerow([str(film.path), *([""] * self._values), result.reason, *last])
             return
-        branches = (result.fusion_K, result.global_K, result.local_K)
+        branches = [result.fusion_K, result.global_K, result.local_K]
+        if self._calibrated:
+            assert result.calibrated_K is not None
+            branches.append(result.calibrated_K)
         self._rows.writerow(
             [
                 str(film.path),

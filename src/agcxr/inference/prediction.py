@@ -36,7 +36,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one film. Probabilities are sigmoids of the logits, uncalibrated, in the order of `labels`."""
+    """The answer for one film. Probabilities are in the order of `labels`; those of the branches are sigmoids of the
+    logits, not calibrated."""
 
     name: str
     labels: tuple[str, ...]
@@ -58,6 +59,8 @@ class Prediction:
     """Of the original film, in pixels."""
     notes: tuple[str, ...] = ()
     """What reading the file involved, e.g. "inverted MONOCHROME1"."""
+    calibrated_K: Floats | None = None
+    """Calibrated probabilities of the fusion; None where the checkpoint holds no calibration."""
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 

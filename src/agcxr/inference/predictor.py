@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agcxr.calibration import Calibration
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
-from agcxr.data.radiograph import Radiograph, RadiographError, from_array, read_radiograph, resize
+from agcxr.data.radiograph import RESIZE_RULE, Radiograph, RadiographError, from_array, read_radiograph, resize
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.models.agcnn import AGCNN
 
@@ -46,6 +47,8 @@ class BatchPrediction:
     fallback_N: npt.NDArray[np.bool_]
     window_4: npt.NDArray[np.float64]
     """The part of every film that the view shows."""
+    calibrated_NK: Floats | None = None
+    """Of the fusion; None where the checkpoint holds no calibration."""
     heat_NHW: Floats | None = None
     """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
     crop_NHW: Bytes | None = None
@@ -100,7 +103,9 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = precision
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
-        self.prepared_size = prepared_size or model.resize
+        self.prepared_size = prepared_size or _trained_on(model) or model.resize
+        section = model.card.calibration if model.card else None
+        self.calibration = None if section is None else Calibration.model_validate(section)
 
     @classmethod
     def from_pretrained(
@@ -113,22 +118,19 @@ class Predictor:
         """From a run folder (its final model), a model folder or a hub id.
 
         Raises:
-            ValueError: the folder holds no finished model.
+            ValueError: there is no finished model, or it was trained on films resized by another rule.
         """
-        folder = Path(source)
-        if (folder / "model").is_dir():
-            source = folder / "model"
-        elif (folder / "config.yaml").is_file():
-            raise ValueError(
-                f"{folder} is a run without a finished model; finish it with `agcxr train --out {folder} --resume`"
-            )
-        model = AGCNN.from_pretrained(source)
-        return cls(model, device=device, precision=precision)
+        return cls(AGCNN.from_pretrained(Path(source)), device=device, precision=precision)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector."""
         return tuple(self.model.labels)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether answers hold calibrated probabilities too."""
+        return self.calibration is not None
 
     def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
         """Predict one film.
@@ -212,15 +214,18 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = model(view, None if sharp is None else render(image_B1SS, views, sharp))
         box_B4 = map_boxes(out.box_B4.float(), views, model.image_size, to="prepared")
+        fusion_NK = _probability(out.fusion_BK)
+        calibrated = None if self.calibration is None else self.calibration.probabilities(fusion_NK, self.labels)
         window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
         return BatchPrediction(
             labels=self.labels,
             global_NK=_probability(out.global_BK),
             local_NK=_probability(out.local_BK),
-            fusion_NK=_probability(out.fusion_BK),
+            fusion_NK=fusion_NK,
             box_N4=box_B4.cpu().double().numpy() / size,
             fallback_N=out.fallback_B.cpu().numpy(),
             window_4=window_4.double().numpy() / size,
+            calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
             heat_NHW=out.heat_BHW.float().cpu().numpy() if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
         )
@@ -268,6 +273,19 @@ class Predictor:
         answers = self._predict(np.stack([film.image_SS for film in read]), details=True)
         row = iter(range(len(read)))
         return [film if isinstance(film, Failure) else _prediction(film, answers, next(row)) for film in batch]
+
+
+def _trained_on(model: AGCNN) -> int | None:
+    """Side of the prepared films that the model was trained on, where its card says so."""
+    if model.card is None:
+        return None
+    given = model.card.preprocessing
+    if given.resize_rule != RESIZE_RULE:
+        raise ValueError(
+            f"the model was trained on films resized by the rule {given.resize_rule!r}, and this version of agcxr "
+            f"resizes by {RESIZE_RULE!r}; predict with the version that trained it, {model.card.versions.get('agcxr')}"
+        )
+    return given.prepared_size
 
 
 def _radiograph(film: Film) -> Radiograph:
@@ -319,13 +337,15 @@ def _prediction(film: _Read, answers: BatchPrediction, row: int) -> Prediction:
         height=film.height,
         width=film.width,
         notes=film.notes,
+        calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         film_HW=film.film_HW,
     )
 
 
 def _joined(parts: list[BatchPrediction]) -> BatchPrediction:
     columns = [part._columns() for part in parts]
-    return replace(parts[0], **{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
+    joined: dict[str, Any] = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    return replace(parts[0], **joined)
 
 
 def _probability(logit_BK: Tensor) -> Floats:
