@@ -122,7 +122,7 @@ def test_frozen_branches_have_maps_too_and_modes_and_gradients_stay(image_B1HW):
     torch.manual_seed(0)
     model = AGCNN("resnet10t", weights="none", image_size=64, resize=72).freeze("global", "local").train()
     maps = finding_maps(model, image_B1HW, torch.tensor([0, 1, 2]), [WHOLE] * 3)
-    assert maps.fusion_global_Bhw.any()
+    assert maps.fusion_global_Bhw.any() or maps.fusion_local_Bhw.any()
     assert model.training
     assert not model.global_branch.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -147,8 +147,9 @@ def test_sharp_crops_come_from_the_prepared_film():
     with torch.no_grad():
         feature = model.forward_local(torch.from_numpy(crop)[:, None] / 255).feature_BDhw
     weight = model.local_branch.head.weight[model.labels.index("Mass")]
-    expected = torch.einsum("d,bdhw->bhw", weight, feature).clamp(min=0) / 4
-    np.testing.assert_allclose(maps.local_Bhw, expected.detach(), atol=0.02 * float(expected.max()) + 1e-6)
+    expected = torch.einsum("d,bdhw->bhw", weight.detach(), feature).clamp(min=0) / 4
+    assert expected.any()
+    np.testing.assert_allclose(maps.local_Bhw, expected, rtol=0.02, atol=1e-4)  # the crop was rounded to 8 bits
 
 
 def test_what_does_not_fit_is_refused(model, image_B1HW):

@@ -1,0 +1,294 @@
+"""What `localize` found, as typed JSON, and the table of it beside the published rows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+from pydantic import BaseModel, ConfigDict
+
+from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
+
+MEAN = "mean"
+"""In place of a finding: the mean over the findings that have boxes, each weighing the same."""
+
+Method = Literal["random", "prior", "attention", "global", "local", "fusion", "ceiling", "ceiling-crop"]
+METHODS: tuple[Method, ...] = (
+    "random",
+    "prior",
+    "attention",
+    "global",
+    "local",
+    "fusion",
+    "ceiling",
+    "ceiling-crop",
+)
+FLOORS: tuple[Method, ...] = ("random", "prior")
+LOOKS: tuple[Method, ...] = ("attention", "global", "local", "fusion")
+TITLES: dict[str, str] = {
+    "random": "floor: random map",
+    "prior": "floor: centre prior",
+    "attention": "attention box",
+    "global": "Grad-CAM, global",
+    "local": "Grad-CAM, local",
+    "fusion": "Grad-CAM, fusion",
+    "ceiling": "ceiling: global grid",
+    "ceiling-crop": "ceiling: grid of the crop",
+}
+
+
+class Record(BaseModel):
+    """A value that is read back as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measured(Record):
+    """One of boxes.MEASURES as a mean over cases, in [0, 1], with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+class Score(Record):
+    """One method on one finding (or MEAN). A case is a film and a finding that has boxes on it."""
+
+    method: Method
+    finding: str
+    cases: int
+    films: int
+    patients: int
+    measures: tuple[Measured, ...]
+
+    def of(self, measure: str) -> Measured:
+        """A measure by its name in boxes.MEASURES."""
+        for found in self.measures:
+            if found.name == measure:
+                return found
+        raise ValueError(f"unknown measure {measure!r}; expected one of {', '.join(MEASURES)}")
+
+
+class Gap(Record):
+    """A method minus a floor on the same cases (paired), with its 95 % interval and two-sided p of no difference."""
+
+    method: Method
+    floor: Method
+    finding: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+class Published(Record):
+    """Accuracies from the literature, mean of the 8 findings of the NIH boxes."""
+
+    source: str
+    overlap: Literal["iou", "iobb"]
+    accuracies: tuple[float, ...]
+    """At IOU_LEVELS or IOBB_LEVELS."""
+
+
+PUBLISHED = (
+    Published(source="Wang 2017", overlap="iobb", accuracies=(0.629, 0.486, 0.330, 0.244, 0.209)),
+    Published(source="Grad-CAM++", overlap="iou", accuracies=(0.62, 0.42, 0.28, 0.18, 0.10)),
+    Published(source="random map", overlap="iou", accuracies=(0.29, 0.17, 0.10, 0.05, 0.03)),
+)
+"""NIH ChestX-ray14 boxes; comparable with runs on those boxes only, and there with the definitions in mind."""
+
+
+class Crops(Record):
+    """Telemetry of the attention box on the films that show a finding (MEAN: on all films counted, once each)."""
+
+    finding: str
+    films: int
+    area: float
+    """Mean area as a share of the film, fallbacks included."""
+    area_low: float
+    """The 5th percentile."""
+    area_median: float
+    area_high: float
+    """The 95th percentile."""
+    fallbacks: int
+    """Films on which no region stood out, so that the crop is the whole view."""
+
+    @property
+    def fallback_share(self) -> float:
+        """Fallbacks among the films."""
+        return self.fallbacks / self.films
+
+
+class Example(Record):
+    """A case in the picture: where the fusion map's box lies, and the annotated boxes, as fractions of the film."""
+
+    rank: Literal["best", "median", "worst"]
+    finding: str
+    image_id: str
+    row: int
+    iou: float
+    found: tuple[float, float, float, float]
+    annotated: tuple[tuple[float, float, float, float], ...]
+
+
+class Threshold(Record):
+    """A map threshold (share of the maximum), chosen on `fitted_on` cases and used for `used_for` others."""
+
+    method: Method
+    value: float
+    fitted_on: int
+    used_for: int
+
+
+class Localization(Record):
+    """All of it. Boxes are fractions of the film; docs/localization.md defines every number."""
+
+    run: str
+    split: str
+    seed: int
+    resamples: int
+    cases: int
+    films: int
+    patients: int
+    grid: tuple[int, int]
+    """Cells of the global feature grid, rows and columns."""
+    window: tuple[float, float, float, float]
+    """The part of the film that the network sees."""
+    fitted: str
+    """On which films map thresholds and the centre prior were fitted, in words."""
+    left_out: tuple[str, ...]
+    """What was not scored, and why."""
+    thresholds: tuple[Threshold, ...]
+    scores: tuple[Score, ...]
+    gaps: tuple[Gap, ...]
+    crops: tuple[Crops, ...]
+    """On the scored films only; `localize.crop_telemetry` gives the whole split from predictions.parquet."""
+    examples: tuple[Example, ...]
+    published: tuple[Published, ...] = PUBLISHED
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Findings with scored boxes, in the order of the labels."""
+        return tuple(score.finding for score in self.scores if score.method == "random" and score.finding != MEAN)
+
+    def score(self, method: str, finding: str = MEAN) -> Score:
+        """One method on one finding. Raises ValueError where there is none."""
+        for found in self.scores:
+            if (found.method, found.finding) == (method, finding):
+                return found
+        raise ValueError(
+            f"no score of {method!r} on {finding!r}; "
+            f"there are {', '.join(METHODS)} on {', '.join((*self.findings, MEAN))}"
+        )
+
+    def gap(self, method: str, floor: str, finding: str = MEAN, measure: str = "hit") -> Gap:
+        """A method minus a floor. Raises ValueError where it was not computed."""
+        for found in self.gaps:
+            if (found.method, found.floor, found.finding, found.measure) == (method, floor, finding, measure):
+                return found
+        raise ValueError(f"no difference of {method!r} and {floor!r} in {measure!r} on {finding!r} was computed")
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON."""
+        path = Path(path)
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Localization:
+        """Read what `save` wrote."""
+        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+COLUMNS: tuple[str, ...] = (
+    *(f"iou>{level:g}" for level in IOU_LEVELS),
+    *(f"iobb>{level:g}" for level in IOBB_LEVELS),
+    "hit",
+    "energy",
+    "iou",
+)
+"""Columns of the table, names of MEASURES."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A line of the table: a title, what kind of line it is, and a cell per column (None: not known)."""
+
+    title: str
+    kind: Literal["floor", "ours", "ceiling", "published"]
+    cases: int | None
+    cells: tuple[Measured | None, ...]
+    """One per COLUMNS. Published numbers have no interval: their low and high equal their value."""
+
+
+def table_rows(found: Localization, finding: str = MEAN) -> tuple[TableRow, ...]:
+    """The lines for one finding; for MEAN with the published rows, which are means of the eight NIH findings."""
+    rows = [_row(found.score(method, finding)) for method in METHODS]
+    if finding == MEAN:
+        rows += [_published_row(published) for published in found.published]
+    return tuple(rows)
+
+
+def _row(score: Score) -> TableRow:
+    kind: Literal["floor", "ours", "ceiling"] = "ours"
+    if score.method in FLOORS:
+        kind = "floor"
+    elif score.method not in LOOKS:
+        kind = "ceiling"
+    return TableRow(TITLES[score.method], kind, score.cases, tuple(score.of(name) for name in COLUMNS))
+
+
+def _published_row(published: Published) -> TableRow:
+    levels = IOU_LEVELS if published.overlap == "iou" else IOBB_LEVELS
+    known = {f"{published.overlap}>{t:g}": v for t, v in zip(levels, published.accuracies, strict=True)}
+    cells = tuple(
+        Measured(name=name, value=known[name], low=known[name], high=known[name]) if name in known else None
+        for name in COLUMNS
+    )
+    return TableRow(f"published: {published.source}", "published", None, cells)
+
+
+def text_table(found: Localization, finding: str = MEAN) -> str:
+    """The lines as text: every value, and under ours its 95 % interval."""
+    lines = [f"{'mean over findings' if finding == MEAN else finding:<26}" + _cells(COLUMNS)]
+    for row in table_rows(found, finding):
+        lines.append(f"{row.title:<26}" + _cells(tuple("" if c is None else f"{c.value:.3f}" for c in row.cells)))
+        if row.kind == "ours":
+            lines.append(
+                " " * 26 + _cells(tuple("" if c is None else f"{_short(c.low)}-{_short(c.high)}" for c in row.cells))
+            )
+    return "\n".join(lines)
+
+
+def _cells(texts: tuple[str, ...]) -> str:
+    return "".join(f"{text:>10}" for text in texts)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0") if value < 1 else "1"
+
+
+def hit_table(found: Localization) -> str:
+    """Per finding, the pointing game: both floors, the four looks and the ceiling."""
+    lines = [f"{'hit rate':<20}{'cases':>6}" + "".join(f"{method:>13}" for method in METHODS)]
+    for finding in (*found.findings, MEAN):
+        scores = [found.score(method, finding) for method in METHODS]
+        cells = "".join(f"{score.of('hit').value:>13.3f}" for score in scores)
+        lines.append(f"{finding:<20}{scores[0].cases:>6}{cells}")
+    return "\n".join(lines)
+
+
+def print_table(found: Localization, *, per_finding: bool = False, file: TextIO | None = None) -> None:
+    """Print the table of means with the published rows and the hit rates; `per_finding`: a table of each as well."""
+    out = file or sys.stdout
+    print(f"where it looks: {found.cases} boxed findings on {found.films} {found.split} films", file=out)
+    print(f"fitted on {found.fitted}", file=out)
+    for reason in found.left_out:
+        print(f"left out: {reason}", file=out)
+    for finding in (MEAN, *(found.findings if per_finding else ())):
+        print("\n" + text_table(found, finding), file=out)
+    print("\n" + hit_table(found), file=out)

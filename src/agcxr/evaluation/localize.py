@@ -1,0 +1,351 @@
+"""Where the model looks, scored against annotated boxes, beside its floors and its ceiling: localization.json.
+
+docs/localization.md defines every number. Shapes: N cases (a film and a finding with boxes on it), T map thresholds,
+V = len(boxes.MEASURES), R resamples. Frame: boxes are fractions of the film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.boxes import IOU_LEVELS, MEASURES
+from agcxr.evaluation.cases import (
+    THRESHOLDS,
+    Case,
+    Looks,
+    RandomMaps,
+    choose_cases,
+    join_looks,
+    measure_looks,
+    measure_prior,
+)
+from agcxr.evaluation.localization import (
+    FLOORS,
+    LOOKS,
+    MEAN,
+    Crops,
+    Example,
+    Gap,
+    Localization,
+    Measured,
+    Method,
+    Score,
+    Threshold,
+)
+from agcxr.evaluation.localize_picture import example_picture
+from agcxr.inference.maps import film_maps
+from agcxr.inference.predictor import Predictor
+from agcxr.labels import LABELS
+from agcxr.metrics import Floats
+from agcxr.uncertainty import cluster_weights, difference, interval
+
+LOCALIZATION = "localization.json"
+PICTURE = "localization.png"
+GAP_MEASURES = ("iou", "iobb", "hit", "energy", *(f"iou>{level:g}" for level in IOU_LEVELS))
+
+
+def look_at(
+    predictor: Predictor, images: npt.NDArray[np.uint8], cases: Sequence[Case], batch_size: int, progress: bool
+) -> Looks:
+    """Every case's maps, measured at every threshold, batch by batch. images: all prepared films, N x S x S."""
+    parts = []
+    with tqdm(total=len(cases), unit=" boxes", desc="where it looks", disable=not progress) as bar:
+        for start in range(0, len(cases), batch_size):
+            batch = cases[start : start + batch_size]
+            films = np.stack([images[case.row] for case in batch])
+            parts.append(measure_looks(batch, film_maps(predictor, films, [case.finding for case in batch])))
+            bar.update(len(batch))
+    return join_looks(parts)
+
+
+def localize(
+    run: str | Path | Predictor,
+    prepared: str | Path | Prepared,
+    split: str = "test",
+    *,
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    resamples: int = 1000,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> Localization:
+    """Score where a run looks on the boxed films of a split; write localization.json and localization.png.
+
+    run: a run folder, model folder, hub id, or a Predictor. out: the folder to write to (made if absent); default
+    RUN/results/SPLIT, or nowhere for a Predictor. Batches hold `batch_size` cases; the result does not depend on it.
+    Raises ValueError where the split has no boxes of the model's findings, or those of one patient only.
+    """
+    predictor = run if isinstance(run, Predictor) else Predictor.from_pretrained(run, device=device)
+    data = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
+    chosen = choose_cases(data, split, predictor.labels)
+    rng = np.random.default_rng(seed)
+    cases = (*chosen.scored, *chosen.fitting)
+    folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
+    looks = look_at(predictor, data.images, cases, batch_size, progress)
+    tracks = [_first(track, len(chosen.scored)) for track in tracks_of(cases, looks, folds, rng)]
+    scores, gaps = summarise(chosen.scored, tracks, resamples, rng)
+    fusion = next(track for track in tracks if track.method == "fusion")
+    found = Localization(
+        run="" if isinstance(run, Predictor) else Path(run).name,
+        split=split,
+        seed=seed,
+        resamples=resamples,
+        cases=len(chosen.scored),
+        films=len({case.row for case in chosen.scored}),
+        patients=len({case.patient for case in chosen.scored}),
+        grid=looks.grid,
+        window=_four(looks.window_4),
+        fitted=chosen.fitted_words(),
+        left_out=chosen.left_out,
+        thresholds=tuple(_thresholds(tracks, folds)),
+        scores=scores,
+        gaps=gaps,
+        crops=_crops_of(chosen.scored, looks),
+        examples=examples_of(chosen.scored, fusion, looks),
+    )
+    folder = Path(out) if out else None if isinstance(run, Predictor) else Path(run) / "results" / split
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
+        found.save(folder / LOCALIZATION)
+    return found
+
+
+def _first(track: Track, count: int) -> Track:
+    return Track(track.method, track.value_NV[:count], track.chosen_N[:count])
+
+
+def _four(box_4: Floats) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (float(v) for v in box_4)
+    return x0, y0, x1, y1
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Cases on which thresholds and the prior are fitted, and the others that are then scored with them."""
+
+    fit_N: npt.NDArray[np.bool_]
+    score_N: npt.NDArray[np.bool_]
+    extra: tuple[Case, ...]
+    """More boxes for the prior, of films in neither."""
+
+
+def folds_of(cases: Sequence[Case], scored: int, extra: Sequence[Case], rng: np.random.Generator) -> tuple[Fold, ...]:
+    """The first `scored` cases are scored; the rest are for fitting, and if there are none the scored ones are halved.
+
+    Halves are of patients, drawn by `rng`; each half is scored with what was fitted on the other. Raises ValueError
+    where that is impossible: boxes of a single patient.
+    """
+    at = np.arange(len(cases))
+    if scored < len(cases):
+        return (Fold(at >= scored, at < scored, tuple(extra)),)
+    patients = sorted({case.patient for case in cases})
+    if len(patients) < 2:
+        raise ValueError(
+            f"the boxes to score are of {len(patients)} patient, and map thresholds must be chosen on other patients "
+            "than they are scored on; prepare films of at least two patients with boxes"
+        )
+    half = set(rng.permutation(patients)[: len(patients) // 2].tolist())
+    first_N = np.array([case.patient in half for case in cases])
+    return Fold(first_N, ~first_N, tuple(extra)), Fold(~first_N, first_N, tuple(extra))
+
+
+def choose(value_NTV: Floats, finding_N: npt.NDArray[np.str_]) -> int:
+    """The threshold with the highest IoU, mean over findings of means over cases; the lowest of several."""
+    iou_NT = value_NTV[..., MEASURES.index("iou")]
+    mean_FT = np.stack([iou_NT[finding_N == finding].mean(axis=0) for finding in np.unique(finding_N)])
+    return int(np.argmax(np.round(mean_FT.mean(axis=0), 12)))
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One method's values on all cases, after the thresholds were chosen; rows that are not scored are NaN."""
+
+    method: Method
+    value_NV: Floats
+    chosen_N: npt.NDArray[np.int64]
+    """Position in THRESHOLDS, -1 where none is used."""
+
+
+def _at_thresholds(method: Method, value_NTV: Floats, finding_N: npt.NDArray[np.str_], folds: Sequence[Fold]) -> Track:
+    chosen = np.full(len(value_NTV), -1)
+    for fold in folds:
+        chosen[fold.score_N] = choose(value_NTV[fold.fit_N], finding_N[fold.fit_N])
+    value = value_NTV[np.arange(len(chosen)), chosen]
+    return Track(method, np.where(chosen[:, None] >= 0, value, np.nan), chosen)
+
+
+def _fixed(method: Method, value_NV: Floats) -> Track:
+    return Track(method, value_NV, np.full(len(value_NV), -1))
+
+
+def _prior_track(cases: Sequence[Case], finding_N: npt.NDArray[np.str_], folds: Sequence[Fold]) -> Track:
+    """The prior is fitted anew in each fold, so its values are too."""
+    value = np.full((len(cases), len(MEASURES)), np.nan)
+    chosen = np.full(len(cases), -1)
+    for fold in folds:
+        fit = [case for case, fits in zip(cases, fold.fit_N, strict=True) if fits]
+        both = fold.fit_N | fold.score_N
+        value_NTV = np.full((len(cases), len(THRESHOLDS), len(MEASURES)), np.nan)
+        value_NTV[both] = measure_prior(
+            [case for case, used in zip(cases, both, strict=True) if used], [*fit, *fold.extra]
+        )
+        at = choose(value_NTV[fold.fit_N], finding_N[fold.fit_N])
+        value[fold.score_N], chosen[fold.score_N] = value_NTV[fold.score_N, at], at
+    return Track("prior", value, chosen)
+
+
+def tracks_of(
+    cases: Sequence[Case], looks: Looks, folds: Sequence[Fold], rng: np.random.Generator
+) -> tuple[Track, ...]:
+    """Every method in the order of METHODS, on all cases."""
+    finding_N = np.array([case.finding for case in cases])
+    noise = RandomMaps.draw(looks.grid, looks.window_4, rng)
+    return (
+        _at_thresholds("random", noise.measure(cases), finding_N, folds),
+        _prior_track(cases, finding_N, folds),
+        _fixed("attention", looks.attention_NV),
+        _at_thresholds("global", looks.global_NTV, finding_N, folds),
+        _at_thresholds("local", looks.local_NTV, finding_N, folds),
+        _at_thresholds("fusion", looks.fusion_NTV, finding_N, folds),
+        _fixed("ceiling", looks.ceiling_NV),
+        _fixed("ceiling-crop", looks.ceiling_crop_NV),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Means over the cases of a finding, on the data (V) and on every resample over patients (R x V)."""
+
+    value_V: Floats
+    replicate_RV: Floats
+
+
+def _means(
+    value_NV: Floats, finding_N: npt.NDArray[np.str_], findings: Sequence[str], weight_NR: Floats
+) -> list[Means]:
+    """One a finding and, last, their mean. A resample without a finding leaves it out of its mean."""
+    means = []
+    for finding in findings:
+        mine = finding_N == finding
+        weight_RN = weight_NR[mine].T
+        total_R1 = weight_RN.sum(axis=1, keepdims=True)
+        sum_RV = weight_RN @ value_NV[mine]
+        replicate = np.divide(sum_RV, total_R1, where=total_R1 > 0, out=np.full_like(sum_RV, np.nan))
+        means.append(Means(value_NV[mine].mean(axis=0), replicate))
+    value_FV, replicate_FRV = np.stack([m.value_V for m in means]), np.stack([m.replicate_RV for m in means])
+    return [*means, Means(value_FV.mean(axis=0), np.nanmean(replicate_FRV, axis=0))]
+
+
+def summarise(
+    cases: Sequence[Case], tracks: Sequence[Track], resamples: int, rng: np.random.Generator
+) -> tuple[tuple[Score, ...], tuple[Gap, ...]]:
+    """Scores of every method and finding and their paired differences from the floors; values of scored cases only."""
+    finding_N = np.array([case.finding for case in cases])
+    weight_NR = np.concatenate(list(cluster_weights([case.patient for case in cases], resamples, rng)), axis=1)
+    findings = [label for label in LABELS if label in set(finding_N.tolist())]
+    means = {track.method: _means(track.value_NV, finding_N, findings, weight_NR) for track in tracks}
+    scores, gaps = [], []
+    for at, finding in enumerate([*findings, MEAN]):
+        members = [case for case in cases if finding in (case.finding, MEAN)]
+        counts = len(members), len({case.row for case in members}), len({case.patient for case in members})
+        scores += [_score(track.method, finding, counts, means[track.method][at]) for track in tracks]
+        gaps += [
+            _gap(method, floor, finding, measure, means[method][at], means[floor][at])
+            for method in LOOKS
+            for floor in FLOORS
+            for measure in GAP_MEASURES
+        ]
+    return tuple(scores), tuple(gaps)
+
+
+def _score(method: Method, finding: str, counts: tuple[int, int, int], mean: Means) -> Score:
+    measured = []
+    for v, name in enumerate(MEASURES):
+        found = interval(mean.value_V[v], mean.replicate_RV[:, v])
+        measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
+    cases, films, patients = counts
+    return Score(method=method, finding=finding, cases=cases, films=films, patients=patients, measures=tuple(measured))
+
+
+def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means, theirs: Means) -> Gap:
+    v = MEASURES.index(measure)
+    found = difference(mine.value_V[v] - theirs.value_V[v], mine.replicate_RV[:, v] - theirs.replicate_RV[:, v])
+    return Gap(
+        method=method,
+        floor=floor,
+        finding=finding,
+        measure=measure,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+    )
+
+
+def _crops(finding: str, area: Floats, fallback: npt.NDArray[np.bool_]) -> Crops:
+    low, median, high = np.quantile(area, [0.05, 0.5, 0.95])
+    return Crops(
+        finding=finding,
+        films=len(area),
+        area=float(area.mean()),
+        area_low=float(low),
+        area_median=float(median),
+        area_high=float(high),
+        fallbacks=int(fallback.sum()),
+    )
+
+
+def _crops_of(cases: Sequence[Case], looks: Looks) -> tuple[Crops, ...]:
+    finding_N = np.array([case.finding for case in cases])
+    found = [
+        _crops(f, looks.area_N[finding_N == f], looks.fallback_N[finding_N == f]) for f in LABELS if f in finding_N
+    ]
+    _, once = np.unique([case.row for case in cases], return_index=True)
+    return (*found, _crops(MEAN, looks.area_N[once], looks.fallback_N[once]))
+
+
+def examples_of(cases: Sequence[Case], fusion: Track, looks: Looks) -> tuple[Example, ...]:
+    """Per finding the case with the best, the (lower) median and the worst IoU of the fusion map's box."""
+    iou, finding_N = fusion.value_NV[:, MEASURES.index("iou")], np.array([case.finding for case in cases])
+    found = []
+    for finding in (label for label in LABELS if label in finding_N):
+        mine = np.flatnonzero(finding_N == finding)
+        order = mine[np.argsort(-iou[mine], kind="stable")]
+        for rank, at in (("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])):
+            box = looks.fusion_box_NT4[at, fusion.chosen_N[at]]
+            found.append(
+                Example.model_validate(
+                    {
+                        "rank": rank,
+                        "finding": finding,
+                        "image_id": cases[at].image_id,
+                        "row": cases[at].row,
+                        "iou": float(iou[at]),
+                        "found": tuple(box.tolist()),
+                        "annotated": tuple(tuple(b) for b in cases[at].box_B4.tolist()),
+                    }
+                )
+            )
+    return tuple(found)
+
+
+def _thresholds(tracks: Sequence[Track], folds: Sequence[Fold]) -> Iterator[Threshold]:
+    for track in tracks:
+        for fold in folds:
+            at = int(track.chosen_N[np.flatnonzero(fold.score_N)[0]])
+            if at >= 0:
+                yield Threshold(
+                    method=track.method,
+                    value=THRESHOLDS[at],
+                    fitted_on=int(fold.fit_N.sum()),
+                    used_for=int(fold.score_N.sum()),
+                )

@@ -1,0 +1,187 @@
+"""Grad-CAM of one finding on the three branches, put back where it belongs on the film (captum's LayerGradCam).
+
+Shapes: B maps (a film and one finding each), C image channels, S side of a prepared
+film, h, w cells of a feature grid, H, W pixels.
+Frame: boxes are (x0, y0, x1, y1) as FRACTIONS of the film, exclusive end; a map is placed on a frame of any size,
+the prepared film's or the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from captum.attr import LayerGradCam
+from torch import Tensor, nn
+
+from agcxr.data.augment import centre_views, render, sharp_size
+from agcxr.inference.prediction import Branch, Bytes
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
+    from agcxr.models.agcnn import AGCNN
+
+Grids = npt.NDArray[np.float32]
+Boxes = npt.NDArray[np.float64]
+
+
+def profiles(cells: int, start_B: npt.ArrayLike, stop_B: npt.ArrayLike, size: int) -> npt.NDArray[np.float64]:
+    """Bilinear weights B x cells x size: what each cell of a row over [start, stop) adds to each of `size` pixels.
+
+    Half-pixel centres, values held constant beyond the outermost cell centres, 0 for pixels whose centre is outside.
+    start and stop are fractions of the frame.
+    """
+    start, stop = (np.asarray(v, dtype=np.float64).reshape(-1, 1, 1) for v in (start_B, stop_B))
+    centre = (np.arange(size) + 0.5) / size
+    length = np.where(stop > start, stop - start, 1.0)
+    at = np.clip((centre - start) / length * cells - 0.5, 0, cells - 1)
+    weight = np.clip(1 - np.abs(at - np.arange(cells)[:, None]), 0, None)
+    return weight * ((centre >= start) & (centre < stop))
+
+
+def place(grid_Bhw: npt.ArrayLike, box_B4: npt.ArrayLike, height: int, width: int) -> Grids:
+    """Grids that lie over their boxes, on a frame of height x width pixels: bilinear inside the box, 0 outside.
+
+    For the box of the whole frame this equals torch's bilinear `interpolate` with align_corners=False.
+    """
+    grid, box = np.asarray(grid_Bhw, dtype=np.float64), np.asarray(box_B4, dtype=np.float64)
+    if grid.ndim != 3 or box.shape != (len(grid), 4):
+        raise ValueError(f"grids {grid.shape} and boxes {box.shape} do not fit; expected B x h x w and one box each")
+    down_BhH = profiles(grid.shape[1], box[:, 1], box[:, 3], height)
+    across_BwW = profiles(grid.shape[2], box[:, 0], box[:, 2], width)
+    return (down_BhH.transpose(0, 2, 1) @ grid @ across_BwW).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class FindingMaps:
+    """Grad-CAM of one finding per entry, 0 or more, on the grids of the branches; `on_film` places them.
+
+    The fusion head reads both branches, so it has a map on each grid, and its map of the film is their sum.
+    """
+
+    view_B4: Boxes
+    """Where the view lies on the film, as fractions: the place of the global grid."""
+    crop_B4: Boxes
+    """Where the attention box lies on the film: the place of the local grid."""
+    fallback_B: npt.NDArray[np.bool_]
+    """The crop is the whole view because no region stood out."""
+    heat_BHW: Grids
+    """The attention itself, which knows no finding, in [0, 1] on the pixels of the view."""
+    global_Bhw: Grids
+    local_Bhw: Grids
+    fusion_global_Bhw: Grids
+    fusion_local_Bhw: Grids
+
+    def __len__(self) -> int:
+        return len(self.view_B4)
+
+    def on_film(self, branch: Branch, height: int, width: int) -> Grids:
+        """Maps of a branch on the film drawn at height x width pixels: B x H x W, 0 or more, not normalised."""
+        if branch == "global":
+            return place(self.global_Bhw, self.view_B4, height, width)
+        if branch == "local":
+            return place(self.local_Bhw, self.crop_B4, height, width)
+        if branch == "fusion":
+            return place(self.fusion_global_Bhw, self.view_B4, height, width) + place(
+                self.fusion_local_Bhw, self.crop_B4, height, width
+            )
+        raise ValueError(f"unknown branch {branch!r}; expected global, local or fusion")
+
+    def attention_on_film(self, height: int, width: int) -> Grids:
+        """The attention heatmap on the film drawn at height x width pixels: B x H x W in [0, 1], 0 beyond the view."""
+        return place(self.heat_BHW, self.view_B4, height, width)
+
+
+def film_maps(predictor: Predictor, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
+    """Grad-CAM of one finding on each prepared film, through the predictor's model and its evaluation view.
+
+    images_BSS: uint8, as in a prepared folder; a film with several findings is repeated. Raises ValueError for a
+    size that is not the predictor's, or a finding that its model does not know.
+    """
+    model, size = predictor.model, predictor.prepared_size
+    if images_BSS.dtype != np.uint8 or images_BSS.shape[1:] != (size, size):
+        raise ValueError(
+            f"films are {images_BSS.dtype} {images_BSS.shape}; this model expects uint8 (B, {size}, {size}): "
+            f"prepare them with --size {size}"
+        )
+    if unknown := sorted(set(findings) - set(predictor.labels)):
+        raise ValueError(f"the model does not know {', '.join(unknown)}; it knows {', '.join(predictor.labels)}")
+    views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize)
+    sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
+    image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(predictor.device)[:, None]
+    on_device = views.to(predictor.device)
+    return finding_maps(
+        model,
+        render(image_B1SS, on_device),
+        torch.tensor([predictor.labels.index(finding) for finding in findings]),
+        views.window_B4.double().numpy() / size,
+        render(image_B1SS, on_device, sharp) if sharp and model.crop_source == "prepared" else None,
+    )
+
+
+def finding_maps(
+    model: AGCNN,
+    image_BCHW: Tensor,
+    target_B: Tensor,
+    window_B4: npt.ArrayLike,
+    sharp_BCHW: Tensor | None = None,
+) -> FindingMaps:
+    """Grad-CAM of label `target_B[i]` on view `image_BCHW[i]` for the global, local and fusion logits.
+
+    image_BCHW: evaluation views, float [0, 1], on the model's device; a film with several findings is repeated.
+    target_B: positions in the model's labels. window_B4: the part of the film each view shows, as fractions.
+    sharp_BCHW: the same views at a higher resolution, where the model crops from them.
+    Selvaraju et al. 2017, with the last feature map of each branch as the layer. Gradients run through the heads
+    only, so an entry costs about three forward passes of the whole model, however many labels it has.
+    """
+    if len(target_B) != len(image_BCHW) or np.shape(window_B4) != (len(image_BCHW), 4):
+        raise ValueError(
+            f"{len(image_BCHW)} views, {len(target_B)} targets and windows {np.shape(window_B4)} were given; "
+            "expected one target and one window per view (repeat a film that has several findings)"
+        )
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model(image_BCHW, sharp_BCHW)
+        target = target_B.to(image_BCHW.device)
+        pooled_global, pooled_local = out.pooled_global_BD.detach(), out.pooled_local_BD.detach()
+
+        def cam(branch: nn.Module, view: Tensor, logit: Callable[..., Tensor]) -> Grids:
+            # The input requires a gradient so that frozen branches have one at their feature map too.
+            source = view.detach().clone().requires_grad_()
+            map_B1hw = LayerGradCam(logit, branch.backbone).attribute(source, target, relu_attributions=True)
+            return map_B1hw.detach()[:, 0].float().cpu().numpy()
+
+        return FindingMaps(
+            view_B4=np.asarray(window_B4, dtype=np.float64),
+            crop_B4=_on_film(out.box_B4, image_BCHW.shape[-2:], np.asarray(window_B4, dtype=np.float64)),
+            fallback_B=out.fallback_B.cpu().numpy(),
+            heat_BHW=out.heat_BHW.detach().float().cpu().numpy(),
+            global_Bhw=cam(model.global_branch, image_BCHW, lambda x: model.forward_global(x).logit_BK),
+            local_Bhw=cam(model.local_branch, out.crop_BCHW, lambda x: model.forward_local(x).logit_BK),
+            fusion_global_Bhw=cam(
+                model.global_branch,
+                image_BCHW,
+                lambda x: model.fuse(model.forward_global(x).pooled_BD, pooled_local),
+            ),
+            fusion_local_Bhw=cam(
+                model.local_branch,
+                out.crop_BCHW,
+                lambda x: model.fuse(pooled_global, model.forward_local(x).pooled_BD),
+            ),
+        )
+    finally:
+        model.train(training)
+
+
+def _on_film(box_B4: Tensor, view_hw: tuple[int, ...], window_B4: Boxes) -> Boxes:
+    """Boxes in pixels of the view -> fractions of the film that shows it in `window_B4`."""
+    height, width = view_hw
+    share = box_B4.detach().double().cpu().numpy() / np.array([width, height, width, height])
+    origin, extent = window_B4[:, [0, 1, 0, 1]], (window_B4[:, 2:] - window_B4[:, :2])[:, [0, 1, 0, 1]]
+    return origin + share * extent

@@ -1,0 +1,271 @@
+"""Localisation end to end on films where the answer is known, and its parts on literal examples."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from agcxr.config import Attention
+from agcxr.data.prepared import Plan, Prepared
+from agcxr.evaluation.boxes import MEASURES
+from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
+from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, table_rows, text_table
+from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
+from agcxr.inference.predictor import Predictor
+from agcxr.labels import FINDINGS
+from agcxr.models.agcnn import AGCNN
+
+SIDE, CELLS = 64, 8
+HIT = MEASURES.index("hit")
+IOU = MEASURES.index("iou")
+
+
+def film_with_square(rng: np.random.Generator) -> tuple[np.ndarray, tuple[float, ...]]:
+    """A dark film with a bright square of two by two cells, and the square's box as fractions."""
+    film = rng.integers(0, 20, (SIDE, SIDE), dtype=np.uint8)
+    x, y = rng.integers(0, CELLS - 1, 2) * (SIDE // CELLS)
+    film[y : y + 16, x : x + 16] = 230
+    return film, (x / SIDE, y / SIDE, (x + 16) / SIDE, (y + 16) / SIDE)
+
+
+def folder(parts: dict[str, int], seed: int = 0) -> Prepared:
+    """Prepared films in memory: each film has a square, called Mass or Nodule in turn; two films a patient."""
+    rng = np.random.default_rng(seed)
+    drawn = [film_with_square(rng) for _ in range(sum(parts.values()))]
+    split = [name for name, count in parts.items() for _ in range(count)]
+    index = pd.DataFrame(
+        {
+            "image_id": [f"{i:04d}.png" for i in range(len(drawn))],
+            "patient": [f"{name}{i // 2}" for i, name in enumerate(split)],
+            "split": split,
+        }
+    )
+    boxes = pd.DataFrame(
+        [(f"{i:04d}.png", i, ("Mass", "Nodule")[i % 2], *box) for i, (_, box) in enumerate(drawn)],
+        columns=["image_id", "row", "finding", "x0", "y0", "x1", "y1"],
+    )
+    return Prepared(Path("tiny"), np.stack([film for film, _ in drawn]), index, boxes, Plan.model_construct())
+
+
+class Brightness(nn.Module):
+    """A backbone with one channel: the mean brightness of each of 8 x 8 cells. It sees the square and nothing else."""
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(image_BCHW, CELLS).clamp(min=0)
+
+
+def seeing() -> Predictor:
+    """An AG-CNN that finds bright squares, for every finding."""
+    model = AGCNN(
+        "resnet10t",
+        weights="none",
+        image_size=SIDE,
+        resize=SIDE,
+        normalisation="mean",
+        attention=Attention(threshold=0.5, min_side=8),
+    )
+    for branch in (model.global_branch, model.local_branch):
+        branch.backbone = Brightness()  # type: ignore[assignment]
+        branch.head = nn.Linear(1, len(model.labels))
+    model.fusion_head = nn.Linear(2, len(model.labels))
+    with torch.no_grad():
+        for head in (model.global_branch.head, model.local_branch.head, model.fusion_head):
+            head.weight.fill_(1)
+    return Predictor(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> tuple[Localization, Path]:
+    out = tmp_path_factory.mktemp("localize")
+    return localize(seeing(), folder({"test": 24}), out=out, resamples=200, progress=False), out
+
+
+def test_a_model_that_sees_the_squares_scores_near_the_ceiling_and_far_above_the_floors(found):
+    looked = found[0]
+    assert (looked.cases, looked.films, looked.patients, looked.grid) == (24, 24, 12, (8, 8))
+    assert looked.findings == ("Mass", "Nodule")
+    assert looked.score("global").of("hit").value == 1.0
+    assert looked.score("fusion").of("hit").value == 1.0
+    assert looked.score("ceiling").of("iou").value == pytest.approx(1.0)
+    assert looked.score("global").of("iou>0.5").value == 1.0
+    assert looked.score("attention").of("iou").value > 0.7
+    # A random map points anywhere: the squares are 1/16 of the film.
+    assert looked.score("random").of("hit").value == pytest.approx(1 / 16, abs=0.04)
+    for floor in ("random", "prior"):
+        gap = looked.gap("fusion", floor, "Nodule", "hit")
+        assert gap.low > 0.5
+        assert gap.p < 0.05
+        expected = looked.score("fusion", "Nodule").of("hit").value - looked.score(floor, "Nodule").of("hit").value
+        assert gap.value == pytest.approx(expected)
+
+
+def test_no_score_passes_its_ceiling_in_hits_and_energy(found):
+    looked = found[0]
+    for finding in (*looked.findings, "mean"):
+        for measure in ("hit", "energy"):
+            top = looked.score("ceiling", finding).of(measure).value
+            assert looked.score("global", finding).of(measure).value <= top + 1e-6
+            top = looked.score("ceiling-crop", finding).of(measure).value
+            assert looked.score("local", finding).of(measure).value <= top + 1e-6
+
+
+def test_intervals_hold_their_values_and_the_mean_is_over_findings(found):
+    looked = found[0]
+    for score in looked.scores:
+        assert [m.name for m in score.measures] == list(MEASURES)
+        assert all(0 <= m.low <= m.value + 1e-9 <= m.high + 2e-9 <= 1 + 3e-9 for m in score.measures)
+    each = [looked.score("local", finding).of("iou").value for finding in looked.findings]
+    assert looked.score("local").of("iou").value == pytest.approx(np.mean(each))
+
+
+def test_thresholds_are_chosen_on_other_patients(found):
+    looked = found[0]
+    assert looked.fitted == "the other half of the patients of the scored films (two-fold cross-fitting)"
+    assert {t.method for t in looked.thresholds} == {"random", "prior", "global", "local", "fusion"}
+    assert all((t.fitted_on, t.used_for) == (12, 12) for t in looked.thresholds)
+
+
+def test_crops_and_examples_describe_the_scored_films(found):
+    looked = found[0]
+    mean = looked.crops[-1]
+    assert (mean.finding, mean.films, mean.fallbacks, mean.fallback_share) == ("mean", 24, 0, 0.0)
+    assert 0 < mean.area_low <= mean.area_median <= mean.area_high < 0.2
+    assert [(e.finding, e.rank) for e in looked.examples[:3]] == [("Mass", r) for r in ("best", "median", "worst")]
+    best, median, worst = looked.examples[:3]
+    assert best.iou >= median.iou >= worst.iou
+
+
+def test_the_files_are_written_and_read_back(found):
+    looked, out = found
+    assert Localization.load(out / "localization.json") == looked
+    assert (out / "localization.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_ours_and_the_published_rows(found, capsys):
+    looked = found[0]
+    rows = table_rows(looked)
+    assert [row.kind for row in rows] == ["floor"] * 2 + ["ours"] * 4 + ["ceiling"] * 2 + ["published"] * 3
+    wang = next(row for row in rows if row.title == "published: Wang 2017")
+    named = dict(zip(COLUMNS, wang.cells, strict=True))
+    assert named["iou>0.1"] is None
+    assert named["iobb>0.9"].value == 0.209
+    assert all(row.kind != "published" for row in table_rows(looked, "Mass"))
+    assert "Grad-CAM, fusion" in text_table(looked, "Mass")
+    print_table(looked)
+    printed = capsys.readouterr().out
+    assert "24 boxed findings on 24 test films" in printed
+    assert "published: Grad-CAM++" in printed
+    with pytest.raises(ValueError, match="no score of 'fusion' on 'Hernia'; there are random, prior"):
+        looked.score("fusion", "Hernia")
+
+
+def test_batches_do_not_change_the_result(found):
+    again = localize(seeing(), folder({"test": 24}), resamples=200, batch_size=5, progress=False)
+    for mine, theirs in zip(again.scores, found[0].scores, strict=True):
+        np.testing.assert_allclose(
+            [m.value for m in mine.measures], [m.value for m in theirs.measures], atol=1e-5, err_msg=mine.method
+        )
+
+
+def test_validation_boxes_are_preferred_for_fitting():
+    data = folder({"train": 6, "val": 40, "test": 8})
+    chosen = choose_cases(data, "test", FINDINGS)
+    assert [len(part) for part in (chosen.scored, chosen.fitting, chosen.extra)] == [8, 40, 6]
+    assert (
+        chosen.fitted_words() == "40 boxed findings of validation films; the prior also on 6 of other patients' films"
+    )
+    cases = (*chosen.scored, *chosen.fitting)
+    (fold,) = folds_of(cases, 8, chosen.extra, np.random.default_rng(0))
+    assert fold.score_N.tolist() == [True] * 8 + [False] * 40
+    assert (fold.fit_N == ~fold.score_N).all()
+
+
+def test_few_validation_boxes_serve_the_prior_only():
+    chosen = choose_cases(folder({"val": 4, "test": 8}), "test", FINDINGS)
+    assert [len(part) for part in (chosen.scored, chosen.fitting, chosen.extra)] == [8, 0, 4]
+
+
+def test_patients_of_scored_films_are_never_fitted_on():
+    data = folder({"train": 2, "val": 40, "test": 8})
+    data.index.loc[data.index["split"] == "test", "patient"] = "val1"
+    chosen = choose_cases(data, "test", FINDINGS)
+    assert len(chosen.fitting) == 0
+    assert not {case.patient for case in chosen.extra} & {"val1"}
+
+
+def test_halves_share_no_patient():
+    chosen = choose_cases(folder({"test": 12}), "test", FINDINGS)
+    for fold in folds_of(chosen.scored, 12, (), np.random.default_rng(0)):
+        sides = [
+            {c.patient for c, on in zip(chosen.scored, mask, strict=True) if on} for mask in (fold.fit_N, fold.score_N)
+        ]
+        assert len(sides[0]) == len(sides[1]) == 3
+        assert not sides[0] & sides[1]
+
+
+def test_what_cannot_be_scored_is_refused_or_named():
+    with pytest.raises(ValueError, match="no film of the val split of tiny has a box"):
+        choose_cases(folder({"test": 4}), "val", FINDINGS)
+    with pytest.raises(ValueError, match="the boxes to score are of 1 patient"):
+        localize(seeing(), folder({"test": 2}), progress=False)
+    data = folder({"test": 4})
+    assert choose_cases(data, "test", ["Mass"]).left_out == ("2 cases of Nodule, which the model does not know",)
+
+
+def test_boxes_of_a_finding_on_a_film_are_one_case():
+    data = folder({"test": 2})
+    boxes = pd.concat([data.boxes, data.boxes.iloc[[0]].assign(x0=0.0, y0=0.0, x1=0.5, y1=0.5)], ignore_index=True)
+    first, second = cases_of(boxes, data.index, "test")
+    assert (first.finding, first.box_B4.shape, second.finding, second.box_B4.shape) == (
+        "Mass",
+        (2, 4),
+        "Nodule",
+        (1, 4),
+    )
+
+
+def test_the_threshold_with_the_best_mean_over_findings_is_chosen():
+    value_NTV = np.zeros((3, 19, len(MEASURES)))
+    # Two cases of a prefer the first threshold by .3 each, one case of b the second by .4: findings weigh the same.
+    value_NTV[:2, 0, IOU], value_NTV[2, 1, IOU] = 0.3, 0.4
+    assert choose(value_NTV, np.array(["a", "a", "b"])) == 1
+
+
+def case(box: tuple[float, ...], finding: str = "Mass", patient: str = "p") -> Case:
+    return Case(0, "a.png", patient, finding, np.array([box]))
+
+
+def test_the_random_floor_is_the_expectation_over_its_maps():
+    noise = RandomMaps.draw((4, 4), np.array([0.0, 0, 1, 1]), np.random.default_rng(0), count=100)
+    value = noise.measure([case((0.0, 0.0, 0.5, 1.0)), case((0.0, 0.0, 1.0, 1.0))])
+    assert value.shape == (2, 19, len(MEASURES))
+    assert value[0, 0, HIT] == pytest.approx(0.5, abs=0.12)
+    assert value[0, 0, MEASURES.index("energy")] == pytest.approx(0.5, abs=0.03)
+    assert value[1, :, MEASURES.index("iobb")] == pytest.approx(np.ones(19))
+    assert value[1, 0, MEASURES.index("energy")] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_prior_knows_where_a_finding_usually_is():
+    fitted_on = [case((0.5, 0.5, 1, 1)), case((0.5, 0.5, 1, 1)), case((0, 0, 0.5, 0.5), "Nodule")]
+    usual, elsewhere, unseen = measure_prior(
+        [case((0.5, 0.5, 1, 1)), case((0, 0.5, 0.5, 1)), case((0.5, 0.5, 1, 1), "Hernia")], fitted_on
+    )
+    assert usual[:, IOU].tolist() == [1.0] * 19
+    assert elsewhere[:, HIT].tolist() == [0.0] * 19
+    assert unseen[0, MEASURES.index("energy")] == pytest.approx(2 / 3)  # the mean of all three boxes
+
+
+def test_intervals_are_over_patients_not_over_films():
+    """Ten films of one patient and one of another: a resample holds one patient twice, or each once."""
+    cases = [case((0, 0, 1, 1), patient="a") for _ in range(10)] + [case((0, 0, 1, 1), patient="b")]
+    value_NV = np.zeros((11, len(MEASURES)))
+    value_NV[10] = 1
+    tracks = [Track(method, value_NV, np.full(11, -1)) for method in METHODS]
+    scores, gaps = summarise(cases, tracks, 300, np.random.default_rng(0))
+    hit = scores[0].of("hit")
+    assert hit.value == pytest.approx(1 / 11)
+    assert (hit.low, hit.high) == (0.0, 1.0)
+    assert all(gap.value == gap.low == gap.high == 0 for gap in gaps)
