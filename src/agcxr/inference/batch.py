@@ -2,6 +2,11 @@
 
 Everything streams: folders are walked as films are needed, rows are written as they come, so memory does not grow with
 the number of films. The CSV appears under its name only when it is complete.
+
+Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones, and `calibrated_` ones of the
+fusion where the checkpoint holds a calibration; `box_x0` ... `box_y1` in pixels of the original film; `width`,
+`height`; `fallback` (0 or 1); `error`; with pictures also `picture`. A film that cannot be read is a row with only
+`image` and `error`.
 """
 
 from __future__ import annotations
@@ -85,16 +90,11 @@ def predict_files(
     Args:
         model: run folder, model folder or hub id.
         inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
-        out_csv: columns `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones, and
-            `calibrated_` ones of the fusion where the checkpoint holds a calibration; `box_x0` ... `box_y1` in pixels
-            of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with `explain_dir` also `picture`.
-            A film that cannot be read is a row with only `image` and `error`.
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
         progress: show a bar with the rate, and the summary, on stderr.
 
-    Raises:
-        ValueError: an input does not exist, or there is no film in any of them; nothing is written.
+    Raises ValueError where an input does not exist, or no input holds a film; nothing is written then.
     """
     films = Films(inputs, leave_out=explain_dir)
     walk = iter(films)
@@ -105,37 +105,28 @@ def predict_files(
     from agcxr.inference.predictor import Predictor
 
     predictor = Predictor.from_pretrained(model, device=device, precision=precision)
-    start = time.perf_counter()
-    target = Path(out_csv)
-    count, failed = write_predictions(
-        predictor,
-        itertools.chain([first], walk),
-        target,
-        explain_dir=None if explain_dir is None else Path(explain_dir),
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-    )
-    summary = Summary(
-        target,
-        count,
-        failed + len(films.closed),
-        films.ignored,
-        tuple(films.empty),
-        tuple(films.closed),
-        time.perf_counter() - start,
-    )
+    start, target = time.perf_counter(), Path(out_csv)
+    pictures = None if explain_dir is None else Path(explain_dir)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    rows, failed = write_predictions(predictor, itertools.chain([first], walk), target, pictures, **options)
+    summary = _summary(films, target, rows, failed, time.perf_counter() - start)
     if progress:
         print(summary, file=sys.stderr)
     return summary
+
+
+def _summary(films: Films, target: Path, rows: int, failed: int, seconds: float) -> Summary:
+    """Films must have been walked to the end."""
+    closed = tuple(films.closed)
+    return Summary(target, rows, failed + len(closed), films.ignored, tuple(films.empty), closed, seconds)
 
 
 def write_predictions(
     engine: Engine,
     films: Iterable[FilmFile],
     target: Path,
-    *,
     explain_dir: Path | None = None,
+    *,
     batch_size: int = 16,
     workers: int | None = None,
     progress: bool = False,
