@@ -1,5 +1,7 @@
 """A tiny prepared folder made in code, and settings that train on it in seconds."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,42 @@ def tiny_config(**changes: Any) -> Train:
         "precision": "fp32",
     }
     return Train(**(values | changes))
+
+
+def _train_until(prepared: str, out: str, where: str, how: int) -> None:
+    """Train in this process and send the signal to it at (stage, epoch, step)."""
+    import torch
+
+    from agcxr.training.stages import train
+    from agcxr.training.tasks import StageTask
+
+    torch.set_num_threads(1)
+    stage, epoch, step = where.split(":")
+    plain = StageTask.training_step
+
+    def training_step(self: StageTask, shown: Any, batch_idx: int) -> Any:
+        if (self.stage, self.current_epoch, batch_idx) == (stage, int(epoch), int(step)):
+            os.kill(os.getpid(), how)
+        return plain(self, shown, batch_idx)
+
+    StageTask.training_step = training_step  # type: ignore[method-assign]
+    train(prepared, tiny_config(), out, resume=True)
+
+
+def _main(prepared: str, *jobs: str) -> None:
+    """Each job, `out=stage:epoch:step=signal`, in a process of its own, forked after the imports, which take longest.
+
+    Prints how each ended, one exit code a line (negative: by that signal).
+    """
+    import agcxr.training.stages  # noqa: F401
+
+    for job in jobs:
+        out, where, how = job.split("=")
+        child = os.fork()
+        if not child:
+            _train_until(prepared, out, where, int(how))
+        print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -77,7 +77,21 @@ def train(
 
 def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, progress: bool) -> RunSummary:
     torch.manual_seed(config.seed)
-    model = AGCNN(
+    model = build(config)
+    _say_absent(data.val.label_NK, progress)
+    summaries = []
+    for name in STAGES:
+        summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
+        model.part(name).load_state_dict(run_folder.read_weights(run.stage(name) / "best.safetensors"))
+        summaries.append(summary)
+    if _first_process():
+        model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
+    return RunSummary(run.root, run.model, tuple(summaries))
+
+
+def build(config: Train) -> AGCNN:
+    """The network of a configuration with its first weights; random ones follow torch's global generator."""
+    return AGCNN(
         backbone=config.backbone,
         pooling=config.pooling,
         in_channels=config.in_channels,
@@ -88,15 +102,6 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
         crop_source=config.local.crop_source,
         weights=config.weights,
     )
-    _say_absent(data.val.label_NK, progress)
-    summaries = []
-    for name in STAGES:
-        summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
-        model.part(name).load_state_dict(run_folder.read_weights(run.stage(name) / "best.safetensors"))
-        summaries.append(summary)
-    if _first_process():
-        model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
-    return RunSummary(run.root, run.model, tuple(summaries))
 
 
 def train_stage(

@@ -1,0 +1,102 @@
+"""What is computed once equals what is computed every time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_config
+
+from agcxr.config import Augment, Fusion, Train
+from agcxr.data.dataset import Films, Shard, evaluation_batches, films
+from agcxr.data.prepared import open_prepared
+from agcxr.models.agcnn import AGCNN
+from agcxr.training import frozen, stages
+from agcxr.training.frozen import Machine
+from agcxr.training.run_folder import RunFolder
+from agcxr.training.tasks import Data
+
+torch.set_num_threads(1)
+ALONE = Machine(torch.device("cpu"), Shard(), lambda tensor: tensor[None], torch.inference_mode)
+
+
+@pytest.fixture(scope="module")
+def train_films(prepared) -> Films:
+    return films(open_prepared(prepared), "train")
+
+
+def network(config: Train) -> AGCNN:
+    torch.manual_seed(1)
+    return stages.build(config).freeze("global", "local")
+
+
+@pytest.mark.parametrize("crop_source", ["view", "prepared"])
+def test_features_are_those_of_the_network(train_films, crop_source):
+    config = tiny_config(image_size=36, resize=40).model_copy(
+        update={"local": tiny_config().local.model_copy(update={"crop_source": crop_source})}
+    )
+    model = network(config)
+    views = frozen.centre(len(train_films), train_films, config)
+    found = frozen.film_features(model, train_films, views, config, 7, ALONE)
+    (batch,) = evaluation_batches(train_films, 100)
+    shown = frozen.picture(batch, views, config)
+    assert (shown.sharp_B1HW is None) == (crop_source == "view")
+    out = model(shown.view_B1HW, shown.sharp_B1HW)
+    expected = torch.cat([out.pooled_global_BD, out.pooled_local_BD], 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_one_box_a_film_follows_the_view(train_films):
+    """Per image: the box of the evaluation view, found again in any other view of the film."""
+    config = tiny_config()
+    model = network(config)
+    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    centre = frozen.centre(len(train_films), train_films, config)
+    (batch,) = evaluation_batches(train_films, 100)
+    of_view = frozen.look(model, frozen.picture(batch, centre, config))
+    torch.testing.assert_close(frozen.box_in_view(box_N4, centre, config), of_view, atol=1e-3, rtol=0)
+    mirrored = frozen.box_in_view(box_N4, replace(centre, flip_B=~centre.flip_B), config)
+    torch.testing.assert_close(mirrored[:, [0, 2]], 48 - of_view[:, [2, 0]], atol=1e-3, rtol=0)
+
+
+def test_the_processes_parts_make_the_whole(train_films):
+    config = tiny_config()
+    model = network(config)
+    alone = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    for world in (2, 3):
+        pieces: list[list[torch.Tensor]] = []
+        for rank in range(world):
+            piece: list[torch.Tensor] = []
+
+            def keep(tensor: torch.Tensor, piece: list[torch.Tensor] = piece) -> torch.Tensor:
+                piece.append(tensor)
+                return tensor[None]
+
+            frozen.film_boxes(model, train_films, config, 8, replace(ALONE, shard=Shard(rank, world), gather=keep))
+            pieces.append(piece)
+        gathered = iter([torch.stack(parts) for parts in zip(*pieces, strict=True)])
+        whole = frozen.whole(pieces[0][0], pieces[0][1], len(train_films), lambda _: next(gathered))  # noqa: B023
+        torch.testing.assert_close(whole, alone, atol=1e-4, rtol=0)
+
+
+def test_large_caches_stay_on_the_host():
+    accelerator = torch.device("meta")
+    assert frozen.feature_device(1, 80_000, 4096, accelerator) == accelerator
+    assert frozen.feature_device(10, 80_000, 4096, accelerator) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("attention_per", ["view", "image"])
+def test_cached_stage_three_equals_the_uncached_one(prepared, tmp_path, attention_per):
+    """With augmentation off: the same losses, scores and weights."""
+    results = []
+    for cached in (0, 1):
+        local = tiny_config().local.model_copy(update={"attention_per": attention_per})
+        fusion = Fusion(epochs=3, batch_size=8, optimiser="adamw", lr=1e-2, cached_views=cached)
+        config = tiny_config(augment=Augment(crop="none", flip=0), local=local, fusion=fusion)
+        model = network(config)
+        opened = open_prepared(prepared)
+        data = Data(films(opened, "train"), films(opened, "val"))
+        run = RunFolder(tmp_path / str(cached))
+        summary = stages.train_stage("fusion", model, config, data, run, progress=False)
+        results.append((summary.val_auc, model.fusion_head.weight.detach()))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5, rtol=0)

@@ -1,0 +1,258 @@
+"""The run: pinned curves, frozen branches, the same result after a kill, and refusals that name the cure."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_config, write_prepared
+
+from agcxr.config import Fusion, Local, Stage, Train
+from agcxr.models.agcnn import AGCNN
+from agcxr.models.checkpoint import read_card
+from agcxr.training import stages
+from agcxr.training.stages import RunSummary, train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def run(prepared, tmp_path_factory) -> RunSummary:
+    """An uninterrupted run that the tests look at."""
+    return train(prepared, tiny_config(), tmp_path_factory.mktemp("run") / "run", progress=False)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    killed: Path
+    interrupted: Path
+    exits: tuple[int, ...]
+    out: str
+    err: str
+
+
+def table(folder: Path, stage: str) -> list[dict[str, str]]:
+    with (folder / stage / "metrics.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def curve(folder: Path, stage: str, column: str) -> list[float]:
+    return [float(row[column]) for row in table(folder, stage)]
+
+
+def same_metrics(one: Path, two: Path) -> None:
+    timed = {"seconds", "films_per_s"}
+    for stage in ("global", "local", "fusion"):
+        rows = [table(folder, stage) for folder in (one, two)]
+        untimed = [[{k: v for k, v in row.items() if k not in timed} for row in part] for part in rows]
+        assert untimed[0] == untimed[1]
+
+
+def same_weights(one: Path, two: Path) -> None:
+    first, second = load_file(one / "model" / "model.safetensors"), load_file(two / "model" / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_curves_are_pinned(run):
+    found = {stage: curve(run.folder, stage, "train_loss") for stage in stages.STAGES}
+    assert found == {
+        "global": pytest.approx([0.6985, 0.6660, 0.6316], abs=2e-3),
+        "local": pytest.approx([0.6822, 0.6369, 0.6186], abs=2e-3),
+        "fusion": pytest.approx([0.6926, 0.6600, 0.6386], abs=2e-3),
+    }
+
+
+def test_the_folder_holds_what_it_should(run):
+    assert {path.name for path in run.folder.iterdir()} == {
+        *("config.yaml", "plan.json", "run.json", "global", "local", "fusion", "model"),
+    }
+    for stage in stages.STAGES:
+        names = {path.name for path in (run.folder / stage).iterdir()}
+        assert names >= {"last.ckpt", "best.safetensors", "metrics.csv", "done.json"}
+        assert not [name for name in names if name.endswith(".part")]
+    state = json.loads((run.folder / "run.json").read_text())
+    assert state["status"] == "finished"
+    assert set(state["stage_seconds"]) == set(stages.STAGES)
+
+
+def test_the_model_is_made_of_the_best_parts(run):
+    model = AGCNN.from_pretrained(run.folder)
+    for stage in stages.STAGES:
+        best = load_file(run.folder / stage / "best.safetensors")
+        assert all(torch.equal(value, best[key]) for key, value in model.part(stage).state_dict().items())
+        scores = curve(run.folder, stage, "val_auc")
+        assert run.stage(stage).val_auc == max(scores)
+        assert run.stage(stage).best_epoch == scores.index(max(scores)) + 1
+
+
+def test_the_card_says_where_the_model_comes_from(run, prepared):
+    card = read_card(run.model / "config.json")
+    assert card.preprocessing.prepared_size == tiny.SIZE
+    assert card.metrics == {f"{stage}_val_auc": run.stage(stage).val_auc for stage in stages.STAGES}
+    assert card.seed == 0
+    assert card.train_patients is not None
+    index = stages.open_prepared(prepared).index
+    patients = index.loc[index["split"] == "train", "patient"]
+    assert card.train_patients.known(index["patient"]) == tuple(sorted(set(patients)))
+
+
+def test_findings_without_both_classes_are_named_and_left_out(run, prepared, capsys, tmp_path):
+    summary = run.stage("global")
+    assert summary.absent == ("Pleural_Thickening", "Hernia")
+    per_finding = summary.val_auc_per_finding
+    assert np.isnan([per_finding["Hernia"], per_finding["Pleural_Thickening"]]).all()
+    known = [auc for auc in per_finding.values() if not np.isnan(auc)]
+    assert len(known) == 12
+    assert summary.val_auc == pytest.approx(np.mean(known))
+    assert json.loads((run.folder / "global" / "done.json").read_text())["val_auc_per_finding"]["Hernia"] is None
+    assert table(run.folder, "global")[0]["auc_Hernia"] == ""
+    short = tiny_config(global_=Stage(epochs=1), local=Local(epochs=1), fusion=Fusion(epochs=1, cached_views=1))
+    train(prepared, short, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "Validation lacks a positive or a negative film of Pleural_Thickening, Hernia: left out of the mean" in said
+    assert "global  epoch 1/1  loss 0." in said
+
+
+def test_earlier_branches_stay_as_they_are(run):
+    """Neither weights nor batch-norm statistics of the global branch move in stages II and III."""
+    model = AGCNN.from_pretrained(run.folder)
+    best = load_file(run.folder / "global" / "best.safetensors")
+    statistics = [key for key in best if "running_mean" in key]
+    assert statistics
+    assert all(torch.equal(model.global_branch.state_dict()[key], best[key]) for key in best)
+
+
+@pytest.mark.parametrize("stage", ["local", "fusion"])
+def test_frozen_branches_get_no_gradients_and_keep_their_statistics(prepared, tmp_path, stage):
+    config = tiny_config(global_=Stage(epochs=1), local=Local(epochs=1), fusion=Fusion(epochs=1))
+    data = _data(prepared)
+    model = _model(config)
+    before = {name: {k: v.clone() for k, v in model.part(name).state_dict().items()} for name in stages.STAGES}
+    folder = stages.RunFolder(tmp_path)
+    stages.train_stage(stage, model, config, data, folder, progress=False)
+    for name in stages.STAGES:
+        unchanged = all(torch.equal(v, before[name][k]) for k, v in model.part(name).state_dict().items())
+        assert unchanged == (name != stage)
+        if name != stage:
+            assert all(p.grad is None and not p.requires_grad for p in model.part(name).parameters())
+
+
+@pytest.fixture(scope="session")
+def stopped(prepared, tmp_path_factory) -> Stopped:
+    """One run killed in the middle of the second epoch of every stage, started again each time; another by Ctrl-C."""
+    killed, interrupted = (tmp_path_factory.mktemp("stopped") / name for name in ("killed", "interrupted"))
+    jobs = [f"{killed}={stage}:1:1={int(signal.SIGKILL)}" for stage in stages.STAGES]
+    jobs.append(f"{interrupted}=global:1:1={int(signal.SIGINT)}")
+    child = subprocess.run(
+        [sys.executable, tiny.__file__, str(prepared), *jobs],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    exits = tuple(int(line.split()[1]) for line in child.stdout.splitlines() if line.startswith("exit"))
+    return Stopped(killed, interrupted, exits, child.stdout, child.stderr)
+
+
+def test_resumed_equals_uninterrupted(run, stopped, prepared):
+    assert stopped.exits[:3] == (-signal.SIGKILL,) * 3
+    assert json.loads((stopped.killed / "run.json").read_text())["status"] == "running"
+    assert [len(curve(stopped.killed, stage, "epoch")) for stage in stages.STAGES] == [3, 3, 1]
+    finished = train(prepared, tiny_config(), stopped.killed, resume=True, progress=False)
+    same_metrics(run.folder, stopped.killed)
+    same_weights(run.folder, stopped.killed)
+    assert [(s.best_epoch, s.val_auc) for s in finished.stages] == [(s.best_epoch, s.val_auc) for s in run.stages]
+    again = train(prepared, tiny_config(), stopped.killed, resume=True, progress=False)  # nothing is left to do
+    assert [s.val_auc for s in again.stages] == [s.val_auc for s in run.stages]
+
+
+def test_ctrl_c_says_how_to_go_on(stopped):
+    assert stopped.exits[3] == 130
+    assert f"Stopped. Whole epochs are kept in {stopped.interrupted}; the same command with --resume" in stopped.out
+    assert "Traceback" not in stopped.err
+    assert json.loads((stopped.interrupted / "run.json").read_text())["status"] == "interrupted"
+    assert len(curve(stopped.interrupted, "global", "epoch")) == 1
+
+
+def test_an_existing_run_needs_resume(run, prepared):
+    with pytest.raises(ValueError, match=r"already holds a run; go on with it by --resume, or give --out a new folder"):
+        train(prepared, tiny_config(), run.folder)
+
+
+def test_other_settings_cannot_resume(run, prepared):
+    other = tiny_config(seed=3, local=tiny_config().local.model_copy(update={"threshold": 0.5}))
+    with pytest.raises(ValueError, match=r"local\.threshold: 0\.7 -> 0\.5; seed: 0 -> 3\. Give the settings"):
+        train(prepared, other, run.folder, resume=True)
+
+
+def test_other_films_cannot_resume(run, tmp_path):
+    others = write_prepared(tmp_path / "others", parts={"train": 9, "val": 4})
+    with pytest.raises(ValueError, match="was begun on other films than"):
+        train(others, tiny_config(), run.folder, resume=True)
+
+
+def test_a_folder_with_other_things_is_left_alone(prepared, tmp_path):
+    (tmp_path / "holiday.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no run; give --out a new or an empty folder"):
+        train(prepared, tiny_config(), tmp_path, resume=True)
+
+
+def test_divergence_is_named(prepared, tmp_path):
+    wild = tiny_config(global_=Stage(epochs=2, batch_size=8, lr=1e30))
+    with pytest.raises(ValueError, match=r"training diverged: the validation loss of the global stage .* --global\.lr"):
+        train(prepared, wild, tmp_path / "run", progress=False)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_no_finding_with_both_classes(tmp_path):
+    """One validation film: every AUROC is undefined; the loss chooses, nothing crashes, the mean is NaN, not 0."""
+    folder = write_prepared(tmp_path / "prepared", parts={"train": 8, "val": 1})
+    short = tiny_config(global_=Stage(epochs=2), local=Local(epochs=1), fusion=Fusion(epochs=1))
+    summary = train(folder, short, tmp_path / "run", progress=False)
+    losses = curve(tmp_path / "run", "global", "val_loss")
+    assert np.isnan(summary.stage("global").val_auc)
+    assert summary.stage("global").best_epoch == losses.index(min(losses)) + 1
+    assert read_card(summary.model / "config.json").metrics["fusion_val_auc"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"local": Local(epochs=1, batch_size=8, attention_per="image", min_side=4), "in_channels": 3},
+        {"local": Local(epochs=1, batch_size=8, crop_source="prepared", min_side=4), "image_size": 36, "resize": 40},
+        {"loss": "balanced-dataset", "pooling": "max", "normalisation": "mean"},
+        {"loss": "asymmetric", "precision": "bf16", "fusion": Fusion(epochs=2, cached_views=2, batch_size=8)},
+    ],
+    ids=["per-image", "sharp", "paper-like", "bf16-cached"],
+)
+def test_options_train(prepared, tmp_path, changes):
+    common = {"batch_size": 8}
+    short = {
+        "global_": Stage(epochs=1, **common),
+        "local": Local(epochs=1, **common),
+        "fusion": Fusion(epochs=1, **common),
+    }
+    summary = train(prepared, tiny_config(**(short | changes)), tmp_path / "run", progress=False)
+    assert [stage.stage for stage in summary.stages] == ["global", "local", "fusion"]
+    assert all(0 <= stage.val_auc <= 1 for stage in summary.stages)
+
+
+def _model(config: Train) -> AGCNN:
+    torch.manual_seed(0)
+    return stages.build(config)
+
+
+def _data(prepared: Path) -> stages.Data:
+    opened = stages.open_prepared(prepared)
+    return stages.Data(stages.films(opened, "train"), stages.films(opened, "val"))
