@@ -62,9 +62,9 @@ def _opencv(mask_BHW: Tensor, heat_BHW: Tensor, connectivity: int) -> Regions:
     Sizes are then counted over mask pixels only: OpenCV's own statistics take seven times as long as its labels.
     """
     batch, height, width = mask_BHW.shape
-    tall = np.zeros((batch, height + 1, width), np.uint8)
+    tall = np.zeros((batch, height + 1, width), bool)
     tall[:, :height] = mask_BHW.cpu().numpy()
-    count, picture = cv2.connectedComponents(tall.reshape(-1, width), connectivity=connectivity)
+    count, picture = cv2.connectedComponents(tall.view(np.uint8).reshape(-1, width), connectivity=connectivity)
     pixel = np.flatnonzero(tall)
     label = picture.reshape(-1)[pixel]
     size = np.bincount(label, minlength=count)
@@ -77,11 +77,15 @@ def _opencv(mask_BHW: Tensor, heat_BHW: Tensor, connectivity: int) -> Regions:
     if len(candidate) > np.count_nonzero(largest):
         candidate = _by_peak_then_first(candidate, image, label, pixel, heat_BHW)
     owner, position = np.unique(image[candidate], return_index=True)
-    chosen = np.zeros(batch, picture.dtype)
+    chosen = np.full(batch, -1, picture.dtype)  # no region is called -1
     chosen[owner] = candidate[position]
-    region_BHW = torch.from_numpy(picture.reshape(batch, height + 1, width)[:, :height] == chosen[:, None, None])
-    found_B = torch.from_numpy(largest > 0)
-    return Regions((_bounds(region_BHW) * found_B[:, None]).float(), found_B)
+    region_BHW = picture.reshape(batch, height + 1, width) == chosen[:, None, None]
+    in_x_BW, in_y_BH = region_BHW.any(1), region_BHW.any(2)  # in NumPy: four times as fast as in torch
+    found = largest > 0
+    box = np.zeros((batch, 4), np.float32)
+    box[:, 0], box[:, 2] = in_x_BW.argmax(1), width - in_x_BW[:, ::-1].argmax(1)
+    box[:, 1], box[:, 3] = in_y_BH.argmax(1), height + 1 - in_y_BH[:, ::-1].argmax(1)
+    return Regions(torch.from_numpy(box * found[:, None]), torch.from_numpy(found))
 
 
 def _by_peak_then_first(
