@@ -1,0 +1,214 @@
+"""PNG, JPEG and WebP bytes -> pixels. Headers are read before anything is decoded, so that a small file cannot ask for
+a huge picture and a cut file is named as such instead of being filled up with gray.
+
+Shapes: H, W the picture; C its channels in OpenCV's order (B, G, R[, A]).
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+"""The chunks that make the pixels. Profiles, texts and times are left out: they may be broken or hide a bomb."""
+
+JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the markers that state a JPEG's size (SOF0-15 without DHT, JPG and DAC)."""
+
+
+class RadiographError(ValueError):
+    """A file that cannot be used as a radiograph; the message gives the reason in words for people."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pixels_HW (uint8 or uint16, as stored), the format's name, and what had to be done to get there."""
+
+    pixels_HW: Pixels
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse sizes no radiograph has, before memory is asked for."""
+    if width < 1 or height < 1:
+        raise RadiographError(f"its header states a size of {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise RadiographError(
+            f"its header states {width} x {height} pixels, more than the {max_pixels:,} allowed (max_pixels)"
+        )
+
+
+def to_gray(pixels_HWC: NDArray, *, order: str) -> tuple[Pixels, tuple[str, ...]]:
+    """1, 3 or 4 channels (`order` "BGR" or "RGB") -> H x W of the same depth, with notes.
+
+    Channels that are equal stay exactly what they are; true colour is weighed as luminance (ITU-R BT.601). Transparency
+    is laid over black, the colour of air.
+    """
+    if pixels_HWC.ndim == 2:
+        return np.ascontiguousarray(pixels_HWC), ()
+    channels = pixels_HWC.shape[2]
+    if channels == 1:
+        return np.ascontiguousarray(pixels_HWC[..., 0]), ()
+    if channels not in (3, 4):
+        raise RadiographError(f"it has {channels} channels; expected 1 (gray), 3 (colour) or 4 (colour and alpha)")
+    color_HW3 = np.ascontiguousarray(pixels_HWC[..., :3])
+    first_HW = np.ascontiguousarray(color_HW3[..., 0])
+    is_gray = np.array_equal(first_HW, color_HW3[..., 1]) and np.array_equal(first_HW, color_HW3[..., 2])
+    if is_gray:
+        gray_HW, notes = first_HW, ["three equal channels -> gray"]
+    else:
+        gray_HW = cv2.cvtColor(color_HW3, cv2.COLOR_BGR2GRAY if order == "BGR" else cv2.COLOR_RGB2GRAY)
+        notes = ["colour -> luminance"]
+    if channels == 4:
+        top = np.iinfo(gray_HW.dtype).max
+        alpha_HW = pixels_HWC[..., 3]
+        if (alpha_HW != top).any():
+            gray_HW = np.rint(gray_HW.astype(np.float64) * alpha_HW / top).astype(gray_HW.dtype)
+            notes.append("transparency laid over black")
+    return gray_HW, tuple(notes)
+
+
+def fill_16_bits(pixels_HW: Pixels) -> tuple[Pixels, tuple[str, ...]]:
+    """uint16 whose brightest pixel needs fewer bits -> the same over the full 0..65535 (12-bit films in 16-bit files).
+
+    The range is the smallest whole number of bits (at least 8) that holds the brightest pixel. uint8 is left alone.
+    """
+    if pixels_HW.dtype == np.uint8:
+        return pixels_HW, ()
+    bits = max(8, int(pixels_HW.max()).bit_length())
+    if bits == 16:
+        return pixels_HW, ()
+    scaled_HW = (pixels_HW.astype(np.float32) * (65535 / (2**bits - 1)) + 0.5).astype(np.uint16)
+    return scaled_HW, (f"{bits}-bit values in 16 bits -> full range",)
+
+
+def decode_png(data: bytes, max_pixels: int) -> Decoded:
+    """PNG of any depth and colour type -> gray of its own depth. Every chunk's checksum is verified."""
+    chunks = _png_chunks(data)
+    if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
+        raise RadiographError("PNG without a header")
+    width, height, depth, color, _, _, _ = struct.unpack(">IIBBBBB", chunks[0][1])
+    check_size(width, height, max_pixels)
+    if any(kind not in PNG_KEPT for kind, _ in chunks):
+        data = _png_join(chunks)
+    if color == 0 and depth <= 8:
+        return Decoded(_decode(data, "PNG", cv2.IMREAD_GRAYSCALE), "png")
+    gray_HW, notes = to_gray(_decode(data, "PNG", cv2.IMREAD_UNCHANGED), order="BGR")
+    if color == 3:
+        notes = ("palette -> gray", *notes[1:])
+    gray_HW, more = fill_16_bits(gray_HW)
+    return Decoded(gray_HW, "png", notes + more)
+
+
+def _png_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
+    view, at, chunks = memoryview(data), len(PNG_SIGNATURE), []
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind, end = bytes(view[at + 4 : at + 8]), at + 12 + length
+        if end > len(data):
+            break
+        (stated,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[at + 4 : end - 4]) != stated:
+            raise RadiographError(f"corrupt PNG: the checksum of its {kind!r} part at byte {at} is wrong")
+        chunks.append((kind, view[at + 8 : end - 4]))
+        if kind == b"IEND":
+            return chunks
+        at = end
+    raise RadiographError(f"truncated PNG: the file stops after {len(data):,} bytes, before its end mark")
+
+
+def _png_join(chunks: list[tuple[bytes, memoryview]]) -> bytes:
+    parts: list[bytes | memoryview] = [PNG_SIGNATURE]
+    for kind, body in chunks:
+        if kind in PNG_KEPT:
+            crc = zlib.crc32(body, zlib.crc32(kind))
+            parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", crc)]
+    return b"".join(parts)
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
+    """(width, height, channels, bits) that a JPEG's frame header states. Raises RadiographError for a broken one."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise RadiographError(f"corrupt JPEG: no marker at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in (0x01, *range(0xD0, 0xD9)):
+            at += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if marker in JPEG_SIZES:
+            if at + 10 > len(data):
+                break
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return width, height, channels, bits
+        if marker in (0xDA, 0xD9) or length < 2:
+            raise RadiographError("corrupt JPEG: no frame header before the pixels")
+        at += 2 + length
+    raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, inside its header")
+
+
+def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
+    """8-bit JPEG -> gray (colour by its own luminance channel), turned upright where its EXIF part says so."""
+    width, height, channels, bits = jpeg_frame(data)
+    check_size(width, height, max_pixels)
+    if bits != 8 or channels not in (1, 3):
+        raise RadiographError(f"a JPEG of {channels} channels with {bits} bits; expected 1 or 3 with 8 bits")
+    # Inside the coded pixels 0xFF is always followed by 0 or a restart mark, so only a whole file has this after them.
+    if data.rfind(b"\xff\xd9") < data.find(b"\xff\xda"):
+        raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, before its end mark")
+    pixels_HW = _decode(data, "JPEG", cv2.IMREAD_GRAYSCALE)
+    notes: tuple[str, ...] = () if channels == 1 else ("colour -> luminance",)
+    if pixels_HW.shape != (height, width):
+        notes += ("turned upright as its EXIF part says",)
+    return Decoded(pixels_HW, "jpeg", notes)
+
+
+def decode_webp(data: bytes, max_pixels: int) -> Decoded:
+    """Still WebP, lossy or lossless -> 8-bit gray."""
+    width, height = _webp_size(data)
+    check_size(width, height, max_pixels)
+    (length,) = struct.unpack_from("<I", data, 4)
+    if len(data) < length + 8:
+        raise RadiographError(f"truncated WebP: {len(data):,} of {length + 8:,} bytes")
+    gray_HW, notes = to_gray(_decode(data, "WebP", cv2.IMREAD_UNCHANGED), order="BGR")
+    return Decoded(gray_HW, "webp", notes)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    if len(data) < 30:
+        raise RadiographError(f"truncated WebP: the file stops after {len(data):,} bytes, inside its header")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        if data[20] & 0x02:
+            raise RadiographError("an animated WebP; a radiograph is one picture")
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + ((bits >> 14) & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise RadiographError(f"corrupt WebP: its first part is {kind!r}")
+
+
+def _decode(data: bytes, what: str, flags: int) -> NDArray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise RadiographError(f"corrupt {what}: {str(error).strip() or 'out of memory'}") from error
+    if pixels is None or pixels.size == 0:
+        raise RadiographError(f"corrupt {what}: its pixels cannot be decoded")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise RadiographError(f"a {what} of {pixels.dtype} pixels; expected 8 or 16 bits")
+    return pixels

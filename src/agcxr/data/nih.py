@@ -1,0 +1,223 @@
+"""The official files of NIH ChestX-ray14 -> rows (one row an image), boxes and lists.
+
+Read as the NIH gives them: headers with commas inside brackets, no newline at the end, both versions of the labels
+(2017 and v2020). The columns of rows are stated in ROW_COLUMNS; other sources make the same ones.
+"""
+
+import csv
+import gzip
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from agcxr.labels import LABELS, NO_FINDING, canonical
+
+ROW_COLUMNS: tuple[str, ...] = ("image_id", "patient", "follow_up", *LABELS, "age", "sex", "view")
+"""image_id (as in the table), patient: str; follow_up: Int64; labels: float32 0/1, NaN = unknown; age: float years;
+sex "M", "F" or ""; view "PA", "AP", "LATERAL" or ""."""
+
+BOX_COLUMNS: tuple[str, ...] = ("image_id", "finding", "x0", "y0", "x1", "y1")
+"""Corners as fractions of the image's width and height, exclusive end."""
+
+BOX_FRAME = 1024
+"""BBox_List_2017.csv is in pixels of the 1024 x 1024 films."""
+
+OLDEST = 120
+"""Ages above this are errors of the table (the 2017 file has ages over 400)."""
+
+LISTS = ("train_val_list.txt", "test_list.txt")
+
+_BROKEN_TABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, pd.errors.ParserError)
+
+
+@dataclass(frozen=True)
+class Table:
+    """frame: rows (ROW_COLUMNS) or boxes (BOX_COLUMNS); notes: what was odd, with counts, for people."""
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+def read_entries(path: str | Path) -> Table:
+    """Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, plain or .gz -> rows.
+
+    Needs the columns "Image Index" and "Finding Labels"; the others may be missing. Without "Patient ID" the patient is
+    the name's part before "_". Raises ValueError that names the file it was given instead.
+    """
+    path = Path(path)
+    names = {_key(name): place for place, name in enumerate(first_row(path))}
+    if "image index" not in names or "finding labels" not in names:
+        raise ValueError(f"{path} is not the NIH label table (Data_Entry_2017*.csv): {looks_like(path)}")
+    try:
+        # By position: brackets with commas make the header's last names meaningless, and 2017 has an empty column more.
+        table = pd.read_csv(
+            path, header=None, skiprows=1, dtype=str, keep_default_na=False, compression=_compression(path)
+        )
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} has a header and no rows") from error
+    except _BROKEN_TABLE as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def column(name: str) -> pd.Series:
+        at = names.get(name)
+        return table[at].str.strip() if at is not None and at in table else pd.Series("", index=table.index, dtype=str)
+
+    images = column("image index")
+    _check_ids(images, path)
+    patients = column("patient id")
+    patients = patients.where(patients != "", images.str.split("_").str[0])
+    frame = pd.DataFrame({"image_id": images, "patient": patients.map(_patient)})
+    frame["follow_up"] = pd.to_numeric(column("follow-up #"), errors="coerce").astype("Int64")
+    frame[list(LABELS)] = label_matrix(column("finding labels"), path)
+    frame["age"], notes = read_ages(column("patient age"))
+    sex = column("patient gender").where(column("patient gender") != "", column("patient sex"))
+    frame["sex"] = sex.str.upper().str[:1].where(lambda s: s.isin(["M", "F"]), "")
+    frame["view"] = column("view position").map(view)
+    return Table(frame[list(ROW_COLUMNS)], notes)
+
+
+def read_boxes(path: str | Path) -> Table:
+    """BBox_List_2017.csv -> boxes. Edges that stand outside the film are moved onto it and counted."""
+    path = Path(path)
+    names = [_key(name) for name in first_row(path)]
+    if names[:2] != ["image index", "finding label"]:
+        raise ValueError(f"{path} is not the NIH box list (BBox_List_2017.csv): {looks_like(path)}")
+    records = []
+    for line, row in enumerate(_csv_rows(path)[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        finding = canonical(row[1]) if len(row) >= 6 else None
+        try:
+            x, y, width, height = (float(cell) for cell in row[2:6])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: expected image, finding, x, y, w, h; got {row}") from error
+        if finding is None or not (np.isfinite([x, y]).all() and 0 < width < np.inf and 0 < height < np.inf):
+            raise ValueError(f"{path}, line {line}: not a box of a known finding: {row}")
+        records.append((row[0].strip(), finding, x, y, x + width, y + height))
+    frame = pd.DataFrame(records, columns=list(BOX_COLUMNS))
+    corners = frame[["x0", "y0", "x1", "y1"]].to_numpy(float) / BOX_FRAME
+    frame[["x0", "y0", "x1", "y1"]] = corners.clip(0, 1)
+    outside = int(((corners < 0) | (corners > 1)).any(axis=1).sum())
+    notes = (f"{outside} boxes reached beyond the film and were cut at its edge",) if outside else ()
+    return Table(frame, notes)
+
+
+def read_list(path: str | Path) -> tuple[str, ...]:
+    """train_val_list.txt or test_list.txt -> image names, in order."""
+    path = Path(path)
+    try:
+        names = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    except _BROKEN_TABLE as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not names or any("," in name or not re.search(r"\.\w+$", name) for name in names[:100]):
+        raise ValueError(f"{path} is not an image list (one file name a line): {looks_like(path)}")
+    return names
+
+
+def find_lists(folder: str | Path) -> tuple[Path, Path] | None:
+    """(train_val_list.txt, test_list.txt) of a folder, or None where one of them is absent."""
+    train_val, test = (Path(folder) / name for name in LISTS)
+    return (train_val, test) if train_val.is_file() and test.is_file() else None
+
+
+def label_matrix(findings: pd.Series, path: str | Path) -> np.ndarray:
+    """ "Effusion|Mass" strings -> N x 15 float32; an empty one is all unknown (NaN). ValueError for unknown names."""
+    distinct = {text: place for place, text in enumerate(dict.fromkeys(findings))}
+    vectors = np.zeros((len(distinct), len(LABELS)), np.float32)
+    for text, place in distinct.items():
+        names = [canonical(part) for part in text.split("|")]
+        if not text:
+            vectors[place] = np.nan
+        elif None in names:
+            raise ValueError(f"{path}: unknown finding in {text!r}; expected names of {', '.join(LABELS)}, joined by |")
+        elif NO_FINDING in names and len(names) > 1:
+            raise ValueError(f"{path}: {text!r} says {NO_FINDING!r} beside a finding")
+        else:
+            vectors[place, [LABELS.index(name) for name in names if name]] = 1
+    return vectors[findings.map(distinct).to_numpy(int)] if len(findings) else np.empty((0, len(LABELS)), np.float32)
+
+
+def view(text: object) -> str:
+    """View position however written -> "PA", "AP", "LATERAL" or ""."""
+    key = str(text).strip().upper()
+    if key in ("PA", "AP"):
+        return key
+    return "LATERAL" if key in ("LATERAL", "LAT", "LL", "RL", "L") else ""
+
+
+def first_row(path: Path) -> list[str]:
+    """First row of a CSV, plain or gzip. ValueError where there is none."""
+    rows = _csv_rows(path, 1)
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows[0]
+
+
+def looks_like(path: Path) -> str:
+    """In words, which of the known files this one looks like."""
+    try:
+        first = first_row(path)
+    except ValueError as error:
+        return str(error)
+    keys = [_key(name) for name in first]
+    if keys[:2] == ["image index", "finding label"]:
+        return "it looks like the box list (BBox_List_2017.csv)"
+    if keys[:2] == ["image index", "finding labels"]:
+        return "it looks like the label table (Data_Entry_2017*.csv)"
+    if len(first) == 1 and re.search(r"\.(png|jpe?g)$", first[0].strip(), re.I):
+        return "it looks like an image list (train_val_list.txt, test_list.txt)"
+    return f"its first line is {','.join(first)[:100]!r}"
+
+
+def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:
+    try:
+        opener = gzip.open if _compression(path) else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            return [row for row, _ in zip(reader, range(limit), strict=False)] if limit else list(reader)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except _BROKEN_TABLE as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _compression(path: Path) -> Literal["gzip"] | None:
+    try:
+        with path.open("rb") as file:
+            return "gzip" if file.read(2) == b"\x1f\x8b" else None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check_ids(images: pd.Series, path: Path) -> None:
+    if (images == "").any():
+        raise ValueError(f"{path}, line {int(np.argmax(images == '')) + 2}: no image name")
+    twice = images[images.duplicated()]
+    if len(twice):
+        raise ValueError(
+            f"{path}: {len(twice)} images are listed more than once, the first is {twice.iloc[0]}; keep one"
+        )
+
+
+def read_ages(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
+    """Years; "058Y" is read, months and days count as 0 years; beyond OLDEST it becomes NaN and is counted."""
+    parts = text.str.extract(r"^(\d+)([YMWD]?)$", flags=re.I)
+    years = pd.to_numeric(parts[0], errors="coerce").astype(float)
+    years = years.mask(parts[1].str.upper().isin(["M", "W", "D"]), 0.0)
+    wrong = int((years > OLDEST).sum())
+    notes = (f"{wrong} ages over {OLDEST} years were left out as unknown",) if wrong else ()
+    return years.mask(years > OLDEST), notes
+
+
+def _patient(text: str) -> str:
+    """ "00000013", "13" -> "13": the table writes numbers, the file names pad them."""
+    return text.lstrip("0") or "0" if text.isdecimal() else text
+
+
+def _key(name: str) -> str:
+    return " ".join(name.strip().lower().split())

@@ -1,0 +1,383 @@
+"""Rows + films -> a prepared folder: the one way into training, for every source.
+
+The steps, in order: which films exist -> draw (limit, fraction) -> split -> decode and resize in parallel into
+OUT.partial -> leak check -> index, boxes, rejected.csv, plan.json -> OUT. Nothing appears under the name OUT before it
+is whole.
+"""
+
+import hashlib
+import platform
+import sys
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from agcxr.data import nih
+from agcxr.data.partial import Partial, Settings, finish
+from agcxr.data.prepared import (
+    FORMAT,
+    INDEX_COLUMNS,
+    Counts,
+    PartCount,
+    Plan,
+    Prepared,
+    Source,
+    SourceFile,
+    SplitPlan,
+    open_prepared,
+    read_plan,
+)
+from agcxr.data.radiograph import RESIZE_RULE, stem
+from agcxr.data.sources import ImageFiles, find_files, list_archive
+from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
+from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
+from agcxr.labels import LABELS
+
+__all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_file"]
+
+SMALL = 128
+"""Fewer films than this are worked through in this process: starting others would take longer."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The rows to prepare (with their split) and where each film is: a path, the archives, or nowhere ("")."""
+
+    rows: pd.DataFrame
+    paths: list[str]
+    in_archives: tuple[Path, ...]
+    table: int
+    left_out: int
+
+    def missing(self) -> list[int]:
+        return [] if self.in_archives else [row for row, path in enumerate(self.paths) if not path]
+
+
+def prepare(
+    rows: pd.DataFrame,
+    boxes: pd.DataFrame | None,
+    files: ImageFiles,
+    out: str | Path,
+    *,
+    source: Source,
+    split: Rule = "patient",
+    train_val: Collection[str] = (),
+    test: Collection[str] = (),
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+) -> Prepared:
+    """Prepare rows (nih.ROW_COLUMNS) and boxes (nih.BOX_COLUMNS) with the films of `files` into the folder `out`.
+
+    subset: the films are a part of the collection: rows without a file are left out and counted, not rejected.
+    max_rejected: share of films that may be unusable (missing, corrupt) before it is an error; they are in rejected.csv
+    either way. A rerun after a kill continues; with other pixels (films, size) it starts over; a finished folder of
+    the same settings is returned as it is. workers: processes (default: all CPUs). Raises ValueError.
+    """
+    out = Path(out)
+    _check_arguments(rows, size, max_rejected, workers)
+    wanted = _want(rows, files, subset=subset, seed=seed, limit=limit, fraction=fraction)
+    parts = assign(wanted.rows, split, seed, train_val=train_val, test=test)
+    wanted = replace(wanted, rows=wanted.rows.assign(split=parts))
+    boxes = pd.DataFrame(columns=list(nih.BOX_COLUMNS)) if boxes is None else boxes
+    settings = _settings(wanted.rows, files, size)
+    chosen = SplitPlan(rule=split, seed=seed, limit=limit, fraction=fraction)
+    fingerprint = _hash(settings, chosen, source.tables, wanted.rows, boxes)
+    partial = out.with_name(out.name + ".partial")
+    if _is_finished(out, partial, fingerprint):
+        return open_prepared(out)
+    if wanted.missing():
+        _check_rejected(dict.fromkeys(wanted.missing(), MISSING), wanted, max_rejected, None)
+    with Partial(out, settings, _say) as place:
+        rejected = _decode(wanted, place, workers)
+        _write_rejected(partial, wanted.rows, rejected)
+        _check_rejected(rejected, wanted, max_rejected, partial / "rejected.csv")
+        if not place.done:
+            raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
+        order = place.close_gaps()
+        index = _index(wanted.rows, order, place)
+        kept = _join_boxes(boxes, index)
+        index.to_parquet(partial / "index.parquet", index=False)
+        kept.to_parquet(partial / "boxes.parquet", index=False)
+        plan = Plan(
+            format=FORMAT,
+            labels=LABELS,
+            size=size,
+            resize_rule=RESIZE_RULE,
+            source=source,
+            split=chosen,
+            leak_check=check_leaks(index),
+            counts=_count(wanted, index, kept, len(boxes), len(rejected), len(files.duplicates)),
+            versions=_versions(),
+            fingerprint=fingerprint,
+        )
+        (partial / "plan.json.new").write_text(plan.model_dump_json(indent=1))
+        (partial / "plan.json.new").replace(partial / "plan.json")
+        finish(partial, out, len(index), size)
+    _say(plan.summary())
+    return open_prepared(out)
+
+
+def prepare_nih(
+    images: str | Path | Sequence[str | Path],
+    labels: str | Path,
+    out: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    split: Rule | None = None,
+    lists: str | Path | None = None,
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+) -> Prepared:
+    """Prepare NIH ChestX-ray14 (or anything in its layout) from its official files; see `prepare`.
+
+    images: folder(s) and archive(s). lists: the folder of train_val_list.txt and test_list.txt (default: beside the
+    labels). split: default official where the lists are found, else patient.
+    """
+    labels = Path(labels)
+    entries = nih.read_entries(labels)
+    found = nih.find_lists(lists or labels.parent)
+    if found is None and (lists is not None or split == "official"):
+        raise ValueError(f"no {' and '.join(nih.LISTS)} in {lists or labels.parent}; give their folder with --lists")
+    if split is None:
+        split = "official" if found else "patient"
+    train_val, test = (nih.read_list(path) for path in found) if found and split == "official" else ((), ())
+    box_table = nih.read_boxes(boxes) if boxes is not None else None
+    tables = [labels, *([Path(boxes)] if boxes is not None else []), *(found if found and split == "official" else ())]
+    files = find_files(images)
+    source = Source(
+        name="nih",
+        images=tuple(str(folder) for folder in files.folders),
+        tables=tuple(source_file(path) for path in tables),
+        notes=entries.notes + (box_table.notes if box_table else ()),
+    )
+    return prepare(
+        entries.frame,
+        box_table.frame if box_table else None,
+        files,
+        out,
+        source=source,
+        split=split,
+        train_val=train_val,
+        test=test,
+        size=size,
+        seed=seed,
+        limit=limit,
+        fraction=fraction,
+        subset=subset,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+
+
+def source_file(path: str | Path) -> SourceFile:
+    """Path, length and SHA-256 of a table."""
+    data = Path(path).read_bytes()
+    return SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+MISSING = "missing: no file of this name"
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _check_arguments(rows: pd.DataFrame, size: int, max_rejected: float, workers: int | None) -> None:
+    absent = [name for name in nih.ROW_COLUMNS if name not in rows]
+    if absent:
+        raise ValueError(f"rows lack the columns {', '.join(absent)}")
+    if not len(rows):
+        raise ValueError("the label table has no rows")
+    if rows["image_id"].duplicated().any():
+        raise ValueError(
+            f"the image {rows['image_id'][rows['image_id'].duplicated()].iloc[0]} is listed more than once"
+        )
+    if not 16 <= size <= 4096:
+        raise ValueError(f"size {size}; expected 16 to 4096 pixels")
+    if not 0 <= max_rejected <= 1:
+        raise ValueError(f"max_rejected {max_rejected}; expected a share from 0 to 1 (0.01 is 1 %)")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers {workers}; expected at least 1")
+
+
+def _want(
+    rows: pd.DataFrame, files: ImageFiles, *, subset: bool, seed: int, limit: int | None, fraction: float | None
+) -> _Wanted:
+    table = len(rows)
+    if subset:
+        # Archives must be gone through once more here: which rows there are decides the draw and the split.
+        listed: set[str] = set()
+        for path in tqdm(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
+            listed.update(list_archive(path))
+        here = rows["image_id"].map(lambda name: files.find(name) is not None or stem(name) in listed)
+        rows = rows[here.astype(bool)]
+        if not len(rows):
+            raise ValueError(f"none of the {table:,} rows of the table has a film under {files.folders[0]}")
+    left_out = table - len(rows)
+    rows = draw(rows, seed, limit=limit, fraction=fraction).reset_index(drop=True)
+    paths = [files.find(name) or "" for name in rows["image_id"]]
+    if files.archives and rows["image_id"].map(stem).duplicated().any():
+        raise ValueError("files in archives are found by name alone, and two rows have the same; unpack the archives")
+    return _Wanted(rows, paths, files.archives, table, left_out)
+
+
+def _is_finished(out: Path, partial: Path, fingerprint: str) -> bool:
+    """True if `out` holds, or after its last step now holds, exactly what is asked for."""
+    if (partial / "plan.json").is_file() and not out.exists():
+        plan = read_plan(partial)
+        if plan.fingerprint == fingerprint:
+            _say(f"{partial} lacked only its last step")
+            finish(partial, out, plan.counts.prepared, plan.size)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / "plan.json").is_file():
+        raise ValueError(f"{out} exists and is not a prepared folder; choose another --out")
+    if read_plan(out).fingerprint != fingerprint:
+        raise ValueError(f"{out} holds films prepared with other settings or tables; delete it or choose another --out")
+    _say(f"{out} is prepared already")
+    return True
+
+
+def _settings(rows: pd.DataFrame, files: ImageFiles, size: int) -> Settings:
+    names = hashlib.sha256("\n".join(rows["image_id"]).encode()).hexdigest()
+    places = ", ".join(str(folder.resolve()) for folder in files.folders)
+    return Settings(size=size, films=len(rows), film_list=names, images=places, resize_rule=RESIZE_RULE)
+
+
+def _hash(settings: Settings, chosen: SplitPlan, tables: Sequence[SourceFile], *frames: pd.DataFrame) -> str:
+    digest = hashlib.sha256(f"{settings}{chosen}{[table.sha256 for table in tables]}".encode())
+    for frame in frames:
+        digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _decode(wanted: _Wanted, place: Partial, workers: int | None) -> dict[int, str]:
+    """Read every film that is not done yet; row -> reason of those that could not be used."""
+    total = len(wanted.rows)
+    if place.done:
+        _say(f"continuing: {len(place.done):,} of {total:,} films are done")
+    rejected: dict[int, str] = {}
+    breaks: list[str] = []
+    with tqdm(total=total, initial=len(place.done), desc="preparing", unit=" films", smoothing=0.05) as bar:
+        jobs = _jobs(wanted, place)
+        count = workers or (1 if total < SMALL else default_workers())
+        for batch in run_jobs(jobs, place.target, count):
+            for done in batch:
+                if done.row < 0:
+                    breaks.append(done.reason)
+                    _say(done.reason)
+                elif done.reason:
+                    rejected[done.row] = done.reason
+                elif done.row not in place.done:
+                    place.add(done)
+            bar.update(len(place.done) + len(rejected) - bar.n)
+            if rejected:
+                bar.set_postfix(rejected=len(rejected), refresh=False)
+        missing = set(range(total)) - set(place.done) - set(rejected)
+        bar.update(len(missing))
+    why = "; ".join([MISSING, *breaks])
+    return {row: reason for row, reason in (rejected | dict.fromkeys(missing, why)).items() if row not in place.done}
+
+
+def _jobs(wanted: _Wanted, place: Partial) -> list[Job]:
+    films = [(row, path) for row, path in enumerate(wanted.paths) if path and row not in place.done]
+    jobs: list[Job] = [Files(tuple(films[at : at + CHUNK])) for at in range(0, len(films), CHUNK)]
+    names = wanted.rows["image_id"].map(stem)
+    in_archives = {name: row for row, name in enumerate(names) if not wanted.paths[row] and row not in place.done}
+    # Archives first: they take longest and cannot be shared out.
+    return [*(Archive(str(path), in_archives) for path in wanted.in_archives if in_archives), *jobs]
+
+
+def _write_rejected(folder: Path, rows: pd.DataFrame, rejected: dict[int, str]) -> None:
+    places = sorted(rejected)
+    frame = pd.DataFrame({"image_id": rows["image_id"].iloc[places], "reason": [rejected[row] for row in places]})
+    frame.to_csv(folder / "rejected.csv", index=False)
+    if rejected:
+        _say(f"rejected: {len(rejected):,} of {len(rows):,} films ({_kinds(rejected)})")
+
+
+def _kinds(rejected: dict[int, str]) -> str:
+    kinds = Counter(reason.split(":")[0][:60] for reason in rejected.values())
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
+
+
+def _check_rejected(rejected: dict[int, str], wanted: _Wanted, max_rejected: float, listed_in: Path | None) -> None:
+    share = len(rejected) / len(wanted.rows)
+    if share <= max_rejected:
+        return
+    first = min(rejected)
+    missing = sum(reason.startswith("missing") for reason in rejected.values())
+    cures = [f"allow it with --max-rejected {min(1.0, np.ceil(share * 1000) / 1000):g}"]
+    if missing > len(rejected) / 2:
+        cures.insert(0, "if the films are only a part of the collection, say so with --subset")
+    raise ValueError(
+        f"{len(rejected):,} of {len(wanted.rows):,} films ({share:.1%}) cannot be used ({_kinds(rejected)}), more than "
+        f"the {max_rejected:.1%} allowed; the first is {wanted.rows['image_id'].iloc[first]} ({rejected[first]}); "
+        + (f"all are listed in {listed_in}; " if listed_in else "")
+        + "; or ".join(cures)
+    )
+
+
+def _index(rows: pd.DataFrame, order: np.ndarray, place: Partial) -> pd.DataFrame:
+    index = rows.iloc[order].reset_index(drop=True)
+    index["width"] = np.array([place.done[row].width for row in order], np.int32)
+    index["height"] = np.array([place.done[row].height for row in order], np.int32)
+    index[list(LABELS)] = index[list(LABELS)].astype(np.float32)
+    return index[list(INDEX_COLUMNS)]
+
+
+def _join_boxes(boxes: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    row_of = {stem(name): row for row, name in enumerate(index["image_id"])}
+    row = boxes["image_id"].map(lambda name: row_of.get(stem(name), -1)).astype(np.int64)
+    kept = boxes.assign(row=row)[row >= 0].reset_index(drop=True)
+    corners = ["x0", "y0", "x1", "y1"]
+    kept[corners] = kept[corners].astype(np.float64)
+    return kept[["image_id", "row", "finding", *corners]]
+
+
+def _count(
+    wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int, rejected: int, duplicates: int
+) -> Counts:
+    parts = [index[index["split"] == part] for part in PARTS]
+    return Counts(
+        table=wanted.table,
+        left_out=wanted.left_out,
+        drawn=len(wanted.rows),
+        prepared=len(index),
+        rejected=rejected,
+        duplicate_stems=duplicates,
+        boxes=len(boxes),
+        boxed_images=int(boxes["row"].nunique()),
+        boxes_left_out=all_boxes - len(boxes),
+        parts=tuple(
+            PartCount(part=name, images=len(part), patients=int(part["patient"].nunique()))
+            for name, part in zip(PARTS, parts, strict=True)
+        ),
+        positives={label: int((index[label] == 1).sum()) for label in LABELS},
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("agcxr", "numpy", "pandas", "opencv-python-headless", "pydicom"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return versions

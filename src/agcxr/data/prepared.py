@@ -1,0 +1,170 @@
+"""What a prepared folder holds, and opening one.
+
+images.npy (uint8, N x S x S, memory-mapped), index.parquet (row i describes image i), boxes.parquet, rejected.csv,
+plan.json.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agcxr.data.nih import BOX_COLUMNS
+from agcxr.data.splits import LeakCheck
+from agcxr.labels import LABELS
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+INDEX_COLUMNS: tuple[str, ...] = (
+    "image_id",
+    "patient",
+    "split",
+    *LABELS,
+    "age",
+    "sex",
+    "view",
+    "follow_up",
+    "width",
+    "height",
+)
+"""Labels are float32 (0, 1, NaN = unknown); width and height are the original file's."""
+
+CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceFile(_Model):
+    """A table that was read, by content."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Source(_Model):
+    """Where the rows and films came from. notes: what was odd, for people."""
+
+    name: str
+    images: tuple[str, ...] = ()
+    tables: tuple[SourceFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class SplitPlan(_Model):
+    """How train, val and test were made."""
+
+    rule: str
+    seed: int
+    limit: int | None = None
+    fraction: float | None = None
+
+
+class PartCount(_Model):
+    """Images and patients of one part."""
+
+    part: str
+    images: int
+    patients: int
+
+
+class Counts(_Model):
+    """table: rows of the label table; left_out: rows without a file (subset); drawn: after limit or fraction; prepared
+    and rejected: their sum is drawn. boxes_left_out: boxes on films that are not here."""
+
+    table: int
+    left_out: int
+    drawn: int
+    prepared: int
+    rejected: int
+    duplicate_stems: int
+    boxes: int
+    boxed_images: int
+    boxes_left_out: int
+    parts: tuple[PartCount, ...]
+    positives: dict[str, int]
+
+
+class Plan(_Model):
+    """plan.json: everything a reader needs to know about a prepared folder without opening its arrays."""
+
+    format: int
+    labels: tuple[str, ...]
+    size: int
+    resize_rule: str
+    source: Source
+    split: SplitPlan
+    leak_check: LeakCheck
+    counts: Counts
+    versions: dict[str, str]
+    fingerprint: str
+
+    def summary(self) -> str:
+        """A few lines for the screen."""
+        c = self.counts
+        lines = [f"{c.prepared:,} films of {self.size} x {self.size} ({self.source.name}), split by {self.split.rule}:"]
+        lines += [f"  {p.part:5} {p.images:7,} films of {p.patients:6,} patients" for p in c.parts]
+        lines.append(f"  boxes: {c.boxes:,} on {c.boxed_images:,} films; leak check: {self.leak_check}")
+        if c.left_out:
+            lines.append(f"  {c.left_out:,} of {c.table:,} table rows have no file here and were left out (subset)")
+        if c.rejected:
+            lines.append(f"  {c.rejected:,} films could not be used: see rejected.csv")
+        if c.duplicate_stems:
+            lines.append(f"  {c.duplicate_stems:,} names were found more than once; the first file was used")
+        return "\n".join(lines + [f"  note: {note}" for note in self.source.notes])
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An open prepared folder. images: read-only memory map, uint8 N x S x S; index and boxes as INDEX_COLUMNS and
+    BOX_COLUMNS plus `row` (position in images)."""
+
+    folder: Path
+    images: NDArray[np.uint8]
+    index: pd.DataFrame
+    boxes: pd.DataFrame
+    plan: Plan
+
+
+def read_plan(folder: str | Path) -> Plan:
+    """plan.json of a prepared folder. ValueError says how to make the folder where there is none."""
+    path = Path(folder) / "plan.json"
+    if not path.is_file():
+        partial = Path(folder).with_name(Path(folder).name + ".partial")
+        hint = f"{partial.name} is unfinished: run the same command again to continue" if partial.is_dir() else CURE
+        raise ValueError(f"{folder} is not a prepared folder (no plan.json); {hint}")
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged or of another version of agcxr: {error}; {CURE}") from error
+    if plan.format != FORMAT or plan.labels != LABELS:
+        raise ValueError(f"{path}: format {plan.format} with {len(plan.labels)} labels is not this version's; {CURE}")
+    return plan
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Open a prepared folder; the images stay on disk. ValueError for one that is absent, damaged or inconsistent."""
+    folder = Path(folder)
+    plan = read_plan(folder)
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        index = pd.read_parquet(folder / "index.parquet")
+        boxes = pd.read_parquet(folder / "boxes.parquet")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} is damaged: {error}; {CURE}") from error
+    expected = (plan.counts.prepared, plan.size, plan.size)
+    if images.shape != expected or images.dtype != np.uint8 or len(index) != len(images):
+        raise ValueError(
+            f"{folder} is inconsistent: images {images.shape} of {images.dtype} and {len(index)} index rows, "
+            f"where the plan states {expected} of uint8; {CURE}"
+        )
+    absent = [name for name in INDEX_COLUMNS if name not in index] + [n for n in BOX_COLUMNS if n not in boxes]
+    if absent:
+        raise ValueError(f"{folder} lacks the columns {', '.join(absent)}; {CURE}")
+    return Prepared(folder, images, index, boxes, plan)

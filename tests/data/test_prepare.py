@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_films import collection, encode, pack, picture
+
+from agcxr.data import workers as pool
+from agcxr.data.partial import Partial
+from agcxr.data.prepare import prepare_nih
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.data.radiograph import RESIZE_RULE, read_radiograph, resize
+from agcxr.data.splits import PatientLeakWarning
+from agcxr.labels import LABELS
+
+NIH = Path(__file__).parents[3] / "shared" / "nih"
+
+
+@pytest.fixture
+def films(tmp_path):
+    return collection(tmp_path / "nih")
+
+
+def prepared(films: Path, **options) -> Prepared:
+    options = {"size": 16, "boxes": films / "BBox.csv"} | options
+    images, out = options.pop("images", films / "images"), options.pop("out", films / "prepared")
+    return prepare_nih(images, films / "Data_Entry.csv", out, **options)
+
+
+def check_pixels(made: Prepared, films: Path) -> None:
+    for row, name in enumerate(made.index["image_id"]):
+        film = read_radiograph(films / "images" / name)
+        assert np.array_equal(made.images[row], resize(film.pixels_HW, made.plan.size)), name
+
+
+def test_prepared_folder(films, capsys):
+    made = prepared(films)
+    assert sorted(p.name for p in made.folder.iterdir()) == sorted(
+        ["images.npy", "index.parquet", "boxes.parquet", "rejected.csv", "plan.json"]
+    )
+    assert not made.folder.with_name("prepared.partial").exists()
+    assert made.images.shape == (40, 16, 16)
+    assert isinstance(made.images, np.memmap)
+    check_pixels(made, films)
+    first = made.index.iloc[0]
+    assert (first.image_id, first.patient, first.width, first.age, first["view"]) == (
+        "00000001_000.png",
+        "1",
+        32,
+        31,
+        "PA",
+    )
+    assert made.index["Cardiomegaly"].sum() == 4  # patients 1 and 15
+    assert set(made.index.loc[made.index["split"] == "test", "patient"]) == {"5", "10", "15", "20"}
+    plan = made.plan
+    assert (plan.labels, plan.size, plan.resize_rule, plan.split.rule) == (LABELS, 16, RESIZE_RULE, "official")
+    assert plan.leak_check.clean
+    assert (plan.counts.prepared, plan.counts.rejected, plan.counts.boxed_images) == (40, 0, 4)
+    assert [table.path.rsplit("/", 1)[-1] for table in plan.source.tables] == [
+        *("Data_Entry.csv", "BBox.csv", "train_val_list.txt", "test_list.txt"),
+    ]
+    assert "40 films of 16 x 16" in capsys.readouterr().err
+
+
+def test_boxes_name_their_rows(films):
+    made = prepared(films)
+    for box in made.boxes.itertuples():
+        assert made.index["image_id"].iloc[box.row] == box.image_id
+        assert made.index[box.finding].iloc[box.row] == 1
+        assert (box.x0, box.y0, box.x1, box.y1) == (0.25, 0.125, 0.75, 0.375)
+
+
+def test_bad_films_are_rejected_and_nothing_else_is_lost(films, capsys):
+    images = films / "images"
+    (images / "00000002_000.png").write_bytes((images / "00000002_000.png").read_bytes()[:-60])
+    (images / "00000007_001.png").write_text("not a film")
+    (images / "00000015_000.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 40 films \(2.5%\) cannot be used \(1 missing\).*--subset"):
+        prepared(films, max_rejected=0.0)
+    with pytest.raises(ValueError, match=r"3 of 40 films \(7.5%\).*more than the 5.0% allowed.*--max-rejected 0.075"):
+        prepared(films, max_rejected=0.05)
+    made = prepared(films, max_rejected=0.1)
+    assert "continuing: 37 of 40 films are done" in capsys.readouterr().err
+    rejected = pd.read_csv(made.folder / "rejected.csv").set_index("image_id")["reason"]
+    assert rejected["00000002_000.png"].startswith("truncated PNG")
+    assert rejected["00000007_001.png"].endswith("it looks like text")
+    assert rejected["00000015_000.png"].startswith("missing")
+    assert (len(made.index), made.plan.counts.rejected, made.plan.counts.boxes_left_out) == (37, 3, 1)
+    check_pixels(made, films)
+    assert set(made.index["image_id"]) | set(rejected.index) == set(
+        pd.read_csv(films / "Data_Entry.csv")["Image Index"]
+    )
+
+
+def test_no_film_can_be_used(films):
+    for path in (films / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 40 films could be used"):
+        prepared(films, max_rejected=1.0)
+
+
+def test_subset_leaves_out_rows_without_a_file(films):
+    for path in sorted((films / "images").iterdir())[20:]:
+        path.unlink()
+    with pytest.raises(ValueError, match="20 of 40 films .* cannot be used .*--subset"):
+        prepared(films)
+    made = prepared(films, subset=True, split="patient")
+    assert (len(made.index), made.plan.counts.left_out, made.plan.counts.rejected) == (20, 20, 0)
+    assert made.plan.counts.boxes_left_out == 2
+
+
+def scattered(films: Path) -> Path:
+    """Half of the films in two folders (one as JPEG), half in two archives, one of them twice."""
+    files = sorted((films / "images").iterdir())
+    place = films / "scattered"
+    for folder, part in (("images_001/images", files[:10]), ("images_002/images", files[10:20])):
+        (place / folder).mkdir(parents=True)
+        for path in part:
+            (place / folder / path.name).write_bytes(path.read_bytes())
+    pack(place / "images_003.tar.gz", files[20:30])
+    pack(place / "images_004.tar.gz", files[30:])
+    (place / "images_001" / "._00000001_000.png").write_bytes(b"macOS")
+    (place / "copy.png").write_bytes(b"")
+    (place / "images_002" / files[0].name).write_bytes(files[0].read_bytes())
+    return place
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("subset", [False, True])
+def test_folders_and_archives_together(films, count, subset):
+    made = prepared(films, images=scattered(films), workers=count, subset=subset)
+    assert made.plan.counts.duplicate_stems == 1
+    assert list(made.index["image_id"]) == sorted(made.index["image_id"])
+    assert len(made.index) == 40
+    check_pixels(made, films)
+
+
+def test_resized_jpegs_are_found_by_stem(films):
+    (films / "small").mkdir()
+    for path in (films / "images").iterdir():
+        (films / "small" / f"{path.stem}.jpg").write_bytes(encode(picture(20, 20), ".jpg"))
+    made = prepared(films, images=films / "small")
+    assert (len(made.index), made.index["width"].iloc[0]) == (40, 20)
+
+
+def test_a_broken_archive_costs_only_what_stands_behind_the_break(films, capsys):
+    place = scattered(films)
+    data = (place / "images_004.tar.gz").read_bytes()
+    (place / "images_004.tar.gz").write_bytes(data[: len(data) // 2])
+    made = prepared(films, images=place, max_rejected=0.5)
+    assert 30 < len(made.index) < 40
+    reasons = pd.read_csv(made.folder / "rejected.csv")["reason"]
+    assert reasons.str.contains("missing: no file of this name; .*images_004.tar.gz breaks off").all()
+    assert "images_004.tar.gz breaks off" in capsys.readouterr().err
+    check_pixels(made, films)
+
+
+def test_limit_and_seed_and_split(films):
+    made = prepared(films, limit=13, split="patient", seed=4)
+    assert len(made.index) == 12
+    assert made.plan.split.model_dump() == {"rule": "patient", "seed": 4, "limit": 13, "fraction": None}
+    again = prepared(films, limit=13, split="patient", seed=4, out=films / "again")
+    assert again.index.equals(made.index)
+    with pytest.warns(PatientLeakWarning):
+        leaky = prepared(films, split="image", out=films / "leaky")
+    assert not leaky.plan.leak_check.clean
+
+
+def test_a_finished_folder_is_kept(films, capsys):
+    first = prepared(films)
+    stamp = (first.folder / "images.npy").stat().st_mtime_ns
+    again = prepared(films)
+    assert "is prepared already" in capsys.readouterr().err
+    assert (again.folder / "images.npy").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="holds films prepared with other settings"):
+        prepared(films, size=24)
+    (films / "mine").mkdir()
+    (films / "mine" / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="exists and is not a prepared folder"):
+        prepared(films, out=films / "mine")
+    (films / "mine.partial").mkdir()
+    (films / "mine.partial" / "thesis.txt").write_text("keep me")
+    (films / "mine" / "thesis.txt").unlink()
+    with pytest.raises(ValueError, match="mine.partial exists and is not an unfinished prepared folder"):
+        prepared(films, out=films / "mine")
+
+
+def interrupt_after(monkeypatch, count: int) -> None:
+    """KeyboardInterrupt once `count` films are done."""
+    real = Partial.add
+
+    def add(self, done):
+        if len(self.done) == count:
+            raise KeyboardInterrupt
+        real(self, done)
+
+    monkeypatch.setattr(Partial, "add", add)
+
+
+def test_interrupted_and_continued_equals_uninterrupted(films, monkeypatch, capsys):
+    whole = prepared(films, out=films / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(films)
+    journal = films / "prepared.partial" / "journal.csv"
+    journal.write_text(journal.read_text() + "3")  # a kill in the middle of a line
+    with pytest.raises(ValueError, match="prepared.partial is unfinished: run the same command again"):
+        open_prepared(films / "prepared")
+    made = prepared(films)
+    assert "continuing: 17 of 40 films are done" in capsys.readouterr().err
+    assert np.array_equal(made.images, whole.images)
+    assert made.index.equals(whole.index)
+    assert made.boxes.equals(whole.boxes)
+
+
+def test_other_settings_start_over(films, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(films, size=24)
+    made = prepared(films)
+    assert "begun with other settings (size): starting over" in capsys.readouterr().err
+    check_pixels(made, films)
+
+
+@pytest.mark.parametrize("step", ["truncate", "rename"])
+def test_killed_in_the_last_step(films, monkeypatch, step):
+    (films / "images" / "00000002_000.png").unlink()  # so that rows move and the file is cut
+    with monkeypatch.context() as patch:
+
+        def fail(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr("agcxr.data.partial.os.fsync" if step == "truncate" else "pathlib.Path.rename", fail)
+        if step == "truncate":
+            patch.undo()
+            real = Path.unlink
+            patch.setattr(Path, "unlink", lambda self, **kw: fail() if self.name == "journal.csv" else real(self, **kw))
+        with pytest.raises(KeyboardInterrupt):
+            prepared(films, max_rejected=0.1)
+    assert not (films / "prepared").exists()
+    made = prepared(films, max_rejected=0.1)
+    assert len(made.index) == 39
+    check_pixels(made, films)
+
+
+def test_two_at_once_are_refused(films, monkeypatch):
+    def nested(*args):
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="another process is preparing"):
+            prepared(films)
+        return iter(())
+
+    monkeypatch.setattr("agcxr.data.prepare.run_jobs", nested)
+    with pytest.raises(ValueError, match="cannot be used"):
+        prepared(films)
+
+
+def test_killed_and_continued(tmp_path):
+    films = collection(tmp_path / "nih", patients=200, films=2, side=256)
+    out = films / "prepared"
+    code = (
+        "from pathlib import Path; from agcxr.data.prepare import prepare_nih\n"
+        f"prepare_nih({str(films / 'images')!r}, {str(films / 'Data_Entry.csv')!r}, {str(out)!r}, size=64, workers=2)"
+    )
+    code = "if __name__ == '__main__':\n    " + code.replace("\n", "\n    ")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    journal = films / "prepared.partial" / "journal.csv"
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made = prepare_nih(films / "images", films / "Data_Entry.csv", out, size=64, workers=2)
+    assert len(made.index) == 400
+    check_pixels(made, films)
+
+
+def test_a_film_that_kills_its_worker_is_rejected(films, monkeypatch):
+    """The worker is really killed, by a signal as a crashing decoder would be."""
+    target_folder = films / "raw"
+    target_folder.mkdir()
+    path = target_folder / "images.bin"
+    path.write_bytes(bytes(40 * 16 * 16))
+    names = sorted((films / "images").iterdir())
+    jobs: list[pool.Job] = [
+        pool.Files(tuple((row, str(names[row])) for row in range(at, at + 8))) for at in range(0, 40, 8)
+    ]
+    started = pool._Pool.__init__
+
+    def init(self, *args):
+        started(self, *args)
+        # Too large to be read quickly: the film at which the worker is killed.
+        names[3].write_bytes(encode(np.zeros((9000, 9000), np.uint8)))
+
+    monkeypatch.setattr(pool._Pool, "__init__", init)
+    real_wait = pool.wait
+
+    def wait(pipes):
+        for seat in seats:
+            if seat.current.value == 3 and not killed:
+                os.kill(seat.process.pid, signal.SIGKILL)
+                killed.append(seat)
+        return real_wait(pipes, timeout=0.005)
+
+    seats: list = []
+    killed: list = []
+    real_seat = pool._Pool._seat
+
+    def seat(self):
+        seats.append(real_seat(self))
+        return seats[-1]
+
+    monkeypatch.setattr(pool._Pool, "_seat", seat)
+    monkeypatch.setattr(pool, "wait", wait)
+    results = [done for batch in pool.run_jobs(jobs, pool.Target(str(path), 0, 16), 2) for done in batch]
+    assert len(killed) == 1
+    assert sorted({done.row for done in results}) == list(range(40))
+    assert [done.reason for done in results if done.reason] == ["the decoder crashed on it (Killed)"]
+
+
+def test_bad_arguments(films):
+    for options, reason in [
+        ({"size": 8}, "size 8; expected 16 to 4096"),
+        ({"max_rejected": 5}, "max_rejected 5; expected a share from 0 to 1"),
+        ({"workers": 0}, "workers 0"),
+        ({"images": films / "absent"}, "absent does not exist; expected a folder of images"),
+        ({"lists": films / "images"}, "no train_val_list.txt and test_list.txt in"),
+        ({"boxes": films / "Data_Entry.csv"}, "it looks like the label table"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            prepared(films, **options)
+    (films / "none").mkdir()
+    with pytest.raises(ValueError, match="no images under .*none; expected files .png, .jpg"):
+        prepared(films, images=films / "none")
+
+
+def test_open_prepared_says_what_is_wrong(films):
+    with pytest.raises(ValueError, match="not a prepared folder .no plan.json.; make one with `agcxr prepare nih"):
+        open_prepared(films)
+    folder = prepared(films).folder
+    plan = (folder / "plan.json").read_text()
+    (folder / "plan.json").write_text(json.dumps(json.loads(plan) | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99 with 15 labels is not this version's"):
+        open_prepared(folder)
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="is damaged or of another version"):
+        open_prepared(folder)
+    (folder / "plan.json").write_text(plan)
+    pd.read_parquet(folder / "index.parquet").iloc[:-1].to_parquet(folder / "index.parquet")
+    with pytest.raises(ValueError, match="is inconsistent: images .40, 16, 16. of uint8 and 39 index rows"):
+        open_prepared(folder)
+    with (folder / "images.npy").open("r+b") as file:
+        file.truncate(500)
+    with pytest.raises(ValueError, match="is damaged"):
+        open_prepared(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NIH.is_dir(), reason="the real films (../shared/nih) are not here")
+def test_the_real_films(tmp_path):
+    made = prepare_nih(
+        NIH / "images",
+        NIH / "Data_Entry_2017_v2020.csv.gz",
+        tmp_path / "real",
+        boxes=NIH / "BBox_List_2017.csv",
+        subset=True,
+        size=64,
+    )
+    parts = {part.part: part.images for part in made.plan.counts.parts}
+    assert parts["test"] == 652
+    assert parts["train"] + parts["val"] == 1335
+    assert (made.plan.counts.boxes, made.plan.counts.boxed_images) == (455, 401)
+    assert made.plan.counts.positives["Hernia"] == 42
+    assert made.plan.counts.rejected == 0
