@@ -128,6 +128,16 @@ def test_thresholds_are_chosen_on_other_patients(found):
     assert all((t.fitted_on, t.used_for) == (12, 12) for t in looked.thresholds)
 
 
+def test_maps_without_evidence_are_counted_and_score_nothing():
+    predictor = seeing()
+    with torch.no_grad():
+        predictor.model.global_branch.head.weight[predictor.labels.index("Nodule")] = -1
+    looked = localize(predictor, folder({"test": 8}), resamples=20, progress=False)
+    assert [looked.score("global", finding).empty for finding in ("Mass", "Nodule", "mean")] == [0, 4, 4]
+    assert looked.score("fusion").empty == 0
+    assert [m.value for m in looked.score("global", "Nodule").measures] == [0.0] * len(MEASURES)
+
+
 def test_crops_and_examples_describe_the_scored_films(found):
     looked = found[0]
     mean = looked.crops[-1]

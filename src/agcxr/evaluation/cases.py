@@ -127,6 +127,8 @@ class Looks:
     fusion_box_NT4: Floats
     ceiling_NV: Floats
     ceiling_crop_NV: Floats
+    empty_N3: npt.NDArray[np.bool_]
+    """The global, local and fusion map has no positive value: the finding has no evidence for it there."""
     area_N: Floats
     """Of the attention box, as a share of the film."""
     fallback_N: npt.NDArray[np.bool_]
@@ -159,6 +161,7 @@ def measure_looks(cases: Sequence[Case], maps: FindingMaps) -> Looks:
         ceiling_crop_NV=np.stack(
             [ceiling(c.box_B4, crop_grid, frame, FRAME) for c, frame in zip(cases, crop, strict=True)]
         ),
+        empty_N3=np.stack([~(heats.max(axis=(1, 2)) > 0) for heats in drawn], axis=1),
         area_N=box_area(crop),
         fallback_N=maps.fallback_B,
         grid=grid,

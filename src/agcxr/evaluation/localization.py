@@ -62,6 +62,8 @@ class Score(Record):
     cases: int
     films: int
     patients: int
+    empty: int
+    """Cases whose map has no positive value, so that it has no box and scores 0; only Grad-CAM can be empty."""
     measures: tuple[Measured, ...]
 
     def of(self, measure: str) -> Measured:
@@ -289,6 +291,9 @@ def print_table(found: Localization, *, per_finding: bool = False, file: TextIO 
     print(f"fitted on {found.fitted}", file=out)
     for reason in found.left_out:
         print(f"left out: {reason}", file=out)
+    empty = ", ".join(f"{m} {found.score(m).empty}" for m in ("global", "local", "fusion"))
+    print(f"Grad-CAM maps without any evidence for their finding (they score 0): {empty}", file=out)
+    print("published rows are of the 984 NIH boxes, 8 findings; they compare with runs on those boxes only", file=out)
     for finding in (MEAN, *(found.findings if per_finding else ())):
         print("\n" + text_table(found, finding), file=out)
     print("\n" + hit_table(found), file=out)

@@ -120,7 +120,8 @@ def localize(
 
 
 def _first(track: Track, count: int) -> Track:
-    return Track(track.method, track.value_NV[:count], track.chosen_N[:count])
+    empty_N = None if track.empty_N is None else track.empty_N[:count]
+    return Track(track.method, track.value_NV[:count], track.chosen_N[:count], empty_N)
 
 
 def _four(box_4: Floats) -> tuple[float, float, float, float]:
@@ -173,14 +174,22 @@ class Track:
     value_NV: Floats
     chosen_N: npt.NDArray[np.int64]
     """Position in THRESHOLDS, -1 where none is used."""
+    empty_N: npt.NDArray[np.bool_] | None = None
+    """The method's map has no positive value; None for methods that have always one."""
 
 
-def _at_thresholds(method: Method, value_NTV: Floats, finding_N: npt.NDArray[np.str_], folds: Sequence[Fold]) -> Track:
+def _at_thresholds(
+    method: Method,
+    value_NTV: Floats,
+    finding_N: npt.NDArray[np.str_],
+    folds: Sequence[Fold],
+    empty_N: npt.NDArray[np.bool_] | None = None,
+) -> Track:
     chosen = np.full(len(value_NTV), -1)
     for fold in folds:
         chosen[fold.score_N] = choose(value_NTV[fold.fit_N], finding_N[fold.fit_N])
     value = value_NTV[np.arange(len(chosen)), chosen]
-    return Track(method, np.where(chosen[:, None] >= 0, value, np.nan), chosen)
+    return Track(method, np.where(chosen[:, None] >= 0, value, np.nan), chosen, empty_N)
 
 
 def _fixed(method: Method, value_NV: Floats) -> Track:
@@ -213,9 +222,9 @@ def tracks_of(
         _at_thresholds("random", noise.measure(cases), finding_N, folds),
         _prior_track(cases, finding_N, folds),
         _fixed("attention", looks.attention_NV),
-        _at_thresholds("global", looks.global_NTV, finding_N, folds),
-        _at_thresholds("local", looks.local_NTV, finding_N, folds),
-        _at_thresholds("fusion", looks.fusion_NTV, finding_N, folds),
+        _at_thresholds("global", looks.global_NTV, finding_N, folds, looks.empty_N3[:, 0]),
+        _at_thresholds("local", looks.local_NTV, finding_N, folds, looks.empty_N3[:, 1]),
+        _at_thresholds("fusion", looks.fusion_NTV, finding_N, folds, looks.empty_N3[:, 2]),
         _fixed("ceiling", looks.ceiling_NV),
         _fixed("ceiling-crop", looks.ceiling_crop_NV),
     )
@@ -255,9 +264,8 @@ def summarise(
     means = {track.method: _means(track.value_NV, finding_N, findings, weight_NR) for track in tracks}
     scores, gaps = [], []
     for at, finding in enumerate([*findings, MEAN]):
-        members = [case for case in cases if finding in (case.finding, MEAN)]
-        counts = len(members), len({case.row for case in members}), len({case.patient for case in members})
-        scores += [_score(track.method, finding, counts, means[track.method][at]) for track in tracks]
+        mine_N = (finding_N == finding) | (finding == MEAN)
+        scores += [_score(track, finding, cases, mine_N, means[track.method][at]) for track in tracks]
         gaps += [
             _gap(method, floor, finding, measure, means[method][at], means[floor][at])
             for method in LOOKS
@@ -267,13 +275,21 @@ def summarise(
     return tuple(scores), tuple(gaps)
 
 
-def _score(method: Method, finding: str, counts: tuple[int, int, int], mean: Means) -> Score:
+def _score(track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArray[np.bool_], mean: Means) -> Score:
     measured = []
     for v, name in enumerate(MEASURES):
         found = interval(mean.value_V[v], mean.replicate_RV[:, v])
         measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
-    cases, films, patients = counts
-    return Score(method=method, finding=finding, cases=cases, films=films, patients=patients, measures=tuple(measured))
+    mine = [case for case, belongs in zip(cases, mine_N, strict=True) if belongs]
+    return Score(
+        method=track.method,
+        finding=finding,
+        cases=len(mine),
+        films=len({case.row for case in mine}),
+        patients=len({case.patient for case in mine}),
+        empty=0 if track.empty_N is None else int(track.empty_N[mine_N].sum()),
+        measures=tuple(measured),
+    )
 
 
 def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means, theirs: Means) -> Gap:
