@@ -172,16 +172,26 @@ class LeakResult(Frozen):
     allowed: bool
 
 
-class BoxExample(Frozen):
+class BranchProbability(Frozen):
+    """What a branch said of the example's finding."""
+
+    branch: str
+    probability: float
+
+
+class Example(Frozen):
     """A film shown in the report."""
 
-    kind: Literal["best", "median", "worst", "film"]
+    kind: Literal["best", "median", "worst"]
+    """By IoU of the attention box with the annotated one; without boxes, by the probability of the true finding."""
     image_id: str
     row: int
     finding: str
-    """The boxed finding; for films without boxes, the most probable one."""
+    """The boxed finding; for films without boxes, the most probable of the true ones."""
     iou: Number
     iobb: Number
+    """NaN without boxes."""
+    fallback: bool
     truth: tuple[str, ...]
     """Labels that are positive."""
     film: str
@@ -189,13 +199,6 @@ class BoxExample(Frozen):
     attention: str
     crop: str
     probabilities: tuple[BranchProbability, ...]
-
-
-class BranchProbability(Frozen):
-    """What a branch said of the example's finding."""
-
-    branch: str
-    probability: float
 
 
 class Environment(Frozen):
@@ -227,7 +230,7 @@ class Results(Frozen):
     leak: LeakResult
     points_from: str
     """Where the thresholds of the operating points were chosen."""
-    examples: tuple[BoxExample, ...]
+    examples: tuple[Example, ...]
     environment: Environment
 
     def save(self, folder: Path) -> Path:
@@ -253,6 +256,3 @@ def load_results(folder: str | Path) -> Results:
         raise ValueError(
             f"{path} is not a results file of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
         ) from error
-
-
-BoxExample.model_rebuild()

@@ -1,0 +1,218 @@
+"""Small SVG charts as strings, without a plotting library: they follow the page's light or dark colours.
+
+Lines and texts have classes (`accent`, `ink`, `muted`) that the page's style sheet colours; `standalone` adds
+a style of its own, for files. Data coordinates grow upwards; NaN breaks a line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+Role = Literal["accent", "ink", "muted"]
+
+STYLE = """
+svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:11px}
+.line{fill:none;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}
+.line.accent{stroke:var(--accent);stroke-width:2}.line.ink{stroke:var(--ink)}.line.muted{stroke:var(--muted)}
+.dash{stroke-dasharray:4 3}.grid{stroke:var(--rule);stroke-width:1}.zero{stroke:var(--muted);stroke-width:1}
+.dot.accent{fill:var(--accent)}.dot.ink{fill:var(--ink)}.dot.muted{fill:var(--muted)}
+.hollow{fill:var(--paper);stroke-width:1.6}.hollow.accent{stroke:var(--accent)}.hollow.muted{stroke:var(--muted)}
+text{fill:var(--ink);font-variant-numeric:tabular-nums}text.soft{fill:var(--muted)}text.strong{font-weight:600}
+.band{fill:var(--accent);opacity:.08}
+"""
+COLOURS = """
+:root{--paper:#ffffff;--ink:#1b1f24;--muted:#6b7480;--rule:#e3e6ea;--accent:#0a6c8f}
+@media(prefers-color-scheme:dark){:root{--paper:#14171b;--ink:#e6e9ed;--muted:#949daa;--rule:#2c323a;--accent:#56b9dc}}
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series of points in data coordinates."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    role: Role = "accent"
+    dashed: bool = False
+    mark: int | None = None
+    """Index of a point to mark with a dot."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range and where it is labelled."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    places: int = 1
+    title: str = ""
+
+    def label(self, value: float) -> str:
+        """A tick's text, without a leading zero."""
+        text = f"{value:.{self.places}f}"
+        return text.replace("0.", ".", 1) if 0 < abs(value) < 1 else text.replace("-", "−")
+
+
+def axis_over(values: Sequence[float], *, places: int = 2, title: str = "", include: Sequence[float] = ()) -> Axis:
+    """An axis with three or four round ticks that holds the values; 0 to 1 where there are none."""
+    real = [float(v) for v in (*values, *include) if math.isfinite(v)]
+    if not real:
+        return Axis(0, 1, (0, 0.5, 1), places, title)
+    low, high = min(real), max(real)
+    if high - low < 1e-9:
+        low, high = low - 0.05, high + 0.05
+    rough = (high - low) / 3
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (abs(step / power - 2.5) < 1e-9)
+    ticks = tuple(round(i * step, 10) for i in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks, digits, title)
+
+
+def lines(
+    series: Sequence[Line],
+    x: Axis,
+    y: Axis,
+    *,
+    width: int = 220,
+    height: int = 150,
+    diagonal: bool = False,
+    name: str = "",
+) -> str:
+    """A line chart with hairline grid. `name` is read out by screen readers."""
+    left, right, top, bottom = 32, 8, 8, 32 if x.title else 20
+    plot_w, plot_h = width - left - right, height - top - bottom
+
+    def at(vx: float, vy: float) -> tuple[float, float]:
+        return (
+            left + (vx - x.low) / (x.high - x.low) * plot_w,
+            top + (y.high - vy) / (y.high - y.low) * plot_h,
+        )
+
+    parts = []
+    for tick in y.ticks:
+        _, py = at(x.low, tick)
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py:.1f}" y2="{py:.1f}"/>')
+        parts.append(f'<text class="soft" x="{left - 5}" y="{py + 3.5:.1f}" text-anchor="end">{y.label(tick)}</text>')
+    for i, tick in enumerate(x.ticks):
+        px, _ = at(tick, y.low)
+        anchor = "end" if i == len(x.ticks) - 1 and len(x.ticks) > 1 else "middle"
+        parts.append(
+            f'<text class="soft" x="{px:.1f}" y="{top + plot_h + 13}" text-anchor="{anchor}">{x.label(tick)}</text>'
+        )
+    if x.title:
+        place = f'x="{left + plot_w / 2:.1f}" y="{height - 4}" text-anchor="middle"'
+        parts.append(f'<text class="soft" {place}>{escape(x.title)}</text>')
+    if diagonal:
+        (x0, y0), (x1, y1) = at(x.low, y.low), at(x.high, y.high)
+        parts.append(f'<line class="grid" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
+    parts += [_line(one, at) for one in series]
+    return _svg(width, height, parts, name)
+
+
+def _line(one: Line, at) -> str:  # type: ignore[no-untyped-def]
+    steps, pen = [], "M"
+    for vx, vy in zip(one.x, one.y, strict=True):
+        if not (math.isfinite(vx) and math.isfinite(vy)):
+            pen = "M"
+            continue
+        px, py = at(vx, vy)
+        steps.append(f"{pen}{px:.1f} {py:.1f}")
+        pen = "L"
+    dash = " dash" if one.dashed else ""
+    out = f'<path class="line {one.role}{dash}" d="{"".join(steps)}"/>'
+    if len(steps) == 1 or one.mark is not None:
+        i = one.mark if one.mark is not None else next(i for i, v in enumerate(one.y) if math.isfinite(v))
+        if math.isfinite(one.y[i]):
+            px, py = at(one.x[i], one.y[i])
+            out += f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{py:.1f}" r="3"/>'
+    return out
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A difference with its interval; `clear` where the interval leaves out 0."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    strong: bool = False
+
+    @property
+    def clear(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def forest(rows: Sequence[ForestRow], *, low_side: str, high_side: str, name: str, width: int = 520) -> str:
+    """Differences as dots on their intervals around a line at 0; solid where the interval leaves out 0."""
+    left, right, top, step = 126, 118, 26, 22
+    extent = [v for row in rows for v in (row.low, row.high, row.value) if math.isfinite(v)]
+    axis = axis_over(extent, include=(0.0,))
+    plot = width - left - right
+    height = top + step * len(rows) + 30
+
+    def px(value: float) -> float:
+        return left + (value - axis.low) / (axis.high - axis.low) * plot
+
+    foot = top + step * len(rows)
+    parts = [
+        f'<text class="soft" x="{px(0) - 6:.1f}" y="14" text-anchor="end">← {escape(low_side)}</text>',
+        f'<text class="soft" x="{px(0) + 6:.1f}" y="14">{escape(high_side)} →</text>',
+    ]
+    for tick in axis.ticks:
+        style = "zero" if tick == 0 else "grid"
+        parts.append(f'<line class="{style}" x1="{px(tick):.1f}" x2="{px(tick):.1f}" y1="{top - 4}" y2="{foot}"/>')
+        text = f"{'+' if tick > 0 else ''}{axis.label(tick)}"
+        parts.append(f'<text class="soft" x="{px(tick):.1f}" y="{foot + 16}" text-anchor="middle">{text}</text>')
+    for i, row in enumerate(rows):
+        parts += _forest_row(row, top + step * (i + 0.5), px, width)
+    return _svg(width, height, parts, name)
+
+
+def _forest_row(row: ForestRow, y: float, px, width: int) -> list[str]:  # type: ignore[no-untyped-def]
+    weight = " strong" if row.strong else ""
+    parts = [f'<text class="{weight.strip()}" x="0" y="{y + 4:.1f}">{escape(row.name)}</text>']
+    if math.isfinite(row.value):
+        role = "accent" if row.clear else "muted"
+        if math.isfinite(row.low):
+            parts.append(
+                f'<line class="line {role}" x1="{px(row.low):.1f}" x2="{px(row.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+        dot = f"dot {role}" if row.clear else f"hollow {role}"
+        parts.append(f'<circle class="{dot}" cx="{px(row.value):.1f}" cy="{y:.1f}" r="{4.5 if row.strong else 3.6}"/>')
+    soft = "" if row.clear else "soft"
+    parts.append(
+        f'<text class="{soft}{weight}" x="{width}" y="{y + 4:.1f}" text-anchor="end">{escape(row.text)}</text>'
+    )
+    return parts
+
+
+def grid(charts: Sequence[str], titles: Sequence[str], columns: int, cell: tuple[int, int]) -> str:
+    """Several charts of one size as one, each under its title."""
+    width, height = cell
+    rows = math.ceil(len(charts) / columns)
+    parts = []
+    for i, (chart, title) in enumerate(zip(charts, titles, strict=True)):
+        x, y = (i % columns) * (width + 16), (i // columns) * (height + 30)
+        parts.append(f'<text class="strong" x="{x + 4}" y="{y + 14}">{escape(title)}</text>')
+        parts.append(chart.replace("<svg ", f'<svg x="{x}" y="{y + 20}" width="{width}" height="{height}" ', 1))
+    return _svg(columns * (width + 16) - 16, rows * (height + 30), parts, "")
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file: with its own colours for light and dark, and the name space."""
+    head = '<svg xmlns="http://www.w3.org/2000/svg" style="background:var(--paper)" '
+    return svg.replace("<svg ", head, 1).replace(">", f"><style>{COLOURS}{STYLE}</style>", 1) + "\n"
+
+
+def _svg(width: float, height: float, parts: Sequence[str], name: str) -> str:
+    label = f'role="img" aria-label="{escape(name)}"' if name else 'aria-hidden="true"'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" {label}>{"".join(parts)}</svg>'

@@ -1,0 +1,254 @@
+"""A trained run on a part of a prepared folder -> results.json, predictions.parquet, pictures, and the table on screen.
+
+Shapes: N films, K labels, B branches, P operating points.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from agcxr.calibration import POINTS, Calibration, operating_points
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.analysis import Points, Scores, analyse
+from agcxr.evaluation.examples import draw_examples
+from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, LeakResult, Results
+from agcxr.evaluation.tables import text_table
+from agcxr.inference.prediction import BRANCHES, Precision
+from agcxr.inference.predictor import BatchPrediction, Predictor
+from agcxr.metrics import box_area
+from agcxr.models.checkpoint import Card
+
+PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
+STAGES = ("global", "local", "fusion")
+
+
+class PatientLeak(ValueError):
+    """The split holds patients that the checkpoint was trained on."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where an evaluation lies, and what it found."""
+
+    folder: Path
+    results: Results
+
+
+def evaluate(
+    run: str | Path,
+    prepared: str | Path | Prepared,
+    split: str = "test",
+    *,
+    out: str | Path | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    allow_leak: bool = False,
+    examples: int = 3,
+    batch_size: int = 32,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    progress: bool = True,
+) -> Evaluated:
+    """Evaluate the final model of a run.
+
+    Args:
+        run: run folder, model folder or hub id.
+        prepared: a prepared folder; `split` is its part.
+        out: results folder; default: RUN/evaluation/<split>.
+        examples: films shown of each of best, median and worst; 0 for none.
+        progress: show a bar with the rate, and the table at the end.
+
+    Raises:
+        ValueError: the split has no films, or the films have another size than the model's.
+        PatientLeak: films of patients the model was trained on, unless `allow_leak` (then the report says so).
+    """
+    start = time.perf_counter()
+    films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
+    predictor = Predictor.from_pretrained(run, device=device, precision=precision)
+    rows = _rows(films, split)
+    leak = check_leak(predictor.model.card, films.index.iloc[rows]["patient"].astype(str), split, allow=allow_leak)
+    folder = Path(out) if out is not None else Path(run) / "evaluation" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = time.perf_counter()
+    answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
+    rate = len(rows) / (time.perf_counter() - clock)
+    predictions = to_frame(films, rows, answers)
+    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    scores = to_scores(predictions, answers.labels)
+    points, points_from = _points(predictor, films, split, batch_size)
+    analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=points)
+    _copy_facts(Path(run), films.folder, folder)
+    results = Results(
+        run=Path(run).resolve().name if Path(run).exists() else str(run),
+        backbone=predictor.model.backbone_name,
+        split=split,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        analysis=analysis,
+        crops=crop_rows(predictions, answers.labels),
+        leak=leak,
+        points_from=points_from,
+        examples=draw_examples(predictor, films, predictions, folder, each=examples),
+        environment=_environment(predictor, precision, time.perf_counter() - start, rate),
+    )
+    results.save(folder)
+    if progress:
+        print(text_table(analysis))
+        print(f"Results in {folder}", file=sys.stderr)
+    return Evaluated(folder, results)
+
+
+def _rows(films: Prepared, split: str) -> np.ndarray:
+    rows = np.flatnonzero((films.index["split"] == split).to_numpy())
+    if not len(rows):
+        found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
+        raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
+    return rows
+
+
+def check_leak(card: Card | None, patients: pd.Series, split: str, *, allow: bool) -> LeakResult:
+    """Patients of a split (one name a film) that the checkpoint's card lists as trained on.
+
+    Raises PatientLeak where there are some and they are not allowed.
+    """
+    if card is None or card.train_patients is None:
+        return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
+    shared = card.train_patients.known(patients)
+    on_films = int(patients.isin(shared).sum())
+    if shared and not allow:
+        raise PatientLeak(
+            f"the model was trained on {len(shared):,} of the {patients.nunique():,} patients of {split!r} "
+            f"({on_films:,} of {len(patients):,} films), so its results there would be too good; evaluate a split that "
+            "shares no patients with training, or pass --allow-leak to go on and have the report say so"
+        )
+    return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
+
+
+def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.DataFrame:
+    """The columns of predictions.parquet: a row a film; boxes are fractions of the prepared film."""
+    index = films.index.iloc[rows]
+    columns: dict[str, object] = {
+        "image_id": index["image_id"].astype(str).to_numpy(),
+        "patient": index["patient"].astype(str).to_numpy(),
+        "row": rows,
+    }
+    columns |= {f"label_{name}": index[name].to_numpy(np.float32) for name in answers.labels}
+    by_branch = (answers.global_NK, answers.local_NK, answers.fusion_NK)
+    for branch, score_NK in zip(BRANCHES, by_branch, strict=True):
+        columns |= {f"{branch}_{name}": score_NK[:, k] for k, name in enumerate(answers.labels)}
+    columns |= {f"box_{edge}": answers.box_N4[:, i] for i, edge in enumerate(("x0", "y0", "x1", "y1"))}
+    return pd.DataFrame({**columns, "fallback": answers.fallback_N})
+
+
+def to_scores(predictions: pd.DataFrame, labels: tuple[str, ...]) -> Scores:
+    """The rows of predictions.parquet as arrays."""
+    return Scores(
+        labels=labels,
+        branches=tuple(BRANCHES),
+        target_NK=predictions[[f"label_{name}" for name in labels]].to_numpy(np.float64),
+        score_BNK=np.stack(
+            [predictions[[f"{branch}_{name}" for name in labels]].to_numpy(np.float64) for branch in BRANCHES]
+        ),
+        patient_N=predictions["patient"].to_numpy(dtype=object),
+    )
+
+
+def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropRow, ...]:
+    """Attention boxes of all films, then of each label's positive films."""
+    area = box_area(predictions[["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float64))
+    fallback = predictions["fallback"].to_numpy(bool)
+    groups = [("All films", np.ones(len(area), dtype=bool))]
+    groups += [(name, (predictions[f"label_{name}"] == 1).to_numpy()) for name in labels]
+    rows = []
+    for name, some in groups:
+        low, median, high = np.quantile(area[some], [0.1, 0.5, 0.9]) if some.any() else [float("nan")] * 3
+        rows.append(
+            CropRow(
+                group=name,
+                films=int(some.sum()),
+                fallbacks=int(fallback[some].sum()),
+                area_low=float(low),
+                area_median=float(median),
+                area_high=float(high),
+            )
+        )
+    return tuple(rows)
+
+
+def _points(predictor: Predictor, films: Prepared, split: str, batch_size: int) -> tuple[Points, str]:
+    """Thresholds from the checkpoint where it has them, else chosen on the validation films; never on the split."""
+    labels, card = predictor.labels, predictor.model.card
+    threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
+    if card is not None and card.calibration is not None:
+        stored = Calibration.model_validate(card.calibration).findings
+        for k, label in enumerate(labels):
+            found = stored[label].points if label in stored else None
+            for p, point in enumerate(POINTS):
+                if found and point in found:
+                    threshold[p, BRANCHES.index("fusion"), k] = found[point].threshold
+        return Points(tuple(POINTS), threshold), "the checkpoint, for the fusion (fitted on its validation films)"
+    rows = np.flatnonzero((films.index["split"] == "val").to_numpy())
+    if split == "val" or not len(rows):
+        return Points((), threshold[:0]), "nowhere: there are no validation films apart from this split"
+    scores = to_scores(
+        to_frame(films, rows, predictor.predict_arrays(films.images, rows, batch_size=batch_size)), labels
+    )
+    for b in range(len(BRANCHES)):
+        for k in range(len(labels)):
+            known = ~np.isnan(scores.target_NK[:, k])
+            target, score = scores.target_NK[known, k], scores.score_BNK[b, known, k]
+            if 0 < target.sum() < len(target):
+                chosen = operating_points(target, score)
+                threshold[:, b, k] = [chosen[point].threshold for point in POINTS]
+    return Points(tuple(POINTS), threshold), f"the {len(rows):,} validation films"
+
+
+def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
+    """What the report shows of the run and of the films, so that a results folder stands by itself."""
+    wanted = [
+        (run / "config.yaml", "config.yaml"),
+        (run / "run.json", "run.json"),
+        (prepared / "plan.json", "plan.json"),
+    ]
+    wanted += [(run / stage / "metrics.csv", f"{stage}.csv") for stage in STAGES]
+    target = folder / "facts"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for source, name in wanted:
+        if source.is_file():
+            shutil.copyfile(source, target / name)
+
+
+def _environment(predictor: Predictor, precision: str, seconds: float, rate: float) -> Environment:
+    cuda = predictor.device.type == "cuda"
+    name = torch.cuda.get_device_name(predictor.device) if cuda else "CPU"
+    return Environment(
+        device=f"{name}, {precision}",
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        python=platform.python_version(),
+        versions=tuple(f"{package} {version(package)}" for package in PACKAGES),
+        seconds=round(seconds, 2),
+        films_per_second=round(rate, 2),
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

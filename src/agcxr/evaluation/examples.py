@@ -1,0 +1,157 @@
+"""Films for the report: where the attention hit best, in between and worst, with their pictures.
+
+Shapes: N evaluated films, H W pixels. Boxes are (x0, y0, x1, y1) as FRACTIONS of the prepared film, exclusive end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from agcxr.data.prepared import Prepared
+from agcxr.evaluation.results import BranchProbability, Example
+from agcxr.inference.explain import WARNING, draw_box, overlay
+from agcxr.inference.maps import place
+from agcxr.inference.prediction import BRANCHES, Box, Bytes
+from agcxr.inference.predictor import BatchPrediction, Predictor
+from agcxr.labels import FINDINGS
+from agcxr.metrics import Floats, box_iobb, box_iou
+
+SIDE = 512
+"""Of a picture, in pixels."""
+QUALITY = 82
+Kind = Literal["best", "median", "worst"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A film that might be shown for one of its findings; a higher merit is a better hit."""
+
+    row: int
+    finding: str
+    merit: float
+    iou: float = float("nan")
+    iobb: float = float("nan")
+
+
+def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate]:
+    """One per boxed film, by the IoU of the attention box with its best-hit annotated box; where no film has boxes,
+    one per positive film, by the fusion's probability of its most probable true finding."""
+    here = predictions.set_index("row")
+    annotated = boxes[boxes["row"].isin(here.index)].reset_index(drop=True)
+    if len(annotated):
+        edges = ["x0", "y0", "x1", "y1"]
+        detected = here.loc[annotated["row"], [f"box_{edge}" for edge in edges]].to_numpy(np.float64)
+        annotated = annotated.assign(
+            iou=box_iou(detected, annotated[edges].to_numpy()), iobb=box_iobb(detected, annotated[edges].to_numpy())
+        )
+        best = annotated.loc[annotated.groupby("row")["iou"].idxmax()]
+        return [
+            Candidate(int(row), str(finding), float(iou), float(iou), float(iobb))
+            for row, finding, iou, iobb in best[["row", "finding", "iou", "iobb"]].itertuples(index=False)
+        ]
+    positive_NK = predictions[[f"label_{name}" for name in FINDINGS]].to_numpy(np.float64) == 1
+    score_NK = np.where(positive_NK, predictions[[f"fusion_{name}" for name in FINDINGS]].to_numpy(np.float64), -1.0)
+    top = score_NK.argmax(axis=1)
+    return [
+        Candidate(int(predictions["row"].iloc[n]), FINDINGS[top[n]], float(score_NK[n, top[n]]))
+        for n in np.flatnonzero(positive_NK.any(axis=1))
+    ]
+
+
+def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
+    """The `each` best, most median and worst, no film twice; fewer of each where there are few films."""
+    ordered = sorted(found, key=lambda c: (-c.merit, c.row))
+    each = min(each, len(ordered) // 3) or min(1, len(ordered))
+    middle = (len(ordered) - each) // 2
+    kinds: tuple[tuple[Kind, int], ...] = (("best", 0), ("median", middle), ("worst", len(ordered) - each))
+    chosen: dict[int, tuple[Kind, Candidate]] = {}
+    for kind, start in kinds:
+        for one in ordered[start : start + each]:
+            chosen.setdefault(one.row, (kind, one))
+    return list(chosen.values())
+
+
+def draw_examples(
+    predictor: Predictor, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
+) -> tuple[Example, ...]:
+    """Choose films, look at them once more for their heatmaps, and write three pictures of each into
+    `folder`/pictures."""
+    chosen = choose(candidates(predictions, prepared.boxes), each) if each else []
+    if not chosen:
+        return ()
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    answers = predictor.predict_arrays(prepared.images, [one.row for _, one in chosen], details=True)
+    place_of = {int(row): n for n, row in enumerate(predictions["row"])}
+    said = [predictions.iloc[place_of[one.row]] for _, one in chosen]
+    return tuple(_example(kind, one, prepared, answers, at, said[at], folder) for at, (kind, one) in enumerate(chosen))
+
+
+def _example(
+    kind: Kind,
+    one: Candidate,
+    prepared: Prepared,
+    answers: BatchPrediction,
+    at: int,
+    said: pd.Series,
+    folder: Path,
+) -> Example:
+    assert answers.heat_NHW is not None
+    assert answers.crop_NHW is not None
+    image_id = str(said["image_id"])
+    film = _resized(np.asarray(prepared.images[one.row]))
+    heat = place(answers.heat_NHW[at : at + 1], answers.window_4[None], SIDE, SIDE)[0]
+    truth = prepared.boxes[(prepared.boxes["row"] == one.row) & (prepared.boxes["finding"] == one.finding)]
+    boxed = film
+    for edges in truth[["x0", "y0", "x1", "y1"]].to_numpy(np.float64):
+        boxed = draw_box(boxed, _pixels(edges), WARNING, 2)
+    detected = _pixels(answers.box_N4[at])
+    pictures = (
+        ("film", draw_box(boxed, detected)),
+        ("attention", draw_box(overlay(film, heat), detected)),
+        ("crop", _resized(answers.crop_NHW[at])),
+    )
+    # The row keeps names apart; an image id may hold characters that no file name may.
+    paths = {name: f"pictures/film-{one.row}-{name}.jpg" for name, _ in pictures}
+    for name, picture in pictures:
+        _write(folder / paths[name], picture)
+    return Example(
+        kind=kind,
+        image_id=image_id,
+        row=one.row,
+        finding=one.finding,
+        iou=one.iou,
+        iobb=one.iobb,
+        fallback=bool(answers.fallback_N[at]),
+        truth=tuple(name for name in FINDINGS if said[f"label_{name}"] == 1),
+        film=paths["film"],
+        attention=paths["attention"],
+        crop=paths["crop"],
+        probabilities=tuple(
+            BranchProbability(branch=branch, probability=float(said[f"{branch}_{one.finding}"])) for branch in BRANCHES
+        ),
+    )
+
+
+def _pixels(fractions: Floats) -> Box:
+    x0, y0, x1, y1 = (float(v) * SIDE for v in fractions)
+    return x0, y0, x1, y1
+
+
+def _resized(image_HW: Bytes) -> Bytes:
+    smaller = image_HW.shape[0] > SIDE
+    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image_HW, (SIDE, SIDE), interpolation=how), dtype=np.uint8)
+
+
+def _write(path: Path, image: Bytes) -> None:
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done, "an 8-bit picture can always be encoded"
+    path.write_bytes(data.tobytes())

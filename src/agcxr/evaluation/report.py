@@ -1,0 +1,218 @@
+"""A results folder -> report.html (one file, needs no other) and report.md (pictures as files): the same content."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from agcxr.data.prepared import Plan
+from agcxr.evaluation.page import (
+    Block,
+    Code,
+    Facts,
+    Headline,
+    Number,
+    Page,
+    Section,
+    Text,
+    to_html,
+    to_markdown,
+)
+from agcxr.evaluation.report_pictures import attention, roc_curves, training
+from agcxr.evaluation.report_tables import beside_published, fusion_gain, operating, per_finding, percent, span, words
+from agcxr.evaluation.results import PREDICTIONS, Results, load_results
+from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed
+
+NOTICE = "Research use only. Not a medical device."
+
+
+@dataclass(frozen=True)
+class Written:
+    """The two files."""
+
+    html: Path
+    markdown: Path
+
+
+def report(folder: str | Path, extra: tuple[Section, ...] = ()) -> Written:
+    """Write both reports into a results folder. `extra` sections come before the facts.
+
+    Raises ValueError where the folder holds no results or its predictions are missing.
+    """
+    root = Path(folder)
+    page = compose(load_results(root), root, extra)
+    written = Written(root / "report.html", root / "report.md")
+    written.markdown.write_text(to_markdown(page, root), encoding="utf-8")
+    written.html.write_text(to_html(page, root), encoding="utf-8")
+    return written
+
+
+def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> Page:
+    """The report as blocks."""
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        raise ValueError(f"there is no {PREDICTIONS} beside the results in {folder}; run `agcxr evaluate` again")
+    predictions = pd.read_parquet(path)
+    sections = [
+        _summary(results),
+        per_finding(results),
+        fusion_gain(results),
+        roc_curves(results, predictions),
+        operating(results),
+        attention(results),
+        training(folder),
+        *extra,
+        beside_published(results),
+        _facts(results, folder),
+        _reading(results),
+    ]
+    how = results.analysis
+    return Page(
+        title=f"AG-CNN evaluation: {results.run}",
+        subtitle=f"{results.backbone}, {results.split} split, {how.films:,} films of {how.patients:,} patients",
+        notice=NOTICE,
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _summary(results: Results) -> Section:
+    analysis, floor = results.analysis, p_floor(results.analysis)
+    mean, last = analysis.mean, analysis.mean.branches[-1]
+    level = f"{analysis.resampling.level:.0%}"
+    tiles = [Number(number(last.auroc.value), f"Mean AUROC, {last.branch}", f"{level} interval {span(last.auroc)}")]
+    for gap in mean.gaps:
+        if gap.measure == "auroc":
+            detail = f"{span(gap, sign=True)}, p {chance(gap.p, floor)}"
+            tiles.append(Number(signed(gap.value), f"{gap.branch.capitalize()} minus {gap.against}", detail))
+    whole = results.crops[0]
+    area = f"median box {percent(whole.area_median, 0)} of the film"
+    tiles.append(Number(percent(whole.fallback_share), "Films without an attended region", area))
+    return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), Text(_verdict(results))))
+
+
+def _warnings(results: Results) -> tuple[Block, ...]:
+    out = []
+    if results.leak.shared_patients:
+        out.append(
+            Text(
+                f"Leak: {results.leak.shared_patients:,} patients ({results.leak.shared_films:,} films) of this split "
+                "were seen in training. It was evaluated all the same on request; the numbers are too good.",
+                warning=True,
+            )
+        )
+    if not results.leak.checked:
+        out.append(Text("Leakage could not be checked: the checkpoint does not name its training patients.", True))
+    if results.analysis.patients < 200:
+        out.append(Text(f"Only {results.analysis.patients:,} patients: read the intervals before the values.", True))
+    return tuple(out)
+
+
+def _verdict(results: Results) -> str:
+    """The comparison in a sentence, no stronger than its interval."""
+    mean = results.analysis.mean
+    gap = gap_of(mean.gaps, results.analysis.branches[0])
+    over = f"Over {len(mean.findings)} findings"
+    left = f" Left out for want of a class: {', '.join(map(words, mean.left_out))}." if mean.left_out else ""
+    if gap is None or math.isnan(gap.value):
+        return f"No mean AUROC is defined on this split.{left}"
+    amount = f"by {number(abs(gap.value))} (interval {span(gap, sign=True)})"
+    if gap.low > 0:
+        said = f"{over} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
+    elif gap.high < 0:
+        said = f"{over} the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
+    else:
+        said = (
+            f"{over} the {gap.branch} differs from the {gap.against} branch {amount}: the interval includes 0, so this "
+            "split does not show that attention-guided fusion helps."
+        )
+    return said + left
+
+
+def _facts(results: Results, folder: Path) -> Section:
+    analysis, here = results.analysis, results.environment
+    how = analysis.resampling
+    rows = [
+        ("Run", f"{results.run} ({results.backbone})"),
+        ("Evaluated", f"{results.made}, split {results.split}"),
+        ("Films, patients", f"{analysis.films:,}, {analysis.patients:,}"),
+        *_plan_facts(folder / "facts" / "plan.json"),
+        ("Leak check", _leak(results)),
+        (
+            "Intervals",
+            f"{how.resamples:,} resamples of {how.clusters:,} {how.unit}s, seed {how.seed}, {how.seconds:.1f} s",
+        ),
+        (
+            "Left out of the mean's interval",
+            f"{analysis.mean.branches[-1].auroc.left_out:,} resamples that lacked a class",
+        ),
+        ("Evaluation device", here.device),
+        ("Processor", f"{here.processor}, {here.cores} cores"),
+        ("Time", f"{here.seconds:.0f} s in all; {here.films_per_second:.1f} films/s through the network"),
+        ("Versions", f"Python {here.python}, {', '.join(here.versions)}"),
+        *_run_facts(folder / "facts" / "run.json"),
+    ]
+    blocks: list[Block] = [Facts(tuple(rows))]
+    for title, name in (("Configuration (config.yaml)", "config.yaml"), ("Films (plan.json)", "plan.json")):
+        path = folder / "facts" / name
+        if path.is_file():
+            blocks.append(Code(title, path.read_text(encoding="utf-8")))
+    return Section("Data, configuration, hardware", tuple(blocks))
+
+
+def _leak(results: Results) -> str:
+    if not results.leak.checked:
+        return "not possible: the checkpoint does not name its training patients"
+    if results.leak.shared_patients:
+        return f"{results.leak.shared_patients:,} patients shared with training; allowed on request"
+    return "no patient of this split was trained on"
+
+
+def _plan_facts(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    plan = Plan.model_validate_json(path.read_bytes())
+    parts = ", ".join(f"{p.part} {p.images:,} films of {p.patients:,} patients" for p in plan.counts.parts)
+    return [
+        ("Source", plan.source.name),
+        ("Split", f"by {plan.split.rule}, seed {plan.split.seed}: {parts}"),
+        ("Between the parts", str(plan.leak_check)),
+        ("Prepared films", f"{plan.size} x {plan.size}, {plan.resize_rule}; {plan.counts.rejected:,} rejected"),
+        ("Annotated boxes", f"{plan.counts.boxes:,} on {plan.counts.boxed_images:,} films"),
+    ]
+
+
+def _run_facts(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    run = json.loads(path.read_text(encoding="utf-8"))
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in run.get("stage_seconds", {}).items())
+    return [("Trained on", str(run.get("hardware", NONE))), ("Training time", stages or NONE)]
+
+
+def _reading(results: Results) -> Section:
+    how = results.analysis.resampling
+    return Section(
+        "How to read this",
+        (
+            Text(
+                "AUROC is the chance that a film with the finding gets a higher score than one without it: .5 is "
+                "guessing, 1 is perfect. It says nothing about which threshold to use, nor whether a score of .3 "
+                "means 30 %."
+            ),
+            Text(
+                f"An interval says where the value could lie for other patients drawn like these. It comes from "
+                f"{how.resamples:,} resamples of whole {how.unit}s; every branch sees the same ones, so differences "
+                "are paired. It does not cover other hospitals, other label sources, or "
+                "training again with another seed."
+            ),
+            Text(
+                "Labels of ChestX-ray14 were read from reports by a program and are partly wrong, so no number here is "
+                "the accuracy of a diagnosis."
+            ),
+            Text(f"{NOTICE} The scores must not be used in the care of patients."),
+        ),
+    )

@@ -1,0 +1,156 @@
+"""Sections of the report that are drawn: curves, training, and the films with what was attended."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agcxr.evaluation import results as found
+from agcxr.evaluation.charts import Axis, Line, Role, axis_over, lines
+from agcxr.evaluation.page import (
+    Block,
+    Cell,
+    Example,
+    Gallery,
+    Legend,
+    Multiples,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from agcxr.evaluation.report_tables import percent, words
+from agcxr.evaluation.results import Results
+from agcxr.evaluation.tables import NONE, number
+from agcxr.metrics import roc
+
+CURVE_POINTS = 160
+BRANCH_LINES: tuple[tuple[str, Role, bool], ...] = (
+    ("global", "ink", False),
+    ("local", "muted", True),
+    ("fusion", "accent", False),
+)
+
+
+def roc_curves(results: Results, predictions: pd.DataFrame) -> Section:
+    """One small ROC plot a finding, three branches each."""
+    svgs, titles, notes = [], [], []
+    axis = Axis(0, 1, (0, 0.5, 1), 1)
+    for r in results.analysis.labels:
+        if not r.defined:
+            continue
+        target = predictions[f"label_{r.finding}"].to_numpy(np.float64)
+        series = []
+        for branch, role, dashed in BRANCH_LINES:
+            curve = roc(target, predictions[f"{branch}_{r.finding}"].to_numpy(np.float64))
+            some = _thinned(curve.false_positive_rate, curve.true_positive_rate)
+            series.append(Line(curve.false_positive_rate[some], curve.true_positive_rate[some], role, dashed))  # type: ignore[arg-type]
+        svgs.append(lines(series, axis, axis, width=170, height=170, diagonal=True, name=f"ROC of {r.finding}"))
+        titles.append(words(r.finding))
+        notes.append(number(r.branches[-1].auroc.value))
+    if not svgs:
+        return Section("ROC curves", ())
+    legend = Legend(tuple((role, dashed, branch) for branch, role, dashed in BRANCH_LINES))  # type: ignore[misc]
+    caption = "Sensitivity (up) against 1 − specificity (right). The number is the AUROC of the fusion."
+    return Section(
+        "ROC curves", (legend, Multiples(tuple(svgs), tuple(titles), tuple(notes), "roc.svg", (170, 170), caption, 4))
+    )
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points spread evenly along the curve: a drawing of thousands looks no different."""
+    if len(x) <= CURVE_POINTS:
+        return np.arange(len(x))
+    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    return np.unique(np.r_[np.searchsorted(along, np.linspace(0, along[-1], CURVE_POINTS)), len(x) - 1])
+
+
+def attention(results: Results) -> Section:
+    """Examples with heatmap, box and crop; areas and fallbacks of all films."""
+    head = ("Films", "Count", "Fallbacks", "Share", "Area, median", "10th to 90th percentile")
+    rows = tuple(
+        tuple(
+            Cell(value)
+            for value in (
+                words(r.group),
+                f"{r.films:,}",
+                f"{r.fallbacks:,}",
+                percent(r.fallback_share),
+                percent(r.area_median),
+                f"{percent(r.area_low)} to {percent(r.area_high)}" if r.films else NONE,
+            )
+        )
+        for r in results.crops
+    )
+    caption = (
+        "The attended box as a share of the film's area, over all films and over the positive films of each finding. A "
+        "fallback shows the local branch the whole view, because no region stood out."
+    )
+    return Section("Where it looked", (*_galleries(results), Table(head, rows, caption)))
+
+
+def _galleries(results: Results) -> tuple[Block, ...]:
+    boxed = any(not math.isnan(one.iou) for one in results.examples)
+    by = "overlap with the annotated box" if boxed else "the fusion's probability of a true finding"
+    out: list[Block] = []
+    for kind in ("best", "median", "worst"):
+        shown = tuple(_example(one) for one in results.examples if one.kind == kind)
+        if shown:
+            out.append(Gallery(f"{kind.capitalize()} by {by}", shown))
+    if out and boxed:
+        out.insert(0, Text("Blue: the attended box. Amber: the annotated box of the finding named."))
+    return tuple(out)
+
+
+def _example(one: found.Example) -> Example:
+    said = ", ".join(f"{p.branch} {number(p.probability, 2)}" for p in one.probabilities)
+    rows = [f"Probability: {said}"]
+    if not math.isnan(one.iou):
+        rows.append(f"IoU {number(one.iou, 2)}, IoBB {number(one.iobb, 2)}")
+    if one.fallback:
+        rows.append("No region stood out: whole view")
+    others = [words(name) for name in one.truth if name != one.finding]
+    rows += [f"Also labelled: {', '.join(others)}"] if others else []
+    pictures = (Picture(one.film, "Film"), Picture(one.attention, "Attention"), Picture(one.crop, "Crop"))
+    return Example(f"{words(one.finding)}, {one.image_id}", "\n".join(rows), pictures)
+
+
+def training(folder: Path) -> Section:
+    """Losses and validation AUC of the three stages."""
+    svgs, titles, notes = [], [], []
+    for stage in ("global", "local", "fusion"):
+        path = folder / "facts" / f"{stage}.csv"
+        if not path.is_file():
+            continue
+        frame = pd.read_csv(path)
+        epochs = frame["epoch"].tolist()
+        across = Axis(epochs[0], max(epochs[-1], epochs[0] + 1), tuple(sorted({epochs[0], epochs[-1]})), 0, "epoch")
+        auc = frame["val_auc"].to_numpy(np.float64)
+        best = int(np.nanargmax(auc)) if np.isfinite(auc).any() else None
+        losses = [
+            Line(epochs, frame["train_loss"].tolist(), "muted", True),
+            Line(epochs, frame["val_loss"].tolist(), "ink"),
+        ]
+        svgs.append(
+            lines([Line(epochs, auc.tolist(), mark=best)], across, axis_over(auc.tolist()), name=f"{stage} AUC")
+        )
+        both = [*frame["train_loss"], *frame["val_loss"]]
+        svgs.append(lines(losses, across, axis_over(both), name=f"{stage} loss"))
+        titles += [f"{stage.capitalize()}: validation AUC", f"{stage.capitalize()}: loss"]
+        kept = f"best {number(auc[best])}, epoch {epochs[best]}" if best is not None else "undefined"
+        notes += [kept, ""]
+    if not svgs:
+        return Section("Training", ())
+    legend = Legend(
+        (
+            ("accent", False, "validation mean AUC, dot: kept"),
+            ("muted", True, "training loss"),
+            ("ink", False, "validation loss"),
+        )
+    )
+    return Section(
+        "Training", (legend, Multiples(tuple(svgs), tuple(titles), tuple(notes), "training.svg", (220, 150), columns=2))
+    )
