@@ -135,7 +135,8 @@ def unreachable(url: str, seconds: float = REACH_SECONDS) -> str | None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
             result.append(None)
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as answer:
+            answer.close()
             result.append(None)  # a status is an answer
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)

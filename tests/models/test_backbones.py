@@ -1,0 +1,187 @@
+"""Feature maps of several families, and first weights from disk, from the cache, or not at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import constants
+
+from agcxr.models import backbones
+from agcxr.models.backbones import Backbone, load_strictly, read_state_dict, unreachable
+
+
+@pytest.fixture
+def empty_caches(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "grid"),
+    [("resnet10t", 512, 4), ("test_convnext", 64, 4), ("test_vit", 64, 8), ("densenet121", 1024, 4)],
+)
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_features_are_channels_first_maps(name, channels, grid, in_channels):
+    side = 160 if name == "test_vit" else 128
+    backbone = Backbone(name, in_channels, "none").eval()
+    with torch.no_grad():
+        feature = backbone(torch.rand(2, in_channels, side, side))
+    assert feature.shape[:2] == (2, backbone.channels) == (2, channels)
+    assert feature.shape[2] == feature.shape[3] >= grid
+
+
+def test_channels_last_features_are_turned():
+    backbone = Backbone("test_resnet", 1, "none")
+    map_BhwD = torch.rand(2, 5, 4, backbone.channels)
+    assert torch.equal(backbone._as_map(map_BhwD), map_BhwD.permute(0, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"gives features \(2, 6, 96\), not a square map of 96 channels"):
+        backbone._as_map(torch.rand(2, 6, 96))
+    with pytest.raises(ValueError, match=r"gives features list, not a square map"):
+        backbone._as_map([map_BhwD])
+
+
+def test_random_weights_follow_the_generator():
+    def stem(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return next(Backbone("test_resnet", 1, "none").parameters())
+
+    assert torch.equal(stem(1), stem(1))
+    assert not torch.equal(stem(1), stem(2))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_weights_from_a_file_without_its_head(tmp_path, suffix, in_channels):
+    torch.manual_seed(0)
+    whole = timm.create_model("resnet10t", num_classes=7).eval()
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "safetensors":
+        safetensors.torch.save_file(whole.state_dict(), path)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}}, path)
+    backbone = Backbone("resnet10t", in_channels, path).eval()
+    gray = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        wanted = whole.forward_features(gray.expand(-1, 3, -1, -1))
+        found = backbone(gray.expand(-1, in_channels, -1, -1))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)  # one channel: the stem's weights are summed
+
+
+def test_a_file_of_another_network_is_refused_with_the_differences(tmp_path):
+    path = tmp_path / "other.safetensors"
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    name = next(iter(state))
+    state["extra.weight"] = torch.zeros(2)
+    state[name] = torch.zeros(3)
+    del state["conv1.2.weight" if "conv1.2.weight" in state else list(state)[5]]
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(
+        ValueError, match=rf"1 missing: .*; 1 unexpected: extra\.weight; 1 of another shape: {name} \(3,\)"
+    ):
+        Backbone("test_resnet", 3, path)
+
+
+def test_loading_strictly_changes_nothing_when_it_refuses():
+    layer = torch.nn.Linear(2, 2)
+    before = layer.weight.clone()
+    with pytest.raises(ValueError, match="1 missing: bias"):
+        load_strictly(layer, {"weight": torch.zeros(2, 2)}, "nowhere")
+    assert torch.equal(layer.weight, before)
+
+
+def test_unreadable_and_unsafe_files(tmp_path):
+    with pytest.raises(ValueError, match="no weight file at"):
+        read_state_dict(tmp_path / "absent.pth")
+    for name in ("broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        with pytest.raises(ValueError, match=rf"{name}.*(is no readable weight file|holds more than tensors)"):
+            read_state_dict(tmp_path / name)
+    torch.save({"f": print}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="holds more than tensors and is not loaded, because such a file can run code"):
+        read_state_dict(tmp_path / "code.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"is no state dict \(names to tensors\); found list"):
+        read_state_dict(tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnt50", r"unknown backbone 'resnt50' \(did you mean 'resnet50'\?\)"),
+        ("hf-hub:someone/model", "unknown backbone 'hf-hub:someone/model'"),
+        ("resnet50.nonsense", "timm cannot build the backbone 'resnet50.nonsense'"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        Backbone(name, 1, "none")
+    with pytest.raises(ValueError, match="in_channels is 2; expected 1"):
+        Backbone("resnet50", 2, "none")
+
+
+def test_imagenet_weights_come_from_the_cache_without_a_network(monkeypatch, tmp_path):
+    path = tmp_path / "model.safetensors"
+    state = timm.create_model("resnet10t").state_dict()
+    safetensors.torch.save_file(state, path)
+    asked = []
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda repo, file: asked.append((repo, file)) or str(path))
+    monkeypatch.setattr(backbones, "unreachable", lambda *_: pytest.fail("asked the network"))
+    backbone = Backbone("resnet10t", 1, "imagenet")
+    assert asked == [("timm/resnet10t.c3_in1k", "model.safetensors")]
+    stem = state["conv1.0.weight"].sum(1, keepdim=True)
+    torch.testing.assert_close(backbone.net.state_dict()["conv1.0.weight"], stem)
+
+
+def test_offline_it_fails_at_once_with_a_cure(monkeypatch, empty_caches):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "*")
+        started = time.monotonic()
+        with pytest.raises(
+            ValueError, match=r"cannot be reached .*--weights FILE.*--weights none.*hf download timm/res"
+        ):
+            Backbone("resnet10t", 1, "imagenet")
+    assert time.monotonic() - started < 5
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
+    with pytest.raises(ValueError, match="cannot be downloaded: HF_HUB_OFFLINE is set"):
+        Backbone("resnet10t", 1, "imagenet")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: None)
+    with pytest.raises(ValueError, match="timm has no ImageNet weights for 'resnet14t'; use --weights none"):
+        Backbone("resnet14t", 1, "imagenet")
+
+
+def test_a_host_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        said = unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+    assert said is not None
+    assert "did not answer in 0.3 s" in said
+    assert time.monotonic() - started < 2
+
+
+def test_any_status_is_an_answer(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.0 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert unreachable(f"http://127.0.0.1:{server.getsockname()[1]}") is None
+        thread.join()
