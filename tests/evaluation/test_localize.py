@@ -12,11 +12,13 @@ from agcxr.config import Attention
 from agcxr.data.prepared import Plan, Prepared
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
+from agcxr.evaluation.evaluate import PatientLeak
 from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, table_rows, text_table
 from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
+from agcxr.models.checkpoint import Patients
 
 SIDE, CELLS = 64, 8
 HIT = MEASURES.index("hit")
@@ -223,6 +225,15 @@ def test_what_cannot_be_scored_is_refused_or_named():
         localize(seeing(), folder({"test": 2}), progress=False)
     data = folder({"test": 4})
     assert choose_cases(data, "test", ["Mass"]).left_out == ("2 cases of Nodule, which the model does not know",)
+
+
+def test_patients_that_were_trained_on_are_refused_unless_allowed():
+    predictor, data = seeing(), folder({"test": 4})
+    predictor.model.card = predictor.model.new_card(train_patients=Patients.of(["test1"]))
+    with pytest.raises(PatientLeak, match="trained on 1 of the 2 patients of 'test'"):
+        localize(predictor, data, progress=False)
+    looked = localize(predictor, data, resamples=10, allow_leak=True, progress=False)
+    assert (looked.leak.shared_patients, looked.leak.shared_films) == (1, 2)
 
 
 def test_boxes_of_a_finding_on_a_film_are_one_case():

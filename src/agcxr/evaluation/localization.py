@@ -10,6 +10,7 @@ from typing import Literal, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
+from agcxr.evaluation.results import LeakResult
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
@@ -164,11 +165,13 @@ class Localization(Record):
     """On which films map thresholds and the centre prior were fitted, in words."""
     left_out: tuple[str, ...]
     """What was not scored, and why."""
+    leak: LeakResult
+    """Patients of the scored films whom the model was trained on."""
     thresholds: tuple[Threshold, ...]
     scores: tuple[Score, ...]
     gaps: tuple[Gap, ...]
     crops: tuple[Crops, ...]
-    """On the scored films only; `localize.crop_telemetry` gives the whole split from predictions.parquet."""
+    """On the scored films only; results.json has those of the whole split."""
     examples: tuple[Example, ...]
     published: tuple[Published, ...] = PUBLISHED
 
@@ -289,6 +292,8 @@ def print_table(found: Localization, *, per_finding: bool = False, file: TextIO 
     out = file or sys.stdout
     print(f"where it looks: {found.cases} boxed findings on {found.films} {found.split} films", file=out)
     print(f"fitted on {found.fitted}", file=out)
+    if found.leak.shared_patients:
+        print(f"LEAK: the model was trained on {found.leak.shared_patients} of these patients", file=out)
     for reason in found.left_out:
         print(f"left out: {reason}", file=out)
     empty = ", ".join(f"{m} {found.score(m).empty}" for m in ("global", "local", "fusion"))

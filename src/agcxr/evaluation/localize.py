@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from tqdm import tqdm
 
 from agcxr.data.prepared import Prepared, open_prepared
@@ -26,6 +27,7 @@ from agcxr.evaluation.cases import (
     measure_looks,
     measure_prior,
 )
+from agcxr.evaluation.evaluate import check_leak
 from agcxr.evaluation.localization import (
     FLOORS,
     LOOKS,
@@ -75,17 +77,21 @@ def localize(
     resamples: int = 1000,
     seed: int = 0,
     device: str | None = None,
+    allow_leak: bool = False,
     progress: bool = True,
 ) -> Localization:
     """Score where a run looks on the boxed films of a split; write localization.json and localization.png.
 
     run: a run folder, model folder, hub id, or a Predictor. out: the folder to write to (made if absent); default
-    RUN/results/SPLIT, or nowhere for a Predictor. Batches hold `batch_size` cases; the result does not depend on it.
-    Raises ValueError where the split has no boxes of the model's findings, or those of one patient only.
+    RUN/evaluation/SPLIT, or nowhere for a Predictor. Batches hold `batch_size` cases; the result does not depend on it.
+    Raises ValueError where the split has no boxes of the model's findings, or those of one patient only; PatientLeak
+    where the model was trained on patients of the scored films, unless `allow_leak`.
     """
     predictor = run if isinstance(run, Predictor) else Predictor.from_pretrained(run, device=device)
     data = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     chosen = choose_cases(data, split, predictor.labels)
+    scored_patients = pd.Series({case.row: case.patient for case in chosen.scored})
+    leak = check_leak(predictor.model.card, scored_patients, split, allow=allow_leak)
     rng = np.random.default_rng(seed)
     cases = (*chosen.scored, *chosen.fitting)
     folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
@@ -105,13 +111,14 @@ def localize(
         window=_four(looks.window_4),
         fitted=chosen.fitted_words(),
         left_out=chosen.left_out,
+        leak=leak,
         thresholds=tuple(_thresholds(tracks, folds)),
         scores=scores,
         gaps=gaps,
         crops=_crops_of(chosen.scored, looks),
         examples=examples_of(chosen.scored, fusion, looks),
     )
-    folder = Path(out) if out else None if isinstance(run, Predictor) else Path(run) / "results" / split
+    folder = Path(out) if out else None if isinstance(run, Predictor) else Path(run) / "evaluation" / split
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
