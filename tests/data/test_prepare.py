@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -265,11 +266,11 @@ def test_two_at_once_are_refused(films, monkeypatch):
         prepared(films)
 
 
-def test_killed_and_continued(tmp_path):
+def test_killed_and_continued(tmp_path, capsys):
     films = collection(tmp_path / "nih", patients=200, films=2, side=256)
     out = films / "prepared"
     code = (
-        "from pathlib import Path; from agcxr.data.prepare import prepare_nih\n"
+        "from agcxr.data import partial; from agcxr.data.prepare import prepare_nih; partial.FLUSH_SECONDS = 0\n"
         f"prepare_nih({str(films / 'images')!r}, {str(films / 'Data_Entry.csv')!r}, {str(out)!r}, size=64, workers=2)"
     )
     code = "if __name__ == '__main__':\n    " + code.replace("\n", "\n    ")
@@ -279,8 +280,10 @@ def test_killed_and_continued(tmp_path):
     while process.poll() is None and time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
     made = prepare_nih(films / "images", films / "Data_Entry.csv", out, size=64, workers=2)
+    assert re.search(r"continuing: [1-9]\d* of 400 films are done", capsys.readouterr().err)
     assert len(made.index) == 400
     check_pixels(made, films)
 

@@ -54,6 +54,7 @@ class _Wanted:
     in_archives: tuple[Path, ...]
     table: int
     left_out: int
+    duplicates: int
 
     def missing(self) -> list[int]:
         return [] if self.in_archives else [row for row, path in enumerate(self.paths) if not path]
@@ -104,26 +105,8 @@ def prepare(
         _check_rejected(rejected, wanted, max_rejected, partial / "rejected.csv")
         if not place.done:
             raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
-        order = place.close_gaps()
-        index = _index(wanted.rows, order, place)
-        kept = _join_boxes(boxes, index)
-        index.to_parquet(partial / "index.parquet", index=False)
-        kept.to_parquet(partial / "boxes.parquet", index=False)
-        plan = Plan(
-            format=FORMAT,
-            labels=LABELS,
-            size=size,
-            resize_rule=RESIZE_RULE,
-            source=source,
-            split=chosen,
-            leak_check=check_leaks(index),
-            counts=_count(wanted, index, kept, len(boxes), len(rejected), len(files.duplicates)),
-            versions=_versions(),
-            fingerprint=fingerprint,
-        )
-        (partial / "plan.json.new").write_text(plan.model_dump_json(indent=1))
-        (partial / "plan.json.new").replace(partial / "plan.json")
-        finish(partial, out, len(index), size)
+        plan = _write_folder(place, wanted, boxes, source, chosen, fingerprint)
+        finish(partial, out, plan.counts.prepared, size)
     _say(plan.summary())
     return open_prepared(out)
 
@@ -234,7 +217,7 @@ def _want(
     paths = [files.find(name) or "" for name in rows["image_id"]]
     if files.archives and rows["image_id"].map(stem).duplicated().any():
         raise ValueError("files in archives are found by name alone, and two rows have the same; unpack the archives")
-    return _Wanted(rows, paths, files.archives, table, left_out)
+    return _Wanted(rows, paths, files.archives, table, left_out, len(files.duplicates))
 
 
 def _is_finished(out: Path, partial: Path, fingerprint: str) -> bool:
@@ -304,6 +287,31 @@ def _jobs(wanted: _Wanted, place: Partial) -> list[Job]:
     return [*(Archive(str(path), in_archives) for path in wanted.in_archives if in_archives), *jobs]
 
 
+def _write_folder(
+    place: Partial, wanted: _Wanted, boxes: pd.DataFrame, source: Source, chosen: SplitPlan, fingerprint: str
+) -> Plan:
+    """Index, boxes and, last of all, plan.json: where it stands, the others are whole."""
+    index = _index(wanted.rows, place.close_gaps(), place)
+    kept = _join_boxes(boxes, index)
+    index.to_parquet(place.folder / "index.parquet", index=False)
+    kept.to_parquet(place.folder / "boxes.parquet", index=False)
+    plan = Plan(
+        format=FORMAT,
+        labels=LABELS,
+        size=place.settings.size,
+        resize_rule=RESIZE_RULE,
+        source=source,
+        split=chosen,
+        leak_check=check_leaks(index),
+        counts=_count(wanted, index, kept, len(boxes)),
+        versions=_versions(),
+        fingerprint=fingerprint,
+    )
+    (place.folder / "plan.json.new").write_text(plan.model_dump_json(indent=1))
+    (place.folder / "plan.json.new").replace(place.folder / "plan.json")
+    return plan
+
+
 def _write_rejected(folder: Path, rows: pd.DataFrame, rejected: dict[int, str]) -> None:
     places = sorted(rejected)
     frame = pd.DataFrame({"image_id": rows["image_id"].iloc[places], "reason": [rejected[row] for row in places]})
@@ -351,17 +359,15 @@ def _join_boxes(boxes: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return kept[["image_id", "row", "finding", *corners]]
 
 
-def _count(
-    wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int, rejected: int, duplicates: int
-) -> Counts:
+def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int) -> Counts:
     parts = [index[index["split"] == part] for part in PARTS]
     return Counts(
         table=wanted.table,
         left_out=wanted.left_out,
         drawn=len(wanted.rows),
         prepared=len(index),
-        rejected=rejected,
-        duplicate_stems=duplicates,
+        rejected=len(wanted.rows) - len(index),
+        duplicate_stems=wanted.duplicates,
         boxes=len(boxes),
         boxed_images=int(boxes["row"].nunique()),
         boxes_left_out=all_boxes - len(boxes),
