@@ -40,6 +40,7 @@ DIRECTION = """
     data/partial
     data/prepared
     data/prepare
+    data/table
     data/dataset
     data/augment
     data/web
@@ -82,12 +83,33 @@ DIRECTION = """
     evaluation/tables
     evaluation/score
     evaluation/localize_picture
+    evaluation/examples
+    evaluation/calibrate
     evaluation/evaluate
     evaluation/localize
     evaluation/controls
     evaluation/charts
     evaluation/page
+    evaluation/report_tables
+    evaluation/report_pictures
     evaluation/report
+
+    serve/limits
+    serve/measures
+    serve/problem
+    serve/held
+    serve/decoder
+    serve/batcher
+    serve/engine
+    serve/answers
+    serve/openapi
+    serve/upload
+    serve/examples
+    serve/guard
+    serve/service
+    serve/app
+    serve/connections
+    serve/run
 
     demo
     commands

@@ -1,0 +1,295 @@
+"""What each command does: one thin function a command, its parameters the flags. Heavy imports stay inside.
+
+The main path in order: phantom (or download) -> prepare -> train -> evaluate -> predict / explain; `demo` runs all.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from agcxr import config
+
+LITE = config.lite()
+Inputs = Annotated[tuple[str, ...], tyro.conf.Positional]
+Run = Annotated[str, tyro.conf.Positional]
+File = Annotated[Path, tyro.conf.Positional]
+
+
+def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) -> int:
+    """The whole method on synthetic films: make, prepare, train, evaluate, explain (minutes on two cores).
+
+    Args:
+        out: Folder for everything the demo makes.
+        films: How many synthetic films to draw.
+        seed: Of the films and of the training.
+    """
+    from agcxr.demo import run_demo
+
+    run_demo(out, films=films, seed=seed)
+    return 0
+
+
+def phantom(out: Path, *, n: int = 2000, size: int = 512, seed: int = 0, workers: int | None = None) -> int:
+    """Write synthetic chest films with findings and boxes, in the layout of the NIH files.
+
+    Args:
+        out: Folder to make: images/, Data_Entry_2017_v2020.csv, the split lists, BBox_List_2017.csv.
+        n: How many films.
+        size: Side of a film in pixels.
+        seed: The same seed draws the same films.
+        workers: Processes; default one a core.
+    """
+    from agcxr.data.phantom import write_phantom
+
+    write_phantom(out, n, seed=seed, size=size, workers=workers)
+    return 0
+
+
+def download_nih(out: Path, *, table: Path | None = None, parallel: int = 4) -> int:
+    """Fetch the twelve ChestX-ray14 archives (42 GB), resumable.
+
+    Args:
+        out: Folder for the archives.
+        table: Your own table of names and links instead of the built-in one.
+        parallel: Archives at once.
+    """
+    from agcxr.data.download import download_nih as download
+
+    download(out, table=table, parallel=parallel)
+    return 0
+
+
+def prepare_nih(
+    images: Path,
+    labels: Path,
+    out: Path,
+    *,
+    boxes: Path | None = None,
+    split: Literal["official", "patient", "image"] | None = None,
+    lists: Path | None = None,
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+) -> int:
+    """Read the official ChestX-ray14 files into a prepared folder: pixels, index, boxes, plan.
+
+    Args:
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with the .tar.gz archives.
+        labels: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, gzipped or not.
+        out: Prepared folder to make.
+        boxes: BBox_List_2017.csv.
+        split: Default: official where the lists are found, else by patient.
+        lists: Folder of train_val_list.txt and test_list.txt; default: beside the labels.
+        size: Side of the stored films in pixels.
+        seed: Of the split.
+        limit: Take about so many films, as whole patients.
+        fraction: Take this share of the patients.
+        subset: The folder holds only a part of the collection: leave out rows without a file.
+        workers: Processes; default one a core.
+        max_rejected: Largest share of unreadable films that is no error.
+    """
+    from agcxr.data.prepare import prepare_nih as prepare
+
+    prepare(
+        images,
+        labels,
+        out,
+        boxes=boxes,
+        split=split,
+        lists=lists,
+        size=size,
+        seed=seed,
+        limit=limit,
+        fraction=fraction,
+        subset=subset,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+    return 0
+
+
+def train(
+    data: Path,
+    out: Path,
+    *,
+    preset: str = "lite",
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    resume: bool = False,
+    settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
+) -> int:
+    """Train the three branches: global, then local, then fusion.
+
+    Args:
+        data: Prepared folder.
+        out: Run folder to make.
+        preset: lite, paper, paper-densenet or demo: where the settings below start from.
+        config_file: YAML of settings, over the preset; flags go over both.
+        resume: Go on with the run in `out`.
+        settings: Every setting.
+    """
+    from agcxr.evaluation.calibrate import calibrate
+    from agcxr.training.stages import train as train_stages
+
+    train_stages(data, settings, out, resume=resume)
+    calibrate(out, data)
+    print(f"Next: agcxr evaluate {out} --data {data}")
+    return 0
+
+
+def evaluate(
+    run: Run,
+    data: Path,
+    *,
+    split: Literal["train", "val", "test"] = "test",
+    out: Path | None = None,
+    resamples: int = 1000,
+    allow_leak: bool = False,
+) -> int:
+    """Measure a run on a split: AUROC per finding and branch with intervals, results.json and report.html.
+
+    Args:
+        run: Run folder, model folder or hub id.
+        data: Prepared folder.
+        split: Which part.
+        out: Results folder; default RUN/evaluation/<split>.
+        resamples: Of the bootstrap over patients.
+        allow_leak: Go on although patients of the split were trained on; the report says so.
+    """
+    from agcxr.evaluation.evaluate import evaluate as evaluate_run
+    from agcxr.evaluation.report import report
+
+    done = evaluate_run(run, data, split=split, out=out, allow_leak=allow_leak, resamples=resamples)
+    written = report(done.folder)
+    print(f"Report: {written.html}")
+    return 0
+
+
+def predict(
+    run: Run,
+    inputs: Inputs,
+    *,
+    out: Path = Path("predictions.csv"),
+    explain: Path | None = None,
+    batch_size: int = 16,
+) -> int:
+    """Probabilities for films: files, folders or globs in, one row a film out.
+
+    Args:
+        run: Run folder, model folder or hub id.
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
+        out: CSV to write.
+        explain: Also write a picture per film into this folder.
+        batch_size: Films at once.
+    """
+    from agcxr.inference.batch import predict_files
+
+    summary = predict_files(run, list(inputs), out, explain_dir=explain, batch_size=batch_size)
+    return 1 if summary.failed else 0
+
+
+def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
+    """Pictures of films: the box on the film, the heatmap, the crop, and the top findings.
+
+    Args:
+        run: Run folder, model folder or hub id.
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
+        out: Folder for a PNG a film, and the probabilities as predictions.csv.
+    """
+    return predict(run, inputs, out=out / "predictions.csv", explain=out)
+
+
+def score(
+    predictions: File,
+    labels: Path,
+    *,
+    against: Path | None = None,
+    out: Path | None = None,
+    image_column: str | None = None,
+    patient_column: str | None = None,
+    logits: bool = False,
+    resamples: int = 1000,
+) -> int:
+    """Evaluate probabilities made by any program: AUROC with intervals from a CSV and a label table.
+
+    Args:
+        predictions: CSV or Parquet with an image column and a column per finding, prefixed (prob_) or not.
+        labels: Label table, e.g. Data_Entry_2017_v2020.csv.
+        against: Another program's predictions, to compare with film by film.
+        out: Also write the results as JSON.
+        image_column: What the images' column is called, where it is not found by itself.
+        patient_column: The same for patients.
+        logits: The scores are logits.
+        resamples: Of the bootstrap over patients.
+    """
+    from agcxr.evaluation.score import score as score_file
+
+    scored = score_file(
+        predictions,
+        labels,
+        against=against,
+        image_column=image_column,
+        patient_column=patient_column,
+        logits=logits,
+        resamples=resamples,
+    )
+    print(scored)
+    if out:
+        out.write_text(scored.model_dump_json(indent=1), encoding="utf-8")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "demo": demo,
+    "phantom": phantom,
+    "download nih": download_nih,
+    "prepare nih": prepare_nih,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "explain": explain,
+    "score": score,
+}
+
+
+def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
+    """`train`'s other flags start from --preset and --config, so those two are read before the parser is built."""
+    if "settings" not in inspect.signature(command).parameters:
+        return command
+    given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
+    start = config.preset(given["preset"] or "lite")
+    if given["config"]:
+        start = config.from_yaml(given["config"], base=start)
+
+    return _with_default(command, "settings", start)
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _with_default(command: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:
+    """The same function with another default for one keyword."""
+
+    @functools.wraps(command)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [p.replace(default=value) if p.name == name else p for p in signature.parameters.values()]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call

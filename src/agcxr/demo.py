@@ -1,0 +1,104 @@
+"""`agcxr demo`: the whole method on synthetic films, in one folder, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from agcxr import config
+from agcxr.data.phantom import write_phantom
+from agcxr.data.prepare import prepare_nih
+from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.calibrate import calibrate
+from agcxr.evaluation.evaluate import evaluate
+from agcxr.evaluation.report import report
+from agcxr.evaluation.results import Results
+from agcxr.inference.batch import predict_files
+from agcxr.training.stages import train
+
+FILM_SIZE = 256
+"""Side of the synthetic films. The global branch sees them at 128; crops come from the full 256."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo left behind."""
+
+    results: Results
+    report: Path
+    pictures: tuple[Path, ...]
+    seconds: float
+
+
+def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Train | None = None) -> Demo:
+    """Make, prepare, train, evaluate and explain. Parts that an earlier call finished in `out` are kept.
+
+    Raises ValueError where a part of `out` was made with other settings.
+    """
+    start = time.perf_counter()
+    settings = (settings or config.demo()).model_copy(update={"seed": seed})
+    raw, prepared, run, results = (out / name for name in ("phantom", "prepared", "run", "results"))
+    _step(1, f"draw {films:,} synthetic chest films", lambda: _once(raw, lambda: _draw(raw, films, seed)))
+    _step(2, "prepare them", lambda: _once(prepared, lambda: _prepare(raw, prepared, seed)))
+    _step(3, "train: global, local, fusion", lambda: _train(prepared, settings, run))
+    found = _step(4, "evaluate on the test films", lambda: evaluate(run, prepared, split="test", out=results))
+    page = _step(5, "write the report", lambda: report(results)).html
+    pictures = _step(6, "explain three films", lambda: _explain(run, raw, prepared, out / "explained"))
+    done = Demo(found.results, page, pictures, time.perf_counter() - start)
+    print(f"\nDone in {done.seconds / 60:.1f} minutes. Open:")
+    for path in (page, *pictures):
+        print(f"  {path}")
+    return done
+
+
+def _step(number: int, what: str, work: Callable[[], T]) -> T:
+    print(f"\n[{number}/6] {what}", flush=True)
+    start = time.perf_counter()
+    made = work()
+    print(f"      {time.perf_counter() - start:.1f} s", flush=True)
+    return made
+
+
+def _once(folder: Path, make: Callable[[], object]) -> None:
+    """Folders appear whole, so one that is there is finished."""
+    if folder.exists():
+        print(f"      {folder} is there already")
+    else:
+        make()
+
+
+def _draw(raw: Path, films: int, seed: int) -> None:
+    write_phantom(raw, films, seed=seed, size=FILM_SIZE)
+
+
+def _prepare(raw: Path, prepared: Path, seed: int) -> None:
+    prepare_nih(
+        raw / "images",
+        raw / "Data_Entry_2017_v2020.csv",
+        prepared,
+        boxes=raw / "BBox_List_2017.csv",
+        lists=raw,
+        split="official",
+        size=FILM_SIZE,
+        seed=seed,
+    )
+
+
+def _train(prepared: Path, settings: config.Train, run: Path) -> None:
+    train(prepared, settings, run, resume=run.exists())
+    calibrate(run, prepared, progress=False)
+
+
+def _explain(run: Path, raw: Path, prepared: Path, pictures: Path) -> tuple[Path, ...]:
+    """Three test films with a small, a middling and a large finding."""
+    index = open_prepared(prepared).index
+    test = index[index["split"] == "test"]
+    films = [test.loc[test[finding] == 1, "image_id"].iloc[0] for finding in ("Nodule", "Effusion", "Cardiomegaly")]
+    chosen = list(dict.fromkeys(str(raw / "images" / film) for film in films))
+    predict_files(str(run), chosen, pictures / "predictions.csv", explain_dir=pictures)
+    return tuple(sorted(pictures.glob("*.png")))

@@ -1,0 +1,80 @@
+import subprocess
+import sys
+
+import pytest
+
+from agcxr.cli import main
+from agcxr.commands import COMMANDS
+
+
+def test_overview_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in COMMANDS)
+    assert "not a medical device" in shown
+
+
+def test_version(capsys):
+    from agcxr import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: agcxr {name}" in shown
+    assert (COMMANDS[name].__doc__ or "").splitlines()[0].split(":")[0][:40] in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
+        (["prepare"], "agcxr prepare needs one of: nih"),
+        (["prepare", "niih"], "agcxr prepare needs one of: nih"),
+        (["train", "--data", "d", "--out", "o", "--preset", "papper"], "did you mean 'paper'"),
+    ],
+)
+def test_wrong_words_get_a_cure_and_status_2(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", "d", "--out", "o", "--local.treshold", "0.5"])
+    assert stop.value.code == 2
+    assert "--local.threshold" in capsys.readouterr().err
+
+
+def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
+    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.training.stages as stages
+
+    seen = {}
+    monkeypatch.setattr(stages, "train", lambda data, settings, out, resume: seen.update(settings=settings))
+    monkeypatch.setattr(calibrate, "calibrate", lambda run, data: seen.update(calibrated=run))
+    path = tmp_path / "mine.yaml"
+    path.write_text("global: {epochs: 3}\nlocal: {threshold: 0.5}\n")
+    flags = ["--preset", "paper", "--config", str(path), "--local.threshold", "0.6"]
+    assert main(["train", "--data", "d", "--out", "o", *flags]) == 0
+    made = seen["settings"]
+    assert (made.global_.epochs, made.local.threshold, made.local.batch_size, made.pooling) == (3, 0.6, 64, "max")
+    assert str(seen["calibrated"]) == "o"
+
+
+def test_missing_folder_is_an_error_in_words(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "none")]) == 2
+    assert f"agcxr evaluate: {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_help_answers_without_heavy_imports():
+    code = (
+        "import sys; from agcxr.cli import main; main(['--help']); sys.exit(bool({'torch', 'pandas'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
