@@ -18,14 +18,15 @@ SIZE = 64
 PARTS = {"train": 25, "val": 13, "test": 2}
 
 
-def write_prepared(folder: Path, *, parts: dict[str, int] = PARTS, size: int = SIZE) -> Path:
+def write_prepared(folder: Path, *, parts: dict[str, int] = PARTS, size: int = SIZE, unknown: bool = True) -> Path:
     """Films of noise with a bright square where the label is; the last two findings are absent everywhere."""
     rng = np.random.default_rng(0)
     split = rng.permutation([name for name, count in parts.items() for _ in range(count)])
     n = len(split)
     label = (rng.random((n, len(LABELS))) < 0.4).astype(np.float32)
     label[:, 12:14] = 0
-    label[0, 3] = np.nan
+    if unknown:
+        label[0, 3] = np.nan
     image = rng.integers(0, 120, (n, size, size), dtype=np.uint8)
     side = size // 4
     for i, k in zip(*np.nonzero(label == 1), strict=True):
@@ -76,6 +77,28 @@ def tiny_config(**changes: Any) -> Train:
     return Train(**(values | changes))
 
 
+def shared_config(devices: int) -> Train:
+    """A network without batch norm, for as many processes."""
+    common = {"batch_size": 8, "lr": 0.05, "epochs": 2}
+    return tiny_config(
+        backbone="test_convnext2",
+        devices=devices,
+        global_=Stage(**common),
+        local=Local(min_side=4, **common),
+        fusion=Fusion(cached_views=2, **common),
+    )
+
+
+def _train_by_two(prepared: str, out: str) -> None:
+    """Lightning starts this file once more for the second process."""
+    import torch
+
+    from agcxr.training.stages import train
+
+    torch.set_num_threads(1)
+    train(prepared, shared_config(devices=2), out, progress=False)
+
+
 def _train_until(prepared: str, out: str, where: str, how: int) -> None:
     """Train in this process and send the signal to it at (stage, epoch, step)."""
     import torch
@@ -112,4 +135,7 @@ def _main(prepared: str, *jobs: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    if sys.argv[1] == "--two":
+        _train_by_two(*sys.argv[2:])
+    else:
+        _main(*sys.argv[1:])

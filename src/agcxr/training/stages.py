@@ -14,6 +14,7 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
@@ -118,7 +119,8 @@ def train_stage(
     The model must hold the best weights of the earlier stages; afterwards its own part has the LAST weights.
     """
     folder = run.stage(name)
-    folder.mkdir(parents=True, exist_ok=True)
+    if _first_process():
+        folder.mkdir(parents=True, exist_ok=True)
     keeper = Keeper(folder)
     callbacks: list[L.Callback] = [keeper]
     if progress:
@@ -145,7 +147,8 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         accelerator="auto",
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy="ddp" if world > 1 else "auto",
+        # static graph: a stage does the same in every step, and some backbones have parameters that no step uses
+        strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
         precision="bf16-mixed" if uses_bf16(config.precision) else "32-true",
         max_epochs=epochs,
         callbacks=callbacks,
