@@ -17,6 +17,7 @@ from agcxr.evaluation.evaluate import evaluate
 from agcxr.evaluation.report import report
 from agcxr.evaluation.results import Results
 from agcxr.inference.batch import predict_files
+from agcxr.labels import LABELS
 from agcxr.training.stages import train
 
 FILM_SIZE = 256
@@ -95,10 +96,11 @@ def _train(prepared: Path, settings: config.Train, run: Path) -> None:
 
 
 def _explain(run: Path, raw: Path, prepared: Path, pictures: Path) -> tuple[Path, ...]:
-    """Three test films with a small, a middling and a large finding."""
+    """Three test films, with a small, a middling and a large finding where there are such."""
     index = open_prepared(prepared).index
     test = index[index["split"] == "test"]
-    films = [test.loc[test[finding] == 1, "image_id"].iloc[0] for finding in ("Nodule", "Effusion", "Cardiomegaly")]
-    chosen = list(dict.fromkeys(str(raw / "images" / film) for film in films))
+    order = ("Nodule", "Effusion", "Cardiomegaly", *LABELS)
+    films = [film for finding in order for film in test.loc[test[finding] == 1, "image_id"].head(1)]
+    chosen = [str(raw / "images" / film) for film in dict.fromkeys(films)][:3]
     predict_files(str(run), chosen, pictures / "predictions.csv", explain_dir=pictures)
     return tuple(sorted(pictures.glob("*.png")))
