@@ -54,8 +54,10 @@ class Axis:
 
     def label(self, value: float) -> str:
         """A tick's text, without a leading zero."""
+        if value == 0:
+            return "0"
         text = f"{value:.{self.places}f}"
-        return text.replace("0.", ".", 1) if 0 < abs(value) < 1 else text.replace("-", "−")
+        return (text.replace("0.", ".", 1) if abs(value) < 1 else text).replace("-", "−")
 
 
 def axis_over(values: Sequence[float], *, places: int = 2, title: str = "", include: Sequence[float] = ()) -> Axis:
@@ -151,9 +153,9 @@ class ForestRow:
         return self.low > 0 or self.high < 0
 
 
-def forest(rows: Sequence[ForestRow], *, low_side: str, high_side: str, name: str, width: int = 520) -> str:
+def forest(rows: Sequence[ForestRow], *, low_side: str, high_side: str, name: str, width: int = 440) -> str:
     """Differences as dots on their intervals around a line at 0; solid where the interval leaves out 0."""
-    left, right, top, step = 126, 118, 26, 22
+    left, right, top, step = 112, 92, 26, 22
     extent = [v for row in rows for v in (row.low, row.high, row.value) if math.isfinite(v)]
     axis = axis_over(extent, include=(0.0,))
     plot = width - left - right

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,25 +69,22 @@ def evaluate(
         out: results folder; default: RUN/evaluation/<split>.
         examples: films shown of each of best, median and worst; 0 for none.
         progress: show a bar with the rate, and the table at the end.
-
-    Raises:
-        ValueError: the split has no films, or the films have another size than the model's.
-        PatientLeak: films of patients the model was trained on, unless `allow_leak` (then the report says so).
+    Raises ValueError for a split without films or films of another size than the model's, and PatientLeak for
+    patients that the model was trained on, unless `allow_leak` (then the report says so).
     """
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     predictor = Predictor.from_pretrained(run, device=device, precision=precision)
     rows = _rows(films, split)
     leak = check_leak(predictor.model.card, films.index.iloc[rows]["patient"].astype(str), split, allow=allow_leak)
-    folder = Path(out) if out is not None else Path(run) / "evaluation" / split
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(Path(run), split, out)
     clock = time.perf_counter()
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
     rate = len(rows) / (time.perf_counter() - clock)
     predictions = to_frame(films, rows, answers)
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    scores = to_scores(predictions, answers.labels)
     points, points_from = _points(predictor, films, split, batch_size)
+    scores = to_scores(predictions, predictor.labels)
     analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=points)
     _copy_facts(Path(run), films.folder, folder)
     results = Results(
@@ -97,7 +93,7 @@ def evaluate(
         split=split,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         analysis=analysis,
-        crops=crop_rows(predictions, answers.labels),
+        crops=crop_rows(predictions, predictor.labels),
         leak=leak,
         points_from=points_from,
         examples=draw_examples(predictor, films, predictions, folder, each=examples),
@@ -106,8 +102,15 @@ def evaluate(
     results.save(folder)
     if progress:
         print(text_table(analysis))
-        print(f"Results in {folder}", file=sys.stderr)
     return Evaluated(folder, results)
+
+
+def _folder(run: Path, split: str, out: str | Path | None) -> Path:
+    if out is None and not run.is_dir():
+        raise ValueError(f"{run} is no folder here, so its results need a place: pass --out FOLDER")
+    folder = Path(out) if out is not None else run / "evaluation" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _rows(films: Prepared, split: str) -> np.ndarray:

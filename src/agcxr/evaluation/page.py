@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,6 +47,8 @@ class Table:
     """A column that matters most."""
     texts: tuple[int, ...] = (0,)
     """Columns that are set left."""
+    groups: tuple[str, ...] = ()
+    """A name over each column; equal neighbours share one."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ def _html(block: Block, folder: Path) -> str:
                 f'<div><h4>{escape(title)} <span class="soft">{escape(note)}</span></h4>{svg}</div>'
                 for svg, title, note in zip(block.svgs, block.titles, block.notes, strict=True)
             )
-            style = f"--cell:{block.cell[0]}px"
+            style = f"--cell:{block.cell[0]}px;--most:{block.columns};--phone:{1 if block.cell[0] > 200 else 2}"
             return f'<figure><div class="multiples" style="{style}">{cells}</div>{_caption(block.caption)}</figure>'
         case Gallery():
             return f"<h3>{escape(block.title)}</h3>" + "".join(_html_example(one, folder) for one in block.examples)
@@ -230,12 +233,15 @@ def _html_table(table: Table) -> str:
         return f' class="{" ".join(names)}"' if names else ""
 
     head = "".join(f'<th scope="col"{attributes(i)}>{escape(name)}</th>' for i, name in enumerate(table.head))
+    runs = [(name, len(list(same))) for name, same in groupby(table.groups)]
+    over = "".join(f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in runs)
+    above = f'<tr class="groups">{over}</tr>' if runs else ""
     rows = []
     for at, row in enumerate(table.rows):
         last = ' class="summary"' if table.summary and at == len(table.rows) - 1 else ""
         cells = [_html_cell(cell, "th" if i == 0 else "td", attributes(i)) for i, cell in enumerate(row)]
         rows.append(f"<tr{last}>{''.join(cells)}</tr>")
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    body = f"<thead>{above}<tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<figure><div class="scroll"><table>{body}</table></div>{_caption(table.caption)}</figure>'
 
 
@@ -316,8 +322,10 @@ def _markdown_table(table: Table) -> str:
         text = f"**{_plain(one.text)}**" if one.strong else _plain(one.text)
         return f"{text} {_plain(one.soft)}".strip()
 
+    groups = table.groups or ("",) * len(table.head)
+    head = [_plain(f"{over} {name}".strip()) for over, name in zip(groups, table.head, strict=True)]
     rule = [":--" if i in table.texts else "--:" for i in range(len(table.head))]
-    rows: Sequence[Sequence[str]] = [[_plain(name) for name in table.head], rule, *(map(cell, r) for r in table.rows)]  # type: ignore[list-item]
+    rows: Sequence[Sequence[str]] = [head, rule, *(map(cell, r) for r in table.rows)]  # type: ignore[list-item]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{text}\n\n{_plain(table.caption)}" if table.caption else text
 

@@ -80,17 +80,17 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> 
 
 
 def _summary(results: Results) -> Section:
-    analysis, floor = results.analysis, p_floor(results.analysis)
+    analysis = results.analysis
     mean, last = analysis.mean, analysis.mean.branches[-1]
-    level = f"{analysis.resampling.level:.0%}"
+    level = f"{100 * analysis.resampling.level:g} %"
     tiles = [Number(number(last.auroc.value), f"Mean AUROC, {last.branch}", f"{level} interval {span(last.auroc)}")]
     for gap in mean.gaps:
         if gap.measure == "auroc":
-            detail = f"{span(gap, sign=True)}, p {chance(gap.p, floor)}"
+            detail = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(analysis, gap))}"
             tiles.append(Number(signed(gap.value), f"{gap.branch.capitalize()} minus {gap.against}", detail))
     whole = results.crops[0]
-    area = f"median box {percent(whole.area_median, 0)} of the film"
-    tiles.append(Number(percent(whole.fallback_share), "Films without an attended region", area))
+    area = f"of films; median box {percent(whole.area_median, 0)} of the film"
+    tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), Text(_verdict(results))))
 
 
@@ -137,7 +137,7 @@ def _facts(results: Results, folder: Path) -> Section:
     how = analysis.resampling
     rows = [
         ("Run", f"{results.run} ({results.backbone})"),
-        ("Evaluated", f"{results.made}, split {results.split}"),
+        ("Evaluated", f"{results.made[:16].replace('T', ' ')} UTC, split {results.split}"),
         ("Films, patients", f"{analysis.films:,}, {analysis.patients:,}"),
         *_plan_facts(folder / "facts" / "plan.json"),
         ("Leak check", _leak(results)),

@@ -28,6 +28,7 @@ from agcxr.evaluation.tables import NONE, number
 from agcxr.metrics import roc
 
 CURVE_POINTS = 160
+CURVE_CELL = (300, 190)
 BRANCH_LINES: tuple[tuple[str, Role, bool], ...] = (
     ("global", "ink", False),
     ("local", "muted", True),
@@ -56,7 +57,7 @@ def roc_curves(results: Results, predictions: pd.DataFrame) -> Section:
     legend = Legend(tuple((role, dashed, branch) for branch, role, dashed in BRANCH_LINES))  # type: ignore[misc]
     caption = "Sensitivity (up) against 1 − specificity (right). The number is the AUROC of the fusion."
     return Section(
-        "ROC curves", (legend, Multiples(tuple(svgs), tuple(titles), tuple(notes), "roc.svg", (170, 170), caption, 4))
+        "ROC curves", (legend, Multiples(tuple(svgs), tuple(titles), tuple(notes), "roc.svg", (170, 170), caption, 5))
     )
 
 
@@ -120,37 +121,49 @@ def _example(one: found.Example) -> Example:
 
 def training(folder: Path) -> Section:
     """Losses and validation AUC of the three stages."""
-    svgs, titles, notes = [], [], []
+    aucs, losses, titles, notes = [], [], [], []
     for stage in ("global", "local", "fusion"):
         path = folder / "facts" / f"{stage}.csv"
         if not path.is_file():
             continue
         frame = pd.read_csv(path)
-        epochs = frame["epoch"].tolist()
-        across = Axis(epochs[0], max(epochs[-1], epochs[0] + 1), tuple(sorted({epochs[0], epochs[-1]})), 0, "epoch")
-        auc = frame["val_auc"].to_numpy(np.float64)
+        epochs, auc = frame["epoch"].tolist(), frame["val_auc"].to_numpy(np.float64)
+        first, last = epochs[0], epochs[-1]
+        across = Axis(first, max(last, first + 1), tuple(sorted({first, last})), 0, "epoch")
         best = int(np.nanargmax(auc)) if np.isfinite(auc).any() else None
-        losses = [
-            Line(epochs, frame["train_loss"].tolist(), "muted", True),
-            Line(epochs, frame["val_loss"].tolist(), "ink"),
-        ]
-        svgs.append(
-            lines([Line(epochs, auc.tolist(), mark=best)], across, axis_over(auc.tolist()), name=f"{stage} AUC")
+        up = axis_over(auc.tolist())
+        aucs.append(
+            lines(
+                [Line(epochs, auc.tolist(), mark=best)],
+                across,
+                up,
+                width=CURVE_CELL[0],
+                height=CURVE_CELL[1],
+                name=f"validation AUC, {stage} stage",
+            )
         )
-        both = [*frame["train_loss"], *frame["val_loss"]]
-        svgs.append(lines(losses, across, axis_over(both), name=f"{stage} loss"))
-        titles += [f"{stage.capitalize()}: validation AUC", f"{stage.capitalize()}: loss"]
-        kept = f"best {number(auc[best])}, epoch {epochs[best]}" if best is not None else "undefined"
-        notes += [kept, ""]
-    if not svgs:
+        train, val = frame["train_loss"].tolist(), frame["val_loss"].tolist()
+        both = [Line(epochs, train, "muted", True), Line(epochs, val, "ink")]
+        losses.append(
+            lines(
+                both,
+                across,
+                axis_over([*train, *val]),
+                width=CURVE_CELL[0],
+                height=CURVE_CELL[1],
+                name=f"losses, {stage} stage",
+            )
+        )
+        titles.append(stage.capitalize())
+        notes.append(f"best {number(auc[best])}, epoch {epochs[best]}" if best is not None else "undefined")
+    if not titles:
         return Section("Training", ())
-    legend = Legend(
-        (
-            ("accent", False, "validation mean AUC, dot: kept"),
-            ("muted", True, "training loss"),
-            ("ink", False, "validation loss"),
-        )
-    )
+    said = "Mean AUC over the findings on the validation films; the dot marks the epoch whose weights were kept."
     return Section(
-        "Training", (legend, Multiples(tuple(svgs), tuple(titles), tuple(notes), "training.svg", (220, 150), columns=2))
+        "Training",
+        (
+            Multiples(tuple(aucs), tuple(titles), tuple(notes), "training-auc.svg", CURVE_CELL, said),
+            Legend((("muted", True, "training loss"), ("ink", False, "validation loss"))),
+            Multiples(tuple(losses), tuple(titles), ("",) * len(titles), "training-loss.svg", CURVE_CELL),
+        ),
     )

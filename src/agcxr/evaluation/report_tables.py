@@ -15,7 +15,7 @@ from agcxr.evaluation.page import (
 )
 from agcxr.evaluation.results import BranchResult, Gap, Interval, Results
 from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed
-from agcxr.labels import FINDINGS, NO_FINDING
+from agcxr.labels import FINDINGS, NO_FINDING, SHORT
 
 POINT_NAMES = {
     "youden": "Youden",
@@ -43,7 +43,7 @@ def percent(value: float, places: int = 1) -> str:
 
 def per_finding(results: Results) -> Section:
     """AUROC a finding beside the published fusion, then average precision and calibration."""
-    analysis, floor = results.analysis, p_floor(results.analysis)
+    analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
     lite, paper = (published.published(source, "fusion") for source in (published.LITE, published.PAPER))
     head = (
@@ -63,7 +63,7 @@ def per_finding(results: Results) -> Section:
             for b in branches
         ]
         difference = Cell(signed(gap.value), span(gap, True), gap.low > 0 or gap.high < 0) if gap else Cell(NONE)
-        shown = chance(gap.p, floor) if gap else NONE
+        shown = chance(gap.p, p_floor(analysis, gap)) if gap else NONE
         return (Cell(name), Cell(positives), *cells, difference, Cell(shown), *(Cell(number(v)) for v in ends))
 
     rows = [
@@ -72,7 +72,7 @@ def per_finding(results: Results) -> Section:
     ]
     mean = analysis.mean
     rows.append(row(f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps, lite.mean, paper.mean))
-    level = f"{analysis.resampling.level:.0%}"
+    level = f"{100 * analysis.resampling.level:g} %"
     caption = (
         f"AUROC with {level} intervals; differences in bold have an interval that leaves out 0. {NO_FINDING} is not in "
         "the mean. Lite and Paper: published fusion AUCs with ResNet-50, measured on other films and splits."
@@ -113,13 +113,20 @@ def _precision(results: Results) -> tuple[Block, ...]:
 
 def fusion_gain(results: Results) -> Section:
     """The differences as a forest plot, and DeLong as a second opinion."""
-    analysis, floor = results.analysis, p_floor(results.analysis)
+    analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
 
     def row(name: str, gap: Gap | None, strong: bool = False) -> ForestRow:
         if gap is None or math.isnan(gap.value):
             return ForestRow(name, math.nan, math.nan, math.nan, NONE)
-        return ForestRow(name, gap.value, gap.low, gap.high, f"{signed(gap.value)}  p {chance(gap.p, floor)}", strong)
+        return ForestRow(
+            name,
+            gap.value,
+            gap.low,
+            gap.high,
+            f"{signed(gap.value)}, p {chance(gap.p, p_floor(analysis, gap))}",
+            strong,
+        )
 
     found = sorted(
         ((r.finding, gap_of(r.gaps, first)) for r in analysis.labels if r.defined and r.finding != NO_FINDING),
@@ -130,14 +137,14 @@ def fusion_gain(results: Results) -> Section:
     svg = forest(rows, low_side=f"{first} better", high_side=f"{last} better", name=f"{last} minus {first}, AUROC")
     caption = (
         f"Difference in AUROC, {last} minus {first}, paired on the same films, with "
-        f"{analysis.resampling.level:.0%} intervals over patients. Solid: the interval leaves out 0. The intervals are "
-        f"not corrected for looking at {len(found)} findings."
+        f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. The "
+        f"intervals are not corrected for looking at {len(found)} findings."
     )
     return Section("What fusion adds", (Chart(svg, "differences.svg", caption), *_second_opinion(results)))
 
 
 def _second_opinion(results: Results) -> tuple[Block, ...]:
-    analysis, floor = results.analysis, p_floor(results.analysis)
+    analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
     head = ("Finding", f"AUROC {last}", "Bootstrap interval", "DeLong interval", "p bootstrap", "p DeLong")
     rows = []
@@ -151,7 +158,7 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
                 number(branch.auroc.value),
                 span(branch.auroc),
                 delong,
-                chance(gap.p, floor),
+                chance(gap.p, p_floor(analysis, gap)),
                 chance(gap.delong_p, 0.001),
             )
             rows.append((Cell(words(r.finding)), *map(Cell, values)))
@@ -167,7 +174,8 @@ def operating(results: Results) -> Section:
     names = [point.point for point in results.analysis.labels[0].branches[-1].points]
     if not names:
         return Section("Operating points", ())
-    head = ("Finding", *(f"{side}, {POINT_NAMES.get(n, n)}" for n in names for side in ("Sens.", "Spec.")))
+    head = ("Finding", *(side for _ in names for side in ("Sens.", "Spec.")))
+    groups = ("", *(POINT_NAMES.get(name, name) for name in names for _ in range(2)))
     rows = []
     for r in results.analysis.labels:
         points = r.branches[-1].points
@@ -178,7 +186,7 @@ def operating(results: Results) -> Section:
         f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
         "That a point named 95 % lands elsewhere here is the shift between the films it was chosen on and these."
     )
-    return Section("Operating points", (Table(head, tuple(rows), caption),) if rows else ())
+    return Section("Operating points", (Table(head, tuple(rows), caption, groups=groups),) if rows else ())
 
 
 def _short(found: Interval) -> str:
@@ -187,11 +195,12 @@ def _short(found: Interval) -> str:
 
 def beside_published(results: Results) -> Section:
     """All published rows under those of this run."""
-    head = ("Source", "Branch", *(words(f) for f in FINDINGS), "Mean")
+    head = ("Source", "Branch", "Mean", *(SHORT[f] for f in FINDINGS))
     ours = [
         (
             Cell("This run", strong=True),
             Cell(branch),
+            Cell(number(results.analysis.mean.branches[b].auroc.value), strong=True),
             *(
                 Cell(
                     number(
@@ -200,12 +209,11 @@ def beside_published(results: Results) -> Section:
                 )
                 for f in FINDINGS
             ),
-            Cell(number(results.analysis.mean.branches[b].auroc.value), strong=True),
         )
         for b, branch in enumerate(results.analysis.branches)
     ]
     theirs = [
-        (Cell(row.source), Cell(row.branch), *(Cell(number(v)) for v in row.auroc), Cell(number(row.mean)))
+        (Cell(row.source), Cell(row.branch), Cell(number(row.mean)), *(Cell(number(v)) for v in row.auroc))
         for row in published.PUBLISHED
     ]
     caption = (

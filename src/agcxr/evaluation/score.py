@@ -25,6 +25,8 @@ PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
 LABEL_LISTS = ("findinglabels",)
 TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
 PLAIN = "scored"
+ORDER = {"global": 0, "local": 1, "fusion": 3}
+"""The last branch is compared with the others; branches of other names stand between."""
 
 
 class Scored(Frozen):
@@ -88,12 +90,10 @@ def score(
     Args:
         predictions: an image column, and a column per finding with probabilities in [0, 1]. Columns of several prefixes
             (global_, local_, prob_) are scored side by side, the fusion compared with the others.
-        labels: an image column, and either "Finding Labels" as the NIH writes it ("Mass|Edema") or a column per
-            finding with 0, 1, and empty or -1 for unknown.
-        against: other predictions of the same films: the difference `predictions` - `against` is tested, on the films
-            that both have. Of several prefixes in a file only the last (the fusion) takes part.
-        image_column: what the images' column is called, where it is not found by itself; in every file that has it.
-        patient_column: the same for patients, whose films are resampled together.
+        labels: an image column, and "Finding Labels" as the NIH writes it or a column per finding (empty, -1: unknown).
+        against: other predictions of the same films, compared on the films that both have. Of several prefixes in a
+            file only the last (the fusion) takes part.
+        image_column, patient_column: what they are called, where they are not found by themselves.
         logits: the scores are logits; the sigmoid is applied.
 
     Raises:
@@ -102,41 +102,35 @@ def score(
     said = _read_predictions(Path(predictions), image_column, patient_column, logits)
     truth_frame = _read(Path(labels))
     truth = _truth(truth_frame, Path(labels))
-    truth.index = pd.Index(_image_names(truth_frame, Path(labels), image_column))
+    labelled = _image_names(truth_frame, Path(labels), image_column)
     branches = dict(said.branches)
-    by, joined = _match(said.images, pd.Series(truth.index), f"{predictions} and {labels}")
+    by, joined = _match(said.images, labelled, f"{predictions} and {labels}")
     if against is not None:
         other = _read_predictions(Path(against), image_column, patient_column, logits)
         branches, joined = _beside(said, other, Path(predictions), Path(against), joined)
     findings, left_out = _common(branches, truth)
     rows, truth_rows = joined[:, 0], joined[:, 1]
-    score_BNK = np.stack([frame[findings].to_numpy(np.float64)[rows] for frame in branches.values()])
+    patients_from, patient_N = None, truth_rows.astype(str)  # each film by itself
+    in_labels = _column(truth_frame, PATIENT_COLUMNS, patient_column)
+    for path, column, at in ((predictions, said.patients, rows), (labels, in_labels, truth_rows)):
+        if column is not None:
+            patients_from, patient_N = str(path), column.to_numpy(str)[at]
     target_NK = truth[findings].to_numpy(np.float64)[truth_rows]
-    complete = np.isfinite(score_BNK).all(axis=(0, 2))
-    _check(score_BNK[:, complete], Path(predictions))
-    patients = _column(truth_frame, PATIENT_COLUMNS, patient_column)
-    patients_from = str(labels) if patients is not None else None
-    patient_N = np.asarray(patients, dtype=object)[truth_rows] if patients is not None else truth_rows.astype(object)
-    if patients is None and said.patients is not None:
-        patient_N, patients_from = said.patients.to_numpy(object)[rows], str(predictions)
-    scores = Scores(
-        tuple(findings), tuple(branches), target_NK[complete], score_BNK[:, complete], patient_N[complete].astype(str)
-    )
-    analysis = analyse(
-        scores, rng_seed=seed, resamples=resamples, level=level, unit="patient" if patients_from else "film"
-    )
+    score_BNK = np.stack([frame[findings].to_numpy(np.float64)[rows] for frame in branches.values()])
+    scores = _complete(Scores(tuple(findings), tuple(branches), target_NK, score_BNK, patient_N), Path(predictions))
+    unit: Literal["patient", "film"] = "patient" if patients_from else "film"
     return Scored(
         predictions=str(predictions),
         against=None if against is None else str(against),
         labels_file=str(labels),
-        films=int(complete.sum()),
+        films=len(scores.patient_N),
         predictions_without_labels=len(said.images) - len(set(rows)),
         labels_without_predictions=len(truth) - len(set(truth_rows)),
-        without_score=int((~complete).sum()),
+        without_score=len(rows) - len(scores.patient_N),
         left_out=left_out,
         matched_by=by,
         patients_from=patients_from,
-        analysis=analysis,
+        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, unit=unit),
     )
 
 
@@ -206,7 +200,7 @@ def _read_predictions(path: Path, image_column: str | None, patient_column: str 
     named = {("fusion" if p == "prob" and several else p) or PLAIN: pd.DataFrame(c) for p, c in columns.items()}
     if not several:
         named = {PLAIN: next(iter(named.values()))}
-    order = sorted(named, key=lambda name: (name == "fusion", name))
+    order = sorted(named, key=lambda name: (ORDER.get(name, 2), name))
     branches = {name: named[name].apply(expit) if logits else named[name] for name in order}
     images = _image_names(frame, path, image_column)
     return _Predictions(images, _column(frame, PATIENT_COLUMNS, patient_column), branches)
@@ -319,9 +313,13 @@ def _common(branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> tuple[
     return findings, tuple(left_out)
 
 
-def _check(score_BNK: np.ndarray, path: Path) -> None:
+def _complete(scores: Scores, path: Path) -> Scores:
+    """The films that have every score, once the scores are seen to be probabilities."""
+    kept = scores.subset(np.asarray(np.isfinite(scores.score_BNK).all(axis=(0, 2))))
+    score_BNK = kept.score_BNK
     if score_BNK.size and (score_BNK.min() < 0 or score_BNK.max() > 1):
         raise ValueError(
             f"{path}: scores run from {score_BNK.min():g} to {score_BNK.max():g}; expected probabilities in [0, 1]; "
             "if they are logits, pass --logits"
         )
+    return kept

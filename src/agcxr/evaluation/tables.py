@@ -26,11 +26,11 @@ def signed(value: float, places: int = 3) -> str:
 
 
 def chance(p: float, floor: float) -> str:
-    """A p value: "<.002" at the floor that the number of resamples sets, else two or three places."""
+    """A p value: "≤.002" at the floor that the number of resamples sets, else two or three places."""
     if math.isnan(p):
         return NONE
     if p <= floor * 1.0001:
-        return f"<{number(math.ceil(floor * 1000 - 1e-9) / 1000)}"
+        return f"≤{number(floor)}"
     return number(p, 3 if p < 0.1 else 2)
 
 
@@ -41,9 +41,9 @@ def interval(found: Interval) -> str:
     return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
 
 
-def p_floor(analysis: Analysis) -> float:
-    """The smallest p that the bootstrap can give."""
-    return 2 / (analysis.resampling.resamples + 1)
+def p_floor(analysis: Analysis, gap: Gap) -> float:
+    """The smallest p that the bootstrap can give for a difference."""
+    return 2 / (analysis.resampling.resamples - gap.left_out + 1)
 
 
 def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc") -> Gap | None:
@@ -86,7 +86,7 @@ def _row(
         if gap is None or math.isnan(gap.value):
             return [*row, NONE, NONE]
         spread = f"{signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)})"
-        row += [spread, chance(gap.p, p_floor(analysis))]
+        row += [spread, chance(gap.p, p_floor(analysis, gap))]
     return row
 
 
@@ -95,7 +95,7 @@ def notes(analysis: Analysis) -> list[str]:
     how = analysis.resampling
     unit = "patients" if how.unit == "patient" else "films (patients are not known, so intervals may be too narrow)"
     lines = [
-        f"AUROC with {how.level:.0%} intervals: {how.resamples:,} resamples of {how.clusters:,} {unit}; "
+        f"AUROC with {100 * how.level:g} % intervals: {how.resamples:,} resamples of {how.clusters:,} {unit}; "
         f"seed {how.seed}."
     ]
     absent = [result for result in analysis.labels if not result.defined]

@@ -1,0 +1,70 @@
+"""Axes are round, lines are where they belong, gaps break them."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from agcxr.evaluation.charts import Axis, ForestRow, Line, axis_over, forest, grid, lines, standalone
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.61, 0.79], (0.6, 0.7, 0.8)),
+        ([0.2, 0.5], (0.2, 0.3, 0.4, 0.5)),
+        ([-0.03, 0.21], (-0.1, 0.0, 0.1, 0.2, 0.3)),
+        ([1.0, 9.0], (0.0, 5.0, 10.0)),
+        ([0.7], (0.64, 0.66, 0.68, 0.7, 0.72, 0.74, 0.76)),
+        ([math.nan], (0, 0.5, 1)),
+    ],
+)
+def test_axes_are_round_and_hold_the_values(values: list[float], ticks: tuple[float, ...]) -> None:
+    axis = axis_over(values)
+    if values != [0.7]:
+        assert axis.ticks == ticks
+    assert (axis.low, axis.high) == (axis.ticks[0], axis.ticks[-1])
+    assert all(axis.low <= v <= axis.high for v in values if math.isfinite(v))
+    assert len(axis.ticks) <= 6
+
+
+def test_ticks_are_written_short() -> None:
+    axis = Axis(-1, 1, (), places=2)
+    assert [axis.label(v) for v in (0, 0.25, -0.5, 1)] == ["0", ".25", "−.50", "1.00"]
+
+
+def test_a_line_goes_through_its_points_and_breaks_at_nan() -> None:
+    unit = Axis(0, 1, (0, 1))
+    svg = lines([Line([0, 0.5, 1], [0, math.nan, 1])], unit, unit, width=140, height=128)
+    # 100 pixels each way between the margins: (0, 0) is bottom left at (32, 108), (1, 1) top right at (132, 8).
+    assert 'd="M32.0 108.0M132.0 8.0"' in svg
+
+
+def test_single_points_get_a_dot_and_empty_lines_none() -> None:
+    unit = Axis(0, 1, (0, 1))
+    assert "<circle" in lines([Line([0.5], [0.5])], unit, unit)
+    assert "<circle" not in lines([Line([0.5], [math.nan])], unit, unit)
+
+
+def test_forest_marks_what_leaves_out_zero() -> None:
+    rows = [
+        ForestRow("A & B", 0.1, 0.05, 0.15, "+.100"),
+        ForestRow("C", 0.1, -0.05, 0.25, "+.100"),
+        ForestRow("D", math.nan, math.nan, math.nan, "–"),
+    ]
+    svg = forest(rows, low_side="a", high_side="b", name="x")
+    assert svg.count('class="dot accent"') == 1
+    assert svg.count('class="hollow muted"') == 1
+    assert "A &amp; B" in svg
+    assert "nan" not in svg
+
+
+def test_files_stand_alone() -> None:
+    unit = Axis(0, 1, (0, 1))
+    chart = lines([Line([0, 1], [0, 1])], unit, unit, width=100, height=80, name="one")
+    text = standalone(grid([chart] * 3, ["a", "b", "c"], 2, (100, 80)))
+    root = ElementTree.fromstring(text)
+    assert root.get("viewBox") == "0 0 216 220"
+    assert "prefers-color-scheme:dark" in text

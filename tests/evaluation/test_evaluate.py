@@ -1,0 +1,247 @@
+"""A run on a split: the predictor's numbers, refused leaks, telemetry, and the report that is made of them."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluated import PARTS, SIZE, write_prepared, write_run
+
+from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.evaluate import Evaluated, PatientLeak, crop_rows, evaluate
+from agcxr.evaluation.examples import Candidate, candidates, choose
+from agcxr.evaluation.report import report
+from agcxr.evaluation.results import Results, load_results
+from agcxr.inference.predictor import Predictor
+from agcxr.labels import FINDINGS, LABELS
+from agcxr.metrics import auroc
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluation")
+    write_prepared(root / "prepared")
+    write_run(root / "run")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> Evaluated:
+    return evaluate(folder / "run", folder / "prepared", resamples=50, examples=2, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def html(done: Evaluated) -> str:
+    return report(done.folder).html.read_text(encoding="utf-8")
+
+
+def test_predictions_are_the_predictors(done: Evaluated, folder: Path) -> None:
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    prepared = open_prepared(folder / "prepared")
+    assert frame["row"].tolist() == list(range(30, 78))
+    answer = Predictor.from_pretrained(folder / "run", device="cpu")(np.asarray(prepared.images[40]))
+    row = frame[frame["row"] == 40].iloc[0]
+    for branch in ("global", "local", "fusion"):
+        np.testing.assert_allclose(
+            row[[f"{branch}_{name}" for name in LABELS]].astype(float), answer.branch(branch), atol=1e-5
+        )
+    np.testing.assert_allclose(
+        row[["box_x0", "box_y0", "box_x1", "box_y1"]].astype(float) * SIZE, answer.box, atol=1e-3
+    )
+    np.testing.assert_array_equal(frame["label_Mass"].isna().to_numpy(), [True] + [False] * 47)
+
+
+def test_results_are_written_and_read(done: Evaluated) -> None:
+    assert done.folder.parts[-3:] == ("run", "evaluation", "test")
+    again = load_results(done.folder)
+    assert again.model_dump_json() == done.results.model_dump_json()
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    edema = again.analysis.label("Edema")
+    assert edema.branches[2].auroc.value == pytest.approx(auroc(frame["label_Edema"], frame["fusion_Edema"]))
+    assert again.analysis.mean.left_out == ("Hernia",)
+    assert again.analysis.resampling.clusters == PARTS["test"] // 2
+    assert again.points_from == "the 24 validation films"
+    assert not math.isnan(edema.branches[0].points[0].sensitivity.value)
+    assert again.leak.checked
+    assert again.leak.shared_patients == 0
+
+
+def test_a_leak_is_refused_with_its_count(folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", trained_on=("p15", "p16", "p0"))
+    with pytest.raises(PatientLeak, match=r"2 of the 24 patients of 'test' \(4 of 48 films\).*pass --allow-leak"):
+        evaluate(run, folder / "prepared", device="cpu", progress=False)
+    out = evaluate(
+        run,
+        folder / "prepared",
+        allow_leak=True,
+        resamples=5,
+        examples=0,
+        out=tmp_path / "out",
+        device="cpu",
+        progress=False,
+    )
+    assert (out.results.leak.shared_patients, out.results.leak.shared_films) == (2, 4)
+    written = report(out.folder)
+    for path in (written.html, written.markdown):
+        assert "Leak: 2 patients (4 films) of this split were seen in training" in path.read_text(encoding="utf-8")
+
+
+def test_a_card_without_patients_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", trained_on=None)
+    out = evaluate(run, folder / "prepared", split="val", resamples=5, examples=0, device="cpu")
+    assert not out.results.leak.checked
+    assert "Leakage could not be checked" in report(out.folder).html.read_text(encoding="utf-8")
+    shown = capsys.readouterr()
+    assert re.search(r"^Finding +Positives +Global +Local +Fusion +Fusion − global +p$", shown.out, re.M)
+    assert re.search(r"^Mean of 13 ", shown.out, re.M)
+    assert "films/s" in shown.err
+    assert out.results.points_from.startswith("nowhere")
+
+
+def test_missing_parts_and_folders_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no films in the part 'holdout'; it has: test 48, val 24, train 6"):
+        evaluate(folder / "run", folder / "prepared", split="holdout", progress=False)
+    with pytest.raises(ValueError, match=r"there is no results.json in .*; make it with `agcxr evaluate RUN"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"format": 7}')
+    with pytest.raises(
+        ValueError, match=r"is not a results file of this version \(format: .*run `agcxr evaluate` again"
+    ):
+        report(tmp_path)
+
+
+def test_crop_rows_by_hand() -> None:
+    frame = pd.DataFrame({f"label_{name}": [0.0, 0.0, 0.0] for name in LABELS})
+    frame["label_Mass"] = [1.0, np.nan, 1.0]
+    boxes = {"box_x0": [0, 0, 0.5], "box_y0": [0, 0, 0.5], "box_x1": [1, 0.5, 1], "box_y1": [1, 0.2, 1]}
+    frame = frame.assign(**boxes, fallback=[True, False, False])
+    rows = {row.group: row for row in crop_rows(frame, LABELS)}
+    assert (rows["All films"].films, rows["All films"].fallbacks) == (3, 1)
+    assert rows["All films"].area_median == pytest.approx(0.25)
+    assert (rows["Mass"].films, rows["Mass"].fallback_share, rows["Mass"].area_median) == (2, 0.5, 0.625)
+    assert math.isnan(rows["Edema"].fallback_share)
+
+
+def test_examples_are_best_median_and_worst(done: Evaluated) -> None:
+    shown = done.results.examples
+    assert [one.kind for one in shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    merit = [one.iou for one in shown]
+    assert merit == sorted(merit, reverse=True)
+    assert all((done.folder / path).is_file() for one in shown for path in (one.film, one.attention, one.crop))
+    assert all(one.finding in one.truth for one in shown if one.finding in FINDINGS)
+
+
+def test_choice_of_films_by_hand() -> None:
+    found = [Candidate(n, "Mass", merit) for n, merit in enumerate([0.1, 0.9, 0.5, 0.3, 0.7])]
+    assert [(kind, one.row) for kind, one in choose(found, 1)] == [("best", 1), ("median", 2), ("worst", 0)]
+    assert [one.row for _, one in choose(found[:1], 3)] == [0]
+    assert choose([], 3) == []
+
+
+def test_without_boxes_the_true_findings_probability_decides() -> None:
+    frame = pd.DataFrame({f"{kind}_{name}": [0.0, 0.0] for name in LABELS for kind in ("label", "fusion")})
+    frame = frame.assign(row=[7, 8], label_Mass=[1.0, 0.0], label_Edema=[1.0, 0.0], fusion_Mass=0.4, fusion_Edema=0.6)
+    assert candidates(frame, pd.DataFrame({"row": [3], "finding": ["Mass"]})) == [Candidate(7, "Edema", 0.6)]
+
+
+class Checker(HTMLParser):
+    """Every element is closed; nothing is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "src":
+                self.sources.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+            elif name == "href":
+                self.links.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """`<path/>` opens nothing."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_closed_page_that_fetches_nothing(html: str) -> None:
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    assert len(checker.sources) == 18
+    assert all(source.startswith("data:image/jpeg;base64,") for source in checker.sources)
+    assert checker.links
+    assert set(checker.links) <= {f"#{name}" for name in checker.ids}
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert "prefers-color-scheme:dark" in html
+    assert "Not a medical device" in html
+    assert "film &lt;" in html
+    assert "film <" not in html
+    assert "nan" not in re.sub(r"base64,[^\"]+", "", html)
+
+
+def test_html_says_what_must_be_said(html: str, done: Evaluated) -> None:
+    for heading in (
+        "Per finding",
+        "What fusion adds",
+        "ROC curves",
+        "Operating points",
+        "Where it looked",
+        "Training",
+        "Beside published numbers",
+        "Data, configuration, hardware",
+        "How to read this",
+    ):
+        assert f"<h2>{heading}</h2>" in html, heading
+    assert "Left out for want of a class: Hernia." in html
+    assert "Only 24 patients: read the intervals before the values." in html
+    assert html.count('aria-label="ROC of') == 14
+    assert "backbone: resnet" in html
+    assert "by patient, seed 0: train 6 films of 3 patients" in html
+    mean = done.results.analysis.mean.branches[2].auroc.value
+    assert f"<b>{mean:.3f}</b>".replace("0.", ".") in html
+
+
+def test_charts_are_well_formed_and_finite(html: str) -> None:
+    charts = re.findall(r"<svg.*?</svg>", html, re.S)
+    assert len(charts) > 20
+    for chart in charts:
+        ElementTree.fromstring(chart)
+        assert "nan" not in chart
+
+
+def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluated) -> None:
+    text = report(done.folder).markdown.read_text(encoding="utf-8")
+    for heading in ("Per finding", "What fusion adds", "ROC curves", "Training", "How to read this"):
+        assert f"\n## {heading}\n" in text
+    pictures = re.findall(r"\]\((pictures/[^)]+)\)|src=\"([^\"]+)\"", text)
+    assert len(pictures) == 4 + 18
+    for one in ("".join(pair) for pair in pictures):
+        path = done.folder / one
+        assert path.is_file(), one
+        if path.suffix == ".svg":
+            ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    rows = [line for line in text.splitlines() if line.startswith("| Edema")]
+    assert len({row.count("|") for row in rows}) >= 1
+    assert "film \\<" in text
+    assert "| Hernia | 0 | – | – | – |" in text
+
+
+def test_report_needs_the_predictions(done: Evaluated, tmp_path: Path) -> None:
+    Results.model_validate_json((done.folder / "results.json").read_text()).save(tmp_path)
+    with pytest.raises(ValueError, match=r"there is no predictions.parquet beside the results"):
+        report(tmp_path)
