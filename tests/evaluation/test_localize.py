@@ -134,7 +134,7 @@ def test_maps_without_evidence_are_counted_and_score_nothing():
     predictor = seeing()
     with torch.no_grad():
         predictor.model.global_branch.head.weight[predictor.labels.index("Nodule")] = -1
-    looked = localize(predictor, folder({"test": 8}), resamples=20, progress=False)
+    looked = localize(predictor, folder({"test": 8}), rectify="relu", resamples=20, progress=False)
     assert [looked.score("global", finding).empty for finding in ("Mass", "Nodule", "mean")] == [0, 4, 4]
     assert looked.score("fusion").empty == 0
     assert [m.value for m in looked.score("global", "Nodule").measures] == [0.0] * len(MEASURES)
@@ -193,6 +193,13 @@ def test_validation_boxes_are_preferred_for_fitting():
     (fold,) = folds_of(cases, 8, chosen.extra, np.random.default_rng(0))
     assert fold.score_N.tolist() == [True] * 8 + [False] * 40
     assert (fold.fit_N == ~fold.score_N).all()
+
+
+def test_only_the_split_is_scored_when_validation_boxes_are_fitted_on():
+    looked = localize(seeing(), folder({"val": 40, "test": 8}), resamples=20, progress=False)
+    assert (looked.cases, looked.crops[-1].films, {e.row >= 40 for e in looked.examples}) == (8, 8, {True})
+    assert all((t.fitted_on, t.used_for) == (40, 8) for t in looked.thresholds)
+    assert looked.score("fusion").of("hit").value == 1.0
 
 
 def test_few_validation_boxes_serve_the_prior_only():

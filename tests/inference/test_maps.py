@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from agcxr.config import Attention
-from agcxr.inference.maps import film_maps, finding_maps, place, profiles
+from agcxr.inference.maps import FindingMaps, film_maps, finding_maps, place, profiles
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
 
@@ -57,7 +57,7 @@ def test_place_asks_for_one_box_a_grid():
 
 
 def test_maps_are_the_formula_of_grad_cam(model, image_B1HW):
-    """With average pooling the gradient of a logit is its weight / (h w): map = ReLU(sum_d w_d f_d) / (h w)."""
+    """With average pooling the gradient of a logit is its weight / (h w): map = sum_d w_d f_d / (h w), signed."""
     target = torch.tensor([0, 7, 13])
     maps = finding_maps(model, image_B1HW, target, [WHOLE] * 3)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_maps_are_the_formula_of_grad_cam(model, image_B1HW):
     fusion = model.fusion_head.weight[target]
 
     def cam(weight_BD: torch.Tensor, feature_BDhw: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("bd,bdhw->bhw", weight_BD, feature_BDhw).clamp(min=0) / feature_BDhw[0, 0].numel()
+        return torch.einsum("bd,bdhw->bhw", weight_BD, feature_BDhw) / feature_BDhw[0, 0].numel()
 
     for found, weight, feature in (
         (maps.global_Bhw, model.global_branch.head.weight[target], out.feature_BDhw),
@@ -96,10 +96,28 @@ def test_local_maps_lie_inside_their_box_and_the_fusion_adds_both(model, image_B
         outside = ((centre < y0) | (centre >= y1))[:, None] | ((centre < x0) | (centre >= x1))
         assert not heat[outside].any()
     assert not maps.on_film("global", 96, 96)[:, 48:].any()
-    parts = place(maps.fusion_global_Bhw, maps.view_B4, 96, 96) + place(maps.fusion_local_Bhw, maps.crop_B4, 96, 96)
-    np.testing.assert_array_equal(maps.on_film("fusion", 96, 96), parts)
+    for rectify in ("minmax", "relu"):
+        grids = maps.fusion_global_Bhw, maps.fusion_local_Bhw
+        low = [grid.min(axis=(1, 2), keepdims=True) * (rectify == "minmax") for grid in grids]
+        parts = place(np.maximum(maps.fusion_global_Bhw - low[0], 0), maps.view_B4, 96, 96)
+        parts += place(np.maximum(maps.fusion_local_Bhw - low[1], 0), maps.crop_B4, 96, 96)
+        np.testing.assert_allclose(maps.on_film("fusion", 96, 96, rectify), parts, atol=1e-6)
     with pytest.raises(ValueError, match="unknown branch 'both'; expected global, local or fusion"):
         maps.on_film("both", 8, 8)  # type: ignore[arg-type]
+
+
+def test_signed_maps_are_rectified_above_their_lowest_value_or_above_zero():
+    signed = np.array([[[-3.0, -1.0], [-2.0, 1.0]]], dtype=np.float32)
+    box = np.array([WHOLE])
+    maps = FindingMaps(box, box, np.array([False]), np.abs(signed), signed, -np.abs(signed), signed, signed)
+    assert maps.on_film("global", 2, 2).tolist() == [[[0, 2], [1, 4]]]
+    assert maps.on_film("global", 2, 2, "relu").tolist() == [[[0, 0], [0, 1]]]
+    # Evidence against everywhere still ranks the places; over zero nothing is left of it.
+    assert maps.on_film("local", 2, 2).tolist() == [[[0, 2], [1, 2]]]
+    assert not maps.on_film("local", 2, 2, "relu").any()
+    assert maps.on_film("fusion", 2, 2).tolist() == [[[0, 4], [2, 8]]]
+    with pytest.raises(ValueError, match="rectify is 'abs'; expected minmax or relu"):
+        maps.on_film("global", 2, 2, "abs")  # type: ignore[arg-type]
 
 
 def test_maps_have_any_size_of_film(model, image_B1HW):
@@ -147,7 +165,7 @@ def test_sharp_crops_come_from_the_prepared_film():
     with torch.no_grad():
         feature = model.forward_local(torch.from_numpy(crop)[:, None] / 255).feature_BDhw
     weight = model.local_branch.head.weight[model.labels.index("Mass")]
-    expected = torch.einsum("d,bdhw->bhw", weight.detach(), feature).clamp(min=0) / 4
+    expected = torch.einsum("d,bdhw->bhw", weight.detach(), feature) / 4
     assert expected.any()
     np.testing.assert_allclose(maps.local_Bhw, expected, rtol=0.02, atol=1e-4)  # the crop was rounded to 8 bits
 

@@ -27,7 +27,7 @@ from agcxr.evaluation.boxes import (
     overlaps,
     prior_map,
 )
-from agcxr.inference.maps import FindingMaps, place
+from agcxr.inference.maps import FindingMaps, Rectify, place
 from agcxr.metrics import Floats, box_area
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -128,7 +128,7 @@ class Looks:
     ceiling_NV: Floats
     ceiling_crop_NV: Floats
     empty_N3: npt.NDArray[np.bool_]
-    """The global, local and fusion map has no positive value: the finding has no evidence for it there."""
+    """The global, local and fusion map is 0 everywhere: constant, or (relu) without evidence for the finding."""
     area_N: Floats
     """Of the attention box, as a share of the film."""
     fallback_N: npt.NDArray[np.bool_]
@@ -136,14 +136,14 @@ class Looks:
     window_4: Floats
 
 
-def measure_looks(cases: Sequence[Case], maps: FindingMaps) -> Looks:
+def measure_looks(cases: Sequence[Case], maps: FindingMaps, rectify: Rectify = "minmax") -> Looks:
     """Measure the maps of as many cases. Raises ValueError if the counts differ or there is none."""
     if not cases or len(cases) != len(maps):
         raise ValueError(f"{len(cases)} cases and {len(maps)} maps were given; expected one map per case, at least one")
     grid = (maps.global_Bhw.shape[1], maps.global_Bhw.shape[2])
     crop_grid = (maps.local_Bhw.shape[1], maps.local_Bhw.shape[2])
     attention = maps.attention_on_film(FRAME, FRAME)
-    drawn = [maps.on_film(branch, FRAME, FRAME) for branch in ("global", "local", "fusion")]
+    drawn = [maps.on_film(branch, FRAME, FRAME, rectify) for branch in ("global", "local", "fusion")]
     at_threshold = [
         np.stack([measure_map(heat, case.box_B4, THRESHOLDS) for heat, case in zip(heats, cases, strict=True)])
         for heats in drawn

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
 from agcxr.evaluation.results import LeakResult
+from agcxr.inference.maps import Rectify
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
@@ -64,7 +65,7 @@ class Score(Record):
     films: int
     patients: int
     empty: int
-    """Cases whose map has no positive value, so that it has no box and scores 0; only Grad-CAM can be empty."""
+    """Cases whose map is 0 everywhere, so that it has no box and scores 0; only Grad-CAM can be empty."""
     measures: tuple[Measured, ...]
 
     def of(self, measure: str) -> Measured:
@@ -152,6 +153,8 @@ class Localization(Record):
 
     run: str
     split: str
+    rectify: Rectify
+    """How signed Grad-CAM maps became maps of 0 or more."""
     seed: int
     resamples: int
     cases: int
@@ -297,7 +300,7 @@ def print_table(found: Localization, *, per_finding: bool = False, file: TextIO 
     for reason in found.left_out:
         print(f"left out: {reason}", file=out)
     empty = ", ".join(f"{m} {found.score(m).empty}" for m in ("global", "local", "fusion"))
-    print(f"Grad-CAM maps without any evidence for their finding (they score 0): {empty}", file=out)
+    print(f"Grad-CAM ({found.rectify}) maps that are 0 everywhere, and score 0: {empty}", file=out)
     print("published rows are of the 984 NIH boxes, 8 findings; they compare with runs on those boxes only", file=out)
     for finding in (MEAN, *(found.findings if per_finding else ())):
         print("\n" + text_table(found, finding), file=out)

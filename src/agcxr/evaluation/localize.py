@@ -42,7 +42,7 @@ from agcxr.evaluation.localization import (
     Threshold,
 )
 from agcxr.evaluation.localize_picture import example_picture
-from agcxr.inference.maps import film_maps
+from agcxr.inference.maps import Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
@@ -54,7 +54,13 @@ GAP_MEASURES = ("iou", "iobb", "hit", "energy", *(f"iou>{level:g}" for level in 
 
 
 def look_at(
-    predictor: Predictor, images: npt.NDArray[np.uint8], cases: Sequence[Case], batch_size: int, progress: bool
+    predictor: Predictor,
+    images: npt.NDArray[np.uint8],
+    cases: Sequence[Case],
+    *,
+    batch_size: int = 16,
+    rectify: Rectify = "minmax",
+    progress: bool = False,
 ) -> Looks:
     """Every case's maps, measured at every threshold, batch by batch. images: all prepared films, N x S x S."""
     parts = []
@@ -62,7 +68,8 @@ def look_at(
         for start in range(0, len(cases), batch_size):
             batch = cases[start : start + batch_size]
             films = np.stack([images[case.row] for case in batch])
-            parts.append(measure_looks(batch, film_maps(predictor, films, [case.finding for case in batch])))
+            maps = film_maps(predictor, films, [case.finding for case in batch])
+            parts.append(measure_looks(batch, maps, rectify))
             bar.update(len(batch))
     return join_looks(parts)
 
@@ -73,6 +80,7 @@ def localize(
     split: str = "test",
     *,
     out: str | Path | None = None,
+    rectify: Rectify = "minmax",
     batch_size: int = 16,
     resamples: int = 1000,
     seed: int = 0,
@@ -83,7 +91,8 @@ def localize(
     """Score where a run looks on the boxed films of a split; write localization.json and localization.png.
 
     run: a run folder, model folder, hub id, or a Predictor. out: the folder to write to (made if absent); default
-    RUN/evaluation/SPLIT, or nowhere for a Predictor. Batches hold `batch_size` cases; the result does not depend on it.
+    RUN/evaluation/SPLIT, or nowhere for a Predictor. rectify: see `FindingMaps.on_film`. Batches hold `batch_size`
+    cases; the result does not depend on it.
     Raises ValueError where the split has no boxes of the model's findings, or those of one patient only; PatientLeak
     where the model was trained on patients of the scored films, unless `allow_leak`.
     """
@@ -95,13 +104,14 @@ def localize(
     rng = np.random.default_rng(seed)
     cases = (*chosen.scored, *chosen.fitting)
     folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
-    looks = look_at(predictor, data.images, cases, batch_size, progress)
+    looks = look_at(predictor, data.images, cases, batch_size=batch_size, rectify=rectify, progress=progress)
     tracks = [_first(track, len(chosen.scored)) for track in tracks_of(cases, looks, folds, rng)]
     scores, gaps = summarise(chosen.scored, tracks, resamples, rng)
     fusion = next(track for track in tracks if track.method == "fusion")
     found = Localization(
         run="" if isinstance(run, Predictor) else Path(run).name,
         split=split,
+        rectify=rectify,
         seed=seed,
         resamples=resamples,
         cases=len(chosen.scored),
@@ -328,12 +338,15 @@ def _crops(finding: str, area: Floats, fallback: npt.NDArray[np.bool_]) -> Crops
 
 
 def _crops_of(cases: Sequence[Case], looks: Looks) -> tuple[Crops, ...]:
+    """Of the scored cases, which come first in `looks`."""
     finding_N = np.array([case.finding for case in cases])
-    found = [
-        _crops(f, looks.area_N[finding_N == f], looks.fallback_N[finding_N == f]) for f in LABELS if f in finding_N
-    ]
+    area_N, fallback_N = looks.area_N[: len(cases)], looks.fallback_N[: len(cases)]
+    each = [(label, finding_N == label) for label in LABELS if label in finding_N]
     _, once = np.unique([case.row for case in cases], return_index=True)
-    return (*found, _crops(MEAN, looks.area_N[once], looks.fallback_N[once]))
+    return (
+        *(_crops(label, area_N[m], fallback_N[m]) for label, m in each),
+        _crops(MEAN, area_N[once], fallback_N[once]),
+    )
 
 
 def examples_of(cases: Sequence[Case], fusion: Track, looks: Looks) -> tuple[Example, ...]:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from agcxr.evaluation.localization import Example, Localization
-from agcxr.inference.maps import FindingMaps, film_maps
+from agcxr.inference.maps import FindingMaps, Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 
 ANNOTATED, FOUND, CROP = "#39d353", "#22d3ee", "#ffa657"
@@ -28,13 +28,13 @@ def example_picture(found: Localization, predictor: Predictor, images: npt.NDArr
     examples = found.examples
     films = np.stack([images[example.row] for example in examples])
     maps = film_maps(predictor, films, [example.finding for example in examples])
-    figure = _figure(examples, films, maps)
+    figure = _figure(examples, films, maps, found.rectify)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
 
 
-def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: FindingMaps) -> Figure:
+def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: FindingMaps, rectify: Rectify) -> Figure:
     findings = list(dict.fromkeys(example.finding for example in examples))
     rows = (len(findings) + 1) // 2
     figure = Figure(figsize=(13.2, 2.32 * rows + 0.55), layout="constrained", facecolor="white")
@@ -43,7 +43,7 @@ def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: F
     for axis in axes.flat:
         axis.set_axis_off()
     size = films.shape[-1]
-    heats = maps.on_film("fusion", size, size)
+    heats = maps.on_film("fusion", size, size, rectify)
     for at, example in enumerate(examples):
         place = findings.index(example.finding)
         axis = axes[place // 2][3 * (place % 2) + RANKS.index(example.rank)]
@@ -71,7 +71,7 @@ def _draw(
     for box in example.annotated:
         _rectangle(axis, box, size, ANNOTATED, 2.0, "-")
     _rectangle(axis, example.found, size, FOUND, 2.0, "-")
-    score = f"IoU {example.iou:.2f}" if peak > 0 else "no evidence"
+    score = f"IoU {example.iou:.2f}" if peak > 0 else "empty map"
     axis.set_title(f"{example.finding.replace('_', ' ')}, {example.rank}: {score}", fontsize=8.5, pad=3)
 
 

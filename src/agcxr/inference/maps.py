@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Grids = npt.NDArray[np.float32]
 Boxes = npt.NDArray[np.float64]
+Rectify = Literal["minmax", "relu"]
 
 
 def profiles(cells: int, start_B: npt.ArrayLike, stop_B: npt.ArrayLike, size: int) -> npt.NDArray[np.float64]:
@@ -58,7 +59,7 @@ def place(grid_Bhw: npt.ArrayLike, box_B4: npt.ArrayLike, height: int, width: in
 
 @dataclass(frozen=True, eq=False)
 class FindingMaps:
-    """Grad-CAM of one finding per entry, 0 or more, on the grids of the branches; `on_film` places them.
+    """Grad-CAM of one finding per entry, SIGNED, on the grids of the branches; `on_film` rectifies and places them.
 
     The fusion head reads both branches, so it has a map on each grid, and its map of the film is their sum.
     """
@@ -79,21 +80,34 @@ class FindingMaps:
     def __len__(self) -> int:
         return len(self.view_B4)
 
-    def on_film(self, branch: Branch, height: int, width: int) -> Grids:
-        """Maps of a branch on the film drawn at height x width pixels: B x H x W, 0 or more, not normalised."""
+    def on_film(self, branch: Branch, height: int, width: int, rectify: Rectify = "minmax") -> Grids:
+        """Maps of a branch on the film drawn at height x width pixels: B x H x W, 0 or more, 0 where nothing was seen.
+
+        `minmax` subtracts the lowest value of the grid, so that every map ranks places, also where all
+        evidence is against the finding; `relu` keeps the evidence for it only, and may be 0 everywhere.
+        """
         if branch == "global":
-            return place(self.global_Bhw, self.view_B4, height, width)
+            return place(_rectified(self.global_Bhw, rectify), self.view_B4, height, width)
         if branch == "local":
-            return place(self.local_Bhw, self.crop_B4, height, width)
+            return place(_rectified(self.local_Bhw, rectify), self.crop_B4, height, width)
         if branch == "fusion":
-            return place(self.fusion_global_Bhw, self.view_B4, height, width) + place(
-                self.fusion_local_Bhw, self.crop_B4, height, width
-            )
+            # Each grid by itself: a common offset of the local map is no reason to light or darken the whole crop.
+            whole = place(_rectified(self.fusion_global_Bhw, rectify), self.view_B4, height, width)
+            return whole + place(_rectified(self.fusion_local_Bhw, rectify), self.crop_B4, height, width)
         raise ValueError(f"unknown branch {branch!r}; expected global, local or fusion")
 
     def attention_on_film(self, height: int, width: int) -> Grids:
         """The attention heatmap on the film drawn at height x width pixels: B x H x W in [0, 1], 0 beyond the view."""
         return place(self.heat_BHW, self.view_B4, height, width)
+
+
+def _rectified(grid_Bhw: Grids, rectify: Rectify) -> Grids:
+    """0 or more: over the grid's lowest value, or over 0."""
+    if rectify == "minmax":
+        return grid_Bhw - grid_Bhw.min(axis=(1, 2), keepdims=True)
+    if rectify == "relu":
+        return np.maximum(grid_Bhw, 0)
+    raise ValueError(f"rectify is {rectify!r}; expected minmax or relu")
 
 
 def film_maps(predictor: Predictor, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
@@ -154,7 +168,7 @@ def finding_maps(
         def cam(branch: nn.Module, view: Tensor, logit: Callable[..., Tensor]) -> Grids:
             # The input requires a gradient so that frozen branches have one at their feature map too.
             source = view.detach().clone().requires_grad_()
-            map_B1hw = LayerGradCam(logit, branch.backbone).attribute(source, target, relu_attributions=True)
+            map_B1hw = LayerGradCam(logit, branch.backbone).attribute(source, target)
             return map_B1hw.detach()[:, 0].float().cpu().numpy()
 
         return FindingMaps(
