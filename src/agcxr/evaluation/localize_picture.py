@@ -72,7 +72,7 @@ def _draw(
         _rectangle(axis, box, size, ANNOTATED, 2.0, "-")
     _rectangle(axis, example.found, size, FOUND, 2.0, "-")
     score = f"IoU {example.iou:.2f}" if peak > 0 else "empty map"
-    axis.set_title(f"{example.finding.replace('_', ' ')}, {example.rank}: {score}", fontsize=8.5, pad=3)
+    axis.set_title(f"{example.finding.replace('_', ' ')}, {example.rank}: {score}", fontsize=8, pad=3)
 
 
 def _rectangle(axis: Axes, box: tuple[float, ...], size: int, colour: str, width: float, style: str) -> None:
