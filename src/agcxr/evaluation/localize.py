@@ -128,12 +128,15 @@ def localize(
         crops=_crops_of(chosen.scored, looks),
         examples=examples_of(chosen.scored, fusion, looks),
     )
-    folder = Path(out) if out else None if isinstance(run, Predictor) else Path(run) / "evaluation" / split
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
-        found.save(folder / LOCALIZATION)
+    if out or not isinstance(run, Predictor):
+        _write(found, Path(out) if out else Path(str(run)) / "evaluation" / split, predictor, data)
     return found
+
+
+def _write(found: Localization, folder: Path, predictor: Predictor, data: Prepared) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
+    found.save(folder / LOCALIZATION)
 
 
 def _first(track: Track, count: int) -> Track:
