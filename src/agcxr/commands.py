@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agcxr import config
+from agcxr.prepare_commands import prepare_commands
 
 LITE = config.lite()
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -253,6 +254,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "phantom": phantom,
     "download nih": download_nih,
     "prepare nih": prepare_nih,
+    **prepare_commands(),
     "train": train,
     "evaluate": evaluate,
     "predict": predict,

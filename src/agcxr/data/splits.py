@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agcxr.data.radiograph import stem, without_suffix
 
-Rule = Literal["official", "patient", "image"]
+Rule = Literal["official", "patient", "image", "test"]
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -59,11 +59,14 @@ def assign(
     """Rows (image_id, patient) -> "train" | "val" | "test" for each, aligned with rows.
 
     official: `test` as listed; val is carved from `train_val` by patient (OFFICIAL_VAL). patient: 70/10/20 of patients.
-    image: 70/10/20 of the images as in the paper (warns: patients leak). Names in lists are compared without extension.
-    Raises ValueError for an image in neither or both lists, and for too few patients.
+    image: 70/10/20 of the images as in the paper (warns: patients leak). test: every film is a test film. Names in
+    lists are compared without extension. Raises ValueError for an image in neither or both lists, and for too few
+    patients.
     """
     if rule == "official":
         return _official(rows, seed, train_val, test)
+    if rule == "test":
+        return pd.Series("test", index=rows.index)
     if rule not in get_args(Rule):
         raise ValueError(f"split {rule!r}; expected one of {', '.join(get_args(Rule))}")
     units = rows["patient"] if rule == "patient" else rows["image_id"]

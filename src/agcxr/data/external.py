@@ -1,0 +1,391 @@
+"""Other public collections -> rows as the NIH's: CheXpert, MIMIC-CXR, PadChest, Open-i, RSNA, VinDr-CXR, SIIM.
+
+The tables are those that TorchXRayVision ships (extra `external`), read as tables: none of its code runs, so none of
+its defaults apply (PA films only; one film a patient, made for CheXpert by a grouping that takes each label from
+another film; people under ten left out of PadChest; terms found inside other terms). Every film is a row, whatever its
+view. MIMIC's tables are not free; its users have them.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from agcxr.data import nih
+from agcxr.data.external_tables import FRAME, ShippedTable, extent, read_reports, shipped
+from agcxr.data.external_terms import (
+    CHEXPERT_COLUMNS,
+    OPENI_SILENT,
+    OPENI_TERMS,
+    PADCHEST_SILENT,
+    PADCHEST_TERMS,
+    VINDR_CLASSES,
+)
+from agcxr.data.prepare import prepare, source_file
+from agcxr.data.prepared import Prepared, Source
+from agcxr.data.sources import find_files
+from agcxr.data.splits import Rule
+from agcxr.labels import FINDINGS, LABELS, NO_FINDING, canonical
+
+Name = Literal["chexpert", "mimic", "padchest", "openi", "rsna", "vindr", "siim"]
+COLLECTIONS: tuple[Name, ...] = get_args(Name)
+View = Literal["PA", "AP", "LATERAL", "unknown"]
+
+FROM_NIH = (
+    "these films are films of NIH ChestX-ray14 under other names: a model trained on the NIH's has seen many of them, "
+    "and no leak check by patient can tell"
+)
+NO_PATIENTS = "the table states no patients: each film counts as a patient of its own, so leaks between parts go unseen"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the statements of a collection are read.
+
+    labels, metadata: own copies of the tables; None: TorchXRayVision's. blank (CheXpert, MIMIC): what a finding that
+    the report does not mention is. uncertain: what one that it is unsure of (-1) is. readers: how many of VinDr's three
+    radiologists must have drawn a finding. views: only films of these views; empty: every film.
+    """
+
+    labels: Path | None = None
+    metadata: Path | None = None
+    blank: Literal["unknown", "negative"] = "unknown"
+    uncertain: Literal["unknown", "negative", "positive"] = "unknown"
+    readers: int = 1
+    views: tuple[View, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """frame: nih.ROW_COLUMNS; boxes: nih.BOX_COLUMNS or None; tables: the files read; notes: for people."""
+
+    frame: pd.DataFrame
+    tables: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    boxes: pd.DataFrame | None = None
+
+
+def read_collection(name: str, options: Options | None = None) -> Rows:
+    """Rows of a collection. Raises ValueError for an unknown name, and for tables that are absent or another's."""
+    if name not in COLLECTIONS:
+        raise ValueError(f"unknown collection {name!r}; expected one of {', '.join(COLLECTIONS)}, or use a table")
+    options = options or Options()
+    if not 1 <= options.readers <= 3:
+        raise ValueError(f"readers is {options.readers}; expected 1, 2 or 3 of the three radiologists")
+    rows = _READERS[name](options)
+    stated = [label for label in LABELS if rows.frame[label].notna().any()]
+    unstated = [label for label in FINDINGS if label not in stated]
+    if unstated:
+        rows = replace(rows, notes=(*rows.notes, f"findings the collection does not state: {', '.join(unstated)}"))
+    return _of_views(rows, options.views)
+
+
+def prepare_external(
+    name: str,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    options: Options | None = None,
+    split: Rule = "test",
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+) -> Prepared:
+    """Prepare a collection's films; see `read_collection` and `prepare`. By default every film is a test film.
+
+    Raises ValueError, also for the official split, which only the NIH's collection has.
+    """
+    if split == "official":
+        raise ValueError("only the NIH collection has an official split here; expected split test, patient or image")
+    rows = read_collection(name, options)
+    files = find_files(images)
+    source = Source(
+        name=name,
+        images=tuple(str(folder) for folder in files.folders),
+        tables=tuple(source_file(path) for path in rows.tables),
+        notes=rows.notes,
+    )
+    return prepare(
+        rows.frame,
+        rows.boxes,
+        files,
+        out,
+        source=source,
+        split=split,
+        size=size,
+        seed=seed,
+        limit=limit,
+        fraction=fraction,
+        subset=subset,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+
+
+# --- the collections --------------------------------------------------------------------------------------------------
+
+
+def _chexpert(options: Options) -> Rows:
+    table = ShippedTable(options.labels, "chexpert_train.csv.gz", ("Path", *CHEXPERT_COLUMNS))
+    images = table["Path"]
+    labels, notes = _statements(table, options)
+    lateral = table.get("Frontal/Lateral").str.lower().eq("lateral") | images.str.contains("lateral")
+    age, odd = nih.read_ages(table.get("Age").str.replace(r"\.0$", "", regex=True))
+    newborn = int((age == 0).sum())
+    study = images.str.extract(r"study(\d+)")[0]
+    frame = _frame(
+        images,
+        images.str.extract(r"(patient\d+)")[0].fillna(images),
+        labels,
+        follow_up=pd.to_numeric(study, errors="coerce").astype("Int64"),
+        age=age.mask(age == 0),
+        sex=table.get("Sex"),
+        view=table.get("AP/PA").map(nih.view).where(~lateral, "LATERAL"),
+    )
+    notes += (f"{newborn} ages of 0 stand for unknown in this table",) if newborn else ()
+    return Rows(frame, table.paths, notes + odd)
+
+
+def _mimic(options: Options) -> Rows:
+    needs = "MIMIC-CXR's tables come with its films: give mimic-cxr-2.0.0-{}.csv.gz with --{}"
+    if options.labels is None:
+        raise ValueError(needs.format("chexpert", "labels"))
+    if options.metadata is None:
+        raise ValueError(needs.format("metadata", "metadata"))
+    studies = ShippedTable(options.labels, None, ("subject_id", "study_id", *CHEXPERT_COLUMNS))
+    films = ShippedTable(options.metadata, None, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+    twice = studies["study_id"].duplicated()
+    if twice.any():
+        raise ValueError(f"{options.labels}: study {studies['study_id'][twice].iloc[0]} is listed more than once")
+    by_study, notes = _statements(studies, options)
+    at = pd.Series(np.arange(len(by_study)), index=studies["study_id"]).reindex(films["study_id"]).to_numpy(float)
+    labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
+    labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
+    when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + films["study_id"]
+    frame = _frame(
+        films["dicom_id"] + ".jpg",
+        films["subject_id"],
+        labels,
+        follow_up=when.groupby(films["subject_id"]).rank(method="dense").astype("Int64"),
+        view=films["ViewPosition"].map(nih.view),
+    )
+    silent = int(np.isnan(at).sum())
+    notes += (f"{silent} films belong to studies without labels and are unknown",) if silent else ()
+    return Rows(frame, (*studies.paths, *films.paths), notes)
+
+
+def _padchest(options: Options) -> Rows:
+    table = ShippedTable(
+        options.labels,
+        "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
+        ("ImageID", "PatientID", "Projection", "Labels"),
+    )
+    terms = table["Labels"].map(lambda text: frozenset(one.strip() for one in re.findall(r"'([^']*)'", text)))
+    labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT)
+    year = pd.to_numeric(table.get("StudyDate_DICOM").str[:4], errors="coerce")
+    age = (year - pd.to_numeric(table.get("PatientBirth"), errors="coerce")).astype(float)
+    view = table["Projection"].map({"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"})
+    frame = _frame(
+        table["ImageID"],
+        table["PatientID"],
+        labels,
+        age=age.where(age.between(0, nih.OLDEST)),
+        sex=table.get("PatientSex_DICOM"),
+        view=view.fillna(""),
+    )
+    return Rows(frame, table.paths, notes)
+
+
+def _openi(options: Options) -> Rows:
+    path = options.labels or shipped("NLMCXR_reports.tgz")
+    reports = read_reports(path)
+    labels, notes = _from_terms(reports["terms"], OPENI_TERMS, OPENI_SILENT)
+    facts = ShippedTable(options.metadata, "nlmcxr_dicom_metadata.csv.gz", ("imageid", "View Position"))
+    stated = facts["View Position"].str.replace("LARGE ", "").map(nih.view)
+    view = reports["image"].map(dict(zip(facts["imageid"], stated, strict=True))).fillna("")
+    tables = (path, *facts.paths)
+    if options.metadata is None:
+        # Its views are noisy; where a view was found by looking at the films, that one counts.
+        seen = ShippedTable(None, "nlmcxr_tsne_pa.csv.gz", ("imageid", "tsne-view"))
+        view = (
+            reports["image"].map(dict(zip(seen["imageid"], seen["tsne-view"].map(nih.view), strict=True))).fillna(view)
+        )
+        tables += seen.paths
+    frame = _frame(reports["image"] + ".png", reports["report"], labels, view=view)
+    note = "Open-i has reports, not patients: a patient with two reports counts as two"
+    return Rows(frame, tables, (*notes, note))
+
+
+def _rsna(options: Options) -> Rows:
+    table = ShippedTable(
+        options.labels, "kaggle_stage_2_train_labels.csv.zip", ("patientId", "x", "y", "width", "height", "Target")
+    )
+    headers = ShippedTable(
+        options.metadata, "kaggle_stage_2_train_images_dicom_headers.csv.gz", ("PatientID", "ViewPosition")
+    )
+    target = pd.to_numeric(table["Target"]).groupby(table["patientId"], sort=False).max()
+    facts = headers.table.drop_duplicates("PatientID").set_index("PatientID").reindex(target.index).fillna("")
+    images = pd.Series(target.index, dtype=str)
+    labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
+    labels[:, LABELS.index("Pneumonia")] = target
+    blank = pd.Series("", index=facts.index)
+    age, odd = nih.read_ages(facts.get("PatientAge", blank))
+    frame = _frame(
+        images + ".dcm",
+        images,
+        labels,
+        age=age.to_numpy(),
+        sex=facts.get("PatientSex", blank).reset_index(drop=True),
+        view=facts["ViewPosition"].map(nih.view).to_numpy(),
+    )
+    drawn = table.table[table["x"] != ""]
+    x, y, w, h = (pd.to_numeric(drawn[name]).to_numpy() / FRAME for name in ("x", "y", "width", "height"))
+    boxes = pd.DataFrame({"image_id": drawn["patientId"] + ".dcm", "finding": "Pneumonia"})
+    boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h).reset_index(drop=True)
+    meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
+    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd), boxes)
+
+
+def _vindr(options: Options) -> Rows:
+    table = ShippedTable(options.labels, "vinbigdata-train.csv.gz", ("image_id", "class_name"))
+    classes = table["class_name"].str.strip().str.lower()
+    # One row a box: a reader who drew two nodules counts once. The test part has one reader, the consensus.
+    reader = table.get("rad_id")
+    seen = pd.DataFrame({"image": table["image_id"], "reader": reader, "finding": classes.map(VINDR_CLASSES)})
+    count = seen.groupby("image", sort=False)["reader"].nunique()
+    votes = seen.dropna().drop_duplicates().groupby(["image", "finding"]).size().unstack(fill_value=0)
+    votes = votes.reindex(count.index, fill_value=0)
+    needed = np.minimum(options.readers, count)
+    labels = np.full((len(count), len(LABELS)), np.nan, np.float32)
+    for finding in votes:
+        # "No finding" holds unless as many readers as a finding needs found something.
+        enough = count - votes[finding] < needed if finding == NO_FINDING else votes[finding] >= needed
+        labels[:, LABELS.index(str(finding))] = enough
+    images = pd.Series(count.index, dtype=str)
+    out = sorted(set(table["class_name"]) - {name for name in table["class_name"] if name.lower() in VINDR_CLASSES})
+    notes = (_left_out(out), NO_PATIENTS, "boxes are left out: the table does not state the sizes of the films")
+    return Rows(_frame(images + ".dicom", images, labels), table.paths, tuple(note for note in notes if note))
+
+
+def _siim(options: Options) -> Rows:
+    table = ShippedTable(options.labels, "siim-pneumothorax-train-rle.csv.gz", ("ImageId", "EncodedPixels"))
+    runs = table["EncodedPixels"]
+    there = ~runs.isin(["-1", ""])
+    # Several masks of one film are several rows.
+    positive = there.groupby(table["ImageId"], sort=False).any()
+    images = pd.Series(positive.index, dtype=str)
+    labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
+    labels[:, LABELS.index("Pneumothorax")] = positive
+    corners = np.array([extent(text) for text in runs[there]]).reshape(-1, 4) / FRAME
+    boxes = pd.DataFrame({"image_id": (table["ImageId"][there] + ".dcm").to_numpy(), "finding": "Pneumothorax"})
+    boxes[["x0", "y0", "x1", "y1"]] = corners
+    notes = ("boxes are the extents of the drawn masks", FROM_NIH, NO_PATIENTS)
+    return Rows(_frame(images + ".dcm", images, labels), table.paths, notes, boxes)
+
+
+_READERS: dict[str, Callable[[Options], Rows]] = {
+    "chexpert": _chexpert,
+    "mimic": _mimic,
+    "padchest": _padchest,
+    "openi": _openi,
+    "rsna": _rsna,
+    "vindr": _vindr,
+    "siim": _siim,
+}
+
+
+# --- statements -> labels ---------------------------------------------------------------------------------------------
+
+
+def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The CheXpert labeler's columns -> N x 15: 1, 0, and -1 and blank as the options say.
+
+    "No Finding" means that no finding is positive or uncertain, so there all are 0. It is 1 or blank: blank beside a
+    positive statement means 0.
+    """
+    unknown = {"unknown": np.nan, "negative": 0.0, "positive": 1.0}
+    values = {"1": 1.0, "0": 0.0, "-1": unknown[options.uncertain], "": unknown[options.blank]}
+    cells = {name: table[name].str.replace(r"\.0$", "", regex=True) for name in CHEXPERT_COLUMNS}
+    for name, column in cells.items():
+        odd = sorted(set(column) - set(values))
+        if odd:
+            raise ValueError(
+                f"{table.paths[0]}, column {name!r}: {odd[0]!r} is not a label; expected 1, 0, -1 or blank"
+            )
+    labels = np.full((len(table.table), len(LABELS)), np.nan, np.float32)
+    healthy = cells[NO_FINDING].eq("1").to_numpy()
+    ill = np.zeros(len(healthy), bool)
+    for name, column in cells.items():
+        label = canonical(name)
+        if name not in (NO_FINDING, "Support Devices"):
+            ill |= column.eq("1").to_numpy()
+        if label is not None and label != NO_FINDING:
+            labels[:, LABELS.index(label)] = np.where(healthy, 0, column.map(values))
+    stated = cells[NO_FINDING].map({"1": 1.0, "0": 0.0}).to_numpy(float)
+    labels[:, LABELS.index(NO_FINDING)] = np.where(np.isnan(stated) & ill, 0, stated)
+    unsure = sum(int(column.eq("-1").sum()) for name, column in cells.items() if canonical(name))
+    notes = (
+        _left_out(sorted(name for name in CHEXPERT_COLUMNS if canonical(name) is None)),
+        f"findings that a report does not mention are {options.blank}; {unsure} uncertain ones are {options.uncertain}",
+    )
+    return labels, notes
+
+
+def _from_terms(
+    terms: pd.Series, meaning: dict[str, tuple[str, ...]], silent: Collection[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Sets of terms -> N x 15: 1 where a term means the label, else 0; unknown where there are none but silent ones."""
+    labels = np.zeros((len(terms), len(LABELS)), np.float32)
+    for label, words in meaning.items():
+        labels[:, LABELS.index(label)] = [not one.isdisjoint(words) for one in terms]
+    none = LABELS.index(NO_FINDING)
+    labels[labels[:, :none].any(axis=1), none] = 0
+    says_nothing = np.array([one <= set(silent) for one in terms])
+    labels[says_nothing] = np.nan
+    known = {word for words in meaning.values() for word in words} | set(silent)
+    others = pd.Series([word for one in terms for word in one if word not in known], dtype=str).value_counts()
+    named = [f"{word} ({number:,})" for word, number in others.head(12).items()]
+    more = f" and {len(others) - len(named)} rarer ones" if len(others) > len(named) else ""
+    notes: tuple[str, ...] = (_left_out([", ".join(named) + more] if named else []),)
+    if says_nothing.any():
+        notes += (f"{int(says_nothing.sum()):,} films whose report says nothing (or was not coded) are unknown",)
+    return labels, tuple(note for note in notes if note)
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return f"left out, not findings of ours: {', '.join(names)}" if len(names) else ""
+
+
+def _frame(images: pd.Series, patients: pd.Series, labels: np.ndarray, **facts: object) -> pd.DataFrame:
+    """Rows of nih.ROW_COLUMNS; facts: follow_up, age, sex, view where the collection states them."""
+    frame = pd.DataFrame({"image_id": images.to_numpy(), "patient": patients.to_numpy()}, dtype=str)
+    twice = frame["image_id"].duplicated()
+    if twice.any():
+        raise ValueError(f"the film {frame['image_id'][twice].iloc[0]} is listed more than once; keep one")
+    frame[list(LABELS)] = labels
+    frame["follow_up"] = pd.array(np.asarray(facts.get("follow_up", [pd.NA] * len(frame))), dtype="Int64")
+    frame["age"] = np.asarray(facts.get("age", np.full(len(frame), np.nan)), float)
+    frame["view"] = np.asarray(facts.get("view", [""] * len(frame)), object)
+    sex = pd.Series(np.asarray(facts.get("sex", [""] * len(frame)), object), dtype=str).str.upper().str[:1]
+    frame["sex"] = sex.where(sex.isin(["M", "F"]), "")
+    return frame[list(nih.ROW_COLUMNS)]
+
+
+def _of_views(rows: Rows, views: Sequence[View]) -> Rows:
+    if not views:
+        return rows
+    wanted = {"" if one == "unknown" else one for one in views}
+    here = rows.frame["view"].isin(wanted)
+    if not here.any():
+        found = ", ".join(f"{view or 'unknown'} ({n:,})" for view, n in rows.frame["view"].value_counts().items())
+        raise ValueError(f"no film of the views {', '.join(views)}; the collection has {found}")
+    note = f"{int((~here).sum()):,} films of other views than {', '.join(views)} were left out"
+    return replace(rows, frame=rows.frame[here].reset_index(drop=True), notes=(*rows.notes, note))

@@ -1,0 +1,167 @@
+"""The `agcxr prepare ...` commands for any table and for public collections other than the NIH's. As commands.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+COLLECTIONS = {
+    "chexpert": "CheXpert (Stanford): 223,414 films of every view, seven of our findings",
+    "mimic": "MIMIC-CXR-JPG: needs --labels and --metadata, the tables that come with its films",
+    "padchest": "PadChest (Alicante): 160,861 films, all of our findings",
+    "openi": "Open-i (Indiana): 7,470 films, all of our findings, coded by people",
+    "rsna": "RSNA Pneumonia Challenge: 26,684 NIH films read again, pneumonia and its boxes",
+    "vindr": "VinDr-CXR (Hanoi): 15,000 films read by three radiologists each",
+    "siim": "SIIM-ACR Pneumothorax: 12,047 NIH films read again, pneumothorax and its boxes",
+}
+
+
+def prepare_table(
+    table: Path,
+    images: Path,
+    out: Path,
+    *,
+    image_column: str,
+    label_columns: tuple[str, ...] = (),
+    patient_column: str | None = None,
+    age_column: str | None = None,
+    sex_column: str | None = None,
+    view_column: str | None = None,
+    split: Literal["patient", "image", "test"] = "patient",
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+) -> int:
+    """Read any CSV with an image column, and its films, into a prepared folder.
+
+    Args:
+        table: CSV (or .csv.gz) with a row a film.
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with .tar.gz archives.
+        out: Prepared folder to make.
+        image_column: Column of file names; folders and extensions in them may differ from the files'.
+        label_columns: Columns of 1, 0, and -1 or blank for unknown; default: all named as one of our findings.
+        patient_column: Without it each film counts as a patient of its own.
+        age_column: In years.
+        sex_column: M..., F...
+        view_column: PA, AP or LATERAL.
+        split: By patient, by image, or every film a test film.
+        size: Side of the stored films in pixels.
+        seed: Of the split.
+        limit: Take about so many films, as whole patients.
+        fraction: Take this share of the patients.
+        subset: The folder holds only a part of the table: leave out rows without a file.
+        workers: Processes; default one a core.
+        max_rejected: Largest share of unreadable films that is no error.
+    """
+    from agcxr.data.table import prepare_table as prepare
+
+    prepare(
+        table,
+        images,
+        out,
+        image_column=image_column,
+        label_columns=label_columns or None,
+        patient_column=patient_column,
+        age_column=age_column,
+        sex_column=sex_column,
+        view_column=view_column,
+        split=split,
+        size=size,
+        seed=seed,
+        limit=limit,
+        fraction=fraction,
+        subset=subset,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+    return 0
+
+
+def prepare_collection(
+    images: Path,
+    out: Path,
+    *,
+    labels: Path | None = None,
+    metadata: Path | None = None,
+    views: tuple[Literal["PA", "AP", "LATERAL", "unknown"], ...] = (),
+    blank: Literal["unknown", "negative"] = "unknown",
+    uncertain: Literal["unknown", "negative", "positive"] = "unknown",
+    readers: int = 1,
+    split: Literal["test", "patient", "image"] = "test",
+    size: int = 256,
+    seed: int = 0,
+    limit: int | None = None,
+    fraction: float | None = None,
+    subset: bool = False,
+    workers: int | None = None,
+    max_rejected: float = 0.01,
+    collection: str,
+) -> int:
+    """Read a public collection into a prepared folder."""
+    from agcxr.data.external import Options, prepare_external
+
+    options = Options(labels=labels, metadata=metadata, views=views, blank=blank, uncertain=uncertain, readers=readers)
+    prepare_external(
+        collection,
+        images,
+        out,
+        options=options,
+        split=split,
+        size=size,
+        seed=seed,
+        limit=limit,
+        fraction=fraction,
+        subset=subset,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+    return 0
+
+
+ARGUMENTS = """
+
+    Args:
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with .tar.gz archives.
+        out: Prepared folder to make.
+        labels: Own copy of the label table; default: TorchXRayVision's (extra `external`).
+        metadata: Own copy of the table of views, where the collection has one apart.
+        views: Only films of these views; default: every film.
+        blank: CheXpert, MIMIC: what a finding is that the report does not mention.
+        uncertain: CheXpert, MIMIC: what a finding is that the report is unsure of.
+        readers: VinDr: how many of the three radiologists must have seen a finding.
+        split: Every film a test film, or train, val and test by patient or by image.
+        size: Side of the stored films in pixels.
+        seed: Of the split.
+        limit: Take about so many films, as whole patients.
+        fraction: Take this share of the patients.
+        subset: The folder holds only a part of the collection: leave out rows without a file.
+        workers: Processes; default one a core.
+        max_rejected: Largest share of unreadable films that is no error.
+    """
+
+
+def prepare_commands() -> dict[str, Callable[..., int | None]]:
+    """ "prepare table", "prepare chexpert", ... -> what they do."""
+    commands: dict[str, Callable[..., int | None]] = {"prepare table": prepare_table}
+    return commands | {f"prepare {name}": _command(name, title) for name, title in COLLECTIONS.items()}
+
+
+def _command(name: str, title: str) -> Callable[..., int | None]:
+    """`prepare_collection` of one collection, with a help of its own."""
+    import inspect
+
+    def command(*args: object, **flags: object) -> int:
+        return prepare_collection(*args, **flags, collection=name)  # type: ignore[arg-type]
+
+    signature = inspect.signature(prepare_collection, eval_str=True)
+    kept = [one for one in signature.parameters.values() if one.name != "collection"]
+    command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in kept} | {"return": int}
+    command.__doc__ = f"Prepare {title}.{ARGUMENTS}"
+    command.__name__ = f"prepare_{name}"
+    return command
