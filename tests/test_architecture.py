@@ -29,7 +29,6 @@ DIRECTION = """
     data/dicomfile
     data/radiograph
     data/nih
-    data/external
     data/canvas
     data/anatomy
     data/lesions
@@ -41,6 +40,9 @@ DIRECTION = """
     data/prepared
     data/prepare
     data/table
+    data/external_terms
+    data/external_tables
+    data/external
     data/dataset
     data/augment
     data/web
@@ -66,8 +68,10 @@ DIRECTION = """
     training/keeper
     training/stages
 
+    intake
     inference/prediction
     inference/films
+    inference/novelty
     inference/predictor
     inference/maps
     inference/explain
@@ -98,6 +102,7 @@ DIRECTION = """
     serve/measures
     serve/problem
     serve/held
+    serve/decode_child
     serve/decoder
     serve/batcher
     serve/engine
@@ -112,6 +117,7 @@ DIRECTION = """
     serve/run
 
     demo
+    prepare_commands
     commands
     cli
 """
