@@ -97,6 +97,8 @@ DIRECTION = """
     evaluation/report_tables
     evaluation/report_pictures
     evaluation/report
+    evaluation/report_looks
+    evaluation/study
 
     serve/limits
     serve/measures

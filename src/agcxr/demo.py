@@ -13,9 +13,7 @@ from agcxr.data.phantom import write_phantom
 from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
-from agcxr.evaluation.evaluate import evaluate
-from agcxr.evaluation.report import report
-from agcxr.evaluation.results import Results
+from agcxr.evaluation.study import Study, study
 from agcxr.inference.batch import predict_files
 from agcxr.labels import LABELS
 from agcxr.training.stages import train
@@ -30,8 +28,7 @@ T = TypeVar("T")
 class Demo:
     """What a demo left behind."""
 
-    results: Results
-    report: Path
+    study: Study
     pictures: tuple[Path, ...]
     seconds: float
 
@@ -47,18 +44,17 @@ def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Tr
     _step(1, f"draw {films:,} synthetic chest films", lambda: _once(raw, lambda: _draw(raw, films, seed)))
     _step(2, "prepare them", lambda: _once(prepared, lambda: _prepare(raw, prepared, seed)))
     _step(3, "train: global, local, fusion", lambda: _train(prepared, settings, run))
-    found = _step(4, "evaluate on the test films", lambda: evaluate(run, prepared, split="test", out=results))
-    page = _step(5, "write the report", lambda: report(results)).html
-    pictures = _step(6, "explain three films", lambda: _explain(run, raw, prepared, out / "explained"))
-    done = Demo(found.results, page, pictures, time.perf_counter() - start)
+    found = _step(4, "evaluate on the test films", lambda: study(run, prepared, split="test", out=results))
+    pictures = _step(5, "explain three films", lambda: _explain(run, raw, prepared, out / "explained"))
+    done = Demo(found, pictures, time.perf_counter() - start)
     print(f"\nDone in {done.seconds / 60:.1f} minutes. Open:")
-    for path in (page, *pictures):
+    for path in (found.report.html, *pictures):
         print(f"  {path}")
     return done
 
 
 def _step(number: int, what: str, work: Callable[[], T]) -> T:
-    print(f"\n[{number}/6] {what}", flush=True)
+    print(f"\n[{number}/5] {what}", flush=True)
     start = time.perf_counter()
     made = work()
     print(f"      {time.perf_counter() - start:.1f} s", flush=True)
