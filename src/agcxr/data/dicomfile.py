@@ -63,7 +63,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     except ImportError as error:
         raise RadiographError("DICOM files need an extra: uv add 'agcxr[dicom]' (or pip install)") from error
     try:
-        _check_deflated(data, max_pixels)
+        check_deflated(data, max_pixels)
         dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
         _state_syntax(dataset)
         stored = _stored_pixels(dataset, max_pixels)
@@ -77,7 +77,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     return decoded, facts
 
 
-def _check_deflated(data: bytes, max_pixels: int) -> None:
+def check_deflated(data: bytes, max_pixels: int) -> None:
     """A deflated DICOM is inflated whole on reading: see first, in bounded memory, that it stays within reason."""
     if data[128:132] != b"DICM" or DEFLATED not in data[:1024]:
         return

@@ -17,16 +17,19 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
 
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.prediction import Failure, Precision, Prediction
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
@@ -84,6 +87,7 @@ def predict_files(
     device: str | None = None,
     precision: Precision = "fp32",
     progress: bool = True,
+    wrap: Callable[[Predictor], Engine] | None = None,
 ) -> Summary:
     """Predict every film among `inputs`.
 
@@ -93,6 +97,7 @@ def predict_files(
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
         progress: show a bar with the rate, and the summary, on stderr.
+        wrap: makes of the loaded model the engine that answers in its place, such as one that keeps more.
 
     Raises ValueError where an input does not exist, or no input holds a film; nothing is written then.
     """
@@ -108,7 +113,8 @@ def predict_files(
     start, target = time.perf_counter(), Path(out_csv)
     pictures = None if explain_dir is None else Path(explain_dir)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    rows, failed = write_predictions(predictor, itertools.chain([first], walk), target, pictures, **options)
+    engine: Engine = predictor if wrap is None else wrap(predictor)
+    rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)
     summary = _summary(films, target, rows, failed, time.perf_counter() - start)
     if progress:
         print(summary, file=sys.stderr)

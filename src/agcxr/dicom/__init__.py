@@ -1,0 +1,1 @@
+"""Results as DICOM objects, and a network node that makes them."""

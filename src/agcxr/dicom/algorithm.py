@@ -1,0 +1,77 @@
+"""Who speaks: the model's identity as DICOM objects state it, and the UIDs that follow from it.
+
+UIDs are derived, not drawn: the same film under the same model gives the same UIDs, so whatever is made or sent twice
+is the same object to an archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from agcxr.calibration import Calibration
+from agcxr.config import Attention
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
+
+NAME = "agcxr"
+MODEL_NAME = "AG-CNN"
+RESEARCH_ONLY = "Research use only. Not a medical device. Preliminary, unverified output of an algorithm."
+
+_NAMESPACE = uuid.UUID("6f0c9c4e-2f9e-5d0a-9b61-4f1c3a8f1d27")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A model as its results name it."""
+
+    fingerprint: str
+    """Hex, 16 digits: of the weights and of the card."""
+    package: str
+    """Version of agcxr."""
+    parameters: tuple[str, ...]
+    """What decides the output, for people: "backbone resnet50", ..."""
+    attention: Attention
+    calibration: Calibration | None = None
+
+    @property
+    def version(self) -> str:
+        """What changes when an answer may change: the package's version and the model's fingerprint."""
+        return f"{self.package}+{self.fingerprint}"
+
+    @property
+    def device_uid(self) -> str:
+        """UID of the algorithm as an observer."""
+        return derived_uid(self.version, "device")
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> Algorithm:
+        """Identity of a loaded model: hashes its weights (a second for 200 MB)."""
+        model = predictor.model
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update((model.card or model.new_card()).model_dump_json(exclude={"versions"}).encode())
+        attention = model.attention
+        return cls(
+            fingerprint=digest.hexdigest()[:16],
+            package=version("agcxr"),
+            parameters=(
+                f"backbone {model.backbone_name}",
+                f"view {model.image_size} of {model.resize} px",
+                f"attention {attention.statistic}, threshold {attention.threshold:g}",
+                f"precision {predictor.precision}",
+            ),
+            attention=attention,
+            calibration=predictor.calibration,
+        )
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that is a function of `parts` (PS3.5 B.2: "2.25." and a UUID, here a name-based one)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}"

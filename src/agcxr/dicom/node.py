@@ -1,0 +1,296 @@
+"""A DICOM node: films come in by C-STORE, results go to an archive by C-STORE.
+
+Three parts that meet only in the queue: the receiver keeps what known callers send, the reader makes results of it, the
+sender brings those to the archive. Each may stop, fail or be killed without the others losing anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
+from pynetdicom.transport import ThreadedAssociationServer
+
+from agcxr.data.radiograph import RadiographError
+from agcxr.dicom.algorithm import Algorithm
+from agcxr.dicom.archive import Archive, ArchiveDown, ArchiveRefused, Timeouts
+from agcxr.dicom.journal import Journal
+from agcxr.dicom.peers import Caller, Peer
+from agcxr.dicom.queue import Queue, Waiting
+from agcxr.dicom.results import make_results, to_bytes
+from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
+from agcxr.inference.predictor import Predictor
+
+TRANSFER_SYNTAXES = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.5",
+)
+"""Explicit and implicit little endian, JPEG, JPEG-LS, JPEG 2000, RLE: what the decoders read."""
+
+SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, NOT_UNDERSTOOD = 0x0000, 0x0124, 0xA700, 0xC000
+LARGEST_FILM = 512 << 20
+"""Bytes."""
+ATTEMPTS = 5
+"""A film during which the process died, or something broke, so often is given up."""
+REFUSALS = 10
+"""A result that the archive refused so often is set aside until the node starts again."""
+LONGEST_PAUSE = 60.0
+"""Seconds between attempts to reach an archive that is down; the first pause is one second."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node is and whom it knows."""
+
+    title: str
+    archive: Peer
+    callers: tuple[Caller, ...]
+    host: str = "127.0.0.1"
+    port: int = 11112
+    """0: any free one; `Node.port` tells which."""
+    associations: int = 10
+    """At once; more are told to come back."""
+    largest_queue: int = 32 << 30
+    """Bytes on disk beyond which films are refused as "out of resources", so that their senders keep them."""
+    idle_timeout: float = 30
+    """Seconds after which a silent connection is closed."""
+
+
+class Node:
+    """Start it, wait, stop it. Use as a context manager.
+
+    Args:
+        predictor: reads the films.
+        settings: see there.
+        queue: opened for this node; closed by whoever opened it.
+        journal: where events are written.
+    """
+
+    def __init__(self, predictor: Predictor, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
+        self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
+        self._algorithm = Algorithm.of(predictor)
+        self._archive = Archive(settings.archive, settings.title, Timeouts())
+        self._stop = threading.Event()
+        self._received, self._made = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._server: ThreadedAssociationServer | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._server is not None
+        assert self._server.socket is not None
+        return int(self._server.socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin with what the queue holds, and listen. Raises OSError where the port is taken."""
+        given = self._settings
+        ae = AE(ae_title=given.title)
+        ae.require_called_aet = True
+        ae.maximum_associations = given.associations
+        ae.acse_timeout = ae.network_timeout = ae.dimse_timeout = given.idle_timeout
+        ae.add_supported_context(Verification)
+        for sop_class in FILM_CLASSES:
+            ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_REJECTED, self._on_rejected),
+            (evt.EVT_C_ECHO, self._on_echo),
+            (evt.EVT_C_STORE, self._on_store),
+        ]
+        again = self._queue.retry_refused()
+        self._server = ae.start_server((given.host, given.port), block=False, evt_handlers=handlers)
+        for name, work in (("read", self._read_all), ("send", self._send_all)):
+            self._threads.append(threading.Thread(target=work, name=f"agcxr-{name}", daemon=True))
+            self._threads[-1].start()
+        counts = self._queue.counts()
+        self._journal(
+            "listening", host=given.host, port=self.port, title=given.title, model=self._algorithm.version,
+            to_read=counts["received"], to_send=counts["made"], tried_again=again,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Stop listening, finish the film at hand, hang up. What waits stays in the queue."""
+        self._stop.set()
+        self._received.set()
+        self._made.set()
+        if self._server is not None:
+            self._server.ae.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._archive.close()
+        self._journal("stopped", **self._queue.counts())
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- the receiver -------------------------------------------------------------------------------------------------
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Turn away whoever is not known, by title and, where one is given, by address."""
+        requestor = event.assoc.requestor
+        title = str(getattr(requestor.primitive, "calling_ae_title", "")).strip()
+        if not any(one.title == title and one.host in (None, requestor.address) for one in self._settings.callers):
+            event.assoc.acse.send_reject(0x01, 0x01, 0x03)
+            self._journal("turned away", reason="unknown caller")
+            event.assoc.kill()
+
+    def _on_rejected(self, _: evt.Event) -> None:
+        self._journal("turned away", reason="called by another title, or too many associations")
+
+    def _on_echo(self, _: evt.Event) -> int:
+        self._journal("echo")
+        return SUCCESS
+
+    def _on_store(self, event: evt.Event) -> int:
+        """Keep the film; success is said only once it is on the disk."""
+        try:
+            request = cast(C_STORE, event.request)
+            uid = str(request.AffectedSOPInstanceUID or "")
+            length = request.DataSet.getbuffer().nbytes if request.DataSet else 0
+            if not is_uid(uid) or not length:
+                self._journal("not understood", bytes=length)
+                return NOT_UNDERSTOOD
+            if length > LARGEST_FILM or self._queue.bytes_used() > self._settings.largest_queue:
+                self._journal("no room", bytes=length)
+                return OUT_OF_RESOURCES
+            key = self._queue.key(uid, self._algorithm.version)
+            new = self._queue.add(key, event.encoded_dataset())
+        except Exception as error:  # whatever it is, the sender must not believe the film is here
+            self._journal("not kept", error=type(error).__name__)
+            return OUT_OF_RESOURCES
+        self._journal("received" if new else "known already", film=key, bytes=length)
+        if new:
+            self._received.set()
+        return SUCCESS
+
+    # --- the reader ---------------------------------------------------------------------------------------------------
+
+    def _read_all(self) -> None:
+        self._work(self._read_one, self._received)
+
+    def _read_one(self) -> bool:
+        film = self._queue.next_received()
+        if film is None:
+            return False
+        if film.attempts >= ATTEMPTS:
+            self._close(film, "failed", f"reading it ended {film.attempts} times in a crash or a kill")
+            return True
+        start = time.perf_counter()
+        try:
+            source = read_source(film.file)
+            if self._queue.key(source.sop_instance_uid, self._algorithm.version) != film.key:
+                raise RadiographError("its UID is not the one it was sent under")
+            if reason := why_not_read(source):
+                self._close(film, "ignored", reason)
+                return True
+            prediction = self._predictor(film.file)
+            results = make_results(source, prediction, self._algorithm)
+            files = tuple((role, to_bytes(dataset)) for role, dataset in results)
+        except RadiographError as error:
+            # The reason may quote the film, so it goes into the queue, which is as private as the film.
+            self._close(film, "failed", str(error))
+            return True
+        self._queue.made(film.number, files)
+        self._journal("read", film=film.key, seconds=time.perf_counter() - start)
+        self._made.set()
+        return True
+
+    def _close(self, film: Waiting, state: Any, reason: str) -> None:
+        self._queue.close_film(film.number, state, reason)
+        if state == "ignored":
+            self._journal("ignored", film=film.key, reason=reason)
+        else:
+            self._journal("failed", film=film.key, reason="it cannot be read; the queue holds the reason")
+
+    # --- the sender ---------------------------------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        self._work(self._send_one, self._made)
+        self._archive.close()
+
+    def _send_one(self) -> bool:
+        film = self._queue.next_made()
+        if film is None:
+            self._archive.close()
+            return False
+        for role, file in film.results:
+            try:
+                self._archive.store(file)
+            except ArchiveRefused as error:
+                given_up = self._queue.refused(film.number, f"{role}: {error}", REFUSALS)
+                self._journal("refused by the archive", film=film.key, result=role, given_up=given_up)
+                if not given_up:
+                    raise ArchiveDown("it refused a result") from error
+                return True
+            if self._queue.sent(film.number, role):
+                self._journal("done", film=film.key, seconds=time.time() - film.received)
+        return True
+
+    # --- both ---------------------------------------------------------------------------------------------------------
+
+    def _work(self, one: Callable[[], bool], wake: threading.Event) -> None:
+        """Call `one` until the node stops; wait where there is nothing to do, pause longer and longer after trouble."""
+        pause = 1.0
+        while not self._stop.is_set():
+            wake.clear()
+            try:
+                if not one():
+                    wake.wait(1.0)
+                pause = 1.0
+                continue
+            except ArchiveDown as error:
+                self._journal("archive down", reason=str(error), pause=pause)
+            except Exception as error:  # such as a full disk: the queue still holds everything, so try again
+                self._journal("trouble", error=type(error).__name__, pause=pause)
+            self._stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def run_node(
+    model: str,
+    *,
+    title: str,
+    archive: Peer,
+    callers: tuple[Caller, ...],
+    queue: Path,
+    host: str = "127.0.0.1",
+    port: int = 11112,
+    journal: Journal | None = None,
+) -> None:
+    """Be a node until SIGTERM or SIGINT. Raises ValueError for a model or a queue that cannot be opened."""
+    import signal
+
+    from agcxr.dicom.journal import silence_libraries
+
+    silence_libraries()
+    settings = NodeSettings(title, archive, callers, host, port)
+    store = Queue(queue)
+    try:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        with Node(Predictor.from_pretrained(model), settings, store, journal or Journal()):
+            stop.wait()
+    finally:
+        store.close()

@@ -1,0 +1,126 @@
+"""A Prediction as a Structured Report (TID 1500): findings with their scores, the box as a region of the film.
+
+Frame: image-relative coordinates of a report are (column, row) with 0\\0 at the top left corner of the first pixel
+(PS3.3 C.18.6.1), which is this project's own frame, so boxes go in as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from agcxr.calibration import FindingCalibration
+from agcxr.dicom import codes
+from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.inference.prediction import Prediction
+
+DIGITS = 6
+
+
+def content(header: Dataset, prediction: Prediction, algorithm: Algorithm) -> sr.MeasurementReport:
+    """The content tree. `header`: of the film (`Source.dataset`)."""
+    device = sr.ObserverContext(
+        observer_type=sr.CodedConcept.from_code(codes.DEVICE),
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=algorithm.device_uid,
+            name=NAME,
+            manufacturer_name=NAME,
+            model_name=MODEL_NAME,
+            serial_number=algorithm.fingerprint,
+        ),
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=codes.CHEST_FILM,
+        imaging_measurements=[
+            _region(header, prediction, algorithm),
+            *(_finding(header, prediction, algorithm, k) for k in range(len(prediction.labels))),
+        ],
+        title=codes.REPORT,
+    )
+    report[0].ContentSequence.append(
+        sr.TextContentItem(
+            name=codes.COMMENT, value=RESEARCH_ONLY, relationship_type=sr.RelationshipTypeValues.CONTAINS
+        )
+    )
+    return report
+
+
+def region_tracking(header: Dataset, algorithm: Algorithm) -> str:
+    """UID by which the report and the segmentation name the same region."""
+    return derived_uid(str(header.SOPInstanceUID), algorithm.version, "region")
+
+
+def _identification(algorithm: Algorithm) -> sr.AlgorithmIdentification:
+    return sr.AlgorithmIdentification(
+        name=f"{NAME} {MODEL_NAME}",
+        version=algorithm.version,
+        parameters=list(algorithm.parameters),
+        family=codes.ALGORITHM_FAMILY,
+        manufacturer=NAME,
+    )
+
+
+def _region(
+    header: Dataset, prediction: Prediction, algorithm: Algorithm
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    x0, y0, x1, y1 = prediction.box
+    region = sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]),
+        source_image=sr.SourceImageForRegion(str(header.SOPClassUID), str(header.SOPInstanceUID)),
+    )
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(region_tracking(header, algorithm), "Attended region"),
+        referenced_region=region,
+        finding_type=codes.REGION,
+        algorithm_id=_identification(algorithm),
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(codes.REGION_KIND, codes.WHOLE_VIEW if prediction.fallback else codes.ATTENDED)
+        ],
+    )
+
+
+def _finding(
+    header: Dataset, prediction: Prediction, algorithm: Algorithm, k: int
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    """One label: the three scores, the calibrated probability, the operating point and on which side of it."""
+    label = prediction.labels[k]
+    score = float(prediction.fusion_K[k])
+    numbers = [
+        _number(codes.SCORE, score),
+        _number(codes.SCORE_GLOBAL, float(prediction.global_K[k])),
+        _number(codes.SCORE_LOCAL, float(prediction.local_K[k])),
+    ]
+    if prediction.calibrated_K is not None:
+        numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
+    point = None
+    fitted: FindingCalibration | None = algorithm.calibration.findings.get(label) if algorithm.calibration else None
+    if fitted is not None and fitted.points is not None:
+        point = fitted.points["youden"]
+    if point is None:
+        called = [(codes.POINT_KIND, codes.NOT_FITTED)]
+    else:
+        numbers += [
+            _number(codes.THRESHOLD, point.threshold),
+            _number(codes.SENSITIVITY, point.sensitivity),
+            _number(codes.SPECIFICITY, point.specificity),
+        ]
+        side = codes.AT_OR_ABOVE if score >= point.threshold else codes.BELOW
+        called = [(codes.POINT_KIND, codes.YOUDEN), (codes.CALL, side)]
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            derived_uid(str(header.SOPInstanceUID), algorithm.version, "finding", label), label.replace("_", " ")
+        ),
+        finding_type=codes.finding_code(label),
+        algorithm_id=_identification(algorithm),
+        measurements=numbers,
+        qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in called],
+        source_images=[sr.SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))],
+    )
+
+
+def _number(name: Code, value: float) -> sr.Measurement:
+    return sr.Measurement(name=name, value=round(value, DIGITS), unit=codes.NO_UNITS)

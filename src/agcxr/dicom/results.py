@@ -1,0 +1,197 @@
+"""One film and its Prediction -> three DICOM objects: report, picture, segmentation.
+
+All three belong to the film's patient and study, refer to it, name the algorithm and its version, and say that they are
+for research only. UIDs follow from the film's UID and the model's version.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import pydicom
+from highdicom import UID, AlgorithmIdentificationSequence
+from highdicom.sc import SCImage
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from highdicom.sr import ComprehensiveSR
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from agcxr.data.radiograph import RadiographError
+from agcxr.dicom import codes
+from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.dicom.region import region_mask
+from agcxr.dicom.report import content, region_tracking
+from agcxr.dicom.source import Source
+from agcxr.inference.explain import picture
+from agcxr.inference.prediction import Prediction
+
+Role = Literal["sr", "sc", "seg"]
+ROLES: tuple[Role, ...] = ("sr", "sc", "seg")
+SERIES: dict[Role, tuple[int, str]] = {
+    "sr": (9901, "AGCXR report (research use only)"),
+    "sc": (9902, "AGCXR explained picture (research use only)"),
+    "seg": (9903, "AGCXR attended region (research use only)"),
+}
+"""Number and description of the series that each object is alone in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The three objects for one film."""
+
+    sr: Dataset
+    sc: Dataset
+    seg: Dataset
+
+    def __iter__(self) -> Iterator[tuple[Role, Dataset]]:
+        return iter((("sr", self.sr), ("sc", self.sc), ("seg", self.seg)))
+
+
+def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -> Results:
+    """The objects for a film.
+
+    Args:
+        source: header of the film.
+        prediction: of that film; it must have kept its pixels (`keep_film`).
+        algorithm: the model that predicted.
+
+    Raises:
+        RadiographError: the header states another size than the film has.
+    """
+    header = source.dataset
+    if (header.Rows, header.Columns) != (prediction.height, prediction.width):
+        raise RadiographError(
+            f"the header states {header.Columns} x {header.Rows} pixels, the film has "
+            f"{prediction.width} x {prediction.height}"
+        )
+    # The name may be a file's, and file names may name patients.
+    prediction = replace(prediction, name="Chest film")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
+        return Results(
+            sr=_report(source, prediction, algorithm),
+            sc=_picture(source, prediction, algorithm),
+            seg=_segmentation(source, prediction, algorithm),
+        )
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The file of a data set (PS3.10)."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def result_uid(sop_instance_uid: str, algorithm: Algorithm, role: Role) -> str:
+    """SOP Instance UID of a film's result."""
+    return derived_uid(sop_instance_uid, algorithm.version, role)
+
+
+def _report(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+    return ComprehensiveSR(
+        evidence=[source.dataset],
+        content=content(source.dataset, prediction, algorithm)[0],
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        coding_schemes=[codes.scheme()],
+        **_common(source, algorithm, "sr"),
+    )
+
+
+def _picture(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+    header = source.dataset
+    image = SCImage.from_ref_dataset(
+        ref_dataset=header,
+        pixel_array=np.asarray(picture(prediction).convert("RGB")),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **_common(source, algorithm, "sc"),
+    )
+    image.add_new("PatientOrientation", "CS", None)  # several panels in one picture: no direction is true of all
+    image.ConversionType = "WSD"
+    image.ImageComments = RESEARCH_ONLY
+    image.DerivationDescription = f"{NAME} {algorithm.version}: film, attention, crop and scores in one picture"
+    image.SourceImageSequence = [_reference(header)]
+    image.BodyPartExamined = header.get("BodyPartExamined") or "CHEST"
+    lossy = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    for keyword in ("BurnedInAnnotation", "LossyImageCompression", *lossy):
+        if keyword in header and (keyword not in lossy or header.get("LossyImageCompression") == "01"):
+            image.add(header[keyword])
+    return image
+
+
+def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+    label = "Whole view (no region stood out)" if prediction.fallback else "Attended region"
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label=label,
+        segmented_property_category=codes.REGION_CATEGORY,
+        segmented_property_type=codes.REGION,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=f"{NAME} {MODEL_NAME}",
+            family=codes.ALGORITHM_FAMILY,
+            version=algorithm.version,
+            source=NAME,
+            parameters=dict(parameter.split(" ", 1) for parameter in algorithm.parameters),
+        ),
+        tracking_uid=region_tracking(source.dataset, algorithm),
+        tracking_id="Attended region",
+    )
+    segment.SegmentDescription = RESEARCH_ONLY
+    result = Segmentation(
+        source_images=[source.dataset],
+        pixel_array=region_mask(prediction, algorithm.attention).astype(np.uint8),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[segment],
+        content_label="ATTENDED_REGION",
+        content_description="Region a model attended to. Research use only.",
+        content_creator_name=f"{NAME}^",
+        **_common(source, algorithm, "seg"),
+    )
+    # Its grid is the film's, so the film's directions hold; empty where the film states none.
+    result.PatientOrientation = source.dataset.get("PatientOrientation")
+    result.BodyPartExamined = source.dataset.get("BodyPartExamined") or "CHEST"
+    return result
+
+
+def _common(source: Source, algorithm: Algorithm, role: Role) -> dict[str, Any]:
+    """Series, equipment and UIDs: what all three constructors ask for."""
+    film, (number, description), now = source.sop_instance_uid, SERIES[role], datetime.now()
+    return {
+        "series_instance_uid": UID(derived_uid(film, algorithm.version, role, "series")),
+        "series_number": number,
+        "series_description": description,
+        "sop_instance_uid": UID(result_uid(film, algorithm, role)),
+        "instance_number": 1,
+        "manufacturer": NAME,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": algorithm.version,
+        "device_serial_number": algorithm.fingerprint,
+        "content_date": now.date(),
+        "content_time": now.time(),
+        "series_date": now.date(),
+        "series_time": now.time(),
+    }
+
+
+def _reference(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    purpose = Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = codes.SOURCE_IMAGE[:3]
+    item.PurposeOfReferenceCodeSequence = [purpose]
+    return item

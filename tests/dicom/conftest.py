@@ -1,0 +1,49 @@
+"""One tiny model for the folder's tests, on one thread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
+from agcxr.dicom.algorithm import Algorithm
+from agcxr.inference.predictor import Predictor
+from agcxr.models.agcnn import AGCNN
+
+torch.set_num_threads(1)
+
+
+def calibration() -> Calibration:
+    """One finding with a curve and operating points, one without points."""
+    point = OperatingPoint(threshold=0.5, sensitivity=0.8, specificity=0.7)
+    curve = Curve(kind="platt", slope=0.5, intercept=-1.0)
+    points = {"youden": point, "sensitivity95": point, "specificity95": point}
+    return Calibration(
+        method="platt",
+        log_loss={"platt": 0.3},
+        findings={
+            "Effusion": FindingCalibration(curve=curve, prevalence=0.1, positives=20, films=200, points=points),
+            "Hernia": FindingCalibration(curve=Curve(kind="none"), prevalence=0.0, positives=0, films=200),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A saved model with a calibration."""
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AGCNN("test_resnet", weights="none", image_size=64, resize=72)
+    model.save_pretrained(folder, model.new_card(calibration=calibration().model_dump(mode="json")))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def predictor(model_folder):
+    return Predictor.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def algorithm(predictor):
+    return Algorithm.of(predictor)

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import subprocess
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from dicom_made import CR, DX, SC, film, written
+from pydicom.dataset import Dataset
+
+from agcxr.data.radiograph import RadiographError
+from agcxr.dicom import codes
+from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.dicom.region import region_mask
+from agcxr.dicom.results import make_results, result_uid, to_bytes
+from agcxr.dicom.source import read_source
+from agcxr.labels import FINDINGS, LABELS
+
+
+def results(predictor, algorithm, data):
+    """(prediction, role -> object), each written and read again."""
+    prediction = predictor(data)
+    made = make_results(read_source(data), prediction, algorithm)
+    return prediction, {role: pydicom.dcmread(io.BytesIO(to_bytes(ds))) for role, ds in made}
+
+
+@pytest.fixture(scope="module")
+def of_a_film(predictor, algorithm):
+    return results(predictor, algorithm, written(film()))
+
+
+def groups(report: Dataset) -> list[Dataset]:
+    """The measurement groups of a report."""
+    (imaging,) = (item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010")
+    return list(imaging.ContentSequence)
+
+
+def child(item: Dataset, code: str) -> Dataset | None:
+    found = [one for one in item.ContentSequence if one.ConceptNameCodeSequence[0].CodeValue == code]
+    return found[0] if found else None
+
+
+def number(item: Dataset, code: str) -> float | None:
+    found = child(item, code)
+    return None if found is None else float(found.MeasuredValueSequence[0].NumericValue)
+
+
+def test_all_belong_to_the_films_patient_and_study(of_a_film):
+    source = film()
+    for ds in of_a_film[1].values():
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate"):
+            assert ds[name].value == source[name].value, name
+        assert ds.SeriesInstanceUID != source.SeriesInstanceUID
+        assert (ds.Manufacturer, ds.ManufacturerModelName) == ("agcxr", "AG-CNN")
+    assert len({ds.SOPInstanceUID for ds in of_a_film[1].values()}) == 3
+    assert len({ds.SeriesInstanceUID for ds in of_a_film[1].values()}) == 3
+
+
+def test_every_object_says_research_only(of_a_film):
+    objects = of_a_film[1]
+    for ds in objects.values():
+        assert "research use only" in ds.SeriesDescription
+    assert child(objects["sr"], "121106").TextValue == RESEARCH_ONLY
+    assert objects["sc"].ImageComments == RESEARCH_ONLY
+    assert objects["seg"].SegmentSequence[0].SegmentDescription == RESEARCH_ONLY
+    assert "Research use only" in objects["seg"].ContentDescription
+
+
+def test_every_object_refers_to_the_film(of_a_film):
+    source, objects = film(), of_a_film[1]
+    (study,) = objects["sr"].CurrentRequestedProcedureEvidenceSequence
+    reference = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert study.StudyInstanceUID == source.StudyInstanceUID
+    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    assert (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) == (DX, source.SOPInstanceUID)
+    assert objects["sc"].SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    series = objects["seg"].ReferencedSeriesSequence[0]
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID
+    assert series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+def test_the_report_is_preliminary_and_unverified(of_a_film, algorithm):
+    report = of_a_film[1]["sr"]
+    assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert report.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99AGCXR"
+    for group in groups(report):
+        assert child(group, "111001").TextValue == "agcxr AG-CNN"
+        assert child(group, "111003").TextValue == algorithm.version
+
+
+def test_findings_come_with_scores_and_operating_points(of_a_film):
+    prediction, objects = of_a_film
+    _, *findings = groups(objects["sr"])
+    assert len(findings) == len(LABELS)
+    for k, (label, group) in enumerate(zip(LABELS, findings, strict=True)):
+        coded = child(group, "121071").ConceptCodeSequence[0]
+        assert (coded.CodeValue, coded.CodingSchemeDesignator) == codes.FINDING_CODES[label][:2]
+        assert number(group, "SCORE_FUSION") == pytest.approx(prediction.fusion_K[k], abs=1e-6)
+        assert number(group, "SCORE_GLOBAL") == pytest.approx(prediction.global_K[k], abs=1e-6)
+        assert number(group, "SCORE_LOCAL") == pytest.approx(prediction.local_K[k], abs=1e-6)
+        assert number(group, "PROBABILITY") == pytest.approx(prediction.calibrated_K[k], abs=1e-6)
+    effusion, hernia = findings[LABELS.index("Effusion")], findings[LABELS.index("Hernia")]
+    assert (number(effusion, "THRESHOLD"), number(effusion, "SENSITIVITY"), number(effusion, "SPECIFICITY")) == (
+        0.5,
+        0.8,
+        0.7,
+    )
+    side = "AT_OR_ABOVE" if prediction.probability("Effusion") >= 0.5 else "BELOW"
+    assert child(effusion, "CALL").ConceptCodeSequence[0].CodeValue == side
+    assert child(hernia, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "NOT_FITTED"
+    assert child(hernia, "CALL") is None
+
+
+def test_the_box_is_a_region_in_the_films_pixels(of_a_film):
+    prediction, objects = of_a_film
+    region = child(groups(objects["sr"])[0], "111030")
+    x0, y0, x1, y1 = prediction.box
+    assert region.GraphicType == "POLYLINE"
+    assert region.GraphicData == pytest.approx([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], abs=1e-3)
+    reference = region.ContentSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == film().SOPInstanceUID
+
+
+def test_highdicom_reads_the_report_back(of_a_film):
+    report = highdicom.sr.ComprehensiveSR.from_dataset(of_a_film[1]["sr"])
+    (roi,) = report.content.get_planar_roi_measurement_groups()
+    assert roi.finding_type == codes.REGION
+    assert len(report.content.get_image_measurement_groups()) == len(LABELS)
+
+
+def test_the_segmentation_is_the_region_within_the_box(of_a_film, algorithm):
+    prediction, objects = of_a_film
+    seg = highdicom.seg.Segmentation.from_dataset(objects["seg"])
+    mask = seg.get_pixels_by_source_instance([film().SOPInstanceUID])[0, ..., 0].astype(bool)
+    assert mask.shape == (prediction.height, prediction.width)
+    assert np.array_equal(mask, region_mask(prediction, algorithm.attention))
+    rows, columns = np.nonzero(mask)
+    x0, y0, x1, y1 = prediction.box
+    pixel = prediction.width / 64  # a pixel of the view covers so many of the film
+    assert (columns.min(), rows.min()) == pytest.approx((x0, y0), abs=1 + pixel)
+    assert (columns.max() + 1, rows.max() + 1) == pytest.approx((x1, y1), abs=1 + pixel)
+    roi = child(groups(objects["sr"])[0], "112040")
+    assert objects["seg"].SegmentSequence[0].TrackingUID == roi.UID
+
+
+def test_the_picture_is_the_explained_one_without_the_files_name(of_a_film):
+    sc = of_a_film[1]["sc"]
+    assert (sc.PhotometricInterpretation, sc.Columns, sc.ConversionType) == ("RGB", 1600, "WSD")
+    assert sc.pixel_array.std() > 10
+
+
+def test_region_of_a_known_heatmap(algorithm):
+    from agcxr.inference.prediction import Prediction
+
+    heat = np.zeros((8, 8), np.float32)
+    heat[2:4, 3:6], heat[6, 0] = 1.0, 0.9
+    p = np.zeros(15, np.float32)
+    given = Prediction("a", LABELS, p, p, p, (8.0, 6.0, 14.0, 10.0), False, heat, (2.0, 2.0, 18.0, 18.0), heat, 20, 20)
+    mask = region_mask(given, algorithm.attention)
+    expected = np.zeros((20, 20), bool)
+    expected[6:10, 8:14] = True
+    assert np.array_equal(mask, expected)
+    whole = region_mask(dataclasses.replace(given, fallback=True, box=given.window), algorithm.attention)
+    expected[:] = False
+    expected[2:18, 2:18] = True
+    assert np.array_equal(whole, expected)
+
+
+def test_a_fallback_is_said(predictor, algorithm):
+    data = written(film(PixelData=bytes(2 * 120 * 100)))
+    flat = dataclasses.replace(predictor(data), fallback=True, box=(0.0, 0.0, 100.0, 120.0))
+    made = make_results(read_source(data), flat, algorithm)
+    kind = child(groups(made.sr)[0], "REGION_KIND").ConceptCodeSequence[0]
+    assert kind.CodeValue == "WHOLE_VIEW"
+    assert made.seg.SegmentSequence[0].SegmentLabel == "Whole view (no region stood out)"
+
+
+def test_uids_follow_from_film_and_model(predictor, algorithm):
+    data = written(film())
+    _, first = results(predictor, algorithm, data)
+    _, again = results(predictor, algorithm, data)
+    other = dataclasses.replace(algorithm, fingerprint="0" * 16)
+    _, changed = results(predictor, other, data)
+    for role, ds in first.items():
+        assert ds.SOPInstanceUID == again[role].SOPInstanceUID == result_uid(film().SOPInstanceUID, algorithm, role)
+        assert ds.SeriesInstanceUID == again[role].SeriesInstanceUID
+        assert ds.SOPInstanceUID != changed[role].SOPInstanceUID
+    assert derived_uid("a", "b") != derived_uid("ab")
+    assert len(derived_uid("a")) <= 64
+    assert Algorithm.of(predictor) == algorithm
+
+
+def test_private_attributes_and_free_text_stay_behind(predictor, algorithm):
+    ds = film(PatientComments="SECRETCOMMENT", OtherPatientIDs="SECRETOTHER", AdditionalPatientHistory="SECRETHISTORY")
+    ds.private_block(0x0011, "SECRETMAKER", create=True).add_new(1, "LO", "SECRETPRIVATE")
+    _, objects = results(predictor, algorithm, written(ds))
+    for made in objects.values():
+        assert not [element.tag for element in made.iterall() if element.tag.is_private]
+        text = to_bytes(made)
+        for secret in (b"SECRETCOMMENT", b"SECRETOTHER", b"SECRETHISTORY", b"SECRETMAKER", b"SECRETPRIVATE"):
+            assert secret not in text
+
+
+def test_missing_type_2_attributes_are_filled_on_a_copy(predictor, algorithm):
+    bare = film()
+    names = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+    for name in (*names, "AccessionNumber", "ReferringPhysicianName"):
+        delattr(bare, name)
+    data = written(bare)
+    before = bytes(data)
+    _, objects = results(predictor, algorithm, data)
+    assert data == before
+    for ds in objects.values():
+        assert all(name in ds and ds[name].is_empty for name in names)
+
+
+def test_impossible_values_are_emptied_and_identifiers_kept(predictor, algorithm, recwarn):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = film(PatientBirthDate="unknown", PatientSex="female", PatientID="x" * 80, PatientName="Single")
+        data = written(ds)
+    source = read_source(data)
+    assert source.emptied == ("PatientBirthDate", "PatientSex")
+    made = make_results(source, predictor(data), algorithm)
+    for _, one in made:
+        assert str(one.PatientID) == "x" * 80
+        assert str(one.PatientName) == "Single"
+        assert one["PatientSex"].is_empty
+    assert not [warning for warning in recwarn if "Single" in str(warning.message)]
+
+
+def test_names_in_other_alphabets(predictor, algorithm):
+    ds = film(SpecificCharacterSet="ISO_IR 144", PatientName="Люкceмбypг")
+    _, objects = results(predictor, algorithm, written(ds))
+    for made in objects.values():
+        assert str(made.PatientName) == "Люкceмбypг"
+
+
+def test_a_frame_of_reference_without_positions_is_left_out(predictor, algorithm):
+    _, objects = results(predictor, algorithm, written(film(FrameOfReferenceUID="1.2.3.4")))
+    assert "FrameOfReferenceUID" not in objects["seg"]
+
+
+@pytest.mark.parametrize("name", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_film_nothing_can_refer_to_is_refused(name):
+    with pytest.raises(RadiographError, match=f"without a usable {name}"):
+        read_source(_without(name))
+
+
+def _without(name: str) -> bytes:
+    ds = film()
+    delattr(ds, name)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, ds)
+    return buffer.getvalue()
+
+
+def test_other_classes_and_sizes_are_refused(predictor, algorithm):
+    ct = film()
+    ct.SOPClassUID = ct.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    with pytest.raises(RadiographError, match="this is CT Image Storage"):
+        read_source(written(ct))
+    with pytest.raises(RadiographError, match="states 100 x 120 pixels, the film has 60 x 80"):
+        make_results(read_source(written(film())), predictor(written(film(shape=(80, 60)))), algorithm)
+
+
+def test_codes_are_complete_and_short():
+    assert set(codes.FINDING_CODES) == set(LABELS)
+    assert len({code[:2] for code in codes.FINDING_CODES.values()}) == len(LABELS)
+    assert sum(codes.FINDING_CODES[name].scheme_designator == "99AGCXR" for name in FINDINGS) == 1
+    for code in (one for one in vars(codes).values() if isinstance(one, type(codes.SCORE))):
+        assert len(code.value) <= 16
+        assert len(code.meaning) <= 64
+    assert codes.finding_code("Something else entirely").value == "SOMETHING_ELSE_E"
+
+
+@pytest.mark.parametrize("sop_class", [CR, DX, SC])
+@pytest.mark.parametrize("bare", [False, True])
+def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare):
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not here (Debian: apt-get install dicom3tools)")
+    ds = film(sop_class=sop_class)
+    if bare:
+        for name in ("PatientBirthDate", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDate"):
+            delattr(ds, name)
+    else:
+        ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "12.5"
+        ds.LossyImageCompressionMethod = "ISO_10918_1"
+    _, objects = results(predictor, algorithm, written(ds))
+    for role, made in objects.items():
+        path = tmp_path / f"{role}.dcm"
+        path.write_bytes(to_bytes(made))
+        said = subprocess.run([program, path], capture_output=True, text=True, timeout=60)
+        errors = [line for line in (said.stderr + said.stdout).splitlines() if line.startswith("Error")]
+        assert not errors, f"{role}: {errors}"
+        assert said.stderr.strip() or said.stdout.strip(), "dciodvfy said nothing, not even what it looked at"
