@@ -22,6 +22,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
+Look = Literal["attention", "random", "centre", "whole"]
+
+Strategy = Literal["G_L_F", "GLF", "GL_F", "G_LF", "G_L_F-finetune"]
+STRATEGIES: dict[Strategy, tuple[str, ...]] = {
+    "G_L_F": ("global", "local", "fusion"),
+    "GLF": ("global+local+fusion",),
+    "GL_F": ("global+local", "fusion"),
+    "G_LF": ("global", "local+fusion"),
+    "G_L_F-finetune": ("global", "local", "fusion+global+local"),
+}
+"""The stages of each strategy, in order. A stage is named after the parts it trains; it is optimised as the first of
+them is (epochs, rate, ...), with the smallest batch among them. Every other part is frozen meanwhile."""
+
+
+def parts_of(stage: str) -> tuple[str, ...]:
+    """The parts that a stage trains: `local+fusion` -> (local, fusion)."""
+    return tuple(stage.split("+"))
+
+
 class Attention(Frozen):
     """How a feature map becomes a box (paper section 3.2; the choices are the paper's ambiguities)."""
 
@@ -75,6 +94,9 @@ class Local(Stage):
     """Cut the crop from the view the global branch saw (as published), or from the prepared film (sharper)."""
     attention_per: Literal["view", "image"] = "view"
     """Attend anew to every augmented view (as published), or once per film, mapped through the augmentation."""
+    look: Look = "attention"
+    """Where the crop lies: where attention falls (the method), or a control that sees as many pixels: a box of the
+    same size at a random place or in the centre, or the whole view (the global image fed to both branches)."""
 
     def attention(self) -> Attention:
         """The options of `models.attention.attend`."""
@@ -121,6 +143,9 @@ class Train(Frozen):
     global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
     local: Local = Local(epochs=8, batch_size=16)
     fusion: Fusion = Fusion(epochs=5, batch_size=16)
+    strategy: Strategy = "G_L_F"
+    """What is trained together: three stages (as published), jointly (letters joined), or the branches once more in
+    stage III (`finetune`)."""
     loss: Literal["bce", "balanced-batch", "balanced-dataset", "asymmetric"] = "bce"
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -137,12 +162,34 @@ class Train(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_learns_is_not_fixed(self) -> Train:
+        """Features and boxes can be computed once only while what makes them is frozen."""
+        for parts in map(parts_of, self.stages):
+            if len(parts) > 1 and "fusion" in parts and self.fusion.cached_views:
+                raise ValueError(
+                    f"fusion.cached_views is {self.fusion.cached_views}, but with strategy {self.strategy} branches "
+                    "change while the fusion learns, so features cannot be computed once; set it to 0"
+                )
+            if len(parts) > 1 and "global" in parts and self.local.attention_per == "image":
+                raise ValueError(
+                    f"local.attention_per is 'image', but with strategy {self.strategy} the global branch changes "
+                    "while crops are taken, so boxes cannot be found once; set it to 'view'"
+                )
+        return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages of the strategy, in order."""
+        return STRATEGIES[self.strategy]
+
     def stage(self, name: str) -> Stage:
-        """The stage called `global`, `local` or `fusion`."""
-        stages = {"global": self.global_, "local": self.local, "fusion": self.fusion}
-        if name not in stages:
-            raise ValueError(f"unknown stage {name!r}; expected one of {', '.join(stages)}")
-        return stages[name]
+        """How the stage called `global`, `local`, `fusion`, or several of them joined by `+`, is optimised."""
+        parts = {"global": self.global_, "local": self.local, "fusion": self.fusion}
+        named = parts_of(name)
+        if not set(named) <= set(parts):
+            raise ValueError(f"unknown stage {name!r}; expected one of {', '.join(parts)}")
+        return parts[named[0]].model_copy(update={"batch_size": min(parts[part].batch_size for part in named)})
 
 
 def lite() -> Train:

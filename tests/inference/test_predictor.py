@@ -40,6 +40,18 @@ def predictor():
     return Predictor(model(), device="cpu")
 
 
+def test_a_control_looks_where_it_looked_in_training_alone_and_in_batches():
+    images = np.stack([resize(film(90, 90, seed), S) for seed in range(5)])
+    control = Predictor(model(look="random"), device="cpu")
+    together, again = control.predict_arrays(images, batch_size=5), control.predict_arrays(images, batch_size=2)
+    np.testing.assert_array_equal(together.box_N4, again.box_N4)
+    single = np.concatenate([control.predict_arrays(images[i : i + 1]).box_N4 for i in range(5)])
+    np.testing.assert_array_equal(together.box_N4, single)
+    attended = Predictor(model(), device="cpu").predict_arrays(images)
+    size = attended.box_N4[:, 2:] - attended.box_N4[:, :2]
+    np.testing.assert_allclose(together.box_N4[:, 2:] - together.box_N4[:, :2], size, atol=1e-6)
+
+
 def png(pixels):
     return cv2.imencode(".png", pixels)[1].tobytes()
 

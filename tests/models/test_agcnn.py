@@ -43,7 +43,7 @@ def test_forward_is_its_steps():
     with torch.no_grad():
         out = model(image)
         whole = model.forward_global(image)
-        seen = model.look(whole.feature_BDhw, 64)
+        seen = model.look(whole.feature_BDhw, image)
         crop = geometry.crop(image, seen.box_B4, 64)
         part = model.forward_local(crop)
         fused = model.fuse(whole.pooled_BD, part.pooled_BD)
@@ -165,7 +165,7 @@ def test_freezing_can_be_undone():
 
 
 def test_arguments_build_the_same_network():
-    model = network(pooling="max", labels=("Mass", "Nodule"), crop_source="prepared")
+    model = network(pooling="max", labels=("Mass", "Nodule"), crop_source="prepared", look="random")
     again = AGCNN(**model.arguments(), weights="none")
     assert again.arguments() == model.arguments()
     again.load_state_dict(model.state_dict())
@@ -178,6 +178,7 @@ def test_arguments_build_the_same_network():
         ({"pooling": "sum"}, "pooling is 'sum'; expected 'avg' or 'max'"),
         ({"normalisation": "none"}, "normalisation is 'none'; expected 'imagenet' or 'mean'"),
         ({"crop_source": "film"}, "crop_source is 'film'; expected 'view' or 'prepared'"),
+        ({"look": "left"}, "look is 'left'; expected one of 'attention', 'random', 'centre', 'whole'"),
         ({"labels": ("Mass", "Mass")}, "expected at least one name, none of them twice"),
         ({"labels": ()}, "expected at least one name"),
     ],
@@ -191,3 +192,20 @@ def test_options_are_checked(changes, message):
 def test_images_are_checked(image):
     with pytest.raises(ValueError, match=r"expected a float tensor B x 1 x H x W of gray values in \[0, 1\]"):
         network().forward_global(image)
+
+
+@pytest.mark.parametrize("look", ["random", "centre", "whole"])
+@pytest.mark.parametrize("sharp", [False, True])
+def test_controls_move_the_crop_and_nothing_else(look, sharp):
+    image = films()
+    fine = films(side=128) if sharp else None
+    with torch.no_grad():
+        plain, control = network().eval()(image, fine), network(look=look).eval()(image, fine)
+        alone = network(look=look).eval()(image[2:3], None if fine is None else fine[2:3])
+    assert torch.equal(plain.global_BK, control.global_BK)
+    assert torch.equal(plain.heat_BHW, control.heat_BHW)
+    assert not torch.equal(plain.box_B4, control.box_B4)
+    assert torch.equal(alone.box_B4[0], control.box_B4[2])
+    assert torch.equal(alone.crop_BCHW[0], control.crop_BCHW[2])
+    if look == "whole":
+        assert torch.equal(control.crop_BCHW, image)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from agcxr.models.attention import attend
+from agcxr.models.attention import Attention, attend, elsewhere
 
 SIZE = 56
 ROUTES = ("opencv", "tensor")
@@ -196,3 +196,48 @@ def test_options_are_checked(options, message):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"features are torch.float32 of shape \(7, 7\); expected float B x D x h x w"):
         attend(torch.zeros(7, 7), 56)
+
+
+# --- controls: boxes of the same size elsewhere -----------------------------------------------------------------------
+
+
+def seen(*boxes: tuple[float, float, float, float]) -> Attention:
+    box_B4 = torch.tensor(boxes)
+    n = len(boxes)
+    whole = torch.tensor([tuple(box) == (0, 0, 40, 32) for box in boxes])
+    return Attention(torch.zeros(n, 32, 40), torch.zeros(n, 32, 40, dtype=torch.bool), box_B4, whole)
+
+
+def test_controls_keep_the_size_of_the_box():
+    view_BCHW = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(0))
+    found = seen((2, 3, 12, 23), (0, 0, 40, 32), (1.5, 0, 21.25, 8))
+    assert elsewhere(found, "attention", view_BCHW) is found
+    centre = elsewhere(found, "centre", view_BCHW)
+    assert centre.box_B4.tolist() == [[15, 6, 25, 26], [0, 0, 40, 32], [10, 12, 29.75, 20]]
+    assert centre.fallback_B.tolist() == [False, True, False]
+    whole = elsewhere(found, "whole", view_BCHW)
+    assert whole.box_B4.tolist() == [[0, 0, 40, 32]] * 3
+    assert not whole.fallback_B.any()
+    random = elsewhere(found, "random", view_BCHW).box_B4
+    torch.testing.assert_close(random[:, 2:] - random[:, :2], found.box_B4[:, 2:] - found.box_B4[:, :2])
+    assert (random[:, :2] == random[:, :2].floor()).all()
+    assert (random >= 0).all()
+    assert (random[:, 2:] <= torch.tensor([40, 32])).all()
+    with pytest.raises(ValueError, match="look is 'left'; expected one of 'attention', 'random', 'centre', 'whole'"):
+        elsewhere(found, "left", view_BCHW)
+
+
+def test_random_places_are_uniform_and_follow_from_the_view_alone():
+    n = 4000
+    view_BCHW = torch.randint(256, (n, 1, 32, 40), generator=torch.Generator().manual_seed(1)) / 255
+    found = seen(*[(0, 0, 31, 30)] * n)
+    box = elsewhere(found, "random", view_BCHW).box_B4
+    for axis, places in ((0, 10), (1, 3)):
+        count = torch.bincount(box[:, axis].long(), minlength=places).float()
+        assert len(count) == places
+        assert ((count - n / places).square() / (n / places)).sum() < 30  # chi squared, 9 degrees: p < .0005 beyond
+    assert abs(torch.corrcoef(box[:, :2].T)[0, 1]) < 0.06
+    alone = torch.cat([elsewhere(seen((0, 0, 31, 30)), "random", view_BCHW[i : i + 1]).box_B4 for i in range(20)])
+    assert torch.equal(alone, box[:20])
+    darker = view_BCHW[:20] - 1 / 255 * (torch.arange(32 * 40).view(1, 1, 32, 40) == 77) * (view_BCHW[:20] > 0)
+    assert (elsewhere(seen(*[(0, 0, 31, 30)] * 20), "random", darker).box_B4 != box[:20]).any(1).sum() > 10

@@ -197,3 +197,10 @@ def test_a_hub_model_in_the_cache_needs_no_network(model, folder, tmp_path, monk
 def test_cards_are_values():
     card = AGCNN("test_resnet", weights="none").new_card()
     assert Card.model_validate_json(card.model_dump_json()) == card
+
+
+def test_cards_from_before_the_controls_load_as_the_method(folder, tmp_path):
+    found = json.loads((folder / "config.json").read_text())
+    assert found["model"].pop("look") == "attention"
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    assert checkpoint.read_card(tmp_path / "config.json").model.look == "attention"

@@ -16,13 +16,16 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_config, write_prepared
 
+from agcxr import config
 from agcxr.config import Fusion, Local, Stage, Train
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import read_card
-from agcxr.training import stages
+from agcxr.training import frozen, stages
 from agcxr.training.stages import RunSummary, train
+from agcxr.training.tasks import Shown, stage_state
 
 torch.set_num_threads(1)
+STAGES = ("global", "local", "fusion")
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +52,9 @@ def curve(folder: Path, stage: str, column: str) -> list[float]:
     return [float(row[column]) for row in table(folder, stage)]
 
 
-def same_metrics(one: Path, two: Path) -> None:
+def same_metrics(one: Path, two: Path, names: tuple[str, ...] = STAGES) -> None:
     timed = {"seconds", "films_per_s"}
-    for stage in ("global", "local", "fusion"):
+    for stage in names:
         rows = [table(folder, stage) for folder in (one, two)]
         untimed = [[{k: v for k, v in row.items() if k not in timed} for row in part] for part in rows]
         assert untimed[0] == untimed[1]
@@ -64,7 +67,7 @@ def same_weights(one: Path, two: Path) -> None:
 
 
 def test_curves_are_pinned(run):
-    found = {stage: curve(run.folder, stage, "train_loss") for stage in stages.STAGES}
+    found = {stage: curve(run.folder, stage, "train_loss") for stage in STAGES}
     assert found == {
         "global": pytest.approx([0.6985, 0.6660, 0.6316], abs=2e-3),
         "local": pytest.approx([0.6822, 0.6369, 0.6186], abs=2e-3),
@@ -76,18 +79,18 @@ def test_the_folder_holds_what_it_should(run):
     assert {path.name for path in run.folder.iterdir()} == {
         *("config.yaml", "plan.json", "run.json", "global", "local", "fusion", "model"),
     }
-    for stage in stages.STAGES:
+    for stage in STAGES:
         names = {path.name for path in (run.folder / stage).iterdir()}
         assert names >= {"last.ckpt", "best.safetensors", "metrics.csv", "done.json"}
         assert not [name for name in names if name.endswith(".part")]
     state = json.loads((run.folder / "run.json").read_text())
     assert state["status"] == "finished"
-    assert set(state["stage_seconds"]) == set(stages.STAGES)
+    assert set(state["stage_seconds"]) == set(STAGES)
 
 
 def test_the_model_is_made_of_the_best_parts(run):
     model = AGCNN.from_pretrained(run.folder)
-    for stage in stages.STAGES:
+    for stage in STAGES:
         best = load_file(run.folder / stage / "best.safetensors")
         assert all(torch.equal(value, best[key]) for key, value in model.part(stage).state_dict().items())
         scores = curve(run.folder, stage, "val_auc")
@@ -98,7 +101,7 @@ def test_the_model_is_made_of_the_best_parts(run):
 def test_the_card_says_where_the_model_comes_from(run, prepared):
     card = read_card(run.model / "config.json")
     assert card.preprocessing.prepared_size == tiny.SIZE
-    assert card.metrics == {f"{stage}_val_auc": run.stage(stage).val_auc for stage in stages.STAGES}
+    assert card.metrics == {f"{stage}_val_auc": run.stage(stage).val_auc for stage in STAGES}
     assert card.seed == 0
     assert card.train_patients is not None
     index = stages.open_prepared(prepared).index
@@ -116,8 +119,8 @@ def test_findings_without_both_classes_are_named_and_left_out(run, prepared, cap
     assert summary.val_auc == pytest.approx(np.mean(known))
     assert json.loads((run.folder / "global" / "done.json").read_text())["val_auc_per_finding"]["Hernia"] is None
     assert table(run.folder, "global")[0]["auc_Hernia"] == ""
-    short = tiny_config(global_=Stage(epochs=1), local=Local(epochs=1), fusion=Fusion(epochs=1, cached_views=1))
-    train(prepared, short, tmp_path / "run")
+    once = tiny_config(global_=Stage(epochs=1), local=Local(epochs=1), fusion=Fusion(epochs=1, cached_views=1))
+    train(prepared, once, tmp_path / "run")
     said = capsys.readouterr().out
     assert "Validation lacks a positive or a negative film of Pleural_Thickening, Hernia: left out of the mean" in said
     assert "global  epoch 1/1  loss 0." in said
@@ -137,10 +140,10 @@ def test_frozen_branches_get_no_gradients_and_keep_their_statistics(prepared, tm
     config = tiny_config(global_=Stage(epochs=1), local=Local(epochs=1), fusion=Fusion(epochs=1))
     data = _data(prepared)
     model = _model(config)
-    before = {name: {k: v.clone() for k, v in model.part(name).state_dict().items()} for name in stages.STAGES}
+    before = {name: {k: v.clone() for k, v in model.part(name).state_dict().items()} for name in STAGES}
     folder = stages.RunFolder(tmp_path)
     stages.train_stage(stage, model, config, data, folder, progress=False)
-    for name in stages.STAGES:
+    for name in STAGES:
         unchanged = all(torch.equal(v, before[name][k]) for k, v in model.part(name).state_dict().items())
         assert unchanged == (name != stage)
         if name != stage:
@@ -151,7 +154,7 @@ def test_frozen_branches_get_no_gradients_and_keep_their_statistics(prepared, tm
 def stopped(prepared, tmp_path_factory) -> Stopped:
     """One run killed in the middle of the second epoch of every stage, started again each time; another by Ctrl-C."""
     killed, interrupted = (tmp_path_factory.mktemp("stopped") / name for name in ("killed", "interrupted"))
-    jobs = [f"{killed}={stage}:1:1={int(signal.SIGKILL)}" for stage in stages.STAGES]
+    jobs = [f"{killed}={stage}:1:1={int(signal.SIGKILL)}" for stage in STAGES]
     jobs.append(f"{interrupted}=global:1:1={int(signal.SIGINT)}")
     child = subprocess.run(
         [sys.executable, tiny.__file__, str(prepared), *jobs],
@@ -168,7 +171,7 @@ def stopped(prepared, tmp_path_factory) -> Stopped:
 def test_resumed_equals_uninterrupted(run, stopped, prepared):
     assert stopped.exits[:3] == (-signal.SIGKILL,) * 3
     assert json.loads((stopped.killed / "run.json").read_text())["status"] == "running"
-    assert [len(curve(stopped.killed, stage, "epoch")) for stage in stages.STAGES] == [3, 3, 1]
+    assert [len(curve(stopped.killed, stage, "epoch")) for stage in STAGES] == [3, 3, 1]
     finished = train(prepared, tiny_config(), stopped.killed, resume=True, progress=False)
     same_metrics(run.folder, stopped.killed)
     same_weights(run.folder, stopped.killed)
@@ -218,8 +221,8 @@ def test_divergence_is_named(prepared, tmp_path):
 def test_no_finding_with_both_classes(tmp_path):
     """One validation film: every AUROC is undefined; the loss chooses, nothing crashes, the mean is NaN, not 0."""
     folder = write_prepared(tmp_path / "prepared", parts={"train": 8, "val": 1})
-    short = tiny_config(global_=Stage(epochs=2), local=Local(epochs=1), fusion=Fusion(epochs=1))
-    summary = train(folder, short, tmp_path / "run", progress=False)
+    once = tiny_config(global_=Stage(epochs=2), local=Local(epochs=1), fusion=Fusion(epochs=1))
+    summary = train(folder, once, tmp_path / "run", progress=False)
     losses = curve(tmp_path / "run", "global", "val_loss")
     assert np.isnan(summary.stage("global").val_auc)
     assert summary.stage("global").best_epoch == losses.index(min(losses)) + 1
@@ -238,14 +241,109 @@ def test_no_finding_with_both_classes(tmp_path):
 )
 def test_options_train(prepared, tmp_path, changes):
     common = {"batch_size": 8}
-    short = {
+    once = {
         "global_": Stage(epochs=1, **common),
         "local": Local(epochs=1, **common),
         "fusion": Fusion(epochs=1, **common),
     }
-    summary = train(prepared, tiny_config(**(short | changes)), tmp_path / "run", progress=False)
+    summary = train(prepared, tiny_config(**(once | changes)), tmp_path / "run", progress=False)
     assert [stage.stage for stage in summary.stages] == ["global", "local", "fusion"]
     assert all(0 <= stage.val_auc <= 1 for stage in summary.stages)
+
+
+def short(**changes) -> Train:
+    """One epoch a stage."""
+    common = {"epochs": 1, "batch_size": 8}
+    local = {"min_side": 4, **changes.pop("local", {})}
+    return tiny_config(
+        global_=Stage(**common), local=Local(**common, **local), fusion=Fusion(**{**common, "batch_size": 4}), **changes
+    )
+
+
+@pytest.mark.parametrize("strategy", [name for name in config.STRATEGIES if name != "G_L_F"])
+def test_strategies_train_what_they_name(prepared, tmp_path, strategy):
+    made = short(strategy=strategy)
+    summary = train(prepared, made, tmp_path / "run", progress=False)
+    assert tuple(stage.stage for stage in summary.stages) == config.STRATEGIES[strategy]
+    model, last = AGCNN.from_pretrained(tmp_path / "run"), made.stages[-1]
+    best = load_file(tmp_path / "run" / last / "best.safetensors")
+    learned = stage_state(model, last)
+    assert learned.keys() == best.keys()
+    assert all(torch.equal(value, best[key]) for key, value in learned.items())
+    assert made.stage(last).batch_size == 4
+    if strategy == "G_LF":  # the global branch stays as its own stage left it, the others learn
+        first = load_file(tmp_path / "run" / "global" / "best.safetensors")
+        assert all(torch.equal(value, first[key]) for key, value in model.part("global").state_dict().items())
+    if strategy == "G_L_F-finetune":
+        first = load_file(tmp_path / "run" / "global" / "best.safetensors")
+        assert not all(torch.equal(value, first[key]) for key, value in model.part("global").state_dict().items())
+
+
+def test_the_loss_of_a_joint_stage_is_the_sum_and_its_gradients_reach_every_part(prepared):
+    data = _data(prepared)
+    made = short(strategy="GLF")
+    task = stages.StageTask(_model(made), made, "global+local+fusion", data)
+    film = data.train.read(np.arange(4), np.arange(4))
+    shown = Shown(film, frozen.centre(4, data.train, made), torch.arange(4))
+    logit_PBK = task._logits(shown, None)
+    view = frozen.picture(film, shown.views, made)
+    out = task.model(view.view_B1HW)
+    for p, logit_BK in enumerate((out.global_BK, out.local_BK, out.fusion_BK)):
+        torch.testing.assert_close(logit_PBK[p], logit_BK, atol=2e-3, rtol=1e-2)  # batch norm has moved in between
+    loss = task._loss(logit_PBK, film.label_BK)
+    torch.testing.assert_close(loss, sum(task.loss(one, film.label_BK) for one in logit_PBK))
+    loss.backward()
+    assert all(any(w.grad is not None for w in task.model.part(part).parameters()) for part in STAGES)
+
+
+def test_a_joint_strategy_resumes_as_if_it_had_not_stopped(prepared, tmp_path, monkeypatch):
+    made = short(strategy="G_LF")
+    made = made.model_copy(update={"local": made.local.model_copy(update={"epochs": 2})})
+    whole = train(prepared, made, tmp_path / "whole", progress=False)
+    plain = stages.StageTask.training_step
+
+    def stops(self, shown, batch_idx):
+        if (self.stage, self.current_epoch, batch_idx) == ("local+fusion", 1, 1):
+            raise KeyboardInterrupt
+        return plain(self, shown, batch_idx)
+
+    monkeypatch.setattr(stages.StageTask, "training_step", stops)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        train(prepared, made, tmp_path / "stopped", progress=False)
+    monkeypatch.undo()
+    assert len(curve(tmp_path / "stopped", "local+fusion", "epoch")) == 1
+    resumed = train(prepared, made, tmp_path / "stopped", resume=True, progress=False)
+    same_metrics(tmp_path / "whole", tmp_path / "stopped", made.stages)
+    same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert [s.val_auc for s in resumed.stages] == [s.val_auc for s in whole.stages]
+
+
+def test_stages_that_would_be_the_same_are_copied(prepared, tmp_path):
+    donor = train(prepared, short(), tmp_path / "donor", progress=False)
+    other = short(local={"threshold": 0.4})
+    alone = train(prepared, other, tmp_path / "alone", progress=False)
+    shared = train(prepared, other, tmp_path / "shared", reuse=[donor.folder], progress=False)
+    assert not (tmp_path / "shared" / "global" / "last.ckpt").exists()  # copied, not trained
+    assert (tmp_path / "shared" / "local" / "last.ckpt").exists()
+    same_weights(tmp_path / "alone", tmp_path / "shared")
+    assert [s.val_auc for s in shared.stages] == [s.val_auc for s in alone.stages]
+    seeds = train(prepared, short(seed=1), tmp_path / "seed", reuse=[donor.folder], progress=False)
+    assert (seeds.folder / "global" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("look", ["random", "centre", "whole"])
+def test_controls_train_and_are_remembered(prepared, tmp_path, look):
+    train(prepared, short(local={"look": look, "crop_source": "prepared"}), tmp_path / "run", progress=False)
+    card = read_card(tmp_path / "run" / "model" / "config.json")
+    assert card.model.look == look
+    assert AGCNN.from_pretrained(tmp_path / "run").look_at == look
+
+
+def test_what_learns_cannot_be_computed_once():
+    with pytest.raises(ValueError, match=r"fusion\.cached_views is 2, but with strategy GLF .* set it to 0"):
+        tiny_config(strategy="GLF", fusion=Fusion(cached_views=2))
+    with pytest.raises(ValueError, match=r"local\.attention_per is 'image', but .* GL_F .* set it to 'view'"):
+        tiny_config(strategy="GL_F", local=Local(attention_per="image"))
 
 
 def _model(config: Train) -> AGCNN:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from agcxr import config, geometry
 from agcxr.labels import LABELS
 from agcxr.models import checkpoint
-from agcxr.models.attention import Attention, attend
+from agcxr.models.attention import Attention, attend, elsewhere
 from agcxr.models.backbones import Backbone, load_strictly
 from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
 
@@ -144,6 +144,7 @@ class AGCNN(
         normalisation: str = "imagenet",
         attention: config.Attention | None = None,
         crop_source: str = "view",
+        look: str = "attention",
         labels: Sequence[str] = LABELS,
         weights: str | Path = "imagenet",
     ) -> None:
@@ -154,17 +155,21 @@ class AGCNN(
         - `image_size`: side of the crops the local branch sees, and of the views that callers should render.
         - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
           here, for those who render views.
+        - `look`: where the crop lies: `attention` (the method) or a control, `random`, `centre` or `whole`; see
+          models/attention.elsewhere.
         - `normalisation`: `imagenet` (mean and deviation) or `mean` (paper: only the mean is subtracted).
         """
         super().__init__()
         if crop_source not in ("view", "prepared"):
             raise ValueError(f"crop_source is {crop_source!r}; expected 'view' or 'prepared'")
+        if look not in get_args(config.Look):
+            raise ValueError(f"look is {look!r}; expected one of {', '.join(map(repr, get_args(config.Look)))}")
         if not labels or len(set(labels)) != len(labels):
             raise ValueError(f"labels are {tuple(labels)}; expected at least one name, none of them twice")
         self.backbone_name, self.pooling, self.in_channels = backbone, pooling, in_channels
         self.image_size, self.resize, self.normalisation = image_size, resize, normalisation
         self.attention = attention or config.Attention()
-        self.crop_source, self.labels = crop_source, tuple(labels)
+        self.crop_source, self.look_at, self.labels = crop_source, look, tuple(labels)
         self.global_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
         self.local_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
@@ -177,7 +182,7 @@ class AGCNN(
     def forward(self, image_BCHW: Tensor, sharp_BCHW: Tensor | None = None) -> AGCNNOutput:
         """All three branches. `sharp_BCHW`: the same views at a higher resolution, to cut the crops from."""
         whole = self.forward_global(image_BCHW)
-        seen = self.look(whole.feature_BDhw, (image_BCHW.shape[2], image_BCHW.shape[3]))
+        seen = self.look(whole.feature_BDhw, image_BCHW)
         crop_BCHW = self.cut(image_BCHW, seen.box_B4, sharp_BCHW)
         part = self.forward_local(crop_BCHW)
         return AGCNNOutput(
@@ -197,13 +202,17 @@ class AGCNN(
         """The global branch alone."""
         return self.global_branch(image_BCHW)
 
-    def look(self, feature_BDhw: Tensor, image_size: int | tuple[int, int]) -> Attention:
-        """Where the global branch looks, in pixels of a view of `image_size`."""
-        return attend(feature_BDhw, image_size, **self.attention.model_dump())
+    def look(self, feature_BDhw: Tensor, image_BCHW: Tensor) -> Attention:
+        """Where the global branch looks, given its features of a view: boxes in pixels of that view. No gradients."""
+        found = attend(feature_BDhw, (image_BCHW.shape[2], image_BCHW.shape[3]), **self.attention.model_dump())
+        return elsewhere(found, self.look_at, image_BCHW)
 
     def cut(self, image_BCHW: Tensor, box_B4: Tensor, sharp_BCHW: Tensor | None = None) -> Tensor:
-        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given."""
-        if sharp_BCHW is not None:
+        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given.
+
+        The control that looks at the whole view sees exactly what the global branch sees.
+        """
+        if sharp_BCHW is not None and self.look_at != "whole":
             from_size, to_size = image_BCHW.shape[2:], sharp_BCHW.shape[2:]
             box_B4 = geometry.scale_boxes(box_B4, (from_size[0], from_size[1]), (to_size[0], to_size[1]))
             image_BCHW = sharp_BCHW
@@ -267,6 +276,7 @@ class AGCNN(
             "normalisation": self.normalisation,
             "attention": self.attention,
             "crop_source": self.crop_source,
+            "look": self.look_at,
             "labels": self.labels,
         }
 

@@ -1,12 +1,14 @@
 """Where to look: feature maps -> heatmap -> mask -> box of the largest connected region (paper section 3.2).
 
+`elsewhere` gives the controls: a box of the same size that attention did not place.
+
 Shapes: B images, D channels, h x w feature grid, H x W pixels of the view.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -76,6 +78,47 @@ def attend(
         side_B = torch.minimum(box_B4[:, 2] - box_B4[:, 0], box_B4[:, 3] - box_B4[:, 1])
         fallback_B = ~region.found_B | (side_B < min_side)
         return Attention(heat, mask, torch.where(fallback_B[:, None], geometry.whole(box_B4, size), box_B4), fallback_B)
+
+
+@torch.no_grad()
+def elsewhere(found: Attention, look: str, view_BCHW: Tensor) -> Attention:
+    """The same attention with another box: what a control of the method is shown.
+
+    - `attention`: as it is. `whole`: the whole view; nothing fell back to it.
+    - `centre`: a box of the same size in the middle of the view. `random`: of the same size, at a whole-pixel place
+      that is uniform over where it fits and follows from the pixels of the view alone, so that a view gets the same
+      box alone and in a batch, today and tomorrow. Where attention fell back to the whole view, so do both.
+
+    view_BCHW: float in [0, 1], the view whose pixels the box is in. Raises ValueError for another `look`.
+    """
+    if look == "attention":
+        return found
+    height, width = view_BCHW.shape[2:]
+    if look == "whole":
+        whole_B4 = geometry.whole(found.box_B4, (height, width))
+        return replace(found, box_B4=whole_B4, fallback_B=torch.zeros_like(found.fallback_B))
+    side_B2 = found.box_B4[:, 2:] - found.box_B4[:, :2]
+    room_B2 = torch.tensor([width, height], device=side_B2.device) - side_B2
+    if look == "centre":
+        start_B2 = (room_B2 / 2).floor()
+    elif look == "random":
+        start_B2 = (_uniform(view_BCHW) * (room_B2.floor() + 1)).floor()
+    else:
+        known = ", ".join(map(repr, get_args(config.Look)))
+        raise ValueError(f"look is {look!r}; expected one of {known}")
+    return replace(found, box_B4=torch.cat([start_B2, start_B2 + side_B2], 1))
+
+
+def _uniform(view_BCHW: Tensor) -> Tensor:
+    """Two numbers in [0, 1) for each view, B2 float32: a hash of its 8-bit pixels, in whole numbers, so exact."""
+    pixel_BN = (view_BCHW[:, 0].float() * 255).round().long().flatten(1)
+    place_N = torch.arange(pixel_BN.shape[1], device=pixel_BN.device)
+    weight_N2 = torch.stack([place_N * 48271 % 2147483647, place_N * 69621 % 2147483647], 1) + 1
+    hash_B2 = torch.stack([(pixel_BN * weight_N2[:, i]).sum(1) for i in range(2)], 1)
+    for _ in range(2):  # multiplication wraps around at 64 bits; the upper half is then as good as random
+        hash_B2 = hash_B2 * 0x1E3779B97F4A7C15
+        hash_B2 = hash_B2 ^ (hash_B2 >> 32 & 0xFFFFFFFF)
+    return (hash_B2 >> 20 & 0xFFFFFF).float() / 2**24
 
 
 def _statistic(feature_BDhw: Tensor, statistic: str) -> Tensor:

@@ -23,7 +23,7 @@ from pydantic import Field, JsonValue, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from agcxr.config import Attention, Frozen
+from agcxr.config import Attention, Frozen, Look
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
 from agcxr.models.backbones import unreachable
@@ -47,6 +47,7 @@ class ModelArguments(Frozen):
     normalisation: Literal["imagenet", "mean"] = "imagenet"
     attention: Attention = Attention()
     crop_source: Literal["view", "prepared"] = "view"
+    look: Look = "attention"
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = LABELS
 
 

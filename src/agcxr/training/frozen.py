@@ -58,7 +58,7 @@ def picture(batch: FilmBatch, views: Views, config: Train) -> Picture:
 def look(model: AGCNN, shown: Picture) -> Tensor:
     """Boxes that the frozen global branch gives these views, B4 in view pixels."""
     with torch.no_grad():
-        return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW.shape[-1]).box_B4
+        return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW).box_B4
 
 
 def cut(model: AGCNN, shown: Picture, box_B4: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def branches(model: AGCNN, shown: Picture, box_B4: Tensor | None = None) -> tupl
     """Pooled features of the global and the local branch, BD each; without boxes the global branch looks itself."""
     glob = model.forward_global(shown.view_B1HW)
     if box_B4 is None:
-        box_B4 = model.look(glob.feature_BDhw, shown.view_B1HW.shape[-1]).box_B4
+        box_B4 = model.look(glob.feature_BDhw, shown.view_B1HW).box_B4
     return glob.pooled_BD, model.forward_local(cut(model, shown, box_B4)).pooled_BD
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from agcxr.training import run_folder
 from agcxr.training.run_folder import EpochRow
-from agcxr.training.tasks import StageTask
+from agcxr.training.tasks import StageTask, stage_state
 
 REFRESH_S = 0.5
 """Between two looks at the running loss: reading it waits for the device."""
@@ -35,7 +35,7 @@ class Keeper(L.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             if best is None or better(row, best):
-                run_folder.write_weights(self.folder / "best.safetensors", task.model.part(task.stage).state_dict())
+                run_folder.write_weights(self.folder / "best.safetensors", stage_state(task.model, task.stage))
             run_folder.write_metrics(self.folder / "metrics.csv", self.rows)
         self._save(trainer)
 

@@ -2,6 +2,7 @@
 
     config.yaml  plan.json  run.json  global/ local/ fusion/ (last.ckpt best.safetensors metrics.csv done.json)  model/
 
+A stage has its folder under its name, so those of another strategy have others, such as local+fusion/.
 Every file appears whole (written beside, then renamed), so that a kill at any moment leaves a folder to go on from.
 """
 
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,6 +109,30 @@ class RunFolder:
         found["val_auc"], found["absent"] = _number(found["val_auc"]), tuple(found["absent"])
         return StageSummary(**found)
 
+    def copy_stages(self, donor: RunFolder, config: Train) -> tuple[str, ...]:
+        """Take over finished stages of another run that this one would train exactly alike; returns their names.
+
+        They are alike where everything they and the stages before them depend on is equal (`recipe`), and the films
+        are too. Stages that this run has begun are left as they are.
+        """
+        if (
+            not (donor.root / "config.yaml").exists()
+            or (donor.root / "plan.json").read_bytes() != (self.root / "plan.json").read_bytes()
+        ):
+            return ()
+        theirs, taken = configuration.from_yaml(donor.root / "config.yaml"), []
+        for i, name in enumerate(config.stages):
+            if recipe(theirs, i) != recipe(config, i) or donor.done(name) is None:
+                break
+            if not self.stage(name).exists():
+                partial = self.root / f".{name}.part"
+                shutil.rmtree(partial, ignore_errors=True)
+                unneeded = shutil.ignore_patterns("last.ckpt", ".*", "events.*")
+                shutil.copytree(donor.stage(name), partial, ignore=unneeded)
+                partial.replace(self.stage(name))
+                taken.append(name)
+        return tuple(taken)
+
     def finish(self, summary: StageSummary) -> None:
         """Mark a stage as finished."""
         write_json(self.stage(summary.stage) / "done.json", asdict(summary))
@@ -141,6 +167,16 @@ class RunFolder:
         except BaseException:
             write("failed")
             raise
+
+
+def recipe(config: Train, stage: int) -> dict[str, Any]:
+    """All that the weights after the stage at this place of the strategy depend on, as far as a configuration says."""
+    before = config.stages[: stage + 1]
+    parts = {part for name in before for part in configuration.parts_of(name)}
+    values = config.model_dump(by_alias=True)
+    left_out = {"global", "local", "fusion", "strategy"} - parts
+    kept = {key: value for key, value in values.items() if key not in left_out}
+    return kept | {"stages": before}
 
 
 def differences(old: Train, new: Train) -> list[str]:

@@ -1,15 +1,14 @@
-"""The run: three stages in order, each from the best weights of the one before, each resumable after any epoch."""
+"""The run: the stages in order, each from the best weights of the one before, each resumable after any epoch."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -27,7 +26,7 @@ from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
 from agcxr.training.keeper import Keeper, Progress, TensorBoard
 from agcxr.training.run_folder import RunFolder, StageSummary
-from agcxr.training.tasks import STAGES, Data, StageTask, absent
+from agcxr.training.tasks import Data, StageTask, absent, load_stage
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,15 @@ def train(
     *,
     resume: bool = False,
     limit_films: int | None = None,
+    reuse: Sequence[str | Path] = (),
     progress: bool = True,
 ) -> RunSummary:
-    """Train all three stages on a prepared folder and write the run folder (see run_folder).
+    """Train all stages of the configuration's strategy on a prepared folder and write the run folder (see run_folder).
 
     `limit_films` reads only the first so many films of each part: for a quick look, never for a result. With
     `resume`, finished stages are taken as they are and the stage under way goes on after its last whole epoch; the
-    result is that of a run that was never stopped.
+    result is that of a run that was never stopped. `reuse`: other run folders on the same films; finished stages of
+    theirs that this run would train in exactly the same way are copied from them, with the same result.
 
     Raises ValueError for an existing run without `resume`, another configuration or other films with it, a part
     without films, a batch that cannot be shared by the devices, and training that diverges.
@@ -66,6 +67,8 @@ def train(
     if not _first_process():  # a process that another one started for its device: the first one keeps the folder
         return _train(run, config, data, prepared, progress=False)
     run.start(config, Path(prepared_folder) / "plan.json", resume=resume)
+    for donor in reuse:
+        run.copy_stages(RunFolder(Path(donor)), config)
     with run.status(run_folder.hardware()) as finished:
         try:
             summary = _train(run, config, data, prepared, progress=progress)
@@ -81,9 +84,9 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     model = build(config)
     _say_absent(data.val.label_NK, progress)
     summaries = []
-    for name in STAGES:
+    for name in config.stages:
         summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
-        model.part(name).load_state_dict(run_folder.read_weights(run.stage(name) / "best.safetensors"))
+        load_stage(model, name, run_folder.read_weights(run.stage(name) / "best.safetensors"))
         summaries.append(summary)
     if _first_process():
         model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
@@ -101,12 +104,13 @@ def build(config: Train) -> AGCNN:
         normalisation=config.normalisation,
         attention=config.local.attention(),
         crop_source=config.local.crop_source,
+        look=config.local.look,
         weights=config.weights,
     )
 
 
 def train_stage(
-    name: Literal["global", "local", "fusion"] | str,
+    name: str,
     model: AGCNN,
     config: Train,
     data: Data,
@@ -116,7 +120,8 @@ def train_stage(
 ) -> StageSummary:
     """Train one stage to its end, from its last.ckpt where there is one. Its folder then holds its best weights.
 
-    The model must hold the best weights of the earlier stages; afterwards its own part has the LAST weights.
+    `name`: one of the configuration's stages. The model must hold the best weights of the earlier stages; afterwards
+    the parts that learned have the LAST weights.
     """
     folder = run.stage(name)
     if _first_process():

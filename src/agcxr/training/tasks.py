@@ -4,10 +4,14 @@ I    global: views through the global branch.
 II   local: crops through the local branch; the frozen global branch says where to crop.
 III  fusion: the pooled features of both frozen branches through the fusion layer.
 
+A stage may also train several of these parts at once (config.STRATEGIES): its loss is the sum of theirs, every other
+part is frozen, and no gradient passes through the box.
+
 Everything random of an epoch (order, views, dropout) follows from (seed, stage, epoch) alone, so that a run that was
 stopped after any epoch goes on as if it had not been.
 
-Shape suffixes: N films of a part, B films of a batch, K labels, D channels, 4 a box (x0, y0, x1, y1).
+Shape suffixes: N films of a part, B films of a batch, P parts that learn, K labels, D channels, 4 a box
+(x0, y0, x1, y1).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import torch
 from torch import Tensor
 
 from agcxr import metrics
-from agcxr.config import Stage, Train
+from agcxr.config import Stage, Train, parts_of
 from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, evaluation_batches, train_batches
@@ -32,7 +36,7 @@ from agcxr.training import frozen, losses
 from agcxr.training.frozen import Machine
 from agcxr.training.optimise import lr_factor, optimiser
 
-STAGES = ("global", "local", "fusion")
+PARTS = ("global", "local", "fusion")
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,39 @@ def absent(label_NK: np.ndarray) -> tuple[str, ...]:
 
 
 def only(model: AGCNN, stage: str) -> None:
-    """Let the stage's part learn. Earlier branches are frozen (no gradients, fixed batch norm); later parts wait."""
-    model.freeze(*(name for name in STAGES if name != stage)).unfreeze(stage)
+    """Let the stage's parts learn. Other branches are frozen (no gradients, fixed batch norm); later parts wait."""
+    learns = parts_of(stage)
+    model.freeze(*(name for name in PARTS if name not in learns)).unfreeze(*learns)
+
+
+def stage_state(model: AGCNN, stage: str) -> dict[str, Tensor]:
+    """What a stage has learned: the state of its part, or of its parts, each key then after the part's name."""
+    parts = parts_of(stage)
+    if len(parts) == 1:
+        return model.part(stage).state_dict()
+    return {f"{part}.{key}": value for part in parts for key, value in model.part(part).state_dict().items()}
+
+
+def load_stage(model: AGCNN, stage: str, state: dict[str, Tensor]) -> None:
+    """Put what `stage_state` gave back, strictly."""
+    parts = parts_of(stage)
+    for part in parts:
+        head = "" if len(parts) == 1 else f"{part}."
+        own = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
+        model.part(part).load_state_dict(own)
 
 
 class StageTask(L.LightningModule):
-    """One stage as a Lightning module. `model` already holds the best weights of the earlier stages."""
+    """One stage as a Lightning module. `model` already holds the best weights of the earlier stages.
+
+    `stage`: its name, which says the parts that learn, such as `local` or `local+fusion`.
+    """
 
     def __init__(self, model: AGCNN, config: Train, stage: str, data: Data) -> None:
         super().__init__()
         only(model, stage)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.config, self.stage, self.data = config, stage, data
+        self.config, self.stage, self.parts, self.data = config, stage, parts_of(stage), data
         self.settings: Stage = config.stage(stage)
         self.loss = losses.make(config.loss, torch.from_numpy(data.train.label_NK))
         self.validation: Validation | None = None
@@ -103,12 +128,12 @@ class StageTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compute what frozen branches say about views that never change."""
-        if self.stage == "global":
+        if "global" in self.parts:
             return
         batch_size, machine = 2 * self.settings.batch_size, self._machine()
         if self.config.local.attention_per == "image" and not self.cached_views:
             self._train_box_N4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
-        if self.stage == "local":
+        if "local" in self.parts:
             self._val_box_N4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
         else:
             self._cache_features(batch_size, machine)
@@ -132,7 +157,7 @@ class StageTask(L.LightningModule):
     @property
     def cached_views(self) -> int:
         """V of stage III when its features are computed once; 0 when they are computed afresh in every epoch."""
-        return self.config.fusion.cached_views if self.stage == "fusion" else 0
+        return self.config.fusion.cached_views if self.parts == ("fusion",) else 0
 
     def _machine(self) -> Machine:
         return Machine(self.device, self._shard(), self._gather, self.trainer.precision_plugin.forward_context)
@@ -163,7 +188,7 @@ class StageTask(L.LightningModule):
 
     def val_dataloader(self) -> Batches:
         """Every validation film once over all processes."""
-        films = replace(self.data.val, pixels=self.stage != "fusion")
+        films = replace(self.data.val, pixels=self._val_feature_NC is None)
         return evaluation_batches(films, 2 * self.settings.batch_size, shard=self._shard(), pin=self._pin)
 
     @property
@@ -171,7 +196,7 @@ class StageTask(L.LightningModule):
         return self.device.type == "cuda"
 
     def _seed(self, epoch: int) -> int:
-        return epoch_seed(self.config.seed, STAGES.index(self.stage), epoch % 2**32)
+        return epoch_seed(self.config.seed, PARTS.index(self.parts[0]), epoch % 2**32)
 
     def _random_views(self, n: int, epoch: int) -> Views:
         """A view for every place of an epoch (negative: of a cached pass), the same however many processes share it."""
@@ -197,15 +222,15 @@ class StageTask(L.LightningModule):
     # --- steps ---
 
     def training_step(self, shown: Shown, batch_idx: int) -> Tensor:
-        """The mean loss of the batch."""
+        """The mean loss of the batch, summed over the parts that learn."""
         film = shown.film
         if self._train_feature_VNC is None:
-            logit_BK = self._logits(shown, self._train_box_N4)
+            logit_PBK = self._logits(shown, self._train_box_N4)
         else:
             device = self._train_feature_VNC.device
             view_B = self._view_N[film.place_B.to(device)]
-            logit_BK = self._fused(self._train_feature_VNC[view_B, shown.at_B.to(device)])
-        loss = self.loss(logit_BK, film.label_BK)
+            logit_PBK = self._fused(self._train_feature_VNC[view_B, shown.at_B.to(device)])
+        loss = self._loss(logit_PBK, film.label_BK)
         if batch_idx == 0:
             self.first_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.films_seen += len(film)
@@ -215,25 +240,42 @@ class StageTask(L.LightningModule):
     def validation_step(self, shown: Shown, batch_idx: int) -> None:
         """Keep the logits; all of them are scored together at the end."""
         if self._val_feature_NC is None:
-            logit_BK = self._logits(shown, self._val_box_N4)
+            logit_PBK = self._logits(shown, self._val_box_N4)
         else:
-            logit_BK = self._fused(self._val_feature_NC[shown.at_B])
-        self._scored.append((shown.film.place_B, logit_BK.float()))
+            logit_PBK = self._fused(self._val_feature_NC[shown.at_B])
+        self._scored.append((shown.film.place_B, logit_PBK.float().transpose(0, 1)))
+
+    def _loss(self, logit_PBK: Tensor, label_BK: Tensor) -> Tensor:
+        return torch.stack([self.loss(logit_BK, label_BK) for logit_BK in logit_PBK]).sum()
 
     def _logits(self, shown: Shown, box_N4: Tensor | None) -> Tensor:
-        """Logits BK of the stage's part; `box_N4` are the boxes of the part's films (prepared pixels), where known."""
+        """Logits PBK of the parts that learn; `box_N4`: boxes of all films of the part (prepared pixels), if known."""
         picture = frozen.picture(shown.film, shown.views, self.config)
-        if self.stage == "global":
-            return self.model.forward_global(picture.view_B1HW).logit_BK
         box_B4 = None if box_N4 is None else frozen.box_in_view(box_N4[shown.at_B], shown.views, self.config)
-        if self.stage == "fusion":
-            return self.model.fuse(*frozen.branches(self.model, picture, box_B4))
-        if box_B4 is None:
-            box_B4 = frozen.look(self.model, picture)
-        return self.model.forward_local(frozen.cut(self.model, picture, box_B4)).logit_BK
+        whole = part = None
+        if self.parts != ("local",) or box_B4 is None:
+            with self._learning("global"):
+                whole = self.model.forward_global(picture.view_B1HW)
+        if self.parts != ("global",):
+            if box_B4 is None:
+                assert whole is not None
+                box_B4 = self.model.look(whole.feature_BDhw, picture.view_B1HW).box_B4
+            with self._learning("local"):
+                part = self.model.forward_local(frozen.cut(self.model, picture, box_B4))
+        logit_BK = {"global": whole and whole.logit_BK, "local": part and part.logit_BK}
+        if "fusion" in self.parts:
+            assert whole is not None
+            assert part is not None
+            logit_BK["fusion"] = self.model.fuse(whole.pooled_BD, part.pooled_BD)
+        return torch.stack([logit_BK[name] for name in self.parts])  # type: ignore[misc]
+
+    def _learning(self, part: str) -> torch.set_grad_enabled:
+        """Gradients are kept for a part that learns, and for none in validation."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and part in self.parts)
 
     def _fused(self, feature_BC: Tensor) -> Tensor:
-        return self.model.fuse(*feature_BC.to(self.device).chunk(2, 1))
+        """Fusion logits of cached features, 1BK."""
+        return self.model.fuse(*feature_BC.to(self.device).chunk(2, 1))[None]
 
     # --- the end of an epoch ---
 
@@ -242,14 +284,17 @@ class StageTask(L.LightningModule):
         place, logit = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
         self._scored.clear()
         films = self.data.val
-        logit_NK = frozen.whole(place, logit, len(films), self._gather).cpu()
-        loss = float(self.loss(logit_NK, torch.from_numpy(films.label_NK)))
+        logit_PNK = frozen.whole(place, logit, len(films), self._gather).transpose(0, 1).cpu()
+        loss = float(self._loss(logit_PNK, torch.from_numpy(films.label_NK)))
         if not np.isfinite(loss):
             raise ValueError(
                 f"training diverged: the validation loss of the {self.stage} stage is {loss} after epoch "
-                f"{self.current_epoch + 1}; lower --{self.stage}.lr (now {self.settings.lr:g})"
+                f"{self.current_epoch + 1}; lower --{self.parts[0]}.lr (now {self.settings.lr:g})"
             )
-        self.validation = Validation(loss, tuple(metrics.auroc_table(films.label_NK, logit_NK.numpy()).tolist()))
+        # The fusion's scores choose the epoch where it learns; branches that learn without it count alike.
+        chosen = [self.parts.index("fusion")] if "fusion" in self.parts else range(len(self.parts))
+        auc_PK = [metrics.auroc_table(films.label_NK, logit_PNK[p].numpy()) for p in chosen]
+        self.validation = Validation(loss, tuple(np.mean(auc_PK, axis=0).tolist()))
 
     def on_validation_start(self) -> None:
         """The films of the epoch are through: stop the clock. (Reading the loss waits for the device.)"""
@@ -288,6 +333,7 @@ class StageTask(L.LightningModule):
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def _learned_keys(self) -> set[str]:
-        learned = self.model.part(self.stage)
-        prefix = next(name for name, module in self.named_modules() if module is learned)
-        return {f"{prefix}.{key}" for key in learned.state_dict()}
+        learned = [self.model.part(name) for name in self.parts]
+        return {
+            f"{name}.{key}" for name, module in self.named_modules() if module in learned for key in module.state_dict()
+        }
