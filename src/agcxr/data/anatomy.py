@@ -165,7 +165,7 @@ def tissue(scene: Scene, rng: np.random.Generator) -> Array:
     total -= air * np.float32(0.78 * thorax.depth) + windpipe
     total += scene.vessels + scene.extra
     total += _abdomen(canvas, thorax, rng) * (1 - scene.lung)
-    total += canvas.mottle(rng, 0.35) * scene.lung * np.float32(0.2) + canvas.mottle(rng, 1.6) * np.float32(0.22)
+    total += canvas.mottle(rng, 0.35) * scene.lung * np.float32(0.25) + canvas.mottle(rng, 1.6) * np.float32(0.4)
     if thorax.sex == "F":
         total += _breasts(canvas, thorax, rng)
     return np.maximum(total, 0)

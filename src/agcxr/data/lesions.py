@@ -43,24 +43,24 @@ def reshape(thorax: Thorax, rngs: Mapping[str, Generator]) -> Thorax:
     """The chest's proportions under its findings. rngs: one generator for each finding that is present."""
     if "Emphysema" in rngs:
         rng = rngs["Emphysema"]
-        low = float(rng.uniform(1.0, 2.0))
+        low = float(rng.uniform(0.4, 1.4))
         thorax = replace(
             thorax,
-            aeration=thorax.aeration * float(rng.uniform(1.06, 1.12)),
+            aeration=thorax.aeration * float(rng.uniform(1.01, 1.07)),
             dome=(thorax.dome[0] + low, thorax.dome[1] + low),
-            arch=float(rng.uniform(1.2, 2.0)),
-            heart_ratio=thorax.heart_ratio * float(rng.uniform(0.76, 0.86)),
-            vascularity=thorax.vascularity * float(rng.uniform(0.5, 0.7)),
+            arch=float(rng.uniform(1.4, 2.4)),
+            heart_ratio=thorax.heart_ratio * float(rng.uniform(0.8, 0.9)),
+            vascularity=thorax.vascularity * float(rng.uniform(0.6, 0.85)),
         )
     if "Cardiomegaly" in rngs:
-        thorax = replace(thorax, heart_ratio=float(rngs["Cardiomegaly"].uniform(0.54, 0.68)))
+        thorax = replace(thorax, heart_ratio=float(rngs["Cardiomegaly"].uniform(0.505, 0.6)))
     if "Atelectasis" in rngs:
         rng = rngs["Atelectasis"]
-        side, lift = _side(rng), float(rng.uniform(0.8, 2.4))
+        side, lift = _side(rng), float(rng.uniform(0.4, 1.8))
         dome = (thorax.dome[0] - lift * (side < 0), thorax.dome[1] - lift * (side > 0))
         thorax = replace(thorax, dome=dome, turn=thorax.turn + 0.25 * lift * side)
     if "Edema" in rngs:
-        thorax = replace(thorax, vascularity=thorax.vascularity * 1.2)
+        thorax = replace(thorax, vascularity=thorax.vascularity * 1.15)
     return thorax
 
 
@@ -108,7 +108,7 @@ def nodule(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     lesions: list[Lesion] = []
     for _ in range(1 + (rng.random() < 0.25)):
         diameter = min(max(float(rng.uniform(1.0, 3.0)) * strength.growth, 1.0), 3.0)
-        lesions += _ball(scene, rng, "Nodule", diameter, 0.02, (1.5 + 0.75 * diameter) * strength.contrast)
+        lesions += _ball(scene, rng, "Nodule", diameter, 0.02, (2.0 + 0.8 * diameter) * strength.contrast)
     return lesions
 
 
@@ -130,7 +130,7 @@ def effusion(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     x_HW, y_HW = scene.canvas.grid
     for side in sides:
         thorax = scene.thorax
-        height = max(thorax.arch * 0.5, 0.8) + float(rng.gamma(2.0, 1.5)) * strength.growth
+        height = max(thorax.arch * 0.35, 0.8) + float(rng.gamma(1.2, 1.2)) * strength.growth
         level = thorax.base(side) + thorax.arch - min(height, 12.0)
         across = np.clip(side * x_HW / thorax.half_width, 0, 1)
         edge = level + np.float32(0.45 * min(height, 7)) * (1 - across**2.5) ** 0.8
@@ -156,8 +156,8 @@ def pneumothorax(scene: Scene, rng: Generator, strength: Strength) -> list[Lesio
     """A dark rim without vessels, outside a thin white line: the lung has come off the wall."""
     side = _side(rng)
     canvas, thorax = scene.canvas, scene.thorax
-    gap = float(rng.uniform(0.9, 3.4)) * strength.growth
-    reach = float(rng.uniform(0.45, 1.0))
+    gap = float(rng.uniform(0.5, 2.4)) * strength.growth
+    reach = float(rng.uniform(0.3, 0.9))
     bottom = thorax.base(side)
     y = np.linspace(thorax.apex + 1.25 * gap, thorax.apex + reach * (bottom - thorax.apex), 24)
     t = np.linspace(0, 1, 24)
@@ -169,8 +169,8 @@ def pneumothorax(scene: Scene, rng: Generator, strength: Strength) -> list[Lesio
     collapsed = canvas.soften(canvas.fill(np.concatenate([lung, [(0.0, float(y[0]) + 1.6)]])), 0.06)
     rim = scene.lungs[side] * (1 - collapsed)
     scene.vessels *= 1 - rim
-    scene.extra -= rim * np.float32(1.5 * strength.contrast)
-    scene.extra += scene.lungs[side] * collapsed * np.float32(0.7)
+    scene.extra -= rim * np.float32(0.9 * strength.contrast)
+    scene.extra += scene.lungs[side] * collapsed * np.float32(0.25)
     pleura = canvas.soften(canvas.strips(line[None], np.full((1, len(line)), 0.14)), 0.03)
     scene.extra += pleura * scene.lungs[side] * np.float32(1.5 * strength.contrast)
     return _found("Pneumothorax", scene, rim > 0.5)
@@ -179,7 +179,7 @@ def pneumothorax(scene: Scene, rng: Generator, strength: Strength) -> list[Lesio
 def hernia(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     """Stomach behind the heart: a round density, often with air over a level of fluid."""
     canvas, thorax = scene.canvas, scene.thorax
-    radius = float(rng.uniform(2.2, 3.8)) * strength.growth
+    radius = float(rng.uniform(1.9, 3.6)) * strength.growth
     centre = (thorax.turn + float(rng.uniform(-0.5, 2.2)), thorax.dome[1] - radius * float(rng.uniform(0.3, 0.7)))
     outline = ellipse(centre, (radius * 1.1, radius), 0.0, rng, 0.025)
     shape = canvas.fill(outline)
@@ -188,7 +188,7 @@ def hernia(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     if rng.random() < 0.65:
         hollow = ellipse(centre, (radius * 0.9, radius * 0.82))
         hollow[:, 1] = np.minimum(hollow[:, 1], centre[1] + radius * float(rng.uniform(-0.2, 0.3)))
-        scene.extra -= canvas.soften(canvas.fill(hollow), 0.08) * np.float32(6.0 * strength.contrast)
+        scene.extra -= canvas.soften(canvas.fill(hollow), 0.08) * np.float32(5.5 * strength.contrast)
     return _found("Hernia", scene, shape > 127)
 
 
@@ -196,8 +196,8 @@ def edema(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     """Haze around both hila like a bat's wings, and short septal (Kerley B) lines at the bases."""
     canvas, thorax = scene.canvas, scene.thorax
     x_HW, y_HW = canvas.grid
-    spread = float(rng.uniform(3.2, 4.6)) * strength.growth
-    thick = float(rng.uniform(2.4, 4.2)) * strength.contrast
+    spread = float(rng.uniform(2.8, 4.4)) * strength.growth
+    thick = float(rng.uniform(0.6, 2.0)) * strength.contrast
     fluff = np.clip(1 + 0.35 * canvas.mottle(rng, 0.8) + 0.25 * canvas.mottle(rng, 0.4), 0.2, 2)
     lines = canvas.blank()
     lesions: list[Lesion] = []
@@ -238,7 +238,7 @@ def fibrosis(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     lesions: list[Lesion] = []
     x_HW, y_HW = canvas.grid
     for side in SIDES if rng.random() < 0.7 else (_side(rng),):
-        size = float(rng.uniform(2.6, 4.4)) * strength.growth
+        size = float(rng.uniform(1.9, 3.8)) * strength.growth
         cx, cy = thorax.place(side, float(rng.uniform(0.55, 0.75)), float(rng.uniform(0.78, 0.92)))
         zone = np.exp(-((((x_HW - cx) / size) ** 2 + ((y_HW - cy) / (0.8 * size)) ** 2) ** 2)) * scene.lungs[side]
         count = int(20 * size**2)
@@ -247,7 +247,7 @@ def fibrosis(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
         offset = np.stack([np.cos(turn), np.sin(turn)], -1) * half[:, None]
         path = np.stack([middle - offset, middle + rng.normal(0, 0.1, (count, 2)), middle + offset], axis=1)
         net = canvas.soften(canvas.strips(path, np.full((count, 3), 0.11)), 0.03)
-        scene.extra += zone * (net * np.float32(1.9) + np.float32(0.3)) * np.float32(strength.contrast)
+        scene.extra += zone * (net * np.float32(1.5) + np.float32(0.2)) * np.float32(strength.contrast)
         lesions += _found("Fibrosis", scene, zone > 0.4)
     return lesions
 
@@ -295,13 +295,13 @@ def atelectasis(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion
             canvas.strips(
                 path[None], (float(rng.uniform(0.5, 0.9)) * np.hanning(len(path) + 2)[1:-1] ** 0.3)[None], 255, shape
             )
-        density = 2.6
+        density = 2.2
     else:
         cx, cy = thorax.hilum(side)
         foot = float(rng.uniform(0.6, 0.85)) * thorax.half_width
         corner = np.array([(cx - side * 1.5, cy + 1.0), (side * foot * 0.72, base - 1.5), (side * foot, base + 1.0)])
         canvas.fill(np.concatenate([corner, [(side * 1.2, base + 1.0)]]), 255, shape)
-        density = 4.0
+        density = 3.0
     region = canvas.soften(shape, 0.1) * scene.lungs[side]
     scene.extra += region * np.float32(density * strength.contrast)
     return _found("Atelectasis", scene, region > 0.5)
@@ -327,12 +327,12 @@ def pneumonia(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     canvas, side = scene.canvas, _side(rng)
     v = float(rng.uniform(0.55, 0.85)) if rng.random() < 0.7 else float(rng.uniform(0.2, 0.5))
     centre = scene.thorax.place(side, float(rng.uniform(0.35, 0.65)), v)
-    radii = (float(rng.uniform(2.2, 3.4)) * strength.growth, float(rng.uniform(2.0, 3.6)) * strength.growth)
+    radii = (float(rng.uniform(1.8, 3.2)) * strength.growth, float(rng.uniform(1.7, 3.3)) * strength.growth)
     outline = ellipse(centre, radii, float(rng.uniform(-0.6, 0.6)), rng, 0.1)
     cloud = canvas.soften(canvas.fill(outline), 0.7) * scene.lungs[side]
     uneven = np.clip(1 + 0.2 * canvas.mottle(rng, 0.5) + 0.25 * canvas.mottle(rng, 1.7), 0.3, 1.8)
     scene.vessels *= 1 - 0.5 * cloud
-    scene.extra += cloud * uneven * np.float32(float(rng.uniform(3.0, 4.4)) * strength.contrast)
+    scene.extra += cloud * uneven * np.float32(float(rng.uniform(2.2, 3.6)) * strength.contrast)
     return _found("Pneumonia", scene, cloud > 0.4)
 
 
@@ -342,13 +342,13 @@ def consolidation(scene: Scene, rng: Generator, strength: Strength) -> list[Lesi
     cx, cy = thorax.hilum(side)
     upper = rng.random() < 0.45
     fissure = cy + float(rng.uniform(-0.8, 1.2))
-    radii = np.array([rng.uniform(3.4, 5.0), rng.uniform(3.0, 4.6)]) * strength.growth
+    radii = np.array([rng.uniform(2.4, 4.4), rng.uniform(2.2, 4.0)]) * strength.growth
     centre = (cx + side * float(rng.uniform(2.6, 4.4)), fissure + (-0.6 if upper else 0.75) * float(radii[1]))
     cloud = canvas.soften(canvas.fill(ellipse(centre, (float(radii[0]), float(radii[1])), 0.0, rng, 0.09)), 0.45)
     x_HW, y_HW = canvas.grid
     below = y_HW - fissure - 0.06 * side * (x_HW - cx)
     dense = cloud * scene.lungs[side] * _step((-below if upper else below) * 6)
-    _opacify(scene, dense, min(0.6 * strength.contrast, 1.0))
+    _opacify(scene, dense, min(0.36 * strength.contrast, 1.0))
     bronchi = canvas.blank()
     middle = np.array(centre)
     for _ in range(int(rng.integers(4, 7))):

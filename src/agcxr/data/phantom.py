@@ -116,11 +116,11 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         half_width=13.2 + 0.55 * stature,
         apex=-12.4 - 0.3 * stature,
         dome=(dome, dome + float(rng.uniform(0.5, 1.5))),
-        arch=float(rng.uniform(3.0, 4.2)),
-        heart_ratio=float(rng.uniform(0.39, 0.475)),
+        arch=float(rng.uniform(2.5, 4.2)),
+        heart_ratio=float(rng.uniform(0.38, 0.485)),
         depth=float(rng.uniform(17, 22)),
         fat=float(rng.uniform(1.2, 4.0)),
-        vascularity=float(rng.uniform(0.85, 1.15)),
+        vascularity=float(rng.uniform(0.75, 1.25)),
         sex=sex,
     )
     return Patient(int(rng.integers(2**32)), int(np.clip(rng.normal(50, 16), 16, 92)), sex, thorax)
