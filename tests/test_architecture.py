@@ -24,6 +24,7 @@ DIRECTION = """
     labels
     config
     geometry
+    calibration
 
     data/decode
     data/dicomfile
@@ -58,7 +59,6 @@ DIRECTION = """
 
     metrics
     uncertainty
-    calibration
 
     training/losses
     training/optimise
@@ -90,6 +90,8 @@ DIRECTION = """
     evaluation/examples
     evaluation/calibrate
     evaluation/evaluate
+    evaluation/groups
+    evaluation/meaning
     evaluation/localize
     evaluation/controls
     evaluation/charts
@@ -98,6 +100,7 @@ DIRECTION = """
     evaluation/report_pictures
     evaluation/report
     evaluation/report_looks
+    evaluation/report_scores
     evaluation/study
 
     serve/limits

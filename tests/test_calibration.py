@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from agcxr.calibration import Calibration, Curve, at_prevalence, fit_calibration, fit_curve, operating_points
+from agcxr.calibration import (
+    Calibration,
+    Curve,
+    FindingCalibration,
+    OperatingPoint,
+    Scale,
+    at_prevalence,
+    fit_calibration,
+    fit_curve,
+    operating_points,
+    parse_prevalence,
+)
+from agcxr.labels import NO_FINDING
 
 
 def _films(n=4000, slope=0.5, intercept=-1.0, seed=0):
@@ -91,3 +103,55 @@ def test_fit_picks_the_kind_that_fits_and_keeps_rare_findings_raw():
     np.testing.assert_array_equal(calibrated[:, 1], scores[:, 1])
     assert abs(calibrated[100:, 0].mean() - target[100:].mean()) < 0.01
     assert Calibration.model_validate_json(made.model_dump_json()) == made
+
+
+LABELLED = ("Mass", "Hernia", NO_FINDING)
+
+
+def _calibration():
+    """Mass: the score itself, common to a fifth; Hernia: never seen; No Finding: half of the films."""
+    raw = Curve(kind="none")
+    half = OperatingPoint(threshold=0.5, sensitivity=0.8, specificity=0.7)
+    findings = {
+        "Mass": FindingCalibration(curve=raw, prevalence=0.2, positives=20, films=100, points={"youden": half}),
+        "Hernia": FindingCalibration(curve=raw, prevalence=0.0, positives=0, films=100),
+        NO_FINDING: FindingCalibration(curve=raw, prevalence=0.5, positives=50, films=100, points={"youden": half}),
+    }
+    return Calibration(method="none", log_loss={}, findings=findings)
+
+
+def test_a_scale_corrects_probabilities_and_moves_no_call():
+    scores = np.array([[0.8, 0.1, 0.5]])
+    plain = Scale.of(_calibration(), LABELLED)
+    np.testing.assert_array_equal(plain.probabilities(scores), scores)
+    np.testing.assert_array_equal(plain.cut.score_K, [0.5, np.nan, 0.5])
+    # odds 4 at prior odds 1/4 -> likelihood ratio 16 -> 16/17 where half are ill; .5 -> odds 1, ratio 4 -> 4/5
+    for wanted in (0.5, {"lung mass": 0.5}):
+        shifted = Scale.of(_calibration(), LABELLED, "youden", wanted)
+        np.testing.assert_allclose(shifted.probabilities(scores), [[16 / 17, 0.1, 0.5]])
+        np.testing.assert_array_equal(shifted.cut.score_K, plain.cut.score_K)
+        np.testing.assert_allclose(shifted.cut.probability_K, [0.8, np.nan, 0.5])
+    assert np.isnan(Scale.of(_calibration(), LABELLED, "specificity95").cut.score_K).all()
+
+
+@pytest.mark.parametrize(
+    ("point", "prevalence", "message"),
+    [
+        ("best", None, "operating point is 'best'; expected one of youden, sensitivity95, specificity95"),
+        ("youden", {"Flu": 0.1}, "prevalence names 'Flu', which this model does not know; it knows Mass, Hernia, No"),
+        ("youden", {"Mass": 2.0}, "prevalence of Mass is 2.0; expected a share between 0 and 1, both excluded"),
+        ("youden", 0.0, "prevalence of Mass is 0.0; expected a share"),
+        ("youden", {"Hernia": 0.1}, "prevalence of Hernia cannot be corrected: the validation films did not hold both"),
+    ],
+)
+def test_a_scale_that_cannot_be_says_why(point, prevalence, message):
+    with pytest.raises(ValueError, match=message):
+        Scale.of(_calibration(), LABELLED, point, prevalence)
+
+
+def test_prevalence_as_people_write_it():
+    assert parse_prevalence("0.02") == 0.02
+    assert parse_prevalence("Effusion=0.1, Pleural Thickening = .02") == {"Effusion": 0.1, "Pleural Thickening": 0.02}
+    for text in ("a few", "Mass", "Mass=often", "Mass=0.1,0.2", "=0.1", ""):
+        with pytest.raises(ValueError, match=r"expected a share for every finding, such as 0.02, or pairs"):
+            parse_prevalence(text)

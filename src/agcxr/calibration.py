@@ -8,11 +8,15 @@ Shapes: N films, K findings.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from agcxr.labels import NO_FINDING, canonical
 
 Array = NDArray[np.float64]
 Kind = Literal["none", "temperature", "platt", "isotonic"]
@@ -23,6 +27,8 @@ MIN_POSITIVES = 10
 """A finding with fewer positives or negatives in validation than this keeps its raw score."""
 FOLDS = 5
 EPSILON = 1e-7
+Prevalence: TypeAlias = float | Mapping[str, float]
+"""How common findings are where films come from: one share for every finding, or a share by finding."""
 
 
 class Frozen(BaseModel):
@@ -87,6 +93,108 @@ class Calibration(Frozen):
             if label in self.findings:
                 out[..., k] = self.findings[label].curve(out[..., k])
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """An operating point, label by label; NaN where the checkpoint has none for a label."""
+
+    point: Point
+    score_K: Array
+    """On the raw fusion score: a film is called positive at or over it."""
+    probability_K: Array
+    """The same thresholds as calibrated (and prevalence-corrected) probabilities, to draw beside those."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """A calibration as it is used on films: labels in order, one operating point, a stated prevalence."""
+
+    calibration: Calibration
+    labels: tuple[str, ...]
+    point: Point
+    prevalence_K: Array
+    """Wanted; NaN: as on the validation films."""
+
+    @classmethod
+    def of(
+        cls,
+        calibration: Calibration,
+        labels: tuple[str, ...],
+        point: Point = "youden",
+        prevalence: Prevalence | None = None,
+    ) -> Scale:
+        """`prevalence`: a number goes to every finding that had validation films of both classes, and not to No
+        Finding. Raises ValueError for an unknown point, label or share, and for a named label without both classes."""
+        if point not in POINTS:
+            raise ValueError(f"operating point is {point!r}; expected one of {', '.join(POINTS)}")
+        wanted = np.full(len(labels), np.nan)
+        if prevalence is not None:
+            named = (
+                prevalence if isinstance(prevalence, Mapping) else dict.fromkeys(_findings_of(calibration), prevalence)
+            )
+            for name, share in named.items():
+                k = _label_row(name, labels)
+                wanted[k] = _checked_share(labels[k], share, calibration)
+        return cls(calibration, labels, point, wanted)
+
+    def probabilities(self, score_NK: NDArray[np.floating]) -> Array:
+        """Calibrated probabilities, at the wanted prevalence; a label that was not calibrated keeps its score."""
+        out = self.calibration.probabilities(score_NK, self.labels)
+        for k in np.flatnonzero(~np.isnan(self.prevalence_K)):
+            fitted = self.calibration.findings[self.labels[k]].prevalence
+            out[..., k] = at_prevalence(out[..., k], fitted, float(self.prevalence_K[k]))
+        return out
+
+    @property
+    def cut(self) -> Cut:
+        """The thresholds in use. Calls are made on the raw score, so a prevalence moves no call."""
+        threshold = np.full(len(self.labels), np.nan)
+        for k, label in enumerate(self.labels):
+            known = self.calibration.findings.get(label)
+            if known is not None and known.points is not None and self.point in known.points:
+                threshold[k] = known.points[self.point].threshold
+        probability = np.where(np.isnan(threshold), np.nan, self.probabilities(np.nan_to_num(threshold)))
+        return Cut(self.point, threshold, probability)
+
+
+def parse_prevalence(text: str) -> Prevalence:
+    """ "0.02" for every finding, or "Effusion=0.1,Mass=0.02". ValueError shows both ways to write it."""
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    try:
+        if len(pairs) == 1 and not pairs[0][1]:
+            return float(pairs[0][2])
+        if all(equals and name.strip() for name, equals, _ in pairs):
+            return {name.strip(): float(share) for name, _, share in pairs}
+    except ValueError:
+        pass
+    raise ValueError(
+        f"prevalence is {text!r}; expected a share for every finding, such as 0.02, or pairs such as "
+        "Effusion=0.1,Mass=0.02"
+    )
+
+
+def _findings_of(calibration: Calibration) -> list[str]:
+    return [name for name, one in calibration.findings.items() if name != NO_FINDING and 0 < one.prevalence < 1]
+
+
+def _label_row(name: str, labels: tuple[str, ...]) -> int:
+    label = name if name in labels else canonical(name)
+    if label not in labels:
+        raise ValueError(f"prevalence names {name!r}, which this model does not know; it knows {', '.join(labels)}")
+    return labels.index(label)
+
+
+def _checked_share(name: str, share: float, calibration: Calibration) -> float:
+    if not 0 < share < 1:
+        raise ValueError(f"prevalence of {name} is {share}; expected a share between 0 and 1, both excluded")
+    known = calibration.findings.get(name)
+    if known is None or not 0 < known.prevalence < 1:
+        raise ValueError(
+            f"prevalence of {name} cannot be corrected: the validation films did not hold both films with and without "
+            "it; leave it out"
+        )
+    return share
 
 
 def fit_calibration(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agcxr.calibration import Cut
 from agcxr.inference.batch import Summary, predict_files, write_predictions
 from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Failure
@@ -144,11 +145,18 @@ def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
         calibrated = True
 
         def answer(self, path):
-            return prediction(calibrated_K=np.full(15, 0.125, np.float32))
+            threshold = np.full(15, 0.5)
+            threshold[LABELS.index("Hernia")] = np.nan
+            cut = Cut("youden", threshold, threshold / 4)
+            return prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut)
 
     write_predictions(Calibrated(), files("a.png"), tmp_path / "p.csv")
     row = rows(tmp_path / "p.csv")[0]
     assert {value for key, value in row.items() if key.startswith("calibrated_")} == {"0.125000"}
+    # fusion scores are 0, 1/14, ..., 1: the eighth is .5 itself
+    called = "".join(row[f"call_{label}"] or "-" for label in LABELS)
+    assert called == "0000000111111-1"
+    assert list(row)[46:76] == [f"{kind}_{label}" for kind in ("calibrated", "call") for label in LABELS]
 
 
 def test_a_saved_model_predicts_a_folder_with_pictures(tmp_path, capsys):

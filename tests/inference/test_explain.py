@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agcxr.inference.explain import ACCENT, RESEARCH_ONLY, WARNING, WIDTH, draw_box, overlay, picture, save_picture
+from agcxr.calibration import Cut
+from agcxr.inference.explain import (
+    ACCENT,
+    RESEARCH_ONLY,
+    WARNING,
+    WIDTH,
+    _Row,
+    _rows,
+    draw_box,
+    overlay,
+    picture,
+    save_picture,
+)
+from agcxr.labels import LABELS, NO_FINDING
 from inference.make import film, prediction
 
 
@@ -76,3 +89,20 @@ def test_threads_draw_the_same_pictures():
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda _: picture(prediction()).tobytes(), range(8)))
     assert set(images) == {picture(prediction()).tobytes()}
+
+
+def test_called_findings_come_first_with_their_threshold():
+    calibrated = np.full(len(LABELS), 0.5, np.float32)
+    calibrated[LABELS.index("Hernia")] = 0.125
+    score = np.full(len(LABELS), 0.95)
+    score[LABELS.index("Hernia")] = 0.25
+    given = prediction(calibrated_K=calibrated, cut=Cut("youden", score, np.full(len(LABELS), 0.0625)))
+    rows = _rows(given)
+    assert [row.finding for row in rows[:2]] == ["Hernia", "Atelectasis"]
+    assert rows[0] == _Row("Hernia", 0.125, 0.0625, True)
+    assert rows[1].called is False
+    assert (rows[-1].finding, len(rows)) == (NO_FINDING, 7)
+    drawn, plain = (np.asarray(picture(one)) for one in (given, prediction()))
+    assert drawn.shape == plain.shape
+    assert [row.bar for row in _rows(prediction())][:6] == sorted(prediction().fusion_K[:14], reverse=True)[:6]
+    assert all(np.isnan(row.threshold) and row.called is None for row in _rows(prediction()))

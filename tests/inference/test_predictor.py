@@ -288,7 +288,7 @@ def test_checkpoint_brings_its_preprocessing_and_calibration(tmp_path):
     curve = Curve(kind="platt", slope=0.5, intercept=-1.0)
     finding = FindingCalibration(curve=curve, prevalence=0.1, positives=10, films=100)
     calibration = Calibration(method="platt", log_loss={}, findings={"Mass": finding})
-    card = network.new_card(prepared_size=2 * S, calibration=calibration.model_dump(mode="json"))
+    card = network.new_card(prepared_size=2 * S, calibration=calibration)
     network.save_pretrained(tmp_path / "model", card=card)
     loaded = Predictor.from_pretrained(tmp_path, device="cpu")
     assert loaded.prepared_size == 2 * S

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 
 from agcxr import AGCNN, config
+from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
 from agcxr.models import checkpoint
 from agcxr.models.checkpoint import Card, Patients, hash_patients
 
@@ -102,10 +103,27 @@ def test_patients_are_known_by_salted_hashes_only(model, tmp_path):
 
 def test_later_sections_keep_what_is_put_in(model, tmp_path):
     section = {"Mass": {"kind": "platt", "slope": 1.5, "points": [0.1, 0.2], "none": None}}
-    card = model.new_card(calibration=section, operating_points=section, feature_statistics=section)
-    model.save_pretrained(tmp_path, card)
+    point = OperatingPoint(threshold=0.25, sensitivity=0.9, specificity=0.5)
+    finding = FindingCalibration(
+        curve=Curve(kind="isotonic", knots=(0.1, 0.5), values=(0.0, 0.25)),
+        prevalence=0.125,
+        positives=10,
+        films=80,
+        points={"youden": point},
+    )
+    calibration = Calibration(method="isotonic", log_loss={"none": 0.5, "isotonic": 0.25}, findings={"Mass": finding})
+    model.save_pretrained(tmp_path, model.new_card(calibration=calibration, feature_statistics=section))
     found = AGCNN.from_pretrained(tmp_path).card
-    assert found.calibration == found.operating_points == found.feature_statistics == section
+    assert found.calibration == calibration
+    assert found.feature_statistics == section
+
+
+def test_an_empty_section_of_the_first_cards_is_passed_over(folder):
+    edited(folder, operating_points=None)
+    assert AGCNN.from_pretrained(folder).card.calibration is None
+    edited(folder, operating_points={})
+    with pytest.raises(ValueError, match="operating_points: Extra inputs are not permitted"):
+        AGCNN.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

@@ -44,5 +44,5 @@ def calibrate(
     model = predictor.model
     card = model.card or model.new_card(prepared_size=films.images.shape[1])
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
-    model.save_pretrained(folder, card=card.model_copy(update={"calibration": found.model_dump(mode="json")}))
+    model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))
     return found

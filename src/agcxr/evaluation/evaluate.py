@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agcxr.calibration import POINTS, Calibration, operating_points
+from agcxr.calibration import POINTS, Scale, operating_points
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Points, Scores, analyse
 from agcxr.evaluation.examples import draw_examples
@@ -146,11 +146,14 @@ def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.
         "image_id": index["image_id"].astype(str).to_numpy(),
         "patient": index["patient"].astype(str).to_numpy(),
         "row": rows,
+        **{name: index[name].to_numpy() for name in ("age", "sex", "view")},
     }
     columns |= {f"label_{name}": index[name].to_numpy(np.float32) for name in answers.labels}
     by_branch = (answers.global_NK, answers.local_NK, answers.fusion_NK)
     for branch, score_NK in zip(BRANCHES, by_branch, strict=True):
         columns |= {f"{branch}_{name}": score_NK[:, k] for k, name in enumerate(answers.labels)}
+    if answers.calibrated_NK is not None:
+        columns |= {f"calibrated_{name}": answers.calibrated_NK[:, k] for k, name in enumerate(answers.labels)}
     columns |= {f"box_{edge}": answers.box_N4[:, i] for i, edge in enumerate(("x0", "y0", "x1", "y1"))}
     return pd.DataFrame({**columns, "fallback": answers.fallback_N})
 
@@ -195,12 +198,8 @@ def _points(predictor: Predictor, films: Prepared, split: str, batch_size: int) 
     labels, card = predictor.labels, predictor.model.card
     threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
     if card is not None and card.calibration is not None:
-        stored = Calibration.model_validate(card.calibration).findings
-        for k, label in enumerate(labels):
-            found = stored[label].points if label in stored else None
-            for p, point in enumerate(POINTS):
-                if found and point in found:
-                    threshold[p, BRANCHES.index("fusion"), k] = found[point].threshold
+        for p, point in enumerate(POINTS):
+            threshold[p, BRANCHES.index("fusion")] = Scale.of(card.calibration, labels, point).cut.score_K
         return Points(tuple(POINTS), threshold), "the checkpoint, for the fusion (fitted on its validation films)"
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy())
     if split == "val" or not len(rows):

@@ -24,6 +24,8 @@ IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "fil
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
 LABEL_LISTS = ("findinglabels",)
 TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
+CALLS = "call"
+"""Prefix of the 0 and 1 that `agcxr predict` writes: no scores."""
 PLAIN = "scored"
 ORDER = {"global": 0, "local": 1, "fusion": 3}
 """The last branch is compared with the others; branches of other names stand between."""
@@ -184,7 +186,7 @@ def _read_predictions(path: Path, image_column: str | None, patient_column: str 
     columns: dict[str, dict[str, pd.Series]] = {}
     for column in frame.columns:
         parts = split_column(str(column))
-        if parts is None or parts[0] in TRUTH_PREFIXES:
+        if parts is None or parts[0] in (*TRUTH_PREFIXES, CALLS):
             continue
         branch = columns.setdefault(parts[0], {})
         if parts[1] in branch:

@@ -3,10 +3,10 @@
 Everything streams: folders are walked as films are needed, rows are written as they come, so memory does not grow with
 the number of films. The CSV appears under its name only when it is complete.
 
-Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones, and `calibrated_` ones of the
-fusion where the checkpoint holds a calibration; `box_x0` ... `box_y1` in pixels of the original film; `width`,
-`height`; `fallback` (0 or 1); `error`; with pictures also `picture`. A film that cannot be read is a row with only
-`image` and `error`.
+Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a
+calibration, `calibrated_` ones of the fusion and `call_` ones (1 or 0, empty without a threshold); `box_x0` ...
+`box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with pictures also `picture`.
+A film that cannot be read is a row with only `image` and `error`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
 
+from agcxr.calibration import Point, Prevalence
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.prediction import Failure, Precision, Prediction
@@ -86,6 +87,8 @@ def predict_files(
     workers: int | None = None,
     device: str | None = None,
     precision: Precision = "fp32",
+    point: Point = "youden",
+    prevalence: Prevalence | None = None,
     progress: bool = True,
     wrap: Callable[[Predictor], Engine] | None = None,
 ) -> Summary:
@@ -96,6 +99,7 @@ def predict_files(
         inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
+        point, prevalence: for a calibrated model, where findings are called and how common they are; see `Predictor`.
         progress: show a bar with the rate, and the summary, on stderr.
         wrap: makes of the loaded model the engine that answers in its place, such as one that keeps more.
 
@@ -109,7 +113,7 @@ def predict_files(
 
     from agcxr.inference.predictor import Predictor
 
-    predictor = Predictor.from_pretrained(model, device=device, precision=precision)
+    predictor = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
     start, target = time.perf_counter(), Path(out_csv)
     pictures = None if explain_dir is None else Path(explain_dir)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
@@ -186,7 +190,7 @@ class _Table:
     def __init__(self, file: TextIO, engine: Engine, pictures: bool) -> None:
         self._pictures = pictures
         self._calibrated = engine.calibrated
-        prefixes = ("prob", "global", "local", *(["calibrated"] if engine.calibrated else []))
+        prefixes = ("prob", "global", "local", *(["calibrated", "call"] if engine.calibrated else []))
         self._values = len(prefixes) * len(engine.labels) + 7
         self._rows = csv.writer(file)
         self._rows.writerow(
@@ -204,13 +208,16 @@ class _Table:
             self._rows.writerow([str(film.path), *([""] * self._values), result.reason, *last])
             return
         branches = [result.fusion_K, result.global_K, result.local_K]
+        calls: list[int | str] = []
         if self._calibrated:
             assert result.calibrated_K is not None
             branches.append(result.calibrated_K)
+            calls = ["" if call is None else int(call) for call in result.calls()]
         self._rows.writerow(
             [
                 str(film.path),
                 *(f"{p:.6f}" for branch in branches for p in branch),
+                *calls,
                 *(f"{edge:.2f}" for edge in result.box),
                 result.width,
                 result.height,

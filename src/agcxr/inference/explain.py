@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from agcxr.calibration import Point
 from agcxr.inference.prediction import Box, Bytes, Floats, Prediction
 from agcxr.labels import NO_FINDING
 
@@ -39,6 +40,11 @@ GAP = 22
 HEADER = 92
 ROW = 33
 TOP = 6
+POINT_WORDS: dict[Point, str] = {
+    "youden": "Youden's point",
+    "sensitivity95": "95 % sensitivity",
+    "specificity95": "95 % specificity",
+}
 
 
 @lru_cache(maxsize=1)
@@ -218,30 +224,67 @@ def _facts(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -
         _text(draw, (MARGIN + 190, y), value, 18, TEXT)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A finding in the table: its bar, and whether it is called."""
+
+    finding: str
+    bar: float
+    threshold: float
+    """On the scale of the bar; NaN for none."""
+    called: bool | None
+
+
+def _rows(prediction: Prediction) -> list[_Row]:
+    """The findings to show, called ones first, then by probability; "No Finding" last."""
+    shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
+    cut = np.full(len(shown), np.nan) if prediction.cut is None else prediction.cut.probability_K
+    numbers = zip(prediction.labels, shown.tolist(), cut.tolist(), prediction.calls(), strict=True)
+    rows = sorted((_Row(*one) for one in numbers), key=lambda row: (not row.called, -row.bar))
+    findings = [row for row in rows if row.finding != NO_FINDING]
+    return findings[:TOP] + [row for row in rows if row.finding == NO_FINDING]
+
+
 def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
-    """A row a finding: the fusion's probability as a bar, and the numbers of the three branches."""
+    """A row a finding: its probability as a bar with the threshold on it, and the scores of the three branches."""
+    calibrated = prediction.calibrated_K is not None
     name_x, bar_x = layout.heat[0], layout.heat[0] + 200
-    fusion_x, global_x, local_x = WIDTH - MARGIN - 180, WIDTH - MARGIN - 90, WIDTH - MARGIN
-    bar_end = fusion_x - 76
-    head_y = layout.table_y
-    _text(draw, (name_x, head_y), "Probability, uncalibrated", 15, MUTED)
-    for x, title in ((fusion_x, "Fusion"), (global_x, "Global"), (local_x, "Local")):
-        _text(draw, (x, head_y), title, 15, ACCENT if title == "Fusion" else MUTED, anchor="rs")
-    rows = [score.finding for score in prediction.top(TOP)]
-    rows += [NO_FINDING] if NO_FINDING in prediction.labels else []
-    for i, finding in enumerate(rows):
-        base = head_y + 32 + i * ROW + (8 if finding == NO_FINDING else 0)
-        fusion = prediction.probability(finding)
-        ink, fill = (MUTED, MUTED) if finding == NO_FINDING else (TEXT, ACCENT)
-        _text(draw, (name_x, base), finding.replace("_", " "), 18, ink)
-        draw.rectangle((bar_x, base - 11, bar_end, base - 4), fill=TRACK)
-        length = round((bar_end - bar_x) * fusion)
-        if length:
-            draw.rectangle((bar_x, base - 11, bar_x + length, base - 4), fill=fill)
-        _text(draw, (fusion_x, base), f"{fusion:.2f}", 18, ink, anchor="rs")
-        for x, branch in ((global_x, "global"), (local_x, "local")):
-            value = prediction.probability(finding, branch)  # type: ignore[arg-type]
-            _text(draw, (x, base), f"{value:.2f}", 18, MUTED, anchor="rs")
+    branches = {"Fusion": WIDTH - MARGIN - 180, "Global": WIDTH - MARGIN - 90, "Local": WIDTH - MARGIN}
+    value_x = branches["Fusion"] - 96 if calibrated else branches["Fusion"]
+    bar_end, head_y = value_x - 76, layout.table_y
+    title = "Calibrated probability" if calibrated else "Probability, uncalibrated"
+    if prediction.cut is not None:
+        title += f"; | threshold: {POINT_WORDS[prediction.cut.point]}"
+    _text(draw, (name_x, head_y), title, 15, MUTED)
+    if calibrated:
+        _text(draw, (value_x, head_y), "Probability", 15, ACCENT, anchor="rs")
+    for name, x in branches.items():
+        _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
+    for i, row in enumerate(_rows(prediction)):
+        base = head_y + 32 + i * ROW + (8 if row.finding == NO_FINDING else 0)
+        quiet = row.finding == NO_FINDING or row.called is False
+        ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
+        _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
+        _bar(draw, (bar_x, bar_end, base), row, fill)
+        if calibrated:
+            _text(draw, (value_x, base), f"{row.bar:.2f}", 18, ink, anchor="rs")
+        for name, x in branches.items():
+            value = prediction.probability(row.finding, name.lower())  # type: ignore[arg-type]
+            first = name == "Fusion" and not calibrated
+            _text(draw, (x, base), f"{value:.2f}", 18, ink if first else MUTED, anchor="rs")
+
+
+def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], row: _Row, fill: Colour) -> None:
+    """`place`: left, right, and the line the row stands on."""
+    left, right, base = place
+    draw.rectangle((left, base - 11, right, base - 4), fill=TRACK)
+    length = round((right - left) * row.bar)
+    if length:
+        draw.rectangle((left, base - 11, left + length, base - 4), fill=fill)
+    if not np.isnan(row.threshold):
+        x = left + round((right - left) * row.threshold)
+        draw.rectangle((x - 2, base - 15, x + 2, base), fill=BACKGROUND)  # keeps the tick apart from the bar
+        draw.rectangle((x - 1, base - 15, x, base), fill=TEXT)
 
 
 def _fit(image: Bytes, width: int, height: int) -> Bytes:

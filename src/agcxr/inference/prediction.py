@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from agcxr.calibration import Cut
 from agcxr.labels import NO_FINDING, canonical
 
 Branch = Literal["global", "local", "fusion"]
@@ -61,6 +62,8 @@ class Prediction:
     """What reading the file involved, e.g. "inverted MONOCHROME1"."""
     calibrated_K: Floats | None = None
     """Calibrated probabilities of the fusion; None where the checkpoint holds no calibration."""
+    cut: Cut | None = None
+    """The operating point in use; None where the checkpoint holds no calibration."""
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 
@@ -77,6 +80,13 @@ class Prediction:
         if name not in self.labels:
             raise ValueError(f"unknown finding {finding!r}; this model knows {', '.join(self.labels)}")
         return float(self.branch(branch)[self.labels.index(name)])
+
+    def calls(self) -> tuple[bool | None, ...]:
+        """Whether each label's fusion score is at or over its threshold; None where there is no threshold."""
+        if self.cut is None:
+            return (None,) * len(self.labels)
+        pairs = zip(self.fusion_K.tolist(), self.cut.score_K.tolist(), strict=True)
+        return tuple(None if np.isnan(threshold) else score >= threshold for score, threshold in pairs)
 
     def top(self, n: int = 5, branch: Branch = "fusion") -> tuple[Score, ...]:
         """The n most probable findings, best first. "No Finding" is not a finding and is left out."""

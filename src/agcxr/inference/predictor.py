@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agcxr.calibration import Calibration
+from agcxr.calibration import Calibration, Cut, Point, Prevalence, Scale
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE, Radiograph, RadiographError, from_array, read_radiograph, resize
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
@@ -88,6 +88,8 @@ class Predictor:
         precision: "fp32", or "bf16" for speed where the hardware computes in it.
         prepared_size: side S that films are resized to; default: what the model was trained on, as its checkpoint
             says, or the side its views are cut from.
+        point: operating point at which findings are called, where the checkpoint holds a calibration.
+        prevalence: of the findings where the films come from; calibrated probabilities are corrected for it.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Predictor:
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
         prepared_size: int | None = None,
+        point: Point = "youden",
+        prevalence: Prevalence | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {precision!r}; expected 'fp32' or 'bf16'")
@@ -104,8 +108,7 @@ class Predictor:
         self.precision = precision
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.prepared_size = prepared_size or _trained_on(model) or model.resize
-        section = model.card.calibration if model.card else None
-        self.calibration = None if section is None else Calibration.model_validate(section)
+        self.scale = _scale(model, point, prevalence)
 
     @classmethod
     def from_pretrained(
@@ -114,13 +117,17 @@ class Predictor:
         *,
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
+        point: Point = "youden",
+        prevalence: Prevalence | None = None,
     ) -> Predictor:
         """From a run folder (its final model), a model folder or a hub id.
 
         Raises:
-            ValueError: there is no finished model, or it was trained on films resized by another rule.
+            ValueError: there is no finished model, or it was trained on films resized by another rule, or a prevalence
+                is asked of a model that is not calibrated.
         """
-        return cls(AGCNN.from_pretrained(Path(source)), device=device, precision=precision)
+        network = AGCNN.from_pretrained(Path(source))
+        return cls(network, device=device, precision=precision, point=point, prevalence=prevalence)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -128,9 +135,14 @@ class Predictor:
         return tuple(self.model.labels)
 
     @property
+    def calibration(self) -> Calibration | None:
+        """What the checkpoint holds."""
+        return None if self.scale is None else self.scale.calibration
+
+    @property
     def calibrated(self) -> bool:
         """Whether answers hold calibrated probabilities too."""
-        return self.calibration is not None
+        return self.scale is not None
 
     def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
         """Predict one film.
@@ -215,7 +227,7 @@ class Predictor:
             out = model(view, None if sharp is None else render(image_B1SS, views, sharp))
         box_B4 = map_boxes(out.box_B4.float(), views, model.image_size, to="prepared")
         fusion_NK = _probability(out.fusion_BK)
-        calibrated = None if self.calibration is None else self.calibration.probabilities(fusion_NK, self.labels)
+        calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
         window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
         return BatchPrediction(
             labels=self.labels,
@@ -271,8 +283,20 @@ class Predictor:
         if not read:
             return list(batch)  # type: ignore[arg-type]  # only failures
         answers = self._predict(np.stack([film.image_SS for film in read]), details=True)
-        row = iter(range(len(read)))
-        return [film if isinstance(film, Failure) else _prediction(film, answers, next(row)) for film in batch]
+        row, cut = iter(range(len(read))), None if self.scale is None else self.scale.cut
+        return [film if isinstance(film, Failure) else _prediction(film, answers, next(row), cut) for film in batch]
+
+
+def _scale(model: AGCNN, point: Point, prevalence: Prevalence | None) -> Scale | None:
+    calibration = model.card.calibration if model.card else None
+    if calibration is not None:
+        return Scale.of(calibration, tuple(model.labels), point, prevalence)
+    if prevalence is not None:
+        raise ValueError(
+            f"the model is not calibrated, so its scores cannot be corrected for a prevalence of {prevalence}; "
+            "leave the prevalence out, or calibrate the model (see docs/scores.md)"
+        )
+    return None
 
 
 def _trained_on(model: AGCNN) -> int | None:
@@ -317,7 +341,7 @@ def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
     return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _prediction(film: _Read, answers: BatchPrediction, row: int) -> Prediction:
+def _prediction(film: _Read, answers: BatchPrediction, row: int, cut: Cut | None) -> Prediction:
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
@@ -338,6 +362,7 @@ def _prediction(film: _Read, answers: BatchPrediction, row: int) -> Prediction:
         width=film.width,
         notes=film.notes,
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
+        cut=cut,
         film_HW=film.film_HW,
     )
 

@@ -14,15 +14,16 @@ import secrets
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
+from agcxr.calibration import Calibration
 from agcxr.config import Attention, Frozen, Look
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
@@ -90,11 +91,18 @@ class Card(Frozen):
     seed: int | None = None
     source: str | None = None
     """Where imported weights come from; None for a model trained here."""
-    calibration: Section | None = None
-    """Written by calibration.py, as are the operating points."""
-    operating_points: Section | None = None
+    calibration: Calibration | None = None
+    """Of the fusion, with its operating points; evaluation/calibrate.py fits it."""
     feature_statistics: Section | None = None
     """Of the global branch's features on training films, to tell films that are far from them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_the_empty_section(cls, given: Any) -> Any:
+        """Cards of the first runs have an empty `operating_points`; these live in `calibration`."""
+        if isinstance(given, dict) and given.get("operating_points", 0) is None:
+            return {name: value for name, value in given.items() if name != "operating_points"}
+        return given
 
 
 def versions() -> dict[str, str]:
