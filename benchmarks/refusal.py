@@ -1,0 +1,173 @@
+"""Measure the intake: python benchmarks/refusal.py [--out docs/results/refusal.md] [--run RUN]
+
+False refusals on real films of patients that nothing was fitted on (2 of 5 patients of ../shared/nih), and what becomes
+of films spoilt on purpose, drawn pictures, photographs and medical pictures of other kinds. With --run also the distance
+in that model's feature space. Prints a table in Markdown, with hardware and versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+from refusal_pictures import (
+    DRAWN,
+    FILMS,
+    MEDICAL,
+    PHOTOGRAPHS,
+    Bytes,
+    cuttings,
+    films,
+    is_sideways,
+    part_of,
+    shipped,
+    upright,
+)
+
+from agcxr.data.radiograph import Radiograph
+from agcxr.intake import Intake, judge
+
+CUTTINGS, DRAWINGS = 20, 100
+
+
+@dataclass
+class Row:
+    """A kind of picture and the decisions about it."""
+
+    kind: str
+    right: str
+    """What should become of it: "accept", or "refuse" (a warning is half of that)."""
+    decisions: list[Intake] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, found: Intake) -> None:
+        self.decisions.append(found)
+        if found.decision == "accept" or self.right == "accept":
+            self.examples[name] = f"{found.decision}: {'; '.join(found.reasons)}"
+
+    def share(self, decision: str) -> str:
+        hits, n = sum(one.decision == decision for one in self.decisions), len(self.decisions)
+        low, high = wilson(hits, n)
+        return f"{hits} ({100 * hits / n:.1f} %; {100 * low:.1f} to {100 * high:.1f})"
+
+    def line(self) -> str:
+        cells = (self.kind, len(self.decisions), *(self.share(one) for one in ("refuse", "warn", "accept")))
+        return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share."""
+    centre, spread = hits + z * z / 2, z * np.sqrt(hits * (n - hits) / n + z * z / 4)
+    return float(max(0, centre - spread) / (n + z * z)), float(min(n + z * z, centre + spread) / (n + z * z))
+
+
+def measured(decide: Callable[[Radiograph], Intake]) -> list[Row]:
+    """Every kind of picture, decided about."""
+    generator = np.random.default_rng(1)
+    rows: dict[str, Row] = {}
+
+    def ask(kind: str, right: str, films: Iterable[Radiograph]) -> None:
+        row = rows.setdefault(kind, Row(kind, right))
+        for film in films:
+            row.add(film.name, decide(film))
+
+    for film in films("measure"):
+        if is_sideways(film):
+            ask("real films that the NIH stores on their side", "refuse", [film])
+        else:
+            ask("real films, upright", "accept", [film])
+        pixels = upright(film)
+        for kind, spoilt in spoil(pixels, generator):
+            ask(kind, "refuse", [Radiograph(np.ascontiguousarray(spoilt), film.name, "array")])
+    for name, draw in DRAWN.items():
+        ask(f"drawn: {name}", "refuse", (Radiograph(draw(generator), f"{name} {n}", "array") for n in range(DRAWINGS)))
+    ask("photographs and graphics, whole", "refuse", shipped(PHOTOGRAPHS["measure"]))
+    cut = (one for whole in shipped(PHOTOGRAPHS["measure"]) for one in list(cuttings(whole, CUTTINGS, generator))[1:])
+    ask("cuttings of them", "refuse", cut)
+    ask("medical pictures of other kinds", "refuse", shipped(MEDICAL))
+    blank = (np.full((512, 512), value, np.uint8) for value in range(0, 256, 15))
+    ask("blank", "refuse", (Radiograph(one, "blank", "array") for one in blank))
+    return list(rows.values())
+
+
+def spoil(pixels: Bytes, generator: np.random.Generator) -> list[tuple[str, Bytes]]:
+    """An upright film with what can go wrong."""
+    return [
+        ("inverted", 255 - pixels),
+        ("turned left by 90", np.rot90(pixels, 1)),
+        ("turned by 180", np.rot90(pixels, 2)),
+        ("turned right by 90", np.rot90(pixels, 3)),
+        ("inverted and turned by 180", np.rot90(255 - pixels, 2)),
+        ("a part of a film, or a film small in a frame", part_of(pixels, generator)),
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    head = "| pictures | n | refused (95 % interval) | warned of | accepted |\n|---|---|---|---|---|"
+    return "\n".join([head, *(row.line() for row in rows)])
+
+
+def mistakes(rows: list[Row]) -> str:
+    """Films refused, and other pictures of few kinds that were accepted, by name."""
+    lines = []
+    for row in rows:
+        wanted = row.right == "accept" or row.kind.startswith(("photo", "medical", "real"))
+        named = [f"{name} ({text.strip(': ')})" for name, text in row.examples.items() if wanted]
+        named = [one for one in named if row.right != "accept" or "(refuse" in one]
+        if named:
+            lines.append(f"- {row.kind}: {'; '.join(named[:12])}")
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    """Time of one decision, of a 1024 x 1024 film."""
+    film = Radiograph(cv2.resize(next(iter(films("measure"))).to_uint8(), (1024, 1024)), "film", "array")
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        judge(film)
+        times.append(1000 * (time.perf_counter() - start))
+    return f"{np.median(times):.1f} ms a film of 1024 x 1024 (median of 30; {min(times):.1f} to {max(times):.1f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", help="also measure the distance in this model's feature space")
+    arguments = parser.parse_args()
+    if not FILMS.is_dir():
+        print(f"{FILMS} is not here, so there is nothing to measure on", file=sys.stderr)
+        return 2
+    cv2.setNumThreads(1)
+    rows = measured(judge)
+    print(f"## Pixels alone\n\n{table(rows)}\n\n{mistakes(rows)}\n\nSpeed: {speed()}, one thread.\n")
+    if arguments.run:
+        from agcxr.inference.predictor import Predictor
+
+        predictor = Predictor.from_pretrained(arguments.run)
+        rows = measured(lambda film: predictor(film, keep_film=0).intake or Intake("accept"))
+        print(f"## With the distance in the feature space of {Path(arguments.run).name}\n\n{table(rows)}\n")
+    print(
+        f"{platform.machine()}, Python {platform.python_version()}, OpenCV {version('opencv-python-headless')}, ",
+        end="",
+    )
+    print(f"NumPy {version('numpy')}, scikit-image {_version('scikit-image')}, agcxr {version('agcxr')}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ImportError:
+        return "absent"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
