@@ -104,6 +104,7 @@ class Node:
         ae = AE(ae_title=given.title)
         ae.require_called_aet = True
         ae.maximum_associations = given.associations
+        ae.maximum_pdu_size = 1 << 18  # films come in some hundred pieces, not in thousands
         ae.acse_timeout = ae.network_timeout = ae.dimse_timeout = given.idle_timeout
         ae.add_supported_context(Verification)
         for sop_class in FILM_CLASSES:

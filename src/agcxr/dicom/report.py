@@ -53,11 +53,12 @@ def region_tracking(header: Dataset, algorithm: Algorithm) -> str:
     return derived_uid(str(header.SOPInstanceUID), algorithm.version, "region")
 
 
-def _identification(algorithm: Algorithm) -> sr.AlgorithmIdentification:
+def _identification(algorithm: Algorithm, *, whole: bool = False) -> sr.AlgorithmIdentification:
+    """Name and version; `whole`: with the parameters too, said once in a report."""
     return sr.AlgorithmIdentification(
         name=f"{NAME} {MODEL_NAME}",
         version=algorithm.version,
-        parameters=list(algorithm.parameters),
+        parameters=list(algorithm.parameters) if whole else None,
         family=codes.ALGORITHM_FAMILY,
         manufacturer=NAME,
     )
@@ -76,7 +77,7 @@ def _region(
         tracking_identifier=sr.TrackingIdentifier(region_tracking(header, algorithm), "Attended region"),
         referenced_region=region,
         finding_type=codes.REGION,
-        algorithm_id=_identification(algorithm),
+        algorithm_id=_identification(algorithm, whole=True),
         qualitative_evaluations=[
             sr.QualitativeEvaluation(codes.REGION_KIND, codes.WHOLE_VIEW if prediction.fallback else codes.ATTENDED)
         ],

@@ -1,0 +1,347 @@
+"""The node against a fake archive in the same process: always run. test_orthanc.py does the same with a real one."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import threading
+import time
+from collections import Counter
+
+import pydicom
+import pytest
+from dicom_made import CR, DX, SC, film, fresh, written
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+
+from agcxr.dicom import node as node_module
+from agcxr.dicom.archive import CLASSES
+from agcxr.dicom.journal import Journal
+from agcxr.dicom.node import Node, NodeSettings
+from agcxr.dicom.peers import Caller, Peer
+from agcxr.dicom.queue import Queue
+from agcxr.dicom.results import result_uid
+
+SECRETS = ("Secret", "SECRET", "1.2.826", "2.25.", "19500102", "20240506")
+
+
+class FakeArchive:
+    """Takes what it is sent, or answers with the next of `answers`."""
+
+    def __init__(self) -> None:
+        self.taken: list[pydicom.Dataset] = []
+        self.answers: list[int] = []
+        self.associations = 0
+        self._ae = AE(ae_title="ARCHIVE")
+        self._ae.maximum_pdu_size = 1 << 20
+        for sop_class in CLASSES:
+            self._ae.add_supported_context(sop_class)
+        self.port = free_port()
+        self._server = None
+
+    def up(self) -> FakeArchive:
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
+        self._server = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        return self
+
+    def down(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def _count(self, _: evt.Event) -> None:
+        self.associations += 1
+
+    def _store(self, event: evt.Event) -> int:
+        answer = self.answers.pop(0) if self.answers else 0
+        if answer in (0, 0xB000):
+            self.taken.append(event.dataset)
+        return answer
+
+    def results_of(self, uid: str, algorithm) -> list[str]:
+        """Roles of the results of a film, in the order of their coming."""
+        roles = {result_uid(uid, algorithm, role): role for role in ("sr", "sc", "seg")}
+        return [roles[ds.SOPInstanceUID] for ds in self.taken if ds.SOPInstanceUID in roles]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def send(port: int, *films: pydicom.Dataset, calling: str = "XRAY", called: str = "AGCXR") -> list[int | None]:
+    """Store films over one association; the statuses, None without an answer."""
+    ae = AE(ae_title=calling)
+    for sop_class in (CR, DX, SC, Verification):
+        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", port, ae_title=called)
+    assert association.is_established, "the node turned the association away"
+    try:
+        return [association.send_c_store(one).get("Status") for one in films]
+    finally:
+        association.release()
+
+
+@pytest.fixture
+def archive():
+    made = FakeArchive().up()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def bench(predictor, archive, tmp_path, monkeypatch):
+    """Makes nodes that share one queue file and one journal."""
+    monkeypatch.setattr(node_module, "LONGEST_PAUSE", 1.0)
+    return Bench(predictor, archive, tmp_path / "queue.sqlite")
+
+
+class Bench:
+    def __init__(self, predictor, archive: FakeArchive, path) -> None:
+        self.predictor, self.archive, self.path, self.journal = predictor, archive, path, io.StringIO()
+        self.queue: Queue | None = None
+
+    def node(self, **changes) -> Node:
+        self.queue = Queue(self.path)
+        peer = Peer("ARCHIVE", "127.0.0.1", self.archive.port)
+        settings = {"title": "AGCXR", "archive": peer, "callers": (Caller("XRAY"),), "port": 0, **changes}
+        return Node(self.predictor, NodeSettings(**settings), self.queue, Journal(self.journal))
+
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in self.journal.getvalue().splitlines()]
+
+    def names(self) -> Counter[str]:
+        return Counter(event["event"] for event in self.events())
+
+
+@pytest.fixture
+def running(bench):
+    with bench.node() as node:
+        yield node
+    bench.queue.close()
+
+
+def test_a_film_becomes_three_results(running, bench, archive, algorithm):
+    one = film()
+    assert send(running.port, one) == [0]
+    wait_for(lambda: len(archive.taken) == 3)
+    assert archive.results_of(one.SOPInstanceUID, algorithm) == ["sr", "sc", "seg"]
+    assert {ds.StudyInstanceUID for ds in archive.taken} == {one.StudyInstanceUID}
+    assert {str(ds.PatientName) for ds in archive.taken} == {"Secretname^Anna"}
+    wait_for(lambda: bench.names()["done"] == 1)
+
+
+def test_the_same_film_again_is_known(running, bench, archive):
+    one = film()
+    assert send(running.port, one, one) == [0, 0]
+    wait_for(lambda: bench.names()["done"] == 1)
+    assert send(running.port, one) == [0]
+    assert bench.names()["known already"] == 2
+    assert len(archive.taken) == 3
+
+
+def test_echo(running):
+    ae = AE(ae_title="XRAY")
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", running.port, ae_title="AGCXR")
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+@pytest.mark.parametrize(("calling", "called"), [("STRANGER", "AGCXR"), ("XRAY", "OTHER")])
+def test_strangers_are_turned_away(running, bench, calling, called):
+    with pytest.raises(AssertionError, match="turned the association away"):
+        send(running.port, film(), calling=calling, called=called)
+    assert bench.names()["turned away"] == 1
+    assert bench.queue.counts()["received"] == 0
+    assert send(running.port) == []
+
+
+def test_a_known_title_from_another_address_is_a_stranger(bench):
+    with bench.node(callers=(Caller("XRAY", "10.9.8.7"),)) as node, pytest.raises(AssertionError, match="turned"):
+        send(node.port, film())
+    bench.queue.close()
+
+
+def test_it_listens_on_this_machine_only_unless_told():
+    settings = NodeSettings("A", Peer("B", "h", 1), ())
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_journal_holds_nothing_of_patients(running, bench):
+    broken = fresh(7, Rows=10_000, Columns=10_000)
+    send(running.port, film(), fresh(1, BodyPartExamined="SECRETKNEE"), broken)
+    with pytest.raises(AssertionError):
+        send(running.port, calling="SECRETCALLER")
+    wait_for(lambda: bench.names()["done"] + bench.names()["ignored"] + bench.names()["failed"] == 3)
+    said = bench.journal.getvalue()
+    assert not [secret for secret in SECRETS if secret in said]
+    for event in bench.events():
+        assert {"time", "event"} <= set(event)
+    films = {event["film"] for event in bench.events() if "film" in event}
+    assert len(films) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in films)
+
+
+def test_what_is_no_frontal_chest_film_is_left_alone(running, bench, archive):
+    others = [
+        fresh(1, BodyPartExamined="KNEE"),
+        fresh(2, ViewPosition="LL"),
+        fresh(3, sop_class=SC, Manufacturer="agcxr"),
+        fresh(4, sop_class=SC, Modality="US"),
+    ]
+    good = [fresh(5, sop_class=CR), fresh(6, sop_class=SC)]
+    assert send(running.port, *others, *good) == [0] * 6
+    wait_for(lambda: bench.names()["done"] == 2)
+    assert bench.names()["ignored"] == 4
+    assert {ds.StudyInstanceUID for ds in archive.taken} == {ds.StudyInstanceUID for ds in good}
+
+
+def test_its_own_results_are_not_read_again(running, bench, archive):
+    send(running.port, film())
+    wait_for(lambda: len(archive.taken) == 3)
+    picture = next(ds for ds in archive.taken if ds.SOPClassUID == SC)
+    picture.file_meta = pydicom.dataset.FileMetaDataset()
+    picture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    picture.file_meta.MediaStorageSOPClassUID = SC
+    picture.file_meta.MediaStorageSOPInstanceUID = picture.SOPInstanceUID
+    assert send(running.port, picture) == [0]
+    wait_for(lambda: bench.names()["ignored"] == 1)
+    assert "a result of agcxr itself" in bench.queue.reasons()
+
+
+def test_unreadable_films_fail_and_the_next_is_read(running, bench, archive):
+    truncated = fresh(1)
+    truncated.PixelData = truncated.PixelData[:1000]
+    headless = fresh(2, SeriesInstanceUID=None)
+    good = fresh(3)
+    assert send(running.port, truncated, headless, good) == [0, 0, 0]
+    wait_for(lambda: bench.names()["done"] == 1 and bench.names()["failed"] == 2)
+    assert any("without a usable SeriesInstanceUID" in reason for reason in bench.queue.reasons())
+    assert len(archive.taken) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom drops refused sockets
+def test_an_archive_that_is_down_loses_nothing(bench, archive, algorithm):
+    archive.down()
+    films = [fresh(seed) for seed in range(2)]
+    with bench.node() as node:
+        send(node.port, *films)
+        wait_for(lambda: bench.queue.counts()["made"] == 2 and bench.names()["archive down"])
+    bench.queue.close()
+    archive.up()
+    with bench.node():  # the next node goes on with what the first left
+        wait_for(lambda: bench.queue.counts()["done"] == 2)
+    bench.queue.close()
+    for one in films:
+        assert archive.results_of(one.SOPInstanceUID, algorithm) == ["sr", "sc", "seg"]
+
+
+def test_refusals_warnings_and_a_full_archive(running, bench, archive, algorithm):
+    archive.answers = [0xA700, 0xB000, 0xC000]
+    one = film()
+    send(running.port, one)
+    wait_for(lambda: bench.names()["done"] == 1)
+    assert archive.results_of(one.SOPInstanceUID, algorithm) == ["sr", "sc", "seg"]
+    assert bench.names()["refused by the archive"] == 1
+
+
+def test_a_result_that_is_always_refused_is_set_aside(running, bench, archive, monkeypatch):
+    monkeypatch.setattr(node_module, "REFUSALS", 2)
+    archive.answers = [0xC000, 0xC000]
+    send(running.port, film())
+    wait_for(lambda: bench.queue.counts()["failed"] == 1)
+    other = fresh(3)
+    send(running.port, other)
+    wait_for(lambda: bench.names()["done"] == 1)
+    assert {ds.StudyInstanceUID for ds in archive.taken} == {other.StudyInstanceUID}
+
+
+def test_a_film_that_kills_the_process_is_given_up(bench):
+    queue = Queue(bench.path)
+    queue.add("0" * 16, written(film()))
+    for _ in range(node_module.ATTEMPTS):
+        queue.next_received()
+    queue.close()
+    with bench.node():
+        wait_for(lambda: bench.queue.counts()["failed"] == 1)
+        assert bench.queue.reasons() == ("reading it ended 5 times in a crash or a kill",)
+    bench.queue.close()
+
+
+def test_trouble_in_reading_is_tried_again(bench, archive, monkeypatch):
+    calls = []
+
+    def sometimes(*given):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("Secretname out of memory")
+        return made(*given)
+
+    made = node_module.make_results
+    monkeypatch.setattr(node_module, "make_results", sometimes)
+    with bench.node() as node:
+        send(node.port, film())
+        wait_for(lambda: bench.names()["done"] == 1)
+    bench.queue.close()
+    assert bench.names()["trouble"] == 1
+    assert "Secretname" not in bench.journal.getvalue()
+
+
+def test_a_full_queue_tells_the_sender_to_keep_the_film(bench):
+    with bench.node(largest_queue=1) as node:
+        assert send(node.port, film()) == [0xA700]
+    bench.queue.close()
+
+
+def test_two_associations_at_once(running, bench, archive, algorithm):
+    films = [[fresh(10 * line + seed) for seed in range(2)] for line in range(2)]
+    statuses: list[list] = [[], []]
+    threads = [
+        threading.Thread(target=lambda line=line: statuses[line].extend(send(running.port, *films[line])))
+        for line in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [[0] * 2, [0] * 2]
+    wait_for(lambda: bench.names()["done"] == 4)
+    for one in films[0] + films[1]:
+        assert archive.results_of(one.SOPInstanceUID, algorithm) == ["sr", "sc", "seg"]
+    assert len(archive.taken) == 12
+
+
+def test_garbage_on_the_port(running, bench):
+    for garbage in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x00" * 64,
+        b"\x01\x00\xff\xff\xff\xff" + b"A" * 200,
+        b"\x16\x03\x01\x02\x00",
+        b"",
+    ):
+        with socket.create_connection(("127.0.0.1", running.port)) as line:
+            line.sendall(garbage)
+    assert send(running.port, film()) == [0]
+    wait_for(lambda: bench.names()["done"] == 1)
+
+
+def test_a_film_under_another_uid_than_announced_fails(bench):
+    queue = Queue(bench.path)
+    queue.add("0" * 16, written(film()))
+    queue.close()
+    with bench.node():
+        wait_for(lambda: bench.names()["failed"] == 1)
+        assert bench.queue.reasons() == ("its UID is not the one it was sent under",)
+    bench.queue.close()

@@ -1,0 +1,300 @@
+"""The node, as a process of its own, against a real Orthanc from Debian's packages on free ports of this machine.
+
+AGCXR_BURST sets the films of the burst; AGCXR_ORTHANC_LOG names a file that the observations are appended to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+import pytest
+from dicom_made import CR, DX, SC, fresh, written
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+BURST = int(os.environ.get("AGCXR_BURST", "40"))
+LUA = """
+function OnStoredInstance(instance, tags, metadata, origin)
+  if tags['Modality'] == 'DX' or tags['Modality'] == 'CR' or tags['Modality'] == 'OT' then
+    SendToModality(instance, 'agcxr')
+  end
+end
+"""
+RESULT_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.88.33": "SR",
+    SC: "SC",
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("Orthanc") is None, reason="no Orthanc here (Debian: apt-get install orthanc)"),
+    pytest.mark.skipif(
+        not PLUGIN.exists(), reason="no DICOMweb plugin here (Debian: apt-get install orthanc-dicomweb)"
+    ),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(condition, seconds: float = 120) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + seconds, "it did not happen in time"
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+def record(text: str) -> None:
+    """A line for the log of the run."""
+    if name := os.environ.get("AGCXR_ORTHANC_LOG"):
+        with open(name, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+class Orthanc:
+    """An archive with DICOMweb in a folder of its own. `lua`: forwards films that it gets to the node."""
+
+    def __init__(self, folder: Path, node_port: int) -> None:
+        self.http, self.dicom, self.folder = free_port(), free_port(), folder
+        self._process: subprocess.Popen | None = None
+        (folder / "forward.lua").write_text(LUA)
+        (folder / "orthanc.json").write_text(
+            json.dumps(
+                {
+                    "Name": "test",
+                    "StorageDirectory": str(folder / "storage"),
+                    "IndexDirectory": str(folder / "storage"),
+                    "HttpPort": self.http,
+                    "DicomPort": self.dicom,
+                    "DicomAet": "ORTHANC",
+                    "DicomCheckCalledAet": True,
+                    "RemoteAccessAllowed": False,
+                    "AuthenticationEnabled": False,
+                    "DicomAlwaysAllowStore": True,
+                    "DicomModalities": {"agcxr": ["AGCXR", "127.0.0.1", node_port]},
+                    "LuaScripts": [str(folder / "forward.lua")],
+                    "Plugins": [str(PLUGIN)],
+                    "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                }
+            )
+        )
+
+    def up(self) -> None:
+        with open(self.folder / "orthanc.log", "a") as log:
+            command = ["Orthanc", str(self.folder / "orthanc.json")]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._answers)
+
+    def down(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "orthanc.log").read_text()[-2000:]
+        try:
+            return "Version" in self.get("/system")
+        except OSError:
+            return False
+
+    def get(self, path: str):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", headers={"Accept": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: bytes):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", body, timeout=120) as answer:
+            return json.loads(answer.read())
+
+    def results(self, study: str) -> Counter[str]:
+        """Kinds of our objects in a study, through DICOMweb (QIDO-RS)."""
+        found = self.get(f"/dicom-web/studies/{study}/instances?includefield=00080070")
+        ours = [one for one in found if one.get("00080070", {}).get("Value") == ["agcxr"]]
+        return Counter(RESULT_CLASSES[one["00080016"]["Value"][0]] for one in ours)
+
+
+class NodeProcess:
+    """`agcxr dicom-node` as people run it."""
+
+    def __init__(self, model: Path, folder: Path, port: int) -> None:
+        self.port, self._folder, self._model, self.archive_port = port, folder, model, 0
+        self.process: subprocess.Popen | None = None
+
+    def up(self) -> None:
+        flags = ["--ae", "AGCXR", "--port", str(self.port), "--send-to", f"ORTHANC@127.0.0.1:{self.archive_port}"]
+        flags += ["--caller", "ORTHANC", "XRAY@127.0.0.1", "--queue", str(self._folder / "queue.sqlite")]
+        code = "import sys; from agcxr.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, "dicom-node", str(self._model), *flags]
+        before = self.names()["listening"]
+        with open(self._folder / "node.log", "a") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        wait_for(lambda: self.names()["listening"] > before or self._died())
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(90) == 0
+
+    def _died(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()[-2000:]
+        return False
+
+    def log(self) -> str:
+        path = self._folder / "node.log"
+        return path.read_text() if path.exists() else ""
+
+    def names(self) -> Counter[str]:
+        lines = [line for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
+        return Counter(json.loads(line)["event"] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, model_folder):
+    """Orthanc and a node that know each other."""
+    folder = tmp_path_factory.mktemp("site")
+    node = NodeProcess(model_folder, folder, free_port())
+    orthanc = Orthanc(folder, node.port)
+    node.archive_port = orthanc.dicom
+    try:
+        orthanc.up()
+        record(f"- Orthanc {orthanc.get('/system')['Version']} with DICOMweb; films 120 x 100 pixels but for the first")
+        node.up()
+        yield orthanc, node
+        node.stop()
+        assert node.names()["stopped"] >= 1
+    finally:
+        if node.process is not None and node.process.poll() is None:
+            node.process.kill()
+        orthanc.down()
+
+
+def send(port: int, films: list[pydicom.Dataset]) -> list[int | None]:
+    ae = AE(ae_title="XRAY")
+    for sop_class in (CR, DX, Verification):
+        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", port, ae_title="AGCXR")
+    assert association.is_established
+    try:
+        return [association.send_c_store(film).get("Status") for film in films]
+    finally:
+        association.release()
+
+
+def complete(orthanc: Orthanc, films: list[pydicom.Dataset]) -> bool:
+    wanted = {"SR": 1, "SC": 1, "SEG": 1}
+    return all(orthanc.results(one.StudyInstanceUID) == wanted for one in films)
+
+
+def test_a_film_stored_in_orthanc_gets_its_results(site):
+    orthanc, node = site
+    film = fresh(1, shape=(2500, 2048))
+    orthanc.post("/instances", written(film))
+    seconds = wait_for(lambda: complete(orthanc, [film]))
+    study = orthanc.get(f"/dicom-web/studies/{film.StudyInstanceUID}/instances")
+    assert len(study) == 4
+    assert {one["00100020"]["Value"][0] for one in study} == {"SECRET-77"}
+    # Its own picture came back to it by the same rule and was left alone.
+    wait_for(lambda: node.names()["ignored"] == 1)
+    record(
+        f"- a film of 2500 x 2048 pixels, stored by REST, forwarded by a Lua script, found with SR, SC and SEG in its "
+        f"study through DICOMweb after {seconds:.1f} s; the node's own picture, forwarded by the same rule, ignored"
+    )
+
+
+def test_orthanc_forwards_on_request_and_says_echo(site):
+    orthanc, _ = site
+    assert orthanc.post("/modalities/agcxr/echo", b"{}") == {}
+    film = fresh(2, sop_class=CR)
+    identifier = orthanc.post("/instances", written(film))["ID"]
+    told = orthanc.post("/modalities/agcxr/store", identifier.encode())
+    assert told["FailedInstancesCount"] == 0
+    wait_for(lambda: complete(orthanc, [film]))
+    record("- C-ECHO from Orthanc answered; a film forwarded twice (by Lua and by REST) has one set of results")
+
+
+def test_the_node_killed_in_the_middle(site):
+    orthanc, node = site
+    films = [fresh(seed) for seed in range(12)]
+    before = node.names()
+    assert send(node.port, films) == [0] * 12
+    kills = 0
+    for share in (2, 5):
+        wait_for(lambda share=share: node.names()["done"] - before["done"] >= share)
+        node.kill()
+        kills += 1
+        node.up()
+    wait_for(lambda: complete(orthanc, films))
+    wait_for(lambda: node.names()["done"] - before["done"] >= 12)
+    record(
+        f"- 12 films accepted, the node killed (SIGKILL) {kills} times while it worked: every film has one SR, SC, SEG"
+    )
+
+
+def test_the_archive_stopped_for_a_while(site):
+    orthanc, node = site
+    films = [fresh(seed) for seed in range(5)]
+    orthanc.down()
+    before = node.names()
+    assert send(node.port, films) == [0] * 5
+    wait_for(lambda: node.names()["archive down"] - before["archive down"] >= 2)
+    assert node.names()["done"] == before["done"]
+    orthanc.up()
+    wait_for(lambda: complete(orthanc, films))
+    record("- Orthanc stopped, 5 films accepted meanwhile; after its start every film has one SR, SC, SEG")
+
+
+def test_a_burst_over_two_associations_with_garbage_between(site):
+    orthanc, node = site
+    films = [fresh(seed) for seed in range(BURST)]
+    start = time.monotonic()
+    statuses: list[list] = [[], []]
+    threads = [
+        threading.Thread(target=lambda i=i: statuses[i].extend(send(node.port, films[i::2])), daemon=True)
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 4096, b"\x01\x00\xff\xff\xff\xff" + b"A" * 500):
+        with socket.create_connection(("127.0.0.1", node.port)) as line:
+            line.sendall(garbage)
+    for thread in threads:
+        thread.join()
+    accepted = time.monotonic() - start
+    assert [status for one in statuses for status in one] == [0] * BURST
+    wait_for(lambda: complete(orthanc, films[-4:]), 600)
+    wait_for(lambda: complete(orthanc, films), 600)
+    everything = time.monotonic() - start
+    assert "Secret" not in node.log()
+    record(
+        f"- {BURST} films in a burst over two associations at once, garbage on the port meanwhile: all accepted after "
+        f"{accepted:.1f} s, all results in Orthanc after {everything:.1f} s ({BURST / everything:.1f} films/s)"
+    )
+    record(f"- the node's journal, counted: {dict(node.names())}; no name, number or UID of a film in it")
