@@ -67,6 +67,7 @@ DIRECTION = """
     training/tasks
     training/keeper
     training/stages
+    training/seeds
 
     intake
     inference/prediction
@@ -94,11 +95,17 @@ DIRECTION = """
     evaluation/meaning
     evaluation/localize
     evaluation/controls
+    evaluation/ablation
+    evaluation/ablation_size
+    evaluation/ablation_tables
+    evaluation/ablation_figure
+    evaluation/ablate
     evaluation/charts
     evaluation/page
     evaluation/report_tables
     evaluation/report_pictures
     evaluation/report
+    evaluation/seeds
     evaluation/report_looks
     evaluation/report_scores
     evaluation/study

@@ -1,0 +1,1 @@
+"""The reading room: a web page and its API over one model."""

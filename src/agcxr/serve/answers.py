@@ -1,0 +1,265 @@
+"""The JSON that the API speaks. Every answer says that it is for research only."""
+
+from __future__ import annotations
+
+import base64
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.inference.prediction import Branch, Prediction
+from agcxr.labels import NO_FINDING
+from agcxr.serve.decode_child import encode_png
+from agcxr.serve.decoder import Read, Unreadable
+from agcxr.serve.engine import Engine, FindingMap
+from agcxr.serve.limits import Limits
+
+Share = Annotated[float, Field(ge=0, le=1)]
+FourNumbers = Annotated[tuple[float, float, float, float], Field(description="x0, y0, x1, y1")]
+PNG = Annotated[str, Field(description="a gray PNG, base64")]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Mistake(Answer):
+    """What went wrong, for programs and for people."""
+
+    code: str = Field(examples=["unreadable"])
+    message: str = Field(examples=["not a PNG, JPEG, WebP or DICOM file: it looks like text"])
+
+
+class ErrorAnswer(Answer):
+    error: Mistake
+    research_only: str = RESEARCH_ONLY
+
+
+class PointAnswer(Answer):
+    """One operating point, chosen on validation films, and on which side this film lies."""
+
+    threshold: Share
+    above: bool
+
+
+class FindingAnswer(Answer):
+    finding: str = Field(examples=["Effusion"])
+    fusion: Share = Field(description="raw probability, fusion branch")
+    global_: Share = Field(description="raw probability, global branch", alias="global")
+    local: Share = Field(description="raw probability, local branch")
+    calibrated: Share | None = Field(description="of the fusion; null where the checkpoint holds no calibration")
+    operating_points: dict[str, PointAnswer] = Field(description="on the raw fusion probability; empty where unknown")
+
+
+class FilmFacts(Answer):
+    """The file, as it was read. Nothing here identifies a patient."""
+
+    width: int
+    height: int
+    bits: Literal[8, 16]
+    format: str = Field(examples=["dicom"])
+    view_position: str | None = None
+    notes: tuple[str, ...] = Field(examples=[["inverted (MONOCHROME1)"]])
+
+
+class IntakeAnswer(Answer):
+    """Whether this is a film that the model may speak about."""
+
+    decision: Literal["accept", "warn", "refuse"]
+    reasons: tuple[str, ...]
+
+
+class AttentionAnswer(Answer):
+    """Where the model looked, in pixels of the original film, exclusive end."""
+
+    box: FourNumbers
+    window: FourNumbers = Field(description="the part of the film that the model saw")
+    fallback: bool = Field(description="no region stood out, so the local branch saw the whole window")
+
+
+class PicturesAnswer(Answer):
+    """Only with ?pictures=true."""
+
+    heat: PNG = Field(description="attention, to be laid over attention.window")
+    crop: PNG = Field(description="what the local branch saw")
+    thumbnail: PNG = Field(description="the film as prepared: square, to be stretched to the film's shape")
+
+
+class FilmAnswer(Answer):
+    index: int = Field(description="place in the request, from 0")
+    name: str = Field(description="as given in the request; kept nowhere")
+    status: Literal["read", "refused", "unreadable"]
+    reason: str | None = Field(default=None, description="why there are no findings")
+    film: FilmFacts | None = None
+    intake: IntakeAnswer | None = Field(default=None, description="null where this server has no intake check")
+    findings: tuple[FindingAnswer, ...] | None = Field(default=None, description="most probable first, No Finding last")
+    attention: AttentionAnswer | None = None
+    pictures: PicturesAnswer | None = None
+
+
+class PredictAnswer(Answer):
+    research_only: str = RESEARCH_ONLY
+    version: str = Field(default_factory=lambda: version("agcxr"))
+    films: tuple[FilmAnswer, ...]
+    error: Mistake | None = Field(default=None, description="set, with status 422, where no film could be read")
+
+
+class MapAnswer(Answer):
+    """Where one finding is read (Grad-CAM), over the whole film."""
+
+    research_only: str = RESEARCH_ONLY
+    finding: str
+    branch: Branch
+    empty: bool = Field(description="nothing on the film speaks for the finding")
+    heat: PNG = Field(description="to be laid over the whole film; its peak is 255")
+
+
+class LabelAnswer(Answer):
+    label: str
+    calibrated: bool
+    prevalence: float | None = Field(description="share of positive validation films")
+    operating_points: dict[str, dict[str, float]] = Field(description="threshold, sensitivity, specificity")
+
+
+class ModelAnswer(Answer):
+    research_only: str = RESEARCH_ONLY
+    version: str = Field(default_factory=lambda: version("agcxr"))
+    backbone: str
+    image_size: int
+    prepared_size: int
+    attention: dict[str, str | float | int]
+    device: str
+    precision: str
+    calibration: str | None
+    intake: bool
+    labels: tuple[LabelAnswer, ...]
+    metrics: dict[str, float | None]
+    limits: dict[str, float]
+
+
+class ExampleAnswer(Answer):
+    id: str
+    title: str
+    findings: tuple[str, ...] = Field(description="what was drawn into this synthetic film")
+
+
+def film_answer(
+    index: int,
+    name: str,
+    read: Read | Unreadable,
+    prediction: Prediction | None,
+    engine: Engine,
+    *,
+    pictures: bool = False,
+) -> FilmAnswer:
+    """The answer for one film; `prediction` is None for one that could not be read or was refused."""
+    reason, status = None, "read"
+    if isinstance(read, Unreadable):
+        status, reason = "unreadable", read.reason
+    elif prediction is None:
+        assert read.verdict is not None
+        status, reason = "refused", "; ".join(read.verdict.reasons)
+    verdict = None if isinstance(read, Unreadable) else read.verdict
+    return FilmAnswer(
+        index=index,
+        name=name,
+        status=status,  # type: ignore[arg-type]
+        reason=reason,
+        film=None if isinstance(read, Unreadable) else _facts(read),
+        intake=None if verdict is None else IntakeAnswer(decision=verdict.decision, reasons=verdict.reasons),
+        findings=None if prediction is None else _findings(prediction, engine),
+        attention=None
+        if prediction is None
+        else AttentionAnswer(box=prediction.box, window=prediction.window, fallback=prediction.fallback),
+        pictures=_pictures(read, prediction) if pictures and isinstance(read, Read) and prediction else None,
+    )
+
+
+def map_answer(found: FindingMap) -> MapAnswer:
+    return MapAnswer(
+        finding=found.finding, branch=found.branch, empty=found.empty, heat=_base64(encode_png(found.heat_HW))
+    )
+
+
+def model_answer(engine: Engine, limits: Limits, *, intake: bool) -> ModelAnswer:
+    """What a client may know of the model: nothing about the machine it runs on but the kind of device."""
+    predictor, model = engine.predictor, engine.predictor.model
+    return ModelAnswer(
+        backbone=model.backbone_name,
+        image_size=model.image_size,
+        prepared_size=engine.size,
+        attention=model.attention.model_dump(),
+        device=predictor.device.type,
+        precision=predictor.precision,
+        calibration=None if predictor.calibration is None else predictor.calibration.method,
+        intake=intake,
+        labels=tuple(_label(engine, label) for label in engine.labels),
+        metrics=dict(model.card.metrics) if model.card else {},
+        limits={
+            "file_bytes": limits.file_bytes,
+            "request_bytes": limits.request_bytes,
+            "files": limits.files,
+            "pixels": limits.pixels,
+            "seconds": limits.work,
+        },
+    )
+
+
+def _label(engine: Engine, label: str) -> LabelAnswer:
+    known = engine.calibration_of(label)
+    points = {} if known is None or known.points is None else known.points
+    return LabelAnswer(
+        label=label,
+        calibrated=known is not None and known.curve.kind != "none",
+        prevalence=None if known is None else known.prevalence,
+        operating_points={str(name): point.model_dump() for name, point in points.items()},
+    )
+
+
+def _facts(read: Read) -> FilmFacts:
+    return FilmFacts(
+        width=read.width,
+        height=read.height,
+        bits=read.bits,  # type: ignore[arg-type]
+        format=read.format,
+        view_position=read.view_position,
+        notes=read.notes,
+    )
+
+
+def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ...]:
+    rows = []
+    for k, label in enumerate(prediction.labels):
+        fusion = float(prediction.fusion_K[k])
+        known = engine.calibration_of(label)
+        points = {} if known is None or known.points is None else known.points
+        rows.append(
+            FindingAnswer.model_validate(
+                {
+                    "finding": label,
+                    "fusion": fusion,
+                    "global": float(prediction.global_K[k]),
+                    "local": float(prediction.local_K[k]),
+                    "calibrated": None if prediction.calibrated_K is None else float(prediction.calibrated_K[k]),
+                    "operating_points": {
+                        name: PointAnswer(threshold=point.threshold, above=fusion >= point.threshold)
+                        for name, point in points.items()
+                    },
+                }
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.finding == NO_FINDING, -(row.calibrated or 0), -row.fusion)))
+
+
+def _pictures(read: Read, prediction: Prediction) -> PicturesAnswer:
+    heat = (prediction.heat_HW.clip(0, 1) * 255).round().astype("uint8")
+    pictures = (heat, prediction.crop_HW, read.small_SS)
+    return PicturesAnswer(
+        **dict(zip(("heat", "crop", "thumbnail"), (_base64(encode_png(one)) for one in pictures), strict=True))
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

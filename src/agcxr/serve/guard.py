@@ -1,0 +1,156 @@
+"""The outermost layer: who may ask, what every answer carries, and that no error shows its inside."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.serve.held import LEASE, Held, Lease
+from agcxr.serve.limits import LOCAL_NAMES, host_of
+from agcxr.serve.measures import Measures
+from agcxr.serve.problem import Problem
+
+LOG = logging.getLogger("agcxr.serve")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
+    (b"x-research-only", RESEARCH_ONLY.encode()),
+)
+PIECE = 256 * 1024
+"""Answers are sent in pieces, so that a slow reader holds one of them in the socket's buffer and not the whole."""
+OPEN_PATHS = frozenset({"/", "/health"})
+"""What a token does not guard: the page itself (it asks for the token) and whether the server lives."""
+
+
+INTERNAL = Problem(500, "internal", "the server failed; nothing of your film was kept")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask. local_only: only under this machine's own names (a foreign name means DNS rebinding)."""
+
+    token: str | None = None
+    local_only: bool = True
+
+
+class Guard:
+    """ASGI middleware."""
+
+    def __init__(
+        self, app: ASGIApp, access: Access, measures: Measures, held: Held, routes: Callable[[str], str]
+    ) -> None:
+        """`routes`: path -> one of a few fixed names, for logs and counters."""
+        self._app, self._access, self._measures, self._held, self._routes = app, access, measures, held, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        answer, lease = _Sender(send), Lease(self._held)
+        scope[LEASE] = lease
+        route, start = self._routes(scope["path"]), time.perf_counter()
+        try:
+            self._check(scope)
+            await self._app(scope, receive, answer)
+        except Problem as problem:
+            await answer.problem(problem)
+        except Exception as error:  # the last line of defence: the client learns nothing, the log no data
+            self._measures.failures.inc()
+            LOG.error("%s failed: %s", route, _where(error))
+            if not answer.status:
+                await answer.problem(INTERNAL)
+        finally:
+            lease.release()
+        seconds = time.perf_counter() - start
+        self._measures.requests.labels(route, answer.status).inc()
+        self._measures.request_seconds.labels(route).observe(seconds)
+        LOG.info("%s %s %.3f s", route, answer.status, seconds)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._access.local_only and host_of(host) not in LOCAL_NAMES:
+            raise Problem(421, "wrong_host", "this server answers only to localhost, 127.0.0.1 and [::1]")
+        if scope["method"] not in ("GET", "HEAD") and not _same_site(headers, host):
+            raise Problem(403, "cross_site", "requests from other web sites are not answered")
+        token, path = self._access.token, scope["path"]
+        if token is None or path in OPEN_PATHS or path.startswith("/static/"):
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            raise Problem(401, "token", "send the server's token in the header `Authorization: Bearer ...`")
+
+
+def _same_site(headers: Headers, host: str) -> bool:
+    """Whether a request comes from our own page or from a program, not from a page of somebody else."""
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+
+
+class _Sender:
+    """Adds the security headers, cuts long bodies, and knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [pair for pair in message.get("headers", []) if pair[0] != b"server"]
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": [*headers, *SECURITY]}
+        body = message.get("body", b"")
+        if message["type"] == "http.response.body" and len(body) > PIECE:
+            view = memoryview(body)
+            for at in range(0, len(view), PIECE):
+                more = message.get("more_body", False) or at + PIECE < len(view)
+                await self._send(
+                    {"type": "http.response.body", "body": bytes(view[at : at + PIECE]), "more_body": more}
+                )
+            return
+        await self._send(message)
+
+    async def problem(self, problem: Problem) -> None:
+        error = {"code": problem.code, "message": problem.message}
+        body = json.dumps({"error": error, "research_only": RESEARCH_ONLY}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if problem.retry_after is not None:
+            headers.append((b"retry-after", str(problem.retry_after).encode()))
+        if problem.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await self({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
+
+
+def _where(error: BaseException) -> str:
+    """Kind and place of an error, without its message: that may quote what was uploaded."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-3:]]
+    return f"{type(error).__name__} at {' > '.join(places) or 'unknown'}"

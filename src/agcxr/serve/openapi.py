@@ -1,0 +1,111 @@
+"""What OpenAPI cannot see in the code: the form of uploads, and examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.serve.answers import ErrorAnswer
+
+DESCRIPTION = f"""{RESEARCH_ONLY}
+
+Films are PNG (8 or 16 bits), JPEG, WebP or DICOM, sent as form fields with a file name, or one as the whole body:
+
+    curl -F file=@a.png -F file=@b.dcm http://127.0.0.1:8000/v1/predict
+    curl --data-binary @a.dcm http://127.0.0.1:8000/v1/predict
+
+Nothing that is uploaded is stored or logged. Where the server asks for a token, send `Authorization: Bearer TOKEN`.
+A status of 503 comes with Retry-After: the queue is full."""
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    example = {"error": {"code": code, "message": message}, "research_only": RESEARCH_ONLY}
+    return {"model": ErrorAnswer, "description": message, "content": {"application/json": {"example": example}}}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    401: _error("token", "send the server's token in the header `Authorization: Bearer ...`"),
+    503: _error("busy", "the queue is full; try again shortly"),
+}
+
+_RAW = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _body(many: bool) -> dict[str, Any]:
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+    field = {"type": "array", "items": file} if many else file
+    form = {"schema": {"type": "object", "required": ["file"], "properties": {"file": field}}}
+    kinds = ("application/dicom", "application/octet-stream", "image/png", "image/jpeg", "image/webp")
+    content = {"multipart/form-data": form, **dict.fromkeys(kinds, _RAW)}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+FILMS = _body(True)
+FILM = _body(False)
+
+PNG: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A PNG", "content": {"image/png": _RAW}},
+    422: _error("unreadable", "not a PNG, JPEG, WebP or DICOM file: it looks like text"),
+}
+
+_POINTS = {
+    "youden": {"threshold": 0.31, "above": True},
+    "sensitivity95": {"threshold": 0.12, "above": True},
+    "specificity95": {"threshold": 0.74, "above": False},
+}
+_READ = {
+    "index": 0,
+    "name": "a.png",
+    "status": "read",
+    "reason": None,
+    "film": {"width": 2500, "height": 2048, "bits": 16, "format": "png", "view_position": None, "notes": []},
+    "intake": {"decision": "accept", "reasons": []},
+    "findings": [
+        {
+            "finding": "Effusion",
+            "fusion": 0.62,
+            "global": 0.55,
+            "local": 0.58,
+            "calibrated": 0.41,
+            "operating_points": _POINTS,
+        }
+    ],
+    "attention": {"box": [1412.0, 980.5, 2103.0, 1771.0], "window": [156.2, 128.0, 2343.8, 1920.0], "fallback": False},
+    "pictures": None,
+}
+_UNREADABLE = {
+    "index": 1,
+    "name": "notes.txt",
+    "status": "unreadable",
+    "reason": "not a PNG, JPEG, WebP or DICOM file: it looks like text",
+    "film": None,
+    "intake": None,
+    "findings": None,
+    "attention": None,
+    "pictures": None,
+}
+
+
+def _answer(films: list[dict[str, Any]], error: dict[str, str] | None) -> dict[str, Any]:
+    return {"research_only": RESEARCH_ONLY, "version": "0.1.0", "films": films, "error": error}
+
+
+PREDICT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "An answer for each film, in order",
+        "content": {"application/json": {"example": _answer([_READ, _UNREADABLE], None)}},
+    },
+    400: _error("bad_form", "the multipart form is broken or was cut off"),
+    408: _error("too_slow", "the upload did not arrive within 30 seconds"),
+    413: _error("too_large", "a film is larger than the 64 MiB allowed"),
+    422: {
+        "description": "No film could be read; or a parameter is impossible",
+        "content": {
+            "application/json": {
+                "example": _answer(
+                    [_UNREADABLE | {"index": 0}], {"code": "unreadable", "message": str(_UNREADABLE["reason"])}
+                )
+            }
+        },
+    },
+}

@@ -1,0 +1,176 @@
+"""The work behind the routes: uploads in, answers out, never more at a time than the limits allow."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+from agcxr.inference.explain import picture
+from agcxr.inference.prediction import Branch, Prediction
+from agcxr.serve.answers import FilmAnswer, MapAnswer, film_answer, map_answer
+from agcxr.serve.batcher import Batcher
+from agcxr.serve.decode_child import Intake, Wish
+from agcxr.serve.decoder import Decoders, Read, Unreadable
+from agcxr.serve.engine import Engine
+from agcxr.serve.examples import EXAMPLES
+from agcxr.serve.held import Held
+from agcxr.serve.limits import Limits
+from agcxr.serve.measures import Measures
+from agcxr.serve.problem import Problem
+from agcxr.serve.upload import Upload
+
+PICTURE_FILM = 1024
+
+
+class Room:
+    """How many films are in the house; the bounded queue."""
+
+    def __init__(self, limits: Limits, measures: Measures) -> None:
+        self._limits, self._measures = limits, measures
+        self._films = 0
+        self._per_film = 0.1
+        """Seconds a film takes when the house is busy, as seen lately."""
+
+    @contextmanager
+    def take(self, films: int) -> Iterator[None]:
+        """Places for `films` films. Raises Problem 503 where there are not enough."""
+        if self._films + films > self._limits.queue:
+            raise Problem(503, "busy", "the queue is full; try again shortly", retry_after=self.retry_after())
+        self._change(films)
+        try:
+            yield
+        finally:
+            self._change(-films)
+
+    def retry_after(self) -> int:
+        """Seconds until the films that are here now should be answered."""
+        return max(1, min(60, math.ceil(self._films * self._per_film)))
+
+    def observe(self, films: int, seconds: float) -> None:
+        """Told of each pass of the network."""
+        self._per_film += 0.2 * (seconds / films - self._per_film)
+        self._measures.batch_films.observe(films)
+        self._measures.batch_seconds.observe(seconds)
+
+    def _change(self, films: int) -> None:
+        self._films += films
+        self._measures.queue_films.set(self._films)
+
+
+class Service:
+    """One model, its decoders and its queue. Lives in one event loop; see `running`."""
+
+    def __init__(self, engine: Engine, limits: Limits, measures: Measures, intake: Intake | None = None) -> None:
+        self.engine, self.limits, self.measures, self.has_intake = engine, limits, measures, intake is not None
+        self.room, self.held = Room(limits, measures), Held(limits, measures)
+        self._intake = intake
+        self._examples: dict[str, bytes] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Processes and threads are up inside, and gone after."""
+        self.decoders = Decoders(self.engine.size, self.limits, self._intake, self.measures.decoder_restarts.inc)
+        self.batcher: Batcher[Read, Prediction] = Batcher(
+            self.engine.answers, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
+        )
+        self._drawing = ThreadPoolExecutor(1, "agcxr-draw")
+        try:
+            await self.decoders.start()
+            self.batcher.start()
+            yield
+        finally:
+            self.decoders.close()
+            await self.batcher.close()
+            self._drawing.shutdown(wait=True, cancel_futures=True)
+
+    async def predict(self, uploads: list[Upload], *, pictures: bool) -> list[FilmAnswer]:
+        """Answers in the order of the uploads."""
+        with self.room.take(len(uploads)):
+            async with self._in_time():
+                return list(await asyncio.gather(*(self._predict(i, one, pictures) for i, one in enumerate(uploads))))
+
+    async def film(self, upload: Upload) -> bytes:
+        """The film at its full depth as a PNG."""
+        with self.room.take(1):
+            async with self._in_time():
+                read = self._readable(await self.decoders.read(upload.data, Wish(png=True)))
+                assert read.png is not None
+                return read.png
+
+    async def map(self, upload: Upload, finding: str, branch: Branch) -> MapAnswer:
+        """Where one finding is read."""
+        if finding not in self.engine.labels:
+            known = ", ".join(self.engine.labels)
+            raise Problem(422, "unknown_finding", f"this model does not know that finding; it knows {known}")
+        with self.room.take(1):
+            async with self._in_time():
+                read = self._accepted(await self.decoders.read(upload.data, Wish()))
+                return map_answer(await self.batcher.alone(partial(self.engine.map, read, finding, branch)))
+
+    async def picture(self, upload: Upload) -> bytes:
+        """The explained film as a PNG, as `agcxr predict --explain` writes it."""
+        with self.room.take(1):
+            async with self._in_time():
+                read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM)))
+                prediction = await self.batcher.submit(read)
+                return await self._draw(partial(_drawn, prediction, upload.name))
+
+    async def example(self, name: str) -> bytes:
+        """A synthetic film to try. Drawn once."""
+        found = next((one for one in EXAMPLES if one.id == name), None)
+        if found is None:
+            raise Problem(404, "not_found", "there is no such example")
+        if name not in self._examples:
+            self._examples[name] = await self._draw(found.png)
+        return self._examples[name]
+
+    async def _draw(self, call: partial[bytes] | object) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, call)  # type: ignore[arg-type]
+
+    async def _predict(self, index: int, upload: Upload, pictures: bool) -> FilmAnswer:
+        read = await self.decoders.read(upload.data, Wish())
+        if isinstance(read, Unreadable) or (read.verdict is not None and read.verdict.decision == "refuse"):
+            outcome = "unreadable" if isinstance(read, Unreadable) else "refused"
+            self.measures.films.labels(outcome).inc()
+            return film_answer(index, upload.name, read, None, self.engine)
+        prediction = await self.batcher.submit(read)
+        self.measures.films.labels("read").inc()
+        return film_answer(index, upload.name, read, prediction, self.engine, pictures=pictures)
+
+    def _readable(self, read: Read | Unreadable) -> Read:
+        if isinstance(read, Unreadable):
+            raise Problem(422, "unreadable", read.reason)
+        return read
+
+    def _accepted(self, read: Read | Unreadable) -> Read:
+        film = self._readable(read)
+        if film.verdict is not None and film.verdict.decision == "refuse":
+            raise Problem(422, "refused", "; ".join(film.verdict.reasons))
+        return film
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(self.limits.work):
+                yield
+        except TimeoutError as error:
+            if time.monotonic() - start < self.limits.work:
+                raise
+            raise Problem(
+                503, "too_slow", f"no answer within {self.limits.work:g} seconds", retry_after=self.room.retry_after()
+            ) from error
+
+
+def _drawn(prediction: Prediction, name: str) -> bytes:
+    from dataclasses import replace
+
+    out = io.BytesIO()
+    picture(replace(prediction, name=name)).save(out, format="PNG", compress_level=4)
+    return out.getvalue()

@@ -1,0 +1,243 @@
+// The film on a canvas: window and level on its true values, zoom, pan, an overlay and a box.
+
+const SMALLEST = 0.1, LARGEST = 32;
+
+export class Viewer {
+  /** changed(): called when zoom or window changed. */
+  constructor(canvas, changed) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d");
+    this.scratch = document.createElement("canvas");
+    this.changed = changed;
+    this.levels = [];
+    this.heat = null;
+    this.box = null;
+    this.opacity = 0.6;
+    this.showHeat = this.showBox = true;
+    this.inverted = false;
+    this.centre = 0.5;
+    this.width = 1;
+    this.fitted = true;
+    this.pointers = new Map();
+    this.listen();
+    new ResizeObserver(() => this.resize()).observe(canvas);
+  }
+
+  get film() { return this.levels[0] || null; }
+
+  /** film: {width, height, bits, data} or null. */
+  show(film, { keepWindow = false } = {}) {
+    this.levels = film ? pyramid(film) : [];
+    if (!keepWindow) { this.centre = 0.5; this.width = 1; }
+    this.fit();
+  }
+
+  /** canvas over the rectangle [x0, y0, x1, y1] of the film; null for none. */
+  setHeat(canvas, rect) {
+    this.heat = canvas && { canvas, rect };
+    this.draw();
+  }
+
+  setWindow(centre, width) {
+    this.width = Math.min(Math.max(width, 0.002), 1);
+    this.centre = Math.min(Math.max(centre, 0), 1);
+    this.draw();
+    this.changed();
+  }
+
+  /** The window that leaves half a percent of the pixels black and half a percent white. */
+  auto() {
+    if (!this.film) return;
+    const small = this.levels[Math.min(2, this.levels.length - 1)];
+    const sorted = small.data.slice().sort(), top = 2 ** small.bits - 1;
+    const low = sorted[Math.floor(sorted.length * 0.005)] / top, high = sorted[Math.floor(sorted.length * 0.995)] / top;
+    this.setWindow((low + high) / 2, Math.max(high - low, 0.01));
+  }
+
+  fit() {
+    this.fitted = true;
+    if (this.film) {
+      const { width, height } = this.film;
+      this.scale = Math.min(this.canvas.width / width, this.canvas.height / height) * 0.985;
+      this.left = (this.canvas.width - width * this.scale) / 2;
+      this.top = (this.canvas.height - height * this.scale) / 2;
+    }
+    this.canvas.style.touchAction = "pan-y";
+    this.draw();
+    this.changed();
+  }
+
+  /** Zoom about a point of the canvas, in its own pixels; its middle by default. */
+  zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+    if (!this.film) return;
+    const scale = Math.min(Math.max(this.scale * factor, SMALLEST * this.fitScale()), LARGEST);
+    this.left = x - (x - this.left) * (scale / this.scale);
+    this.top = y - (y - this.top) * (scale / this.scale);
+    this.scale = scale;
+    this.moved();
+  }
+
+  pan(dx, dy) {
+    this.left += dx;
+    this.top += dy;
+    this.moved();
+  }
+
+  moved() {
+    const { width, height } = this.film, keep = 60;
+    this.left = Math.min(Math.max(this.left, keep - width * this.scale), this.canvas.width - keep);
+    this.top = Math.min(Math.max(this.top, keep - height * this.scale), this.canvas.height - keep);
+    this.fitted = false;
+    this.canvas.style.touchAction = "none";
+    this.draw();
+    this.changed();
+  }
+
+  fitScale() { return Math.min(this.canvas.width / this.film.width, this.canvas.height / this.film.height); }
+
+  /** Screen pixels for one film pixel. */
+  get zoomShown() { return this.film ? this.scale / devicePixelRatio : 1; }
+
+  resize() {
+    const width = Math.round(this.canvas.clientWidth * devicePixelRatio), height = Math.round(this.canvas.clientHeight * devicePixelRatio);
+    if (!width || (width === this.canvas.width && height === this.canvas.height)) return;
+    const dx = (width - this.canvas.width) / 2, dy = (height - this.canvas.height) / 2;
+    this.canvas.width = width;
+    this.canvas.height = height;
+    if (this.fitted || !this.film) this.fit();
+    else this.pan(dx, dy);
+  }
+
+  draw() {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => { this.pending = 0; this.paint(); });
+  }
+
+  paint() {
+    const { context, canvas } = this;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!this.film) return;
+    this.paintFilm();
+    context.setTransform(this.scale, 0, 0, this.scale, this.left, this.top);
+    if (this.heat && this.showHeat) {
+      const [x0, y0, x1, y1] = this.heat.rect;
+      context.globalAlpha = this.opacity;
+      context.imageSmoothingEnabled = true;
+      context.imageSmoothingQuality = "high";
+      context.drawImage(this.heat.canvas, x0, y0, x1 - x0, y1 - y0);
+      context.globalAlpha = 1;
+    }
+    if (this.box && this.showBox) this.paintBox();
+  }
+
+  /** Only what is visible, from the pyramid's level that just suffices: the cost is the screen's, not the film's. */
+  paintFilm() {
+    const wanted = Math.floor(Math.log2(1 / this.scale));
+    const k = Math.min(Math.max(wanted, 0), this.levels.length - 1), level = this.levels[k];
+    const scaleX = this.scale * (this.film.width / level.width), scaleY = this.scale * (this.film.height / level.height);
+    const x0 = Math.max(Math.floor(-this.left / scaleX), 0), y0 = Math.max(Math.floor(-this.top / scaleY), 0);
+    const x1 = Math.min(Math.ceil((this.canvas.width - this.left) / scaleX), level.width);
+    const y1 = Math.min(Math.ceil((this.canvas.height - this.top) / scaleY), level.height);
+    if (x1 <= x0 || y1 <= y0) return;
+    this.scratch.width = x1 - x0;
+    this.scratch.height = y1 - y0;
+    const scratch = this.scratch.getContext("2d");
+    const image = scratch.createImageData(x1 - x0, y1 - y0), out = new Uint32Array(image.data.buffer), table = this.table();
+    for (let y = y0, o = 0; y < y1; y++) {
+      for (let x = x0, i = y * level.width + x0; x < x1; x++) out[o++] = table[level.data[i++]];
+    }
+    scratch.putImageData(image, 0, 0);
+    this.context.setTransform(1, 0, 0, 1, 0, 0);
+    this.context.imageSmoothingEnabled = this.scale < 6;
+    this.context.imageSmoothingQuality = "high";
+    this.context.drawImage(this.scratch, this.left + x0 * scaleX, this.top + y0 * scaleY, (x1 - x0) * scaleX, (y1 - y0) * scaleY);
+  }
+
+  /** Value of the film -> pixel, as little-endian RGBA. */
+  table() {
+    const { bits } = this.film, key = [bits, this.centre, this.width, this.inverted].join();
+    if (this.tableKey !== key) {
+      const size = 2 ** bits, low = this.centre - this.width / 2;
+      this.tableKey = key;
+      this.lut = new Uint32Array(size);
+      for (let value = 0; value < size; value++) {
+        const share = Math.min(Math.max((value / (size - 1) - low) / this.width, 0), 1);
+        const gray = Math.round(255 * (this.inverted ? 1 - share : share));
+        this.lut[value] = (0xff000000 | (gray << 16) | (gray << 8) | gray) >>> 0;
+      }
+    }
+    return this.lut;
+  }
+
+  paintBox() {
+    const { context, box } = this, pixel = devicePixelRatio / this.scale;
+    for (const [colour, line, out] of [["rgba(0,0,0,.65)", 4, 0], [box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, 0]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line * pixel;
+      context.setLineDash(box.faint ? [6 * pixel, 6 * pixel] : []);
+      const [x0, y0, x1, y1] = box.rect;
+      context.strokeRect(x0 - out, y0 - out, x1 - x0, y1 - y0);
+    }
+    context.setLineDash([]);
+  }
+
+  listen() {
+    const { canvas } = this;
+    const at = (event) => {
+      const rect = canvas.getBoundingClientRect();
+      return [(event.clientX - rect.left) * devicePixelRatio, (event.clientY - rect.top) * devicePixelRatio];
+    };
+    canvas.addEventListener("wheel", (event) => {
+      if (!this.film) return;
+      event.preventDefault();
+      this.zoom(Math.exp(-Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 120) / 500), ...at(event));
+    }, { passive: false });
+    canvas.addEventListener("dblclick", () => this.fit());
+    canvas.addEventListener("contextmenu", (event) => { if (this.film) event.preventDefault(); });
+    canvas.addEventListener("pointerdown", (event) => {
+      if (!this.film) return;
+      const windowing = event.button === 2 || event.shiftKey;
+      this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, windowing });
+      canvas.setPointerCapture(event.pointerId);
+    });
+    canvas.addEventListener("pointermove", (event) => this.drag(event, at));
+    for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => this.pointers.delete(event.pointerId));
+  }
+
+  drag(event, at) {
+    const last = this.pointers.get(event.pointerId);
+    if (!last || !this.film) return;
+    const dx = event.clientX - last.x, dy = event.clientY - last.y;
+    const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
+    if (last.windowing) {
+      this.setWindow(this.centre - dy / 600, this.width + dx / 600);
+    } else if (others.length) {
+      const [other] = others, before = Math.hypot(last.x - other.x, last.y - other.y);
+      const after = Math.hypot(event.clientX - other.x, event.clientY - other.y);
+      const middle = at({ clientX: (event.clientX + other.x) / 2, clientY: (event.clientY + other.y) / 2 });
+      if (before > 0) this.zoom(after / before, ...middle);
+      this.pan(dx * devicePixelRatio / 2, dy * devicePixelRatio / 2);
+    } else if (event.pointerType !== "touch" || !this.fitted) {
+      this.pan(dx * devicePixelRatio, dy * devicePixelRatio);
+    }
+    this.pointers.set(event.pointerId, { ...last, x: event.clientX, y: event.clientY });
+  }
+}
+
+/** The film, its half, its quarter ... by averaging, down to about 256 pixels. */
+function pyramid(film) {
+  const levels = [film];
+  for (let last = film; Math.min(last.width, last.height) > 512; last = levels[levels.length - 1]) levels.push(halved(last));
+  return levels;
+}
+
+function halved({ width, height, bits, data }) {
+  const w = width >> 1, h = height >> 1, out = new data.constructor(w * h);
+  for (let y = 0; y < h; y++) {
+    for (let x = 0, i = 2 * y * width; x < w; x++, i += 2) {
+      out[y * w + x] = (data[i] + data[i + 1] + data[i + width] + data[i + width + 1] + 2) >> 2;
+    }
+  }
+  return { width: w, height: h, bits, data: out };
+}

@@ -1,0 +1,190 @@
+"""Limits, uploads, the batcher and the decoders, each by itself."""
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from agcxr.serve.batcher import Batcher
+from agcxr.serve.decode_child import Wish
+from agcxr.serve.decoder import Decoders, Read, Unreadable
+from agcxr.serve.limits import Limits, check_exposure, host_of, is_local
+from agcxr.serve.upload import shown_name
+
+from . import make
+
+TOKEN = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.1"])
+def test_this_machine_needs_no_token(host):
+    check_exposure(host, None, False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_elsewhere_needs_a_token_or_a_word(host):
+    with pytest.raises(ValueError, match="AGCXR_TOKEN"):
+        check_exposure(host, None, False)
+    check_exposure(host, TOKEN, False)
+    check_exposure(host, None, True)
+
+
+@pytest.mark.parametrize(
+    "token", ["short", "with spaces in it, long", "ümlaut-ümlaut-ümlaut", "tab\ttab\ttab\ttab\ttab"]
+)
+def test_weak_tokens(token):
+    with pytest.raises(ValueError, match="at least 16 printable"):
+        check_exposure("127.0.0.1", token, False)
+
+
+def test_limits_must_make_sense():
+    with pytest.raises(ValueError, match="the limit queue is 0"):
+        Limits(queue=0)
+    with pytest.raises(ValueError, match="a request may hold 16 films and the queue 8"):
+        Limits(queue=8)
+    assert Limits().wait <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("localhost:80", "localhost"),
+        ("LOCALHOST", "localhost"),
+        ("[::1]:8000", "::1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+    ],
+)
+def test_host_of(header, name):
+    assert host_of(header) == name
+    assert is_local(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a.png", "a.png"),
+        ("C:\\films\\b.dcm", "b.dcm"),
+        ("../../etc/passwd", "passwd"),
+        ("a\x00\x1b[2J.png", "a??[2J.png"),
+        ("", "film"),
+        ("x" * 999, "x" * 200),
+    ],
+)
+def test_shown_name(given, shown):
+    assert shown_name(given) == shown
+
+
+def test_films_that_come_together_are_answered_together():
+    sizes = []
+
+    async def go():
+        batcher = Batcher(
+            lambda items: [2 * one for one in items], size=4, wait=0.2, observe=lambda n, s: sizes.append(n)
+        )
+        batcher.start()
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(10)))
+        await batcher.close()
+        return answers
+
+    assert asyncio.run(go()) == [2 * i for i in range(10)]
+    assert sizes == [4, 4, 2]
+
+
+def test_a_failure_reaches_those_who_wait_and_nobody_else():
+    def run(items):
+        if "bad" in items:
+            raise RuntimeError("broken")
+        return items
+
+    async def go():
+        batcher = Batcher(run, size=1, wait=0.001)
+        batcher.start()
+        first = await asyncio.gather(batcher.submit("bad"), return_exceptions=True)
+        second = await batcher.submit("good")
+        assert batcher.alive
+        await batcher.close()
+        return first[0], second
+
+    failure, answer = asyncio.run(go())
+    assert isinstance(failure, RuntimeError)
+    assert answer == "good"
+
+
+def test_who_leaves_is_not_computed():
+    seen = []
+
+    async def go():
+        batcher = Batcher(lambda items: seen.extend(items) or items, size=8, wait=0.1)
+        batcher.start()
+        leaving = asyncio.ensure_future(batcher.submit("gone"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await batcher.submit("here")
+        await batcher.close()
+
+    asyncio.run(go())
+    assert seen == ["here"]
+
+
+def decoded(*jobs, limits=None, between=None):
+    async def go():
+        restarts = []
+        decoders = Decoders(64, limits or Limits(decoders=1), on_restart=lambda: restarts.append(1))
+        try:
+            await decoders.start()
+            answers = []
+            for job in jobs:
+                answers.append(await decoders.read(job, Wish(png=True, shown=50)))
+                if between:
+                    between(decoders)
+            return answers, len(restarts)
+        finally:
+            decoders.close()
+
+    return asyncio.run(go())
+
+
+def test_a_decoder_reads():
+    image = make.pixels(120, 90, dtype=np.uint16)
+    (film, bad), restarts = decoded(make.encode(image), b"nothing")
+    assert isinstance(film, Read)
+    assert (film.width, film.height, film.bits, film.format) == (90, 120, 16, "png")
+    assert film.small_SS.shape == (64, 64)
+    assert film.shown_HW.shape == (50, 38)
+    assert isinstance(bad, Unreadable)
+    assert restarts == 0
+
+
+def test_a_decoder_that_dies_takes_one_film_with_it():
+    data = make.encode(make.pixels())
+    killed = []
+
+    def kill_once(decoders):
+        if not killed:
+            killed.append(decoders._workers[0]._process.pid)
+            os.kill(killed[0], signal.SIGSEGV)
+            decoders._workers[0]._process.wait()
+            decoders._workers[0]._process.poll = lambda: None  # as if it had died a moment later
+
+    (first, second, third), restarts = decoded(data, data, data, between=kill_once)
+    assert isinstance(first, Read)
+    assert second == Unreadable("it made the decoder crash, so the file is damaged")
+    assert isinstance(third, Read)
+    assert restarts == 1
+
+
+def test_a_decoder_that_takes_too_long_is_killed():
+    large = make.encode(np.zeros((6000, 6000), np.uint16))
+    (answer, after), restarts = decoded(large, b"nothing", limits=Limits(decoders=1, decode=0.02))
+    assert answer == Unreadable("decoding it took longer than 0.02 seconds")
+    assert isinstance(after, Unreadable)
+    assert restarts >= 1
+
+
+def test_a_jpeg_of_endless_scans_is_not_decoded():
+    data = make.encode(make.pixels(), ".jpg")
+    (answer,), _ = decoded(data[:-2] + b"\xff\xda" * 100 + b"\xff\xd9")
+    assert answer == Unreadable("a JPEG of more than 64 scans")
