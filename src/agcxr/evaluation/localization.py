@@ -290,6 +290,29 @@ def hit_table(found: Localization) -> str:
     return "\n".join(lines)
 
 
+def summary(found: Localization) -> str:
+    """A few lines for a terminal: every method's means, and the hit rate of the attention's peak per finding."""
+    head = f"Where it looks: {found.cases:,} boxed findings on {found.films:,} {found.split} films"
+    lines = [head, f"{'Mean over findings':<26}{'Hit':>6}{'95 % interval':>16}{'Energy':>8}{'IoU':>7}{'IoU>.1':>8}"]
+    for method in METHODS:
+        score = found.score(method)
+        hit, energy, iou, touching = (score.of(name) for name in ("hit", "energy", "iou", "iou>0.1"))
+        lines.append(
+            f"{TITLES[method]:<26}{_short(hit.value):>6}{f'{_short(hit.low)}–{_short(hit.high)}':>16}"
+            f"{_short(energy.value):>8}{_short(iou.value):>7}{_short(touching.value):>8}"
+        )
+    columns = ("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p")
+    lines.append("{:<26}{:>6}{:>16}{:>12}{:>12}{:>7}".format(*columns))
+    for finding in found.findings:
+        chance, seen = (found.score(method, finding) for method in ("random", "attention"))
+        gap = found.gap("attention", "random", finding)
+        lines.append(
+            f"{finding.replace('_', ' '):<26}{seen.cases:>6}{_short(chance.of('hit').value):>16}"
+            f"{_short(seen.of('hit').value):>12}{gap.value:>+12.2f}{gap.p:>7.3f}"
+        )
+    return "\n".join(lines)
+
+
 def print_table(found: Localization, *, per_finding: bool = False, file: TextIO | None = None) -> None:
     """Print the table of means with the published rows and the hit rates; `per_finding`: a table of each as well."""
     out = file or sys.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.evaluate import evaluate
-from agcxr.evaluation.localization import Localization, print_table
+from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.report import Written, report
@@ -66,7 +66,7 @@ def study(
         )
         extra = (looks(found, PICTURE),)
         if progress:
-            print_table(found)
+            print(f"\n{summary(found)}")
     return Study(done.folder, done.results, found, report(done.folder, extra))
 
 
