@@ -1,8 +1,8 @@
-"""Measure the intake: python benchmarks/refusal.py [--out docs/results/refusal.md] [--run RUN]
+"""Measure the intake: python benchmarks/refusal.py [--run RUN]
 
-False refusals on real films of patients that nothing was fitted on (2 of 5 patients of ../shared/nih), and what becomes
-of films spoilt on purpose, drawn pictures, photographs and medical pictures of other kinds. With --run also the distance
-in that model's feature space. Prints a table in Markdown, with hardware and versions.
+False refusals on real films of patients that nothing was fitted on (2 of 5 patients of ../shared/nih), and what
+becomes of films spoilt on purpose, drawn pictures, photographs and medical pictures of other kinds. With --run also the
+distance in that model's feature space. Prints a table in Markdown, with hardware and versions.
 """
 
 from __future__ import annotations

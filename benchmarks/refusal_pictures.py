@@ -31,9 +31,9 @@ SIDEWAYS = frozenset(
     00016435_000 00016831_003 00017007_002 00017158_024 00017325_007 00017779_000 00017824_000 00017964_001
     00018276_000 00018577_000 00019395_010 00019473_002 00020826_008 00021068_000 00021160_000 00021299_001
     00021916_007 00022463_000 00023684_002 00026986_007 00027539_001 00029358_004
-    """.split()
+    """.split()  # noqa: SIM905
 )
-"""Films that the NIH's collection stores lying on their side (head to the left). Found by a first fit, confirmed by eye."""
+"""Films that the NIH's collection stores on their side (head to the left). Found by a first fit, confirmed by eye."""
 
 PHOTOGRAPHS: dict[Half, tuple[tuple[str, str], ...]] = {
     "fit": tuple(
@@ -140,7 +140,7 @@ def part_of(pixels: Bytes, generator: np.random.Generator) -> Bytes:
 
 
 def changed(pixels: Bytes, generator: np.random.Generator) -> Bytes:
-    """A film as other machines show it: other curve and contrast, a little cut off or a thin border, mirrored or not."""
+    """A film as other machines show it: other curve and contrast, slightly cut or with a thin border, or mirrored."""
     curve = (np.linspace(0, 1, 256) ** generator.uniform(0.6, 1.7)) * generator.uniform(0.7, 1) * 255
     pixels = cv2.LUT(pixels, np.clip(curve + generator.uniform(0, 30), 0, 255).astype(np.uint8))
     if generator.random() < 0.5:

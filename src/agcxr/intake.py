@@ -1,9 +1,10 @@
 """Is this a frontal chest film, upright and whole? Looked at before any probability is shown.
 
 Plain checks (size, shape, contrast, colour, what the file says of the view) and two small linear models whose numbers
-stand in intake.json: one scores how upright a 24 x 24 copy is, for its four turns and their negatives; one tells films,
-parts of films and other pictures apart by how far the copy is from the films it was fitted on and by its texture. Fitted
-by benchmarks/refusal_fit.py, measured in docs/results/refusal.md. No network, no torch; some milliseconds a film.
+stand in intake.json: one scores how upright a 24 x 24 copy is, for its four turns and their negatives; one tells
+films, parts of films and other pictures apart by how far the copy is from the films it was fitted on and by its
+texture. Fitted by benchmarks/refusal_fit.py, measured in docs/results/refusal.md. No network, no torch; some
+milliseconds a film.
 
 Shapes: H, W the film; G = 24 the side of the copy; V = 8 ways to hold it; D features; C kinds of picture.
 """

@@ -5,8 +5,9 @@ the number of films. The CSV appears under its name only when it is complete.
 
 Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a
 calibration, `calibrated_` ones of the fusion and `call_` ones (1 or 0, empty without a threshold); `box_x0` ...
-`box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `error`; with pictures also `picture`.
-A film that cannot be read is a row with only `image` and `error`.
+`box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake` (accept, warn or refuse) and
+`intake_reason`; `error`; with pictures also `picture`. A film that cannot be read is a row with only `image` and
+`error`.
 """
 
 from __future__ import annotations
@@ -191,13 +192,14 @@ class _Table:
         self._pictures = pictures
         self._calibrated = engine.calibrated
         prefixes = ("prob", "global", "local", *(["calibrated", "call"] if engine.calibrated else []))
-        self._values = len(prefixes) * len(engine.labels) + 7
+        self._values = len(prefixes) * len(engine.labels) + 9
         self._rows = csv.writer(file)
         self._rows.writerow(
             [
                 "image",
                 *(f"{prefix}_{label}" for prefix in prefixes for label in engine.labels),
-                *("box_x0", "box_y0", "box_x1", "box_y1", "width", "height", "fallback", "error"),
+                *("box_x0", "box_y0", "box_x1", "box_y1", "width", "height", "fallback"),
+                *("intake", "intake_reason", "error"),
                 *(["picture"] if pictures else []),
             ]
         )
@@ -222,6 +224,7 @@ class _Table:
                 result.width,
                 result.height,
                 int(result.fallback),
+                *(("", "") if result.intake is None else (result.intake.decision, "; ".join(result.intake.reasons))),
                 "",
                 *last,
             ]

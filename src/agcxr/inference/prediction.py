@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr.calibration import Cut
+from agcxr.intake import Intake
 from agcxr.labels import NO_FINDING, canonical
 
 Branch = Literal["global", "local", "fusion"]
@@ -64,6 +65,8 @@ class Prediction:
     """Calibrated probabilities of the fusion; None where the checkpoint holds no calibration."""
     cut: Cut | None = None
     """The operating point in use; None where the checkpoint holds no calibration."""
+    intake: Intake | None = None
+    """Whether this is a film that the model may speak about; None where nobody looked."""
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 

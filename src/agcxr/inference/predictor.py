@@ -26,7 +26,9 @@ from tqdm import tqdm
 from agcxr.calibration import Calibration, Cut, Point, Prevalence, Scale
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE, Radiograph, RadiographError, from_array, read_radiograph, resize
+from agcxr.inference.novelty import FeatureStatistics, judge_distance
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
+from agcxr.intake import Intake, judge
 from agcxr.models.agcnn import AGCNN
 
 __all__ = ["BatchPrediction", "Failure", "Film", "Prediction", "Predictor"]
@@ -49,6 +51,8 @@ class BatchPrediction:
     """The part of every film that the view shows."""
     calibrated_NK: Floats | None = None
     """Of the fusion; None where the checkpoint holds no calibration."""
+    distance_N: npt.NDArray[np.float64] | None = None
+    """From the training films, see novelty.py; None where the checkpoint does not know them."""
     heat_NHW: Floats | None = None
     """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
     crop_NHW: Bytes | None = None
@@ -76,6 +80,7 @@ class _Read:
     height: int
     width: int
     notes: tuple[str, ...]
+    intake: Intake
     film_HW: Bytes | None
 
 
@@ -109,6 +114,8 @@ class Predictor:
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.prepared_size = prepared_size or _trained_on(model) or model.resize
         self.scale = _scale(model, point, prevalence)
+        known = model.card.feature_statistics if model.card else None
+        self.statistics = None if known is None else FeatureStatistics.model_validate(known)
 
     @classmethod
     def from_pretrained(
@@ -218,7 +225,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
-        model, size = self.model, self.prepared_size
+        model, size, known = self.model, self.prepared_size, self.statistics
         views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize).to(self.device)
         image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(self.device)[:, None]
         view = render(image_B1SS, views)
@@ -238,6 +245,7 @@ class Predictor:
             fallback_N=out.fallback_B.cpu().numpy(),
             window_4=window_4.double().numpy() / size,
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
+            distance_N=None if known is None else known.distance(out.pooled_global_BD.float().cpu().numpy()),
             heat_NHW=out.heat_BHW.float().cpu().numpy() if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
         )
@@ -256,6 +264,7 @@ class Predictor:
             height=radiograph.height,
             width=radiograph.width,
             notes=radiograph.notes,
+            intake=judge(radiograph),
             film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
         )
 
@@ -361,6 +370,7 @@ def _prediction(film: _Read, answers: BatchPrediction, row: int, cut: Cut | None
         height=film.height,
         width=film.width,
         notes=film.notes,
+        intake=film.intake & judge_distance(1.0 if answers.distance_N is None else float(answers.distance_N[row])),
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         cut=cut,
         film_HW=film.film_HW,
