@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agcxr.evaluation.coverage import MEAN, Coverage
 from agcxr.evaluation.localization import COLUMNS, METHODS, TITLES, Localization, Measured, TableRow, table_rows
 from agcxr.evaluation.page import Block, Cell, Example, Gallery, Picture, Section, Table, Text
 from agcxr.evaluation.report_tables import words
@@ -12,9 +13,10 @@ WHOLE = ("hit", "energy", "iou")
 NAMES = {"hit": "Hit", "energy": "Energy", "iou": "IoU"}
 
 
-def looks(found: Localization, picture: str) -> Section:
+def looks(found: Localization, picture: str, shown: Coverage | None = None) -> Section:
     """Boxes and maps against the annotated boxes, between their floor and their ceiling. picture: its file's name."""
     blocks: list[Block] = [Text(_said(found))]
+    blocks += [_covered(shown)] if shown else []
     blocks += [_compared(found), _overlaps(found), _hits(found)]
     blocks.append(Gallery("Best, median and worst of the fusion map", (Example("", "", (Picture(picture, ""),)),)))
     return Section("Where it looks, measured", tuple(blocks))
@@ -28,6 +30,26 @@ def _said(found: Localization) -> str:
         f"attention lies inside the annotated box {verdict} that of a random map ({signed(gap.value)}, 95 % interval "
         f"{signed(gap.low)} to {signed(gap.high)}). Map thresholds and the centre prior were fitted on {found.fitted}. "
         "Definitions: docs/localization.md." + "".join(f" Left out: {reason}." for reason in found.left_out)
+    )
+
+
+def _covered(shown: Coverage) -> Table:
+    return Table(
+        head=("What the crop shows", "Boxes", "Coverage", "Chance", "Difference", "p"),
+        rows=tuple(
+            (
+                words(row.finding) if row.finding != MEAN else "Mean over findings",
+                f"{row.boxes:,}",
+                number(row.coverage),
+                number(row.chance),
+                Cell(signed(row.gap), f"{signed(row.gap_low)} to {signed(row.gap_high)}", strong=row.gap_low > 0),
+                chance(row.p, 2 / (shown.resamples + 1)),
+            )
+            for row in shown.rows
+        ),
+        summary=True,
+        caption="Coverage: the share of an annotated box that lies inside the attended crop. Chance: of an equally "
+        "large crop at a random place in the view.",
     )
 
 

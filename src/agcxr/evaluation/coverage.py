@@ -1,0 +1,155 @@
+"""What the crop shows of a lesion, beside what a crop of the same size at a random place would show: chance in closed
+form.
+
+Coverage of an annotated box G by the attended box A is area(A ∩ G) / area(G): 1 where the crop holds all of it.
+Frame: boxes are (x0, y0, x1, y1) in fractions of the film. Shapes: N cases (an annotated box on a film each).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from agcxr.evaluation.tables import chance as p_words
+from agcxr.labels import LABELS
+from agcxr.metrics import Floats
+from agcxr.uncertainty import cluster_weights, difference
+
+COVERAGE = "coverage.json"
+MEAN = "Mean"
+
+
+class Covered(BaseModel):
+    """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    finding: str
+    boxes: int
+    patients: int
+    coverage: float
+    chance: float
+    gap: float
+    gap_low: float
+    gap_high: float
+    p: float
+
+
+class Coverage(BaseModel):
+    """All findings with boxes in the split, then their mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resamples: int
+    rows: tuple[Covered, ...]
+
+    def of(self, finding: str) -> Covered:
+        """One finding's row. Raises ValueError where it has no boxes."""
+        for row in self.rows:
+            if row.finding == finding:
+                return row
+        raise ValueError(f"no boxes of {finding!r}; there are {', '.join(row.finding for row in self.rows)}")
+
+    def save(self, folder: Path) -> None:
+        """Write coverage.json."""
+        (folder / COVERAGE).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def covered(found_N4: Floats, annotated_N4: Floats) -> Floats:
+    """Share of each annotated box inside the found one."""
+    low = np.maximum(found_N4[:, :2], annotated_N4[:, :2])
+    high = np.minimum(found_N4[:, 2:], annotated_N4[:, 2:])
+    return np.prod(np.clip(high - low, 0, None), axis=1) / _area(annotated_N4)
+
+
+def covered_by_chance(found_N4: Floats, annotated_N4: Floats, window_4: Floats) -> Floats:
+    """Expected `covered` of a box as large as the found one, placed uniformly inside the window the network sees."""
+    mean = np.ones(len(found_N4))
+    for axis in (0, 1):
+        side = found_N4[:, 2 + axis] - found_N4[:, axis]
+        mean *= _mean_overlap(
+            side, annotated_N4[:, axis], annotated_N4[:, 2 + axis], window_4[axis], window_4[2 + axis]
+        )
+    return mean / _area(annotated_N4)
+
+
+def coverage(
+    predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = 1000, seed: int = 0
+) -> Coverage:
+    """Measure the attended boxes of predictions.parquet on the annotated boxes (boxes.parquet) of the same films.
+
+    Raises ValueError where none of the films has a box.
+    """
+    cases = boxes.merge(predictions, on="row", suffixes=("", "_predicted"))
+    if cases.empty:
+        raise ValueError("none of the predicted films has an annotated box")
+    found = cases[["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float64)
+    annotated = cases[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
+    mine, chance = covered(found, annotated), covered_by_chance(found, annotated, window_4)
+    patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
+    weight_NR = np.concatenate(list(cluster_weights(patient, resamples, np.random.default_rng(seed))), axis=1)
+    rows, gaps = [], []
+    for name in (label for label in LABELS if label in set(finding)):
+        some = finding == name
+        total_R = weight_NR[some].sum(axis=0)
+        gap_R = np.divide(
+            (mine - chance)[some] @ weight_NR[some], total_R, where=total_R > 0, out=np.full(resamples, np.nan)
+        )
+        gaps.append(gap_R)
+        rows.append(_row(name, mine[some], chance[some], patient[some], gap_R))
+    means = [np.array([row.coverage for row in rows]).mean(), np.array([row.chance for row in rows]).mean()]
+    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, np.nanmean(gaps, axis=0))
+    return Coverage(resamples=resamples, rows=(*rows, whole.model_copy(update={"boxes": len(cases)})))
+
+
+def text(found: Coverage) -> str:
+    """A line a finding, for a terminal."""
+    head = f"{'What the crop shows':<22}{'Boxes':>6}{'Coverage':>10}{'Chance':>8}{'Difference (95 %)':>26}{'p':>8}"
+    lines = [head]
+    for row in found.rows:
+        gap = f"{row.gap:+.3f} ({row.gap_low:+.3f} to {row.gap_high:+.3f})"
+        p = p_words(row.p, 2 / (found.resamples + 1))
+        name = row.finding.replace("_", " ")
+        lines.append(f"{name:<22}{row.boxes:>6}{row.coverage:>10.3f}{row.chance:>8.3f}{gap:>26}{p:>8}")
+    return "\n".join(lines)
+
+
+def _row(name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats) -> Covered:
+    gap = difference(float(mine.mean() - chance.mean()), gap_R)
+    return Covered(
+        finding=name,
+        boxes=len(mine),
+        patients=len(set(patient)),
+        coverage=float(mine.mean()),
+        chance=float(chance.mean()),
+        gap=gap.value,
+        gap_low=gap.low,
+        gap_high=gap.high,
+        p=gap.p,
+    )
+
+
+def _area(box_N4: Floats) -> Floats:
+    return np.asarray((box_N4[:, 2] - box_N4[:, 0]) * (box_N4[:, 3] - box_N4[:, 1]))
+
+
+def _mean_overlap(side_N: Floats, low_N: Floats, high_N: Floats, start: float, end: float) -> Floats:
+    """Mean length of [u, u + side] ∩ [low, high] for u uniform in [start, end - side].
+
+    As u grows the overlap gains slope 1 at low - side, and loses, regains or loses it at high - side, low and high; so
+    its antiderivative is a sum of four half squares.
+    """
+    room = np.maximum(end - start - side_N, 0)
+    stuck = room < 1e-12  # the box fills the window: it has one place
+    u0, u1 = np.full_like(side_N, start), start + np.where(stuck, 1e-9, room)
+
+    def total(u: Floats) -> Floats:
+        signs = ((low_N - side_N, 1), (high_N - side_N, -1), (low_N, -1), (high_N, 1))
+        return sum((sign * 0.5 * np.maximum(u - at, 0) ** 2 for at, sign in signs), np.zeros_like(u))
+
+    moving = (total(u1) - total(u0)) / (u1 - u0)
+    fixed = np.clip(np.minimum(start + side_N, high_N) - np.maximum(start, low_N), 0, None)
+    return np.where(stuck, fixed, moving)

@@ -1,0 +1,68 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from agcxr.evaluation.coverage import Coverage, coverage, covered, covered_by_chance, text
+
+WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
+
+
+def test_coverage_on_literal_boxes():
+    lesion = np.array([[0.4, 0.4, 0.6, 0.6]] * 3)
+    found = np.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.4, 1.0, 0.6], [0.7, 0.7, 0.9, 0.9]])
+    np.testing.assert_allclose(covered(found, lesion), [1.0, 0.5, 0.0])
+
+
+def test_chance_worked_by_hand():
+    # A half-wide strip of full height slides over [0, 1]: it starts anywhere in [0, .5]. The lesion [0, .1] in x is
+    # covered by .1 - u for u < .1, so .005 / .5 = .01 on average: a tenth of the lesion.
+    strip = np.array([[0.2, 0.0, 0.7, 1.0]])
+    assert covered_by_chance(strip, np.array([[0.0, 0.0, 0.1, 1.0]]), WHOLE)[0] == pytest.approx(0.1)
+    # In the middle it is always covered.
+    assert covered_by_chance(strip, np.array([[0.5, 0.2, 0.5001, 0.4]]), WHOLE)[0] == pytest.approx(1.0, abs=1e-3)
+    # The whole window can only lie in one place.
+    assert covered_by_chance(WHOLE[None], np.array([[0.3, 0.3, 0.4, 0.4]]), WHOLE)[0] == pytest.approx(1.0)
+
+
+def test_chance_is_the_mean_over_random_places():
+    rng = np.random.default_rng(0)
+    window = np.array([0.05, 0.1, 0.95, 0.9])
+    for _ in range(5):
+        x0, y0 = rng.uniform(0, 0.6, 2)
+        lesion = np.array([[x0, y0, x0 + rng.uniform(0.02, 0.4), y0 + rng.uniform(0.02, 0.4)]])
+        w, h = rng.uniform(0.1, 0.7, 2)
+        place = window[:2] + rng.random((40_000, 2)) * np.array([0.9 - w, 0.8 - h])
+        boxes = np.concatenate([place, place + np.array([w, h])], axis=1)
+        expected = covered(boxes, np.repeat(lesion, len(boxes), 0)).mean()
+        assert covered_by_chance(np.array([[0, 0, w, h]]), lesion, window)[0] == pytest.approx(expected, abs=0.01)
+
+
+def _tables(found):
+    n = 12
+    predictions = pd.DataFrame({"row": range(n), "patient": [str(i // 2) for i in range(n)]})
+    for i, edge in enumerate(("x0", "y0", "x1", "y1")):
+        predictions[f"box_{edge}"] = found[i]
+    boxes = pd.DataFrame({"row": range(n), "finding": ["Nodule"] * 6 + ["Mass"] * 6})
+    for edge, value in zip(("x0", "y0", "x1", "y1"), (0.4, 0.4, 0.6, 0.6), strict=True):
+        boxes[edge] = value
+    return predictions, boxes
+
+
+def test_a_box_on_the_lesion_beats_chance_and_one_beside_it_does_not(tmp_path):
+    good = coverage(*_tables((0.4, 0.4, 0.6, 0.6)), WHOLE, resamples=200)
+    assert good.of("Nodule").coverage == 1.0
+    assert good.of("Nodule").boxes == 6
+    assert good.of("Mean").gap_low > 0
+    bad = coverage(*_tables((0.0, 0.0, 0.2, 0.2)), WHOLE, resamples=200)
+    assert bad.of("Mass").gap_high < 0
+    assert "Nodule" in text(good)
+    good.save(tmp_path)
+    assert Coverage.model_validate_json((tmp_path / "coverage.json").read_text()) == good
+    with pytest.raises(ValueError, match="no boxes of 'Hernia'; there are Mass, Nodule, Mean"):
+        good.of("Hernia")
+
+
+def test_films_without_boxes_are_refused():
+    predictions, boxes = _tables((0, 0, 1, 1))
+    with pytest.raises(ValueError, match="none of the predicted films has an annotated box"):
+        coverage(predictions, boxes.iloc[:0], WHOLE)
