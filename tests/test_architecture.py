@@ -73,10 +73,13 @@ DIRECTION = """
     inference/prediction
     inference/films
     inference/novelty
+    inference/stream
     inference/predictor
     inference/maps
     inference/explain
+    inference/onnx_engine
     inference/batch
+    inference/parity
     inference/export
 
     evaluation/published

@@ -16,7 +16,6 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn.covariance import ledoit_wolf
 
 from agcxr.intake import Intake
 
@@ -79,6 +78,8 @@ def fit_statistics(train_ND: NDArray[np.floating], val_ND: NDArray[np.floating])
 
     Raises ValueError for fewer than FEWEST films of either, and for features that are all the same.
     """
+    from sklearn.covariance import ledoit_wolf  # a second to import, and only fitting needs it
+
     if min(len(train_ND), len(val_ND)) < FEWEST:
         raise ValueError(
             f"{len(train_ND)} training and {len(val_ND)} validation films; at least {FEWEST} of each are needed to say "

@@ -9,79 +9,23 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from agcxr.calibration import Calibration, Cut, Point, Prevalence, Scale
+from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
-from agcxr.data.radiograph import RESIZE_RULE, Radiograph, RadiographError, from_array, read_radiograph, resize
-from agcxr.inference.novelty import FeatureStatistics, judge_distance
+from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
-from agcxr.intake import Intake, judge
+from agcxr.inference.stream import BatchPrediction, Desk, Film, scale_of
 from agcxr.models.agcnn import AGCNN
 
 __all__ = ["BatchPrediction", "Failure", "Film", "Prediction", "Predictor"]
-
-Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPrediction:
-    """Answers for N prepared films, row by row. Boxes and the window are FRACTIONS of the film in [0, 1]."""
-
-    labels: tuple[str, ...]
-    global_NK: Floats
-    local_NK: Floats
-    fusion_NK: Floats
-    """Probabilities: sigmoids of the logits."""
-    box_N4: npt.NDArray[np.float64]
-    fallback_N: npt.NDArray[np.bool_]
-    window_4: npt.NDArray[np.float64]
-    """The part of every film that the view shows."""
-    calibrated_NK: Floats | None = None
-    """Of the fusion; None where the checkpoint holds no calibration."""
-    distance_N: npt.NDArray[np.float64] | None = None
-    """From the training films, see novelty.py; None where the checkpoint does not know them."""
-    heat_NHW: Floats | None = None
-    """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
-    crop_NHW: Bytes | None = None
-    """What the local branch saw; None unless details were asked for."""
-
-    def __len__(self) -> int:
-        return len(self.fallback_N)
-
-    def __getitem__(self, rows: slice) -> BatchPrediction:
-        """Some of the films."""
-        return replace(self, **{name: value[rows] for name, value in self._columns().items()})
-
-    def _columns(self) -> dict[str, Any]:
-        """What has a row a film."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if "_N" in field.name}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A film ready for the model, and what its Prediction says about it."""
-
-    name: str
-    image_SS: Bytes
-    height: int
-    width: int
-    notes: tuple[str, ...]
-    intake: Intake
-    film_HW: Bytes | None
 
 
 class Predictor:
@@ -113,7 +57,7 @@ class Predictor:
         self.precision = precision
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.prepared_size = prepared_size or _trained_on(model) or model.resize
-        self.scale = _scale(model, point, prevalence)
+        self.scale = scale_of(model.card.calibration if model.card else None, tuple(model.labels), point, prevalence)
         known = model.card.feature_statistics if model.card else None
         self.statistics = None if known is None else FeatureStatistics.model_validate(known)
 
@@ -161,9 +105,7 @@ class Predictor:
         Raises:
             RadiographError: it cannot be read, with the reason.
         """
-        (prediction,) = self._answer([self._read(film, keep_film)])
-        assert isinstance(prediction, Prediction)
-        return prediction
+        return self._desk().one(film, keep_film)
 
     def stream(
         self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
@@ -173,21 +115,7 @@ class Predictor:
         Threads decode ahead while the network works. A film that cannot be read is a Failure in its place. Closing
         the iterator early stops the threads. Arguments as in `__call__`; `workers`: default one a core.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-        decoders = ThreadPoolExecutor(workers or _cores(), "agcxr-decode")
-        network = ThreadPoolExecutor(1, "agcxr-network")
-        try:
-            running: deque[Future[list[Prediction | Failure]]] = deque()
-            for batch in _batches(self._decoded(films, decoders, 2 * batch_size, keep_film), batch_size):
-                running.append(network.submit(self._answer, batch))
-                if len(running) > 1:  # one batch is computed while the caller works on the one before
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
-        finally:
-            for pool in (decoders, network):
-                pool.shutdown(wait=True, cancel_futures=True)
+        return self._desk().stream(films, batch_size, workers, keep_film)
 
     def predict_arrays(
         self,
@@ -206,22 +134,10 @@ class Predictor:
             details: also return heatmaps and crops (0.25 MB a film at 224 pixels).
             progress: show a bar.
         """
-        size = self.prepared_size
-        if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
-            raise ValueError(
-                f"films are {images_NSS.dtype} {images_NSS.shape}; this model expects uint8 (N, {size}, {size}): "
-                f"prepare them with --size {size}"
-            )
-        chosen = np.arange(len(images_NSS)) if rows is None else np.asarray(rows, dtype=np.int64)
-        if not len(chosen):
-            return self._predict(np.zeros((1, size, size), np.uint8), details)[:0]
-        parts = []
-        with tqdm(total=len(chosen), unit=" films", disable=not progress) as bar:
-            for start in range(0, len(chosen), batch_size):
-                some = chosen[start : start + batch_size]
-                parts.append(self._predict(np.asarray(images_NSS[some]), details))
-                bar.update(len(some))
-        return _joined(parts)
+        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
+
+    def _desk(self) -> Desk:
+        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
@@ -256,57 +172,6 @@ class Predictor:
             return None
         return sharp_size(self.prepared_size, image_size=self.model.image_size, resize=self.model.resize)
 
-    def _read(self, film: Film, keep_film: int) -> _Read:
-        radiograph = _radiograph(film)
-        return _Read(
-            name=radiograph.name,
-            image_SS=resize(radiograph.pixels_HW, self.prepared_size),
-            height=radiograph.height,
-            width=radiograph.width,
-            notes=radiograph.notes,
-            intake=judge(radiograph),
-            film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
-        )
-
-    def _read_or_failure(self, film: Film, keep_film: int) -> _Read | Failure:
-        try:
-            return self._read(film, keep_film)
-        except RadiographError as error:
-            return Failure(_name(film), str(error))
-
-    def _decoded(
-        self, films: Iterable[Film], decoders: ThreadPoolExecutor, ahead: int, keep_film: int
-    ) -> Iterator[_Read | Failure]:
-        """Films as they were decoded, in order, at most `ahead` of them waiting."""
-        waiting: deque[Future[_Read | Failure]] = deque()
-        for film in films:
-            waiting.append(decoders.submit(self._read_or_failure, film, keep_film))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    def _answer(self, batch: list[_Read | Failure]) -> list[Prediction | Failure]:
-        """A batch through the network, in film coordinates; failures keep their places."""
-        read = [film for film in batch if isinstance(film, _Read)]
-        if not read:
-            return list(batch)  # type: ignore[arg-type]  # only failures
-        answers = self._predict(np.stack([film.image_SS for film in read]), details=True)
-        row, cut = iter(range(len(read))), None if self.scale is None else self.scale.cut
-        return [film if isinstance(film, Failure) else _prediction(film, answers, next(row), cut) for film in batch]
-
-
-def _scale(model: AGCNN, point: Point, prevalence: Prevalence | None) -> Scale | None:
-    calibration = model.card.calibration if model.card else None
-    if calibration is not None:
-        return Scale.of(calibration, tuple(model.labels), point, prevalence)
-    if prevalence is not None:
-        raise ValueError(
-            f"the model is not calibrated, so its scores cannot be corrected for a prevalence of {prevalence}; "
-            "leave the prevalence out, or calibrate the model (see docs/scores.md)"
-        )
-    return None
-
 
 def _trained_on(model: AGCNN) -> int | None:
     """Side of the prepared films that the model was trained on, where its card says so."""
@@ -321,86 +186,9 @@ def _trained_on(model: AGCNN) -> int | None:
     return given.prepared_size
 
 
-def _radiograph(film: Film) -> Radiograph:
-    if isinstance(film, Radiograph):
-        return film
-    if isinstance(film, np.ndarray):
-        return from_array(film)
-    if isinstance(film, str | os.PathLike | bytes | bytearray | memoryview):
-        return read_radiograph(film, name=_name(film))
-    raise TypeError(f"a film is a path, bytes, a numpy array or a Radiograph, not {type(film).__name__}")
-
-
-def _name(film: Film) -> str:
-    """How answers call a film: a path as it was given."""
-    if isinstance(film, Radiograph):
-        return film.name
-    if isinstance(film, str | os.PathLike):
-        return os.fspath(film)
-    return "array" if isinstance(film, np.ndarray) else "bytes"
-
-
-def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
-    """The film in 8 bits, no side longer than `longest`, aspect kept."""
-    film = radiograph.to_uint8()
-    scale = longest / max(film.shape)
-    if scale >= 1:
-        return film
-    height, width = (max(round(side * scale), 1) for side in film.shape)
-    return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _prediction(film: _Read, answers: BatchPrediction, row: int, cut: Cut | None) -> Prediction:
-    assert answers.heat_NHW is not None
-    assert answers.crop_NHW is not None
-    scale = np.array([film.width, film.height, film.width, film.height])
-    x0, y0, x1, y1 = (answers.box_N4[row] * scale).tolist()
-    wx0, wy0, wx1, wy1 = (answers.window_4 * scale).tolist()
-    return Prediction(
-        name=film.name,
-        labels=answers.labels,
-        global_K=answers.global_NK[row],
-        local_K=answers.local_NK[row],
-        fusion_K=answers.fusion_NK[row],
-        box=(x0, y0, x1, y1),
-        fallback=bool(answers.fallback_N[row]),
-        heat_HW=answers.heat_NHW[row].copy(),  # a kept Prediction must not keep its whole batch
-        window=(wx0, wy0, wx1, wy1),
-        crop_HW=answers.crop_NHW[row].copy(),
-        height=film.height,
-        width=film.width,
-        notes=film.notes,
-        intake=film.intake & judge_distance(1.0 if answers.distance_N is None else float(answers.distance_N[row])),
-        calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
-        cut=cut,
-        film_HW=film.film_HW,
-    )
-
-
-def _joined(parts: list[BatchPrediction]) -> BatchPrediction:
-    columns = [part._columns() for part in parts]
-    joined: dict[str, Any] = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    return replace(parts[0], **joined)
-
-
 def _probability(logit_BK: Tensor) -> Floats:
     return logit_BK.float().sigmoid().cpu().numpy()
 
 
 def _gray(image_BCHW: Tensor) -> Bytes:
     return (image_BCHW[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-
-
-def _batches(films: Iterator[_Read | Failure], size: int) -> Iterator[list[_Read | Failure]]:
-    batch: list[_Read | Failure] = []
-    for film in films:
-        batch.append(film)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
