@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -16,7 +18,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(model_folder):
-    return Engine(Predictor.from_pretrained(model_folder, device="cpu"))
+    return Engine.eager(Predictor.from_pretrained(model_folder, device="cpu"))
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +32,7 @@ def client(engine):
 @pytest.fixture(scope="session")
 def server(model_folder, tmp_path_factory):
     """A real server in a process of its own, impatient."""
-    options = (
-        '{"verbose": true, "limits": {"decoders": 1, "header": 1.5, "receive": 2, "pixels": 4000000, "queue": 16}}'
-    )
+    limits = {"decoders": 1, "header": 1.5, "receive": 2, "pixels": 4_000_000, "queue": 16}
+    options = json.dumps({"verbose": True, "check_films": False, "limits": limits})
     with make.running(model_folder, tmp_path_factory.mktemp("log") / "server.log", options=options) as running:
         yield running

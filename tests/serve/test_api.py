@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from agcxr import intake
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.labels import LABELS, NO_FINDING
 from agcxr.serve.app import create_app, route_of
@@ -205,12 +206,12 @@ def test_memory_held_for_clients_is_bounded(engine):
 
 
 INTAKE = """
-from agcxr.serve.decode_child import Verdict
+from agcxr.intake import Intake
 
 def refuse_wide(film):
     if film.width > film.height:
-        return Verdict("refuse", ("a frontal chest film is not wider than high",))
-    return Verdict("warn", ("this check is made up",))
+        return Intake("refuse", ("a frontal chest film is not wider than high",))
+    return Intake("warn", ("this check is made up",))
 """
 
 
@@ -218,8 +219,8 @@ def test_the_place_of_the_intake_check(engine, tmp_path, monkeypatch):
     (tmp_path / "made_up_intake.py").write_text(INTAKE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the decoding process
     monkeypatch.syspath_prepend(tmp_path)
-    intake = importlib.import_module("made_up_intake").refuse_wide
-    app = create_app(engine, limits=Limits(decoders=1), intake=intake)
+    judge = importlib.import_module("made_up_intake").refuse_wide
+    app = create_app(engine, limits=Limits(decoders=1), judge=judge)
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/model").json()["intake"] is True
         wide, high = make.encode(make.pixels(50, 80)), make.encode(make.pixels(80, 50))
@@ -233,6 +234,17 @@ def test_the_place_of_the_intake_check(engine, tmp_path, monkeypatch):
         response = send(client, ("w.png", wide), path="/v1/picture")
         assert (response.status_code, response.json()["error"]["code"]) == (422, "refused")
         assert send(client, ("w.png", wide), path="/v1/film").status_code == 200  # one may look at it
+
+
+def test_the_programs_own_check(engine):
+    app = create_app(engine, limits=Limits(decoders=1), judge=intake.judge)
+    with TestClient(app, base_url="http://localhost") as client:
+        noise = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
+        chest = client.get("/v1/examples/mass").content
+        first, second = send(client, ("noise.png", make.encode(noise)), ("chest.png", chest)).json()["films"]
+        assert (first["status"], first["findings"]) == ("refused", None)
+        assert first["reason"]
+        assert second["status"] == "read"
 
 
 def test_every_answer_is_guarded(client):

@@ -13,7 +13,7 @@ from agcxr.inference.prediction import Branch, Prediction
 from agcxr.labels import NO_FINDING
 from agcxr.serve.decode_child import encode_png
 from agcxr.serve.decoder import Read, Unreadable
-from agcxr.serve.engine import Engine, FindingMap
+from agcxr.serve.engine import Engine, FindingMap, Reading
 from agcxr.serve.limits import Limits
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -130,6 +130,7 @@ class ModelAnswer(Answer):
     image_size: int
     prepared_size: int
     attention: dict[str, str | float | int]
+    maps: bool = Field(description="whether /v1/map answers")
     device: str
     precision: str
     calibration: str | None
@@ -146,34 +147,24 @@ class ExampleAnswer(Answer):
 
 
 def film_answer(
-    index: int,
-    name: str,
-    read: Read | Unreadable,
-    prediction: Prediction | None,
-    engine: Engine,
-    *,
-    pictures: bool = False,
+    index: int, name: str, read: Read | Unreadable, reading: Reading | None, engine: Engine, *, pictures: bool = False
 ) -> FilmAnswer:
-    """The answer for one film; `prediction` is None for one that could not be read or was refused."""
-    reason, status = None, "read"
+    """The answer for one film; `reading` is None for one that could not be read or whose pixels were refused."""
     if isinstance(read, Unreadable):
-        status, reason = "unreadable", read.reason
-    elif prediction is None:
-        assert read.verdict is not None
-        status, reason = "refused", "; ".join(read.verdict.reasons)
-    verdict = None if isinstance(read, Unreadable) else read.verdict
+        return FilmAnswer(index=index, name=name, status="unreadable", reason=read.reason)
+    intake = read.intake if reading is None else reading.intake
+    refused = reading is None or reading.refused
+    told = None if reading is None or reading.refused else reading.prediction
     return FilmAnswer(
         index=index,
         name=name,
-        status=status,  # type: ignore[arg-type]
-        reason=reason,
-        film=None if isinstance(read, Unreadable) else _facts(read),
-        intake=None if verdict is None else IntakeAnswer(decision=verdict.decision, reasons=verdict.reasons),
-        findings=None if prediction is None else _findings(prediction, engine),
-        attention=None
-        if prediction is None
-        else AttentionAnswer(box=prediction.box, window=prediction.window, fallback=prediction.fallback),
-        pictures=_pictures(read, prediction) if pictures and isinstance(read, Read) and prediction else None,
+        status="refused" if refused else "read",
+        reason="; ".join(intake.reasons) if refused and intake else None,
+        film=_facts(read),
+        intake=None if intake is None else IntakeAnswer(decision=intake.decision, reasons=intake.reasons),
+        findings=None if told is None else _findings(told, engine),
+        attention=None if told is None else AttentionAnswer(box=told.box, window=told.window, fallback=told.fallback),
+        pictures=_pictures(read, told) if pictures and told else None,
     )
 
 
@@ -184,19 +175,20 @@ def map_answer(found: FindingMap) -> MapAnswer:
 
 
 def model_answer(engine: Engine, limits: Limits, *, intake: bool) -> ModelAnswer:
-    """What a client may know of the model: nothing about the machine it runs on but the kind of device."""
-    predictor, model = engine.predictor, engine.predictor.model
+    """What a client may know of the model and of the limits."""
+    about, calibration = engine.about, engine.predictor.calibration
     return ModelAnswer(
-        backbone=model.backbone_name,
-        image_size=model.image_size,
+        backbone=about.backbone,
+        image_size=about.image_size,
         prepared_size=engine.size,
-        attention=model.attention.model_dump(),
-        device=predictor.device.type,
-        precision=predictor.precision,
-        calibration=None if predictor.calibration is None else predictor.calibration.method,
+        attention=about.attention,
+        maps=about.maps,
+        device=about.device,
+        precision=about.precision,
+        calibration=None if calibration is None else calibration.method,
         intake=intake,
         labels=tuple(_label(engine, label) for label in engine.labels),
-        metrics=dict(model.card.metrics) if model.card else {},
+        metrics=about.metrics,
         limits={
             "file_bytes": limits.file_bytes,
             "request_bytes": limits.request_bytes,

@@ -30,7 +30,7 @@ from agcxr.serve.answers import (
     PredictAnswer,
     model_answer,
 )
-from agcxr.serve.decode_child import Intake
+from agcxr.serve.decode_child import Judge
 from agcxr.serve.engine import Engine
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.guard import INTERNAL, Access, Guard
@@ -51,15 +51,15 @@ def create_app(
     *,
     limits: Limits | None = None,
     access: Access | None = None,
-    intake: Intake | None = None,
+    judge: Judge | None = None,
 ) -> ASGIApp:
     """The whole server as an ASGI app; decoders and threads start with its lifespan.
 
     Args:
-        intake: judges each film before the network sees it; see `decoder.Intake`.
+        judge: looks at each film before the network does, such as `agcxr.intake.judge`; default: nobody.
     """
     limits, measures = limits or Limits(), Measures()
-    service = Service(engine, limits, measures, intake)
+    service = Service(engine, limits, measures, judge)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -15,37 +15,31 @@ import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
 from agcxr.data.radiograph import Radiograph, RadiographError, read_radiograph, resize
 from agcxr.inference.prediction import Bytes
+from agcxr.intake import Intake
 
 JPEG_SCANS = 64
 """Passes over the picture in one JPEG; a few bytes each can ask for seconds of work. Real files have at most 12."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a film is one the model may speak about, in words for people."""
-
-    decision: Literal["accept", "warn", "refuse"]
-    reasons: tuple[str, ...] = ()
-
-
-Intake = Callable[[Radiograph], Verdict]
-"""Judges a film before the network sees it. It runs in the decoding process: a plain function of a module."""
+Judge = Callable[[Radiograph], Intake]
+"""Looks at a film before the network does (`agcxr.intake.judge`). It runs in the decoding process: a plain function of
+a module."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """size: side S that films are resized to. memory: bytes of address space. intake: "module:function" or ""."""
+    """size: side S that films are resized to. memory: bytes of address space. judge: "module:function" or ""."""
 
     size: int
     pixels: int
     memory: int
-    intake: str = ""
+    judge: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,17 +85,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the server's to handle
     inward, outward = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     start = Start(**json.loads(read_frame(inward)))
-    intake = _function(start.intake) if start.intake else None
+    judge = _function(start.judge) if start.judge else None
     _confine(start.memory)
     write_frame(outward, b"ready")
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             wish, data = Wish(**json.loads(read_frame(inward))), read_frame(inward)
-            for frame in _answer(data, wish, start, intake):
+            for frame in _answer(data, wish, start, judge):
                 write_frame(outward, frame)
 
 
-def _function(name: str) -> Intake:
+def _function(name: str) -> Judge:
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
@@ -127,9 +121,9 @@ def _confine(memory: int) -> None:
             resource.setrlimit(what, (value, value))
 
 
-def _answer(data: bytes, wish: Wish, start: Start, intake: Intake | None) -> list[bytes]:
+def _answer(data: bytes, wish: Wish, start: Start, judge: Judge | None) -> list[bytes]:
     try:
-        head, arrays = _decode(data, wish, start, intake)
+        head, arrays = _decode(data, wish, start, judge)
     except RadiographError as error:
         head, arrays = {"reason": str(error)}, []
     except MemoryError:
@@ -139,11 +133,11 @@ def _answer(data: bytes, wish: Wish, start: Start, intake: Intake | None) -> lis
     return [json.dumps(head).encode(), *arrays]
 
 
-def _decode(data: bytes, wish: Wish, start: Start, intake: Intake | None) -> tuple[dict[str, Any], list[bytes]]:
+def _decode(data: bytes, wish: Wish, start: Start, judge: Judge | None) -> tuple[dict[str, Any], list[bytes]]:
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > JPEG_SCANS:
         raise RadiographError(f"a JPEG of more than {JPEG_SCANS} scans")
     film = read_radiograph(data, max_pixels=start.pixels)
-    verdict = None if intake is None else intake(film)
+    intake = None if judge is None else judge(film)
     small_SS = resize(film.pixels_HW, start.size)
     shown_HW = _shown(film, wish.shown) if wish.shown else None
     head = {
@@ -155,7 +149,7 @@ def _decode(data: bytes, wish: Wish, start: Start, intake: Intake | None) -> tup
         "format": film.format,
         "notes": film.notes,
         "view_position": film.view_position,
-        "verdict": None if verdict is None else asdict(verdict),
+        "intake": None if intake is None else asdict(intake),
     }
     png = encode_png(film.pixels_HW) if wish.png else b""
     return head, [small_SS.tobytes(), png, b"" if shown_HW is None else shown_HW.tobytes()]

@@ -23,7 +23,8 @@ from typing import IO
 import numpy as np
 
 from agcxr.inference.prediction import Bytes
-from agcxr.serve.decode_child import Intake, Start, Verdict, Wish, read_frame, write_frame
+from agcxr.intake import Intake
+from agcxr.serve.decode_child import Judge, Start, Wish, read_frame, write_frame
 from agcxr.serve.limits import Limits
 
 CHILD = (sys.executable, "-P", "-m", "agcxr.serve.decode_child")
@@ -41,7 +42,7 @@ class Read:
     format: str
     notes: tuple[str, ...]
     view_position: str | None
-    verdict: Verdict | None
+    intake: Intake | None
     png: bytes | None = None
     shown_HW: Bytes | None = None
 
@@ -57,10 +58,10 @@ class Decoders:
     """A few decoding processes, used in turn."""
 
     def __init__(
-        self, size: int, limits: Limits, intake: Intake | None = None, on_restart: Callable[[], None] = lambda: None
+        self, size: int, limits: Limits, judge: Judge | None = None, on_restart: Callable[[], None] = lambda: None
     ) -> None:
         """`size`: side S that films are resized to."""
-        name = "" if intake is None else f"{intake.__module__}:{intake.__qualname__}"
+        name = "" if judge is None else f"{judge.__module__}:{judge.__qualname__}"
         start = Start(size, limits.pixels, limits.decoder_bytes, name)
         self._workers = [_Worker(start, limits.decode, on_restart) for _ in range(limits.decoders)]
         self._threads = ThreadPoolExecutor(limits.decoders, "agcxr-decode")
@@ -163,7 +164,7 @@ def _received(pipe: IO[bytes]) -> Read | Unreadable:
     if "reason" in head:
         return Unreadable(str(head["reason"]))
     small, png, shown = (read_frame(pipe) for _ in range(3))
-    verdict = head["verdict"]
+    intake = head["intake"]
     return Read(
         small_SS=np.frombuffer(small, np.uint8).reshape(head["small"]).copy(),
         width=int(head["width"]),
@@ -172,7 +173,7 @@ def _received(pipe: IO[bytes]) -> Read | Unreadable:
         format=str(head["format"]),
         notes=tuple(head["notes"]),
         view_position=head["view_position"],
-        verdict=None if verdict is None else Verdict(verdict["decision"], tuple(verdict["reasons"])),
+        intake=None if intake is None else Intake(intake["decision"], tuple(intake["reasons"])),
         png=png or None,
         shown_HW=np.frombuffer(shown, np.uint8).reshape(head["shown"]) if shown else None,
     )

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Precision
+from agcxr.intake import judge
 from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
-from agcxr.serve.decode_child import Intake
 from agcxr.serve.engine import Engine
 from agcxr.serve.guard import Access
 from agcxr.serve.limits import Limits, check_exposure, is_local
@@ -33,16 +33,17 @@ def serve(
     limits: Limits | None = None,
     device: str | None = None,
     precision: Precision = "fp32",
-    intake: Intake | None = None,
+    check_films: bool = True,
     verbose: bool = False,
 ) -> None:
     """Serve a model until SIGINT or SIGTERM.
 
     Args:
-        model: run folder, model folder or hub id.
+        model: run folder, model folder, hub id, or an exported file (.onnx; served without torch).
         port: 0 takes a free one.
         token: asked of every client; default: the environment variable AGCXR_TOKEN, if set.
         open_to_all: listen beyond this machine without a token.
+        check_films: refuse what is no frontal chest film before any probability is shown.
         verbose: a line per request on stderr: route, status and seconds, nothing of the film.
 
     Raises:
@@ -53,18 +54,41 @@ def serve(
     limits = limits or Limits()
     listener = _listen(host, port)  # before the model is loaded: a taken port should not cost seconds
     with listener:
-        from agcxr.inference.predictor import Predictor
-
-        engine = Engine(Predictor.from_pretrained(Path(model), device=device, precision=precision))
-        app = create_app(engine, limits=limits, access=Access(token, is_local(host)), intake=intake)
+        app = create_app(
+            _engine(model, device, precision),
+            limits=limits,
+            access=Access(token, is_local(host)),
+            judge=judge if check_films else None,
+        )
         _log(verbose)
         shown = f"[{host}]" if ":" in host else host
-        print(f"agcxr serves http://{shown}:{listener.getsockname()[1]} ({RESEARCH_ONLY})", file=sys.stderr, flush=True)
-        server(app, limits).run(sockets=[listener])
+        words = f"agcxr serves http://{shown}:{listener.getsockname()[1]} ({RESEARCH_ONLY})"
+        server(app, limits, words).run(sockets=[listener])
 
 
-def server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
-    """uvicorn, quiet and impatient."""
+def _engine(model: str | os.PathLike[str], device: str | None, precision: Precision) -> Engine:
+    if Path(model).suffix.lower() == ".onnx":
+        from agcxr.inference.onnx_engine import OnnxPredictor
+
+        return Engine.exported(OnnxPredictor(model))
+    from agcxr.inference.predictor import Predictor
+
+    return Engine.eager(Predictor.from_pretrained(Path(model), device=device, precision=precision))
+
+
+class Server(uvicorn.Server):
+    """Says where it is once it answers, not before."""
+
+    words = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.words:
+            print(self.words, file=sys.stderr, flush=True)
+
+
+def server(app: ASGIApp, limits: Limits, words: str = "") -> uvicorn.Server:
+    """uvicorn, quiet and impatient. `words`: printed when it is up."""
     config = uvicorn.Config(
         app,
         http=protocol(limits),
@@ -80,7 +104,9 @@ def server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
         h11_max_incomplete_event_size=16 * 1024,
         backlog=512,
     )
-    return uvicorn.Server(config)
+    made = Server(config)
+    made.words = words
+    return made
 
 
 def _listen(host: str, port: int) -> socket.socket:

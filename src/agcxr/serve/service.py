@@ -9,15 +9,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Branch, Prediction
+from agcxr.intake import Intake
 from agcxr.serve.answers import FilmAnswer, MapAnswer, film_answer, map_answer
 from agcxr.serve.batcher import Batcher
-from agcxr.serve.decode_child import Intake, Wish
+from agcxr.serve.decode_child import Judge, Wish
 from agcxr.serve.decoder import Decoders, Read, Unreadable
-from agcxr.serve.engine import Engine
+from agcxr.serve.engine import Engine, Reading
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.held import Held
 from agcxr.serve.limits import Limits
@@ -66,18 +68,18 @@ class Room:
 class Service:
     """One model, its decoders and its queue. Lives in one event loop; see `running`."""
 
-    def __init__(self, engine: Engine, limits: Limits, measures: Measures, intake: Intake | None = None) -> None:
-        self.engine, self.limits, self.measures, self.has_intake = engine, limits, measures, intake is not None
+    def __init__(self, engine: Engine, limits: Limits, measures: Measures, judge: Judge | None = None) -> None:
+        self.engine, self.limits, self.measures, self.has_intake = engine, limits, measures, judge is not None
         self.room, self.held = Room(limits, measures), Held(limits, measures)
-        self._intake = intake
+        self._judge = judge
         self._examples: dict[str, bytes] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Processes and threads are up inside, and gone after."""
-        self.decoders = Decoders(self.engine.size, self.limits, self._intake, self.measures.decoder_restarts.inc)
-        self.batcher: Batcher[Read, Prediction] = Batcher(
-            self.engine.answers, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
+        self.decoders = Decoders(self.engine.size, self.limits, self._judge, self.measures.decoder_restarts.inc)
+        self.batcher: Batcher[Read, Reading] = Batcher(
+            self.engine.readings, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
         )
         self._drawing = ThreadPoolExecutor(1, "agcxr-draw")
         try:
@@ -118,8 +120,9 @@ class Service:
         with self.room.take(1):
             async with self._in_time():
                 read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM)))
-                prediction = await self.batcher.submit(read)
-                return await self._draw(partial(_drawn, prediction, upload.name))
+                reading = await self.batcher.submit(read)
+                _check(reading.intake)
+                return await self._draw(partial(_drawn, reading.prediction, upload.name))
 
     async def example(self, name: str) -> bytes:
         """A synthetic film to try. Drawn once."""
@@ -135,13 +138,11 @@ class Service:
 
     async def _predict(self, index: int, upload: Upload, pictures: bool) -> FilmAnswer:
         read = await self.decoders.read(upload.data, Wish())
-        if isinstance(read, Unreadable) or (read.verdict is not None and read.verdict.decision == "refuse"):
-            outcome = "unreadable" if isinstance(read, Unreadable) else "refused"
-            self.measures.films.labels(outcome).inc()
-            return film_answer(index, upload.name, read, None, self.engine)
-        prediction = await self.batcher.submit(read)
-        self.measures.films.labels("read").inc()
-        return film_answer(index, upload.name, read, prediction, self.engine, pictures=pictures)
+        wanted = isinstance(read, Read) and not (read.intake is not None and read.intake.decision == "refuse")
+        reading = await self.batcher.submit(read) if wanted and isinstance(read, Read) else None
+        answer = film_answer(index, upload.name, read, reading, self.engine, pictures=pictures)
+        self.measures.films.labels(answer.status).inc()
+        return answer
 
     def _readable(self, read: Read | Unreadable) -> Read:
         if isinstance(read, Unreadable):
@@ -150,8 +151,7 @@ class Service:
 
     def _accepted(self, read: Read | Unreadable) -> Read:
         film = self._readable(read)
-        if film.verdict is not None and film.verdict.decision == "refuse":
-            raise Problem(422, "refused", "; ".join(film.verdict.reasons))
+        _check(film.intake)
         return film
 
     @asynccontextmanager
@@ -168,9 +168,12 @@ class Service:
             ) from error
 
 
-def _drawn(prediction: Prediction, name: str) -> bytes:
-    from dataclasses import replace
+def _check(intake: Intake | None) -> None:
+    if intake is not None and intake.decision == "refuse":
+        raise Problem(422, "refused", "; ".join(intake.reasons))
 
+
+def _drawn(prediction: Prediction, name: str) -> bytes:
     out = io.BytesIO()
     picture(replace(prediction, name=name)).save(out, format="PNG", compress_level=4)
     return out.getvalue()

@@ -9,7 +9,7 @@ import { Viewer } from "./viewer.js";
 const $ = (id) => document.getElementById(id);
 const AT_ONCE = 2, TRIES = 6, KEPT_FILMS = 4;
 const films = [];
-let current = null, point = "youden", limits = null, researchOnly = "Research use only. Not a medical device.";
+let current = null, point = "youden", limits = null, maps = true, researchOnly = "Research use only. Not a medical device.";
 
 const viewer = new Viewer($("film"), () => {
   $("zoom-value").textContent = `${Math.round(100 * viewer.zoomShown)} %`;
@@ -191,7 +191,7 @@ function showReading(film) {
   $("point-label").hidden = !points.length;
   if (points.length && !points.includes(point)) point = points[0];
   $("point").replaceChildren(...points.map((key) => new Option(pointName(key), key, false, key === point)));
-  showFindings({ head: $("columns"), body: $("rows"), note: $("findings-note") }, findings, point, toggleMap);
+  showFindings({ head: $("columns"), body: $("rows"), note: $("findings-note") }, findings, point, maps ? toggleMap : null);
   markChosen($("rows"), film.chosen);
   const [x0, y0, x1, y1] = attention.box.map(Math.round);
   const share = (x1 - x0) * (y1 - y0) / (film.answer.film.width * film.answer.film.height);
@@ -468,6 +468,7 @@ function askToken() {
 
 function showModel(model) {
   limits = model.limits;
+  maps = model.maps;
   researchOnly = model.research_only;
   $("notice").textContent = model.research_only;
   const rows = [

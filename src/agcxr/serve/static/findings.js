@@ -25,7 +25,7 @@ export function showFindings({ head, body, note }, findings, point, choose) {
   note.textContent = [
     points ? `The mark on each bar is the operating point (${pointName(point)}, set on validation films); bars that pass it are lit.` : "This checkpoint holds no operating points, so a number by itself says little: compare it within one film.",
     calibrated ? "" : "Probabilities are not calibrated.",
-    "Choose a finding to see where it is read.",
+    choose ? "Choose a finding to see where it is read." : "",
   ].filter(Boolean).join(" ");
 }
 
@@ -34,7 +34,8 @@ function row(one, point, calibrated, choose) {
   const rest = one.finding === NONE;
   const name = element("button", { type: "button", class: "finding", "aria-pressed": "false", text: spoken(one.finding), title: "Show where this is read" });
   name.dataset.finding = one.finding;
-  name.addEventListener("click", () => choose(one.finding));
+  name.disabled = !choose;
+  if (choose) name.addEventListener("click", () => choose(one.finding));
   const fill = element("span", { class: "fill" });
   fill.style.width = `${100 * one.fusion}%`;
   const bar = element("span", { class: "track", "aria-hidden": "true" }, fill);
