@@ -75,6 +75,7 @@ DIRECTION = """
     inference/novelty
     inference/stream
     inference/predictor
+    inference/describe
     inference/maps
     inference/explain
     inference/onnx_engine
@@ -87,6 +88,7 @@ DIRECTION = """
     evaluation/boxes
     evaluation/cases
     evaluation/localization
+    evaluation/coverage
     evaluation/analysis
     evaluation/tables
     evaluation/score
@@ -94,8 +96,10 @@ DIRECTION = """
     evaluation/examples
     evaluation/calibrate
     evaluation/evaluate
-    evaluation/groups
+    evaluation/agreement
     evaluation/meaning
+    evaluation/groups
+    evaluation/interpret
     evaluation/localize
     evaluation/controls
     evaluation/ablation
@@ -108,10 +112,10 @@ DIRECTION = """
     evaluation/report_tables
     evaluation/report_pictures
     evaluation/report
-    evaluation/seeds
     evaluation/report_looks
     evaluation/report_scores
     evaluation/study
+    evaluation/seeds
 
     serve/limits
     serve/measures

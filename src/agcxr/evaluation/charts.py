@@ -18,6 +18,7 @@ STYLE = """
 svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:11px}
 .line{fill:none;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}
 .line.accent{stroke:var(--accent);stroke-width:2}.line.ink{stroke:var(--ink)}.line.muted{stroke:var(--muted)}
+.bar{stroke-width:1.2;opacity:.55}.bar.accent{stroke:var(--accent)}.bar.ink{stroke:var(--ink)}.bar.muted{stroke:var(--muted)}
 .dash{stroke-dasharray:4 3}.grid{stroke:var(--rule);stroke-width:1}.zero{stroke:var(--muted);stroke-width:1}
 .dot.accent{fill:var(--accent)}.dot.ink{fill:var(--ink)}.dot.muted{fill:var(--muted)}
 .hollow{fill:var(--paper);stroke-width:1.6}.hollow.accent{stroke:var(--accent)}.hollow.muted{stroke:var(--muted)}
@@ -40,6 +41,8 @@ class Line:
     dashed: bool = False
     mark: int | None = None
     """Index of a point to mark with a dot."""
+    spread: Sequence[tuple[float, float]] = ()
+    """(low, high) of every point: drawn as a bar through a dot, as far as the axis goes."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,18 @@ def lines(
     if diagonal:
         (x0, y0), (x1, y1) = at(x.low, y.low), at(x.high, y.high)
         parts.append(f'<line class="grid" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
-    parts += [_line(one, at) for one in series]
+    for one in series:
+        parts += [*_spread(one, y, at), _line(one, at)]
     return _svg(width, height, parts, name)
+
+
+def _spread(one: Line, y: Axis, at) -> list[str]:  # type: ignore[no-untyped-def]
+    parts = []
+    for vx, vy, (low, high) in zip(one.x, one.y, one.spread, strict=True) if one.spread else ():
+        (px, top), (_, bottom), (_, middle) = at(vx, min(high, y.high)), at(vx, max(low, y.low)), at(vx, vy)
+        parts.append(f'<line class="bar {one.role}" x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        parts.append(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{middle:.1f}" r="2.4"/>')
+    return parts
 
 
 def _line(one: Line, at) -> str:  # type: ignore[no-untyped-def]
@@ -195,6 +208,47 @@ def _forest_row(row: ForestRow, y: float, px, width: int) -> list[str]:  # type:
         f'<text class="{soft}{weight}" x="{width}" y="{y + 4:.1f}" text-anchor="end">{escape(row.text)}</text>'
     )
     return parts
+
+
+@dataclass(frozen=True)
+class RangeRow:
+    """A value with its interval; NaN is said by `text` alone."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    role: Role = "accent"
+
+
+def ranges(rows: Sequence[RangeRow], *, reference: float, name: str, width: int = 440) -> str:
+    """Values as dots on their intervals, one below the other, around a dashed line at `reference` (NaN: none)."""
+    left, right, top, step = 122, 62, 8, 24
+    extent = [v for row in rows for v in (row.low, row.high, row.value) if math.isfinite(v)]
+    axis = axis_over(extent, include=(reference,))
+    plot, foot = width - left - right, top + step * len(rows)
+
+    def px(value: float) -> float:
+        return left + (value - axis.low) / (axis.high - axis.low) * plot
+
+    parts = []
+    for tick in axis.ticks:
+        x = f"{px(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{foot}"/>')
+        parts.append(f'<text class="soft" x="{x}" y="{foot + 16}" text-anchor="middle">{axis.label(tick)}</text>')
+    if math.isfinite(reference):
+        x = f"{px(reference):.1f}"
+        parts.append(f'<line class="zero dash" x1="{x}" x2="{x}" y1="{top}" y2="{foot}"/>')
+    for i, row in enumerate(rows):
+        y, strong = top + step * (i + 0.5), ' class="strong"' if row.role == "ink" else ""
+        parts.append(f'<text{strong} x="0" y="{y + 4:.1f}">{escape(row.name)}</text>')
+        parts.append(f'<text{strong} x="{width - 16}" y="{y + 4:.1f}" text-anchor="end">{escape(row.text)}</text>')
+        if math.isfinite(row.value):
+            ends = f'x1="{px(row.low):.1f}" x2="{px(row.high):.1f}"' if math.isfinite(row.low) else ""
+            parts += [f'<line class="line {row.role}" {ends} y1="{y:.1f}" y2="{y:.1f}"/>'] if ends else []
+            parts.append(f'<circle class="dot {row.role}" cx="{px(row.value):.1f}" cy="{y:.1f}" r="4"/>')
+    return _svg(width, foot + 24, parts, name)
 
 
 def grid(charts: Sequence[str], titles: Sequence[str], columns: int, cell: tuple[int, int]) -> str:

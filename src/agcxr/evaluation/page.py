@@ -27,6 +27,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A title inside a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """A table cell: a value, and softer text beside it."""
 
@@ -49,6 +56,8 @@ class Table:
     """Columns that are set left."""
     groups: tuple[str, ...] = ()
     """A name over each column; equal neighbours share one."""
+    folded: str = ""
+    """Folded away under this title."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Code:
     text: str
 
 
-Block: TypeAlias = Text | Table | Chart | Multiples | Gallery | Headline | Facts | Legend | Code
+Block: TypeAlias = Text | Heading | Table | Chart | Multiples | Gallery | Headline | Facts | Legend | Code
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,10 @@ def _html(block: Block, folder: Path) -> str:
     match block:
         case Text():
             return f'<p class="warning">{escape(block.text)}</p>' if block.warning else f"<p>{escape(block.text)}</p>"
+        case Heading():
+            return f"<h3>{escape(block.text)}</h3>"
+        case Table() if block.folded:
+            return f"<details><summary>{escape(block.folded)}</summary>{_html_table(block)}</details>"
         case Table():
             return _html_table(block)
         case Chart():
@@ -280,6 +293,11 @@ def _markdown(block: Block, folder: Path) -> str:
     match block:
         case Text():
             return f"> **{_plain(block.text)}**" if block.warning else _plain(block.text)
+        case Heading():
+            return f"### {_plain(block.text)}"
+        case Table() if block.folded:
+            table = _markdown_table(block)
+            return f"<details><summary>{escape(block.folded)}</summary>\n\n{table}\n\n</details>"
         case Table():
             return _markdown_table(block)
         case Chart():

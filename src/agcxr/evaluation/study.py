@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.coverage import Coverage, coverage, text
 from agcxr.evaluation.evaluate import evaluate
+from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
+from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_looks import looks
-from agcxr.evaluation.results import Results
+from agcxr.evaluation.report_scores import meaning_sections
+from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.models.checkpoint import CARD_FILE, fetch, read_card
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class Study:
 
     folder: Path
     results: Results
+    meaning: Meaning
     localization: Localization | None
     report: Written
 
@@ -50,8 +59,9 @@ def study(
         device=device,
         progress=progress,
     )
+    meaning = interpret(done.folder, done.results, read_card(fetch(run) / CARD_FILE).calibration)
     found: Localization | None = None
-    extra: tuple[Section, ...] = ()
+    extra: tuple[Section, ...] = meaning_sections(meaning)
     if has_boxes(films, split):
         found = localize(
             run,
@@ -64,10 +74,18 @@ def study(
             device=device,
             progress=progress,
         )
-        extra = (looks(found, PICTURE),)
+        shown = _coverage(done.folder, films, found, resamples, seed)
+        extra += (looks(found, PICTURE, shown),)
         if progress:
-            print(f"\n{summary(found)}")
-    return Study(done.folder, done.results, found, report(done.folder, extra))
+            print(f"\n{text(shown)}\n\n{summary(found)}")
+    return Study(done.folder, done.results, meaning, found, report(done.folder, extra))
+
+
+def _coverage(folder: Path, films: Prepared, found: Localization, resamples: int, seed: int) -> Coverage:
+    predictions = pd.read_parquet(folder / PREDICTIONS)
+    shown = coverage(predictions, films.boxes, np.array(found.window), resamples=resamples, seed=seed)
+    shown.save(folder)
+    return shown
 
 
 def has_boxes(films: Prepared, split: str) -> bool:

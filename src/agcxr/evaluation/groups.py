@@ -1,0 +1,200 @@
+"""Subgroups of a split: does the fusion rank and calibrate alike for all? Sex, age, view, and how much a film shows.
+
+Shapes: N films, K labels, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from agcxr import metrics, uncertainty
+from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
+from agcxr.evaluation.meaning import Group, GroupFinding, Grouping, LeftOut
+from agcxr.evaluation.results import Interval
+from agcxr.labels import FINDINGS
+from agcxr.metrics import Floats
+
+AGES = (40.0, 60.0, 80.0)
+"""Years at which bands begin, after the first."""
+AGE_BANDS = ("Under 40", "40 to 59", "60 to 79", "80 and over")
+COUNTS = ("No finding", "One finding", "Two findings", "Three or more")
+SEXES = {"F": "Women", "M": "Men"}
+VIEWS = {"PA": "PA, standing", "AP": "AP, mostly lying", "LATERAL": "Lateral"}
+PATIENTS = 20
+POSITIVES = 10
+NOTHING = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A property, and each film's group by name ("" where the film does not say)."""
+
+    by: str
+    names: tuple[str, ...]
+    group_N: npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Films:
+    """The findings of the films, the fusion's score, and the probability made of it."""
+
+    findings: tuple[str, ...]
+    target_NK: Floats
+    score_NK: Floats
+    probability_NK: Floats
+    patient_N: npt.NDArray[np.object_]
+
+    def some(self, keep_N: npt.NDArray[np.bool_]) -> Films:
+        """The films where `keep_N` is true."""
+        arrays = (self.target_NK, self.score_NK, self.probability_NK, self.patient_N)
+        return Films(self.findings, *(array[keep_N] for array in arrays))  # type: ignore[arg-type]
+
+    @property
+    def patients(self) -> int:
+        return len(np.unique(self.patient_N))
+
+    def common(self, positives: int) -> tuple[int, ...]:
+        """Columns with at least so many positive and so many negative films."""
+        enough = ((self.target_NK == 1).sum(0) >= positives) & ((self.target_NK == 0).sum(0) >= positives)
+        return tuple(np.flatnonzero(enough).tolist())
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A group's films and their measures, on the films and on resamples."""
+
+    films: Films
+    auroc_K: Floats
+    auroc_KR: Floats
+    now_K: list[Measures]
+    then_K: list[Measures]
+
+
+def cuts(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Cut, ...]:
+    """The four properties. `predictions` has the columns age (years), sex (F, M), view; `target_NK`: the findings."""
+    age = predictions["age"].to_numpy(np.float64)
+    band = np.array([*AGE_BANDS, ""], dtype=object)[np.where(np.isnan(age), len(AGE_BANDS), np.digitize(age, AGES))]
+    shown = np.minimum((target_NK == 1).sum(axis=1), len(COUNTS) - 1)
+    return (
+        Cut("Sex", tuple(SEXES.values()), _named(predictions["sex"], SEXES)),
+        Cut("Age", AGE_BANDS, band),
+        Cut("View", tuple(VIEWS.values()), _named(predictions["view"], VIEWS)),
+        Cut("Findings on the film", COUNTS, np.array(COUNTS, dtype=object)[shown]),
+    )
+
+
+def measure_groups(
+    films: Films,
+    parts: Sequence[Cut],
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+    patients: int = PATIENTS,
+    positives: int = POSITIVES,
+) -> tuple[Grouping, ...]:
+    """Every cut's groups, but for those of fewer than `patients`; findings need `positives` of both classes."""
+    whole = _measure(films, resamples, seed)
+    out = []
+    for cut in parts:
+        measured, left_out = {}, []
+        for name in cut.names:
+            own = films.some(cut.group_N == name)
+            if own.patients >= patients:
+                measured[name] = _measure(own, resamples, seed)
+            elif len(own.patient_N):
+                left_out.append(LeftOut(name=name, films=len(own.patient_N), patients=own.patients))
+        compared = _compared(whole, list(measured.values()), positives)
+        out.append(
+            Grouping(
+                by=cut.by,
+                compared=tuple(films.findings[k] for k in compared),
+                everyone=_group("All films", whole, compared, positives, level),
+                groups=tuple(_group(name, one, compared, positives, level) for name, one in measured.items()),
+                left_out=tuple(left_out),
+                unknown=int((cut.group_N == "").sum()),
+            )
+        )
+    return tuple(out)
+
+
+def findings_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Those of a model's labels that are findings."""
+    return tuple(label for label in labels if label in FINDINGS)
+
+
+def _named(column: pd.Series, names: dict[str, str]) -> npt.NDArray[np.object_]:
+    return np.array([names.get(str(value), "") for value in column], dtype=object)
+
+
+def _measure(films: Films, resamples: int, seed: int) -> _Measured:
+    rng = np.random.default_rng(seed)
+    ranked = uncertainty.bootstrap(films.target_NK, films.score_NK[None], films.patient_N, rng=rng, resamples=resamples)
+    columns = zip(films.target_NK.T, films.probability_NK.T, strict=True)
+    tallies = [Tally.of(target, probability, groups=1) for target, probability in columns]
+    once = np.ones((len(films.patient_N), 1))
+    return _Measured(
+        films=films,
+        auroc_K=metrics.auroc_table(films.target_NK, films.score_NK),
+        auroc_KR=ranked.auroc_BKR[0],
+        now_K=[tally.measures(once) for tally in tallies],
+        then_K=replicates(tallies, films.patient_N, resamples=resamples, seed=seed),
+    )
+
+
+def _compared(whole: _Measured, groups: list[_Measured], positives: int) -> tuple[int, ...]:
+    """Findings common in every group, but for groups in which fewer than half of the findings are common."""
+    everywhere = set(whole.films.common(positives))
+    commons = [set(group.films.common(positives)) for group in groups]
+    for common in commons:
+        if 2 * len(common) >= len(set(whole.films.common(positives))):
+            everywhere &= common
+    return tuple(sorted(everywhere)) if any(commons) else ()
+
+
+def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int, level: float) -> Group:
+    common = one.films.common(positives)
+    ks = list(compared) if compared and set(compared) <= set(common) else []
+    auroc, ece = NOTHING, NOTHING
+    if ks:
+        auroc = _interval(float(one.auroc_K[ks].mean()), one.auroc_KR[ks].mean(axis=0), level)
+        value = float(np.mean([one.now_K[k].ece[0] for k in ks]))
+        ece = Interval.of(reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level))
+    return Group(
+        name=name,
+        films=len(one.films.patient_N),
+        patients=one.films.patients,
+        positives=int((one.films.target_NK == 1).sum()),
+        auroc=auroc,
+        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level),
+        ece=ece,
+        findings=tuple(_finding(one, k, level) for k in common),
+    )
+
+
+def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
+    target, now, then = one.films.target_NK[:, k], one.now_K[k], one.then_K[k]
+    return GroupFinding(
+        finding=one.films.findings[k],
+        positives=int((target == 1).sum()),
+        negatives=int((target == 0).sum()),
+        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level),
+        observed_expected=_interval(float(now.ratio[0]), then.ratio, level),
+        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
+    )
+
+
+def _pooled(measures_K: list[Measures]) -> Floats:
+    """All findings together: positives over expected."""
+    observed = np.sum([one.observed for one in measures_K], axis=0)
+    expected = np.sum([one.expected for one in measures_K], axis=0)
+    return np.divide(observed, expected, out=np.full_like(expected, np.nan), where=expected > 0)
+
+
+def _interval(value: float, replicate_R: Floats, level: float) -> Interval:
+    return Interval.of(uncertainty.interval(value, replicate_R, level))

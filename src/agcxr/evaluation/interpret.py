@@ -1,0 +1,232 @@
+"""predictions.parquet and the checkpoint's calibration -> what the scores mean on the split: scores.json.
+
+Shapes: N films, K labels, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agcxr import metrics, uncertainty
+from agcxr.calibration import Calibration, Scale
+from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, cuts, findings_of, measure_groups
+from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Grouping, Meaning, Version
+from agcxr.evaluation.results import PREDICTIONS, Interval, Results
+from agcxr.labels import NO_FINDING
+from agcxr.metrics import Floats
+
+DIAGRAM_BINS = 10
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The fusion's scores in each version, and the truth."""
+
+    labels: tuple[str, ...]
+    target_NK: Floats
+    versions: dict[Version, Floats]
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """One label's measures in each version, on the films and on resamples."""
+
+    tally: dict[Version, Tally]
+    now: dict[Version, Measures]
+    then: dict[Version, Measures]
+
+
+def interpret(
+    folder: Path,
+    results: Results,
+    calibration: Calibration | None,
+    *,
+    patients: int = PATIENTS,
+    positives: int = POSITIVES,
+) -> Meaning:
+    """Measure an evaluation's predictions and write scores.json beside them; resamples and seed are the evaluation's.
+
+    calibration: the checkpoint's; without one, scores are measured as they are. patients, positives: smaller groups and
+    rarer findings are left out of the subgroups.
+    """
+    path = folder / PREDICTIONS
+    frame = pd.read_parquet(path)
+    if missing := [name for name in ("age", "sex", "view") if name not in frame]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; run `agcxr evaluate` again")
+    how = results.analysis.resampling
+    scores = _scores(frame, tuple(result.finding for result in results.analysis.labels), calibration)
+    patient_N = frame["patient"].to_numpy(dtype=object)
+    agreed = _agree(scores, patient_N, how.resamples, how.seed)
+    averaged = [
+        k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != NO_FINDING
+    ]
+    found = Meaning(
+        split=results.split,
+        films=len(frame),
+        patients=results.analysis.patients,
+        method=calibration.method if calibration else None,
+        log_loss={str(kind): loss for kind, loss in calibration.log_loss.items()} if calibration else {},
+        findings=tuple(_finding(scores, k, agreed[k], calibration, how.level) for k in range(len(scores.labels))),
+        mean=_mean([agreed[k] for k in averaged], how.level),
+        mean_brier_change=_change([agreed[k] for k in averaged], how.level),
+        averaged=tuple(scores.labels[k] for k in averaged),
+        groupings=_groups(frame, scores, patient_N, how.resamples, how.seed, how.level, (patients, positives)),
+        group_patients=patients,
+        group_positives=positives,
+        resamples=how.resamples,
+        level=how.level,
+        seed=how.seed,
+    )
+    found.save(folder)
+    return found
+
+
+def _scores(frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibration | None) -> _Scores:
+    target_NK = frame[[f"label_{name}" for name in labels]].to_numpy(np.float64)
+    raw = frame[[f"fusion_{name}" for name in labels]].to_numpy(np.float64)
+    versions: dict[Version, Floats] = {"raw": raw}
+    if calibration is not None:
+        versions["calibrated"] = Scale.of(calibration, labels).probabilities(raw)
+        shares = {label: float(np.nanmean(target_NK[:, k])) for k, label in enumerate(labels) if _both(target_NK[:, k])}
+        fitted = calibration.findings
+        own = {name: share for name, share in shares.items() if name in fitted and 0 < fitted[name].prevalence < 1}
+        versions["corrected"] = Scale.of(calibration, labels, prevalence=own).probabilities(raw)
+    return _Scores(labels, target_NK, versions)
+
+
+def _both(target_N: Floats) -> bool:
+    return bool((target_N == 1).any() and (target_N == 0).any())
+
+
+def _agree(scores: _Scores, patient_N: np.ndarray, resamples: int, seed: int) -> list[_Agreed]:
+    keys = [(k, version) for k in range(len(scores.labels)) for version in scores.versions]
+    tallies = [Tally.of(scores.target_NK[:, k], scores.versions[version][:, k]) for k, version in keys]
+    then = replicates(tallies, patient_N, resamples=resamples, seed=seed)
+    once = np.ones((len(patient_N), 1))
+    out = [_Agreed({}, {}, {}) for _ in scores.labels]
+    for (k, version), tally, many in zip(keys, tallies, then, strict=True):
+        out[k].tally[version], out[k].now[version], out[k].then[version] = tally, tally.measures(once), many
+    return out
+
+
+def _finding(scores: _Scores, k: int, agreed: _Agreed, calibration: Calibration | None, level: float) -> FindingMeaning:
+    label, target = scores.labels[k], scores.target_NK[:, k]
+    known = calibration.findings.get(label) if calibration else None
+    last: Version = "calibrated" if "calibrated" in agreed.now else "raw"
+    return FindingMeaning(
+        finding=label,
+        films=int((~np.isnan(target)).sum()),
+        positives=int((target == 1).sum()),
+        curve=known.curve.kind if known else None,
+        fitted_films=known.films if known else 0,
+        fitted_positives=known.positives if known else 0,
+        fits=tuple(_fit(version, agreed, level) for version in agreed.now),
+        brier_change=_change([agreed], level),
+        bins=_bins(target, scores.versions[last][:, k]),
+        raw_bins=_bins(target, scores.versions["raw"][:, k]),
+    )
+
+
+def _fit(version: Version, agreed: _Agreed, level: float) -> Fit:
+    now, then = agreed.now[version], agreed.then[version]
+    return Fit(
+        version=version,
+        brier=_interval(now.brier[0], then.brier, level),
+        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
+        ece_by_chance=agreed.tally[version].chance_ece,
+        observed_expected=_interval(now.ratio[0], then.ratio, level),
+        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level),
+    )
+
+
+def _mean(agreed: list[_Agreed], level: float) -> tuple[Fit, ...]:
+    """Over findings; the ratio is of their sums, so that rare findings do not dominate it."""
+    fits = []
+    for version in agreed[0].now if agreed else ():
+        now, then = [one.now[version] for one in agreed], [one.then[version] for one in agreed]
+
+        def over(name: Literal["brier", "ece", "in_the_large", "observed", "expected"], many: list[Measures]) -> Floats:
+            return np.asarray(np.mean([getattr(one, name) for one in many], axis=0))
+
+        fits.append(
+            Fit(
+                version=version,
+                brier=_interval(over("brier", now)[0], over("brier", then), level),
+                ece=Interval.of(reflected(float(over("ece", now)[0]), over("ece", then), level)),
+                ece_by_chance=_average(one.tally[version].chance_ece for one in agreed),
+                observed_expected=_interval(
+                    over("observed", now)[0] / over("expected", now)[0],
+                    over("observed", then) / over("expected", then),
+                    level,
+                ),
+                in_the_large=_interval(over("in_the_large", now)[0], over("in_the_large", then), level),
+            )
+        )
+    return tuple(fits)
+
+
+def _change(agreed: list[_Agreed], level: float) -> Interval:
+    """What calibration does to the Brier score, mean over labels; NaN without a calibration."""
+    if not agreed or "calibrated" not in agreed[0].now:
+        return NOTHING
+    now, then = (
+        np.mean([getattr(one, at)["calibrated"].brier - getattr(one, at)["raw"].brier for one in agreed], axis=0)
+        for at in ("now", "then")
+    )
+    return _interval(now[0], then, level)
+
+
+def _average(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _bins(target_N: Floats, probability_N: Floats) -> tuple[Bin, ...]:
+    found = metrics.reliability(target_N, probability_N, bins=DIAGRAM_BINS, by="mass")
+    rows = zip(found.probability.tolist(), found.frequency.tolist(), found.count.tolist(), strict=True)
+    out = []
+    for probability, frequency, films in rows:
+        wilson = stats.binomtest(round(frequency * films), films).proportion_ci(method="wilson")
+        out.append(Bin(probability=probability, frequency=frequency, low=wilson.low, high=wilson.high, films=films))
+    return tuple(out)
+
+
+def _groups(
+    frame: pd.DataFrame,
+    scores: _Scores,
+    patient_N: np.ndarray,
+    resamples: int,
+    seed: int,
+    level: float,
+    least: tuple[int, int],
+) -> tuple[Grouping, ...]:
+    findings = findings_of(scores.labels)
+    columns = [scores.labels.index(name) for name in findings]
+    probability = scores.versions.get("calibrated", scores.versions["raw"])
+    films = Films(
+        findings,
+        scores.target_NK[:, columns],
+        scores.versions["raw"][:, columns],
+        probability[:, columns],
+        patient_N,
+    )
+    return measure_groups(
+        films,
+        cuts(frame, films.target_NK),
+        resamples=resamples,
+        seed=seed,
+        level=level,
+        patients=least[0],
+        positives=least[1],
+    )
+
+
+def _interval(value: float, replicate_R: Floats, level: float) -> Interval:
+    return Interval.of(uncertainty.interval(float(value), replicate_R, level))

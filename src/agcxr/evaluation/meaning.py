@@ -1,0 +1,173 @@
+"""What the fusion's scores mean on a split, typed, and its file scores.json. Definitions: docs/scores.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from agcxr.evaluation.results import Frozen, Interval, Number
+
+SCORES = "scores.json"
+Version = Literal["raw", "calibrated", "corrected"]
+
+
+class Bin(Frozen):
+    """A point of a reliability diagram."""
+
+    probability: Number
+    """Mean of the bin's films."""
+    frequency: Number
+    """Share of positives among them, with Wilson's 95 % interval (films taken as independent)."""
+    low: Number
+    high: Number
+    films: int
+
+
+class Fit(Frozen):
+    """How far one version of the probabilities agrees with the labels."""
+
+    version: Version
+    """`raw`: the score. `calibrated`: the checkpoint's map. `corrected`: that, moved to this split's own prevalence,
+    which nobody knows beforehand (an oracle)."""
+    brier: Interval
+    ece: Interval
+    """Basic bootstrap interval, ended at 0."""
+    ece_by_chance: Number
+    """Of right probabilities on as many films."""
+    observed_expected: Interval
+    in_the_large: Interval
+
+
+class FindingMeaning(Frozen):
+    """One label's scores before and after calibration."""
+
+    finding: str
+    films: int
+    positives: int
+    curve: str | None
+    """Kind of the map; None without a calibration, "none" where validation held too few films for one."""
+    fitted_films: int
+    fitted_positives: int
+    """Of the validation films that it was fitted on."""
+    fits: tuple[Fit, ...]
+    brier_change: Interval
+    """Calibrated minus raw; below 0 is better. NaN without a calibration."""
+    bins: tuple[Bin, ...]
+    """Of the calibrated probabilities (raw without a calibration), of as equal a number of films as ties allow."""
+    raw_bins: tuple[Bin, ...]
+
+    @property
+    def prevalence(self) -> float:
+        return self.positives / self.films if self.films else float("nan")
+
+    @property
+    def fitted_prevalence(self) -> float:
+        return self.fitted_positives / self.fitted_films if self.fitted_films else float("nan")
+
+    def fit(self, version: Version) -> Fit | None:
+        """One version, where it was measured."""
+        return next((one for one in self.fits if one.version == version), None)
+
+
+class GroupFinding(Frozen):
+    """A finding common enough in a group."""
+
+    finding: str
+    positives: int
+    negatives: int
+    auroc: Interval
+    observed_expected: Interval
+    ece: Interval
+
+
+class Group(Frozen):
+    """Films of one kind."""
+
+    name: str
+    films: int
+    patients: int
+    positives: int
+    """Findings on the films, all 14 together."""
+    auroc: Interval
+    """Mean over the grouping's `compared` findings; NaN where some of them are too rare here."""
+    observed_expected: Interval
+    """All 14 findings together: positives over the sum of their probabilities."""
+    ece: Interval
+    """Mean over the grouping's `compared` findings."""
+    findings: tuple[GroupFinding, ...]
+
+    def of(self, finding: str) -> GroupFinding | None:
+        """A finding's numbers, where it is common enough."""
+        return next((one for one in self.findings if one.finding == finding), None)
+
+
+class LeftOut(Frozen):
+    """A group too small to be measured."""
+
+    name: str
+    films: int
+    patients: int
+
+
+class Grouping(Frozen):
+    """The split cut into groups, by one property of the films."""
+
+    by: str
+    compared: tuple[str, ...]
+    """The same findings in every group, so that means compare."""
+    everyone: Group
+    groups: tuple[Group, ...]
+    left_out: tuple[LeftOut, ...]
+    unknown: int
+    """Films that do not say."""
+
+
+class Meaning(Frozen):
+    """All of it, as stored in scores.json."""
+
+    format: Literal[1] = 1
+    split: str
+    films: int
+    patients: int
+    method: str | None
+    """The calibration's kind of map; None: the checkpoint holds no calibration, so scores are as they are."""
+    log_loss: dict[str, float]
+    """Of each kind, cross-validated on the validation films; the least was taken."""
+    findings: tuple[FindingMeaning, ...]
+    mean: tuple[Fit, ...]
+    """Means over the findings that have both classes here; ratios are of all positives over all expected."""
+    mean_brier_change: Interval
+    averaged: tuple[str, ...]
+    groupings: tuple[Grouping, ...]
+    group_patients: int
+    """Groups of fewer patients are left out."""
+    group_positives: int
+    """Findings with fewer positive or negative films in a group are left out of it."""
+    resamples: int
+    level: float
+    seed: int
+
+    def save(self, folder: Path) -> Path:
+        """Write scores.json into a folder; whole or not at all."""
+        target = folder / SCORES
+        partial = target.with_suffix(".json.partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(target)
+        return target
+
+
+def load_meaning(folder: str | Path) -> Meaning:
+    """Read scores.json of a results folder. ValueError says what is missing and which command makes it."""
+    path = Path(folder) / SCORES
+    if not path.is_file():
+        raise ValueError(f"there is no {SCORES} in {folder}; make it with `agcxr evaluate RUN --data PREPARED`")
+    try:
+        return Meaning.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{path} is not of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
+        ) from error
