@@ -1,4 +1,7 @@
-"""Fit calibration and operating points on a run's validation films, and store them in its checkpoint."""
+"""Fit calibration and operating points on a run's validation films, and store them in its checkpoint.
+
+With them goes what tells films far from the training films: statistics of the global branch's features.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from agcxr.calibration import Calibration, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.inference.describe import describe_features
 from agcxr.inference.predictor import Predictor
 
 
@@ -20,7 +24,8 @@ def calibrate(
     device: str | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Calibrate the fusion branch on `split` and write the model's card anew; the weights stay as they are.
+    """Calibrate the fusion branch on `split`, describe the training films (inference/describe.py), and write the
+    model's card anew; the weights stay as they are.
 
     run: a run or model folder on disk. The kind of map is chosen by log loss, cross-validated by patient. Raises
     ValueError where the split has no films, or is the test split: test films only measure.
@@ -45,4 +50,5 @@ def calibrate(
     card = model.card or model.new_card(prepared_size=films.images.shape[1])
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
     model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))
+    describe_features(folder, films, seed=seed, device=device, progress=progress)
     return found
