@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from agcxr.config import Train
+from agcxr.config import Train, starts_from_global
 from agcxr.data.dataset import films
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.labels import FINDINGS
@@ -85,6 +85,8 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     _say_absent(data.val.label_NK, progress)
     summaries = []
     for name in config.stages:
+        if config.local.start == "global" and starts_from_global(name):
+            model.local_branch.load_state_dict(model.global_branch.state_dict())
         summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
         load_stage(model, name, run_folder.read_weights(run.stage(name) / "best.safetensors"))
         summaries.append(summary)
