@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
+import cv2
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from agcxr.data.phantom import film as phantom
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 SC = "1.2.840.10008.5.1.4.1.1.7"
 
 
-def pixels(height: int = 120, width: int = 100, seed: int = 0) -> np.ndarray:
-    """12-bit pixels of a smooth picture that differs from seed to seed."""
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    phase = np.random.default_rng(seed).random(3) * 6
-    wave = np.sin(7 * x + phase[0]) + np.sin(9 * y + phase[1]) + np.sin(5 * (x + y) + phase[2])
-    return np.rint((wave - wave.min()) / np.ptp(wave) * 4095).astype(np.uint16)
+def pixels(height: int = 240, width: int = 200, seed: int = 0) -> np.ndarray:
+    """12-bit pixels of a synthetic chest film; there are three."""
+    drawn = cv2.resize(_drawn(seed % 3), (width, height), interpolation=cv2.INTER_AREA)
+    return drawn.astype(np.uint16) * 16
 
 
-def film(seed: int = 0, *, sop_class: str = DX, shape: tuple[int, int] = (120, 100), **changes: object) -> Dataset:
+@cache
+def _drawn(seed: int) -> np.ndarray:
+    return phantom(np.random.default_rng(seed + 1), [], size=256).pixels_HW
+
+
+def film(seed: int = 0, *, sop_class: str = DX, shape: tuple[int, int] = (240, 200), **changes: object) -> Dataset:
     """A chest film with a full header; `changes` set attributes, None deletes one."""
     image = pixels(*shape, seed)
     ds = Dataset()

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pydicom
 import pytest
-from dicom_made import CR, DX, SC, film, fresh, written
+from dicom_made import CR, DX, SC, film, fresh, pixels, written
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
@@ -201,10 +201,13 @@ def test_what_is_no_frontal_chest_film_is_left_alone(running, bench, archive):
         fresh(3, sop_class=SC, Manufacturer="agcxr"),
         fresh(4, sop_class=SC, Modality="US"),
     ]
+    upside_down = fresh(8)
+    upside_down.PixelData = pixels()[::-1].tobytes()
+    others.append(upside_down)
     good = [fresh(5, sop_class=CR), fresh(6, sop_class=SC)]
-    assert send(running.port, *others, *good) == [0] * 6
+    assert send(running.port, *others, *good) == [0] * 7
     wait_for(lambda: bench.names()["done"] == 2)
-    assert bench.names()["ignored"] == 4
+    assert bench.names()["ignored"] == 5
     assert {ds.StudyInstanceUID for ds in archive.taken} == {ds.StudyInstanceUID for ds in good}
 
 

@@ -185,7 +185,8 @@ def site(tmp_path_factory, model_folder):
     node.archive_port = orthanc.dicom
     try:
         orthanc.up()
-        record(f"- Orthanc {orthanc.get('/system')['Version']} with DICOMweb; films 120 x 100 pixels but for the first")
+        version = orthanc.get("/system")["Version"]
+        record(f"- Orthanc {version} with DICOMweb; synthetic films of 200 x 240 pixels but for the first")
         node.up()
         yield orthanc, node
         node.stop()
@@ -289,7 +290,7 @@ def test_a_burst_over_two_associations_with_garbage_between(site):
         thread.join()
     accepted = time.monotonic() - start
     assert [status for one in statuses for status in one] == [0] * BURST
-    wait_for(lambda: complete(orthanc, films[-4:]), 600)
+    wait_for(lambda: complete(orthanc, films[-4:]), 1800)
     wait_for(lambda: complete(orthanc, films), 600)
     everything = time.monotonic() - start
     assert "Secret" not in node.log()

@@ -9,15 +9,16 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_made import CR, DX, SC, film, written
+from dicom_made import CR, DX, SC, film, pixels, written
 from pydicom.dataset import Dataset
 
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.results import make_results, result_uid, to_bytes
+from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes
 from agcxr.dicom.source import read_source
+from agcxr.intake import Intake
 from agcxr.labels import FINDINGS, LABELS
 
 
@@ -172,12 +173,28 @@ def test_region_of_a_known_heatmap(algorithm):
 
 
 def test_a_fallback_is_said(predictor, algorithm):
-    data = written(film(PixelData=bytes(2 * 120 * 100)))
-    flat = dataclasses.replace(predictor(data), fallback=True, box=(0.0, 0.0, 100.0, 120.0))
+    data = written(film())
+    flat = dataclasses.replace(predictor(data), fallback=True, box=(0.0, 0.0, 200.0, 240.0))
     made = make_results(read_source(data), flat, algorithm)
     kind = child(groups(made.sr)[0], "REGION_KIND").ConceptCodeSequence[0]
     assert kind.CodeValue == "WHOLE_VIEW"
     assert made.seg.SegmentSequence[0].SegmentLabel == "Whole view (no region stood out)"
+
+
+def test_doubts_are_said_and_a_refused_film_has_no_results(predictor, algorithm):
+    data = written(film())
+    doubted = dataclasses.replace(predictor(data), intake=Intake("warn", ("it is a small picture",)))
+    comments = [
+        item.TextValue
+        for item in make_results(read_source(data), doubted, algorithm).sr.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121106"
+    ]
+    assert comments == [RESEARCH_ONLY, "Doubt about this film: it is a small picture"]
+    upside_down = film()
+    upside_down.PixelData = pixels()[::-1].tobytes()
+    data = written(upside_down)
+    with pytest.raises(Refused, match="upside down"):
+        make_results(read_source(data), predictor(data), algorithm)
 
 
 def test_uids_follow_from_film_and_model(predictor, algorithm):
@@ -267,8 +284,8 @@ def test_other_classes_and_sizes_are_refused(predictor, algorithm):
     ct.SOPClassUID = ct.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
     with pytest.raises(RadiographError, match="this is CT Image Storage"):
         read_source(written(ct))
-    with pytest.raises(RadiographError, match="states 100 x 120 pixels, the film has 60 x 80"):
-        make_results(read_source(written(film())), predictor(written(film(shape=(80, 60)))), algorithm)
+    with pytest.raises(RadiographError, match="states 200 x 240 pixels, the film has 160 x 180"):
+        make_results(read_source(written(film())), predictor(written(film(shape=(180, 160)))), algorithm)
 
 
 def test_codes_are_complete_and_short():
@@ -281,8 +298,7 @@ def test_codes_are_complete_and_short():
     assert codes.finding_code("Something else entirely").value == "SOMETHING_ELSE_E"
 
 
-@pytest.mark.parametrize("sop_class", [CR, DX, SC])
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize(("sop_class", "bare"), [(CR, False), (DX, True), (SC, False), (SC, True)])
 def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare):
     program = shutil.which("dciodvfy")
     if program is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
+from agcxr.calibration import Point
 from agcxr.labels import NO_FINDING
 
 SCHEME = "99AGCXR"
@@ -71,7 +72,11 @@ SENSITIVITY = _private("SENSITIVITY", "Sensitivity at the operating point on val
 SPECIFICITY = _private("SPECIFICITY", "Specificity at the operating point on validation films")
 
 POINT_KIND = _private("POINT_KIND", "Choice of the operating point")
-YOUDEN = _private("YOUDEN", "Largest sum of sensitivity and specificity")
+POINTS: dict[Point, Code] = {
+    "youden": _private("YOUDEN", "Largest sum of sensitivity and specificity"),
+    "sensitivity95": _private("SENSITIVITY95", "Sensitivity of at least 95 percent"),
+    "specificity95": _private("SPECIFICITY95", "Specificity of at least 95 percent"),
+}
 NOT_FITTED = _private("NOT_FITTED", "No operating point was fitted")
 CALL = _private("CALL", "Score against the operating point")
 AT_OR_ABOVE = _private("AT_OR_ABOVE", "At or above the operating point")

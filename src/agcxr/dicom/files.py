@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.algorithm import Algorithm
-from agcxr.dicom.results import make_results, to_bytes
+from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import read_source
 from agcxr.inference.batch import KEPT_FILM, predict_files
 from agcxr.inference.prediction import Failure, Prediction
@@ -84,6 +84,9 @@ class DicomEngine:
             return
         try:
             results = make_results(read_source(data), prediction, self._algorithm)
+        except Refused as error:
+            self.without[f"refused, {error}"] += 1
+            return
         except RadiographError as error:
             self.without[str(error)] += 1
             return

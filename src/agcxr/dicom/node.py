@@ -6,6 +6,7 @@ sender brings those to the archive. Each may stop, fail or be killed without the
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,10 +22,10 @@ from pynetdicom.transport import ThreadedAssociationServer
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.archive import Archive, ArchiveDown, ArchiveRefused, Timeouts
-from agcxr.dicom.journal import Journal
+from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue, Waiting
-from agcxr.dicom.results import make_results, to_bytes
+from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
 from agcxr.inference.predictor import Predictor
 
@@ -208,6 +209,9 @@ class Node:
             prediction = self._predictor(film.file)
             results = make_results(source, prediction, self._algorithm)
             files = tuple((role, to_bytes(dataset)) for role, dataset in results)
+        except Refused as error:
+            self._close(film, "ignored", f"refused: {error}")
+            return True
         except RadiographError as error:
             # The reason may quote the film, so it goes into the queue, which is as private as the film.
             self._close(film, "failed", str(error))
@@ -280,18 +284,14 @@ def run_node(
     journal: Journal | None = None,
 ) -> None:
     """Be a node until SIGTERM or SIGINT. Raises ValueError for a model or a queue that cannot be opened."""
-    import signal
-
-    from agcxr.dicom.journal import silence_libraries
-
-    silence_libraries()
-    settings = NodeSettings(title, archive, callers, host, port)
+    predictor = Predictor.from_pretrained(model)
     store = Queue(queue)
+    silence_libraries()
     try:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        with Node(Predictor.from_pretrained(model), settings, store, journal or Journal()):
+        with Node(predictor, NodeSettings(title, archive, callers, host, port), store, journal or Journal()):
             stop.wait()
     finally:
         store.close()

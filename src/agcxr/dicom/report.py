@@ -11,7 +11,6 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from agcxr.calibration import FindingCalibration
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.inference.prediction import Prediction
@@ -40,11 +39,11 @@ def content(header: Dataset, prediction: Prediction, algorithm: Algorithm) -> sr
         ],
         title=codes.REPORT,
     )
-    report[0].ContentSequence.append(
-        sr.TextContentItem(
-            name=codes.COMMENT, value=RESEARCH_ONLY, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    warned = () if prediction.intake is None else prediction.intake.reasons
+    for text in (RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in warned)):
+        report[0].ContentSequence.append(
+            sr.TextContentItem(name=codes.COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
-    )
     return report
 
 
@@ -89,28 +88,23 @@ def _finding(
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """One label: the three scores, the calibrated probability, the operating point and on which side of it."""
     label = prediction.labels[k]
-    score = float(prediction.fusion_K[k])
     numbers = [
-        _number(codes.SCORE, score),
+        _number(codes.SCORE, float(prediction.fusion_K[k])),
         _number(codes.SCORE_GLOBAL, float(prediction.global_K[k])),
         _number(codes.SCORE_LOCAL, float(prediction.local_K[k])),
     ]
     if prediction.calibrated_K is not None:
         numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
-    point = None
-    fitted: FindingCalibration | None = algorithm.calibration.findings.get(label) if algorithm.calibration else None
-    if fitted is not None and fitted.points is not None:
-        point = fitted.points["youden"]
-    if point is None:
-        called = [(codes.POINT_KIND, codes.NOT_FITTED)]
-    else:
-        numbers += [
-            _number(codes.THRESHOLD, point.threshold),
-            _number(codes.SENSITIVITY, point.sensitivity),
-            _number(codes.SPECIFICITY, point.specificity),
-        ]
-        side = codes.AT_OR_ABOVE if score >= point.threshold else codes.BELOW
-        called = [(codes.POINT_KIND, codes.YOUDEN), (codes.CALL, side)]
+    called = [(codes.POINT_KIND, codes.NOT_FITTED)]
+    side = prediction.calls()[k]
+    if side is not None and prediction.cut is not None:
+        kind = prediction.cut.point
+        numbers.append(_number(codes.THRESHOLD, float(prediction.cut.score_K[k])))
+        fitted = algorithm.calibration.findings[label].points if algorithm.calibration else None
+        if fitted is not None:
+            numbers.append(_number(codes.SENSITIVITY, fitted[kind].sensitivity))
+            numbers.append(_number(codes.SPECIFICITY, fitted[kind].specificity))
+        called = [(codes.POINT_KIND, codes.POINTS[kind]), (codes.CALL, codes.AT_OR_ABOVE if side else codes.BELOW)]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             derived_uid(str(header.SOPInstanceUID), algorithm.version, "finding", label), label.replace("_", " ")

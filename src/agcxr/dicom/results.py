@@ -41,6 +41,10 @@ SERIES: dict[Role, tuple[int, str]] = {
 """Number and description of the series that each object is alone in."""
 
 
+class Refused(ValueError):
+    """No results for this film, and why, in words."""
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """The three objects for one film."""
@@ -62,6 +66,7 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
         algorithm: the model that predicted.
 
     Raises:
+        Refused: it is no film that the model may speak about.
         RadiographError: the header states another size than the film has.
     """
     header = source.dataset
@@ -70,6 +75,8 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
             f"the header states {header.Columns} x {header.Rows} pixels, the film has "
             f"{prediction.width} x {prediction.height}"
         )
+    if prediction.intake is not None and prediction.intake.decision == "refuse":
+        raise Refused("; ".join(prediction.intake.reasons))
     # The name may be a file's, and file names may name patients.
     prediction = replace(prediction, name="Chest film")
     with warnings.catch_warnings():

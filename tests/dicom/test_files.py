@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import csv
+
+import cv2
+import pydicom
+from dicom_made import film, pixels, written
+
+from agcxr.cli import main
+from agcxr.dicom.files import DicomEngine
+
+
+def test_predict_writes_dicom_beside_the_rows(model_folder, tmp_path, capsys):
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "a.dcm").write_bytes(written(film(1)))
+    cv2.imwrite(str(films / "b.png"), (pixels(seed=2) // 16).astype("uint8"))
+    (films / "c.dcm").write_bytes(written(film(3)))
+    (films / "d.dcm").write_bytes(b"nothing")
+    table, out = tmp_path / "p.csv", tmp_path / "out"
+    status = main(["predict", str(model_folder), str(films), "--out", str(table), "--dicom", str(out)])
+    assert status == 1
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert len(rows) == 4
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.dcm")) == [
+        f"{folder}/{role}.dcm" for folder in ("000001", "000003") for role in ("sc", "seg", "sr")
+    ]
+    report = pydicom.dcmread(out / "000003" / "sr.dcm")
+    assert report.StudyInstanceUID == film(3).StudyInstanceUID
+    said = capsys.readouterr().err
+    assert "DICOM results of 2 films" in said
+    assert "1 without: not a DICOM file" in said
+
+
+def test_without_failures_the_status_is_0(model_folder, tmp_path, capsys):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(written(film(1)))
+    flags = ["--out", str(tmp_path / "p.csv"), "--dicom", str(tmp_path / "out")]
+    assert main(["predict", str(model_folder), str(path), *flags]) == 0
+    assert "DICOM results of 1 films" in capsys.readouterr().err
+
+
+def test_the_engine_answers_as_the_predictor_does(predictor, tmp_path):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(written(film(1)))
+    engine = DicomEngine(predictor, tmp_path / "out")
+    (answer,) = engine.stream([path])
+    assert (engine.labels, engine.calibrated) == (predictor.labels, True)
+    assert answer.fusion_K.tolist() == predictor(path).fusion_K.tolist()
+
+
+def test_the_node_command_says_what_is_wrong(model_folder, tmp_path, capsys):
+    flags = ["--queue", str(tmp_path / "q.sqlite")]
+    assert main(["dicom-node", str(model_folder), "--send-to", "nowhere", *flags]) == 2
+    assert "expected TITLE@host:port" in capsys.readouterr().err
+    assert main(["dicom-node", str(tmp_path), "--send-to", "A@h:1", *flags]) == 2
+    assert "agcxr dicom-node:" in capsys.readouterr().err
