@@ -117,6 +117,19 @@ DIRECTION = """
     evaluation/study
     evaluation/seeds
 
+    dicom/codes
+    dicom/algorithm
+    dicom/source
+    dicom/region
+    dicom/report
+    dicom/results
+    dicom/files
+    dicom/peers
+    dicom/queue
+    dicom/archive
+    dicom/journal
+    dicom/node
+
     serve/limits
     serve/measures
     serve/problem

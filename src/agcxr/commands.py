@@ -181,6 +181,7 @@ def predict(
     *,
     out: Path = Path("predictions.csv"),
     explain: Path | None = None,
+    dicom: Path | None = None,
     batch_size: int = 16,
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
@@ -190,12 +191,47 @@ def predict(
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
         out: CSV to write.
         explain: Also write a picture per film into this folder.
+        dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
         batch_size: Films at once.
     """
     from agcxr.inference.batch import predict_files
 
+    if dicom is not None:
+        from agcxr.dicom.files import predict_dicom
+
+        return predict_dicom(run, list(inputs), out, dicom, explain_dir=explain, batch_size=batch_size)
     summary = predict_files(run, list(inputs), out, explain_dir=explain, batch_size=batch_size)
     return 1 if summary.failed else 0
+
+
+def dicom_node(
+    run: Run,
+    send_to: str,
+    *,
+    ae: str = "AGCXR",
+    host: str = "127.0.0.1",
+    port: int = 11112,
+    caller: tuple[str, ...] = (),
+    queue: Path = Path("agcxr-queue.sqlite"),
+) -> int:
+    """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
+
+    Args:
+        run: Run folder, model folder or hub id.
+        send_to: The archive, as TITLE@host:port.
+        ae: AE title of this node.
+        host: Address to listen on; 0.0.0.0 for all networks.
+        port: Port to listen on.
+        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title.
+        queue: File that holds what waits. Private: it holds patients' films for a while.
+    """
+    from agcxr.dicom.node import run_node
+    from agcxr.dicom.peers import check_title, parse_caller, parse_peer
+
+    archive = parse_peer(send_to)
+    callers = tuple(parse_caller(text) for text in caller or (archive.title,))
+    run_node(run, title=check_title(ae), archive=archive, callers=callers, queue=queue, host=host, port=port)
+    return 0
 
 
 def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
@@ -258,6 +294,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "dicom-node": dicom_node,
     "explain": explain,
     "score": score,
 }
