@@ -187,7 +187,7 @@ def predict(
     """Probabilities for films: files, folders or globs in, one row a film out.
 
     Args:
-        run: Run folder, model folder or hub id.
+        run: Run folder, model folder, hub id, or exported file (.onnx).
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
         out: CSV to write.
         explain: Also write a picture per film into this folder.
@@ -234,11 +234,24 @@ def dicom_node(
     return 0
 
 
+def export(run: Run, out: Path = Path("model.onnx")) -> int:
+    """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
+
+    Args:
+        run: Run folder, model folder or hub id.
+        out: File to write; predict and explain take it in place of the run.
+    """
+    from agcxr.inference.export import export as export_model
+
+    print(export_model(run, out))
+    return 0
+
+
 def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
     """Pictures of films: the box on the film, the heatmap, the crop, and the top findings.
 
     Args:
-        run: Run folder, model folder or hub id.
+        run: Run folder, model folder, hub id, or exported file (.onnx).
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
         out: Folder for a PNG a film, and the probabilities as predictions.csv.
     """
@@ -296,6 +309,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": predict,
     "dicom-node": dicom_node,
     "explain": explain,
+    "export": export,
     "score": score,
 }
 

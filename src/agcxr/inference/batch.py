@@ -4,8 +4,8 @@ Everything streams: folders are walked as films are needed, rows are written as 
 the number of films. The CSV appears under its name only when it is complete.
 
 Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a
-calibration, `calibrated_` ones of the fusion and `call_` ones (1 or 0, empty without a threshold); `box_x0` ...
-`box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake` (accept, warn or refuse) and
+calibration, `calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0,
+empty without a threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake` (accept, warn or refuse) and
 `intake_reason`; `error`; with pictures also `picture`. A film that cannot be read is a row with only `image` and
 `error`.
 """
@@ -28,6 +28,7 @@ from tqdm import tqdm
 from agcxr.calibration import Point, Prevalence
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films
+from agcxr.inference.onnx_engine import OnnxPredictor, is_exported
 from agcxr.inference.prediction import Failure, Precision, Prediction
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def predict_files(
     """Predict every film among `inputs`.
 
     Args:
-        model: run folder, model folder or hub id.
+        model: run folder, model folder, hub id, or a file that `agcxr export` wrote (torch is not imported then).
         inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
@@ -112,13 +113,21 @@ def predict_files(
     if first is None:
         raise ValueError(f"no film found in {', '.join(inputs)}; {films.looked_for()}")
 
-    from agcxr.inference.predictor import Predictor
+    if is_exported(model):
+        if wrap is not None or precision != "fp32" or device not in (None, "cpu"):
+            raise ValueError(
+                f"{model} is an exported file: it answers on the CPU in fp32, with a table and pictures; for DICOM "
+                "results, another device or precision give the run folder"
+            )
+        engine: Engine = OnnxPredictor(model, point=point, prevalence=prevalence)
+    else:
+        from agcxr.inference.predictor import Predictor
 
-    predictor = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
+        eager = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
+        engine = eager if wrap is None else wrap(eager)
     start, target = time.perf_counter(), Path(out_csv)
     pictures = None if explain_dir is None else Path(explain_dir)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    engine: Engine = predictor if wrap is None else wrap(predictor)
     rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)
     summary = _summary(films, target, rows, failed, time.perf_counter() - start)
     if progress:
@@ -210,16 +219,17 @@ class _Table:
             self._rows.writerow([str(film.path), *([""] * self._values), result.reason, *last])
             return
         branches = [result.fusion_K, result.global_K, result.local_K]
-        calls: list[int | str] = []
+        meaning: list[int | str] = []
         if self._calibrated:
             assert result.calibrated_K is not None
-            branches.append(result.calibrated_K)
-            calls = ["" if call is None else int(call) for call in result.calls()]
+            fitted = [True] * len(result.labels) if result.cut is None else result.cut.fitted_K.tolist()
+            meaning = [f"{p:.6f}" if have else "" for p, have in zip(result.calibrated_K, fitted, strict=True)]
+            meaning += ["" if call is None else int(call) for call in result.calls()]
         self._rows.writerow(
             [
                 str(film.path),
                 *(f"{p:.6f}" for branch in branches for p in branch),
-                *calls,
+                *meaning,
                 *(f"{edge:.2f}" for edge in result.box),
                 result.width,
                 result.height,

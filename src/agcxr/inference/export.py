@@ -1,0 +1,357 @@
+"""A whole model as one ONNX file: a gray film of any size in; probabilities, box, heatmap and crop out.
+
+Everything between is inside the file: the resize rule, the view, normalisation, both branches, the connected region,
+the crop, the fusion and its calibration. What is written has been compared with the eager model first.
+
+Shape suffixes: B films, H x W their pixels, S side of the prepared film, V side of a view, K labels, M knots of a
+curve, N pixels along one axis, 4 a box (x0, y0, x1, y1) with exclusive end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agcxr.calibration import EPSILON, Calibration, Curve
+from agcxr.data.augment import Views, centre_views, map_boxes, render, sharp_size
+from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
+from agcxr.inference.parity import Parity, compare, made_films
+from agcxr.inference.predictor import Predictor
+from agcxr.models.agcnn import AGCNN
+
+OPSET = 20
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
+
+MEANINGS = {
+    "global": "B x K float32: probabilities of the global branch (sigmoids), in the order of the labels",
+    "local": "B x K float32: probabilities of the local branch",
+    "fusion": "B x K float32: probabilities of the fusion, not calibrated",
+    "calibrated": "B x K float32: calibrated probabilities of the fusion",
+    "box": "B x 4 float32: attended region (x0, y0, x1, y1) in pixels of the given film, exclusive end",
+    "fallback": "B bool: no region stood out, so the box is the whole view",
+    "heat": "B x V x V float32 in [0, 1]: attention on the grid of the view (metadata: window)",
+    "crop": "B x V x V uint8: what the local branch saw",
+    "pooled_global": "B x D float32: pooled features of the global branch",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and how near it is to the eager model."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    parity: Parity
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.size / 1e6:,.0f} MB). {self.parity}"
+
+
+def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported:
+    """Write a run, a model folder or a hub model as one ONNX file (float32).
+
+    Raises:
+        ValueError: `out` is not called *.onnx; there is no such model; a network too large for one file, or that
+            cannot be expressed; or the file does not answer as the eager model does. Nothing is written then.
+    """
+    target = Path(out)
+    if target.suffix.lower() != SUFFIX:
+        raise ValueError(f"the exported file is to be called {target.name!r}; expected a name that ends in {SUFFIX}")
+    predictor = Predictor.from_pretrained(run, device="cpu")
+    weights = sum(p.numel() * p.element_size() for p in predictor.model.parameters())
+    if weights > LARGEST:
+        raise ValueError(f"the weights have {weights / 1e9:.1f} GB; one ONNX file holds at most {LARGEST / 1e9:.1f} GB")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.stem}.partial{SUFFIX}")
+    try:
+        write(predictor, partial)
+        parity = compare(partial, predictor, made_films(predictor.prepared_size))
+        if not parity.good:
+            raise ValueError(
+                f"the exported file does not answer as the eager model does, so it is not kept: {parity}. "
+                "Please report this, with the versions of torch, onnxscript and onnxruntime"
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(target, target.stat().st_size, parity)
+
+
+def write(predictor: Predictor, path: Path) -> None:
+    """Write the file without comparing it. The predictor must be on the CPU. Raises ValueError as `export`."""
+    network = Whole(predictor.model, predictor.prepared_size, predictor.calibration).eval()
+    names = [name for name in OUTPUTS if name != "calibrated" or predictor.calibrated]
+    side = predictor.prepared_size
+    films_BHW = torch.zeros(2, side + 3, side + 5, dtype=torch.uint8)
+    axes = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                network,
+                (films_BHW,),
+                dynamic_shapes=(axes,),
+                input_names=["films"],
+                output_names=names,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+    except ImportError as error:
+        raise ValueError(f"to export, onnx and onnxscript are needed ({error}): install `agcxr[export]`") from error
+    except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
+        raise ValueError(
+            f"the backbone {predictor.model.backbone_name!r} cannot be expressed in ONNX: {str(error)[:500]}"
+        ) from error
+    assert program is not None
+    _describe(program.model, facts(predictor))
+    program.save(path, external_data=False)
+
+
+def facts(predictor: Predictor) -> Facts:
+    """The file's metadata. The hashes of the patients trained on stay out of it."""
+    model, size = predictor.model, predictor.prepared_size
+    views = centre_views(1, size, image_size=model.image_size, resize=model.resize)
+    window = views.window_B4[0].double().numpy() / size
+    card = (model.card or model.new_card(prepared_size=size)).model_dump(
+        mode="json", exclude={"train_patients", "calibration", "feature_statistics"}
+    )
+    names = ("agcxr", "torch", "onnx", "onnxscript", "onnxruntime")
+    return Facts(
+        labels=predictor.labels,
+        prepared_size=size,
+        resize_rule=RESIZE_RULE,
+        window=tuple(window.tolist()),
+        image_size=model.image_size,
+        calibration=predictor.calibration,
+        feature_statistics=predictor.statistics,
+        card=card,
+        versions={name: version(name) for name in names},
+    )
+
+
+def _describe(model: Any, known: Facts) -> None:
+    """Name, meanings and metadata; and no trace of the machine that wrote it (the exporter notes source paths)."""
+    model.producer_name, model.producer_version = "agcxr", known.versions["agcxr"]
+    model.doc_string = (
+        "AG-CNN for chest radiographs (arXiv:1801.09927), written by agcxr. Input: gray films B x H x W uint8, bright ="
+        f" dense, all of one size. {known.notice}"
+    )
+    model.metadata_props[KEY] = known.model_dump_json()
+    for output in model.graph.outputs:
+        output.doc_string = MEANINGS[output.name]
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+# --- the network of the file ------------------------------------------------------------------------------------------
+
+
+class Whole(nn.Module):
+    """films_BHW uint8 -> the tensors that MEANINGS lists, in its order."""
+
+    window_14: Tensor
+
+    def __init__(self, model: AGCNN, size: int, calibration: Calibration | None) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+        views = centre_views(1, size, image_size=model.image_size, resize=model.resize)
+        self.register_buffer("window_14", views.window_B4)
+        self.view = View(views, size)
+        sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
+        self.sharp = View(views, size, sharp) if sharp and model.crop_source == "prepared" else None
+        self.curves = None if calibration is None else Curves(calibration, tuple(model.labels))
+        self._views = views
+
+    def forward(self, films_BHW: Tensor) -> tuple[Tensor, ...]:
+        prepared_BSS = resize(films_BHW, self.size)
+        sharp = None if self.sharp is None else self.sharp(prepared_BSS)
+        out = self.model(self.view(prepared_BSS), sharp)
+        fusion = out.fusion_BK.sigmoid()
+        calibrated = () if self.curves is None else (self.curves(fusion),)
+        views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
+        box_B4 = map_boxes(out.box_B4, views, self.model.image_size, to="prepared")
+        across, down = (_count(films_BHW.shape[axis]) / self.size for axis in (2, 1))
+        scale_4 = torch.stack([across, down, across, down]).float()
+        crop_BVV = (out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8)
+        return (
+            out.global_BK.sigmoid(),
+            out.local_BK.sigmoid(),
+            fusion,
+            *calibrated,
+            box_B4 * scale_4,
+            out.fallback_B,
+            out.heat_BHW,
+            crop_BVV,
+            out.pooled_global_BD,
+        )
+
+
+def resize(films_BHW: Tensor, size: int) -> Tensor:
+    """RESIZE_RULE in tensor operations: films uint8 B x H x W -> gray levels 0 ... 255 as float32, B x S x S.
+
+    OpenCV's INTER_AREA averages over areas where neither side grows, and otherwise interpolates between two pixels
+    with weights of its own. Both are separable, so each is two products with matrices computed from H and W: columns
+    first, as OpenCV does. Ties are rounded as it rounds them: to even, but upwards at exactly half the size.
+    Equal to OpenCV's 8-bit result where both ratios are whole, and within one gray level otherwise.
+    """
+    height, width = _count(films_BHW.shape[1]), _count(films_BHW.shape[2])
+    grows = (height < size) | (width < size)
+    whole = (torch.remainder(height, size) == 0) & (torch.remainder(width, size) == 0)
+    down_SH = _lines(films_BHW.shape[1], size, grows, whole)
+    across_SW = _lines(films_BHW.shape[2], size, grows, whole)
+    sums_BSS = down_SH @ (films_BHW.float() @ across_SW.T)
+    # Sums of whole pixels are exact in float32; the one division comes last, as in OpenCV.
+    area = torch.where(whole & ~grows, height * width / size**2, 1.0)
+    mean_BSS = sums_BSS * (1.0 / area.float())
+    half = (height == 2 * size) & (width == 2 * size)
+    return torch.where(half, torch.floor(mean_BSS + 0.5), torch.round(mean_BSS)).clamp(0, 255)
+
+
+def _count(n: int) -> Tensor:
+    """A side as a float64 scalar; in an export the side is known only when the file runs."""
+    return torch.arange(n, dtype=torch.float64)[-1] + 1
+
+
+def _lines(n: int, size: int, grows: Tensor, whole: Tensor) -> Tensor:
+    """Weights of N source lines in each of `size` lines, float32 S x N. Sums rather than means if `whole`."""
+    count = _count(n)
+    scale = 1.0 / (size / count)  # OpenCV's way to write N / S, and its last bit
+    line_S1, pixel_1N = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)[None]
+    low_S1 = line_S1 * scale
+    overlap_SN = (torch.minimum(low_S1 + scale, pixel_1N + 1) - torch.maximum(low_S1, pixel_1N)).clamp(min=0)
+    overlap_SN = torch.where(overlap_SN > 1e-3, overlap_SN, 0.0)  # OpenCV leaves out what is less
+    mean_SN = overlap_SN / torch.minimum(scale, count - low_S1)
+    first_S1 = low_S1.floor()
+    second_S1 = ((line_S1 + 1) - (first_S1 + 1) * (size / count)).float().double()
+    second_S1 = torch.where((second_S1 <= 0) | (first_S1 >= count - 1), 0.0, second_S1 - second_S1.floor())
+    first_S1 = torch.minimum(first_S1, count - 1)
+    between_SN = torch.where(pixel_1N == first_S1, 1 - second_S1, 0.0)
+    between_SN = between_SN + torch.where(pixel_1N == first_S1 + 1, second_S1, 0.0)
+    return torch.where(grows, between_SN, torch.where(whole, overlap_SN, mean_SN)).float()
+
+
+class View(nn.Module):
+    """The evaluation view as `augment.render` draws it: B x S x S gray levels -> B x 1 x V x V in [0, 1].
+
+    Rendering is linear and separable, so its weights are read off `render` itself, one line of the film at a time.
+    """
+
+    weight_VS: Tensor
+
+    def __init__(self, views: Views, size: int, side: int | None = None) -> None:
+        super().__init__()
+        weight_VS = torch.cat([_weights(views, size, some, side) for some in torch.arange(size).split(16)], dim=1)
+        self.start = int(weight_VS[0].argmax())
+        self.side = len(weight_VS)
+        cut_VS = torch.eye(size)[self.start : self.start + self.side]
+        self.cuts = torch.equal(weight_VS, cut_VS)
+        """No resampling: the view is a part of the film."""
+        self.register_buffer("weight_VS", weight_VS)
+
+    def forward(self, prepared_BSS: Tensor) -> Tensor:
+        if self.cuts:
+            part = slice(self.start, self.start + self.side)
+            view_BVV = prepared_BSS[:, part, part]
+        else:
+            view_BVV = self.weight_VS @ (prepared_BSS @ self.weight_VS.T)
+        return view_BVV[:, None] / 255
+
+
+def _weights(views: Views, size: int, line_N: Tensor, side: int | None) -> Tensor:
+    """What each of these lines of the film adds to each line of the view, V x N."""
+    film_N1SS = torch.zeros(len(line_N), 1, size, size, dtype=torch.uint8)
+    film_N1SS[torch.arange(len(line_N)), 0, line_N] = 255
+    each = Views(
+        views.window_B4.expand(len(line_N), 4),
+        views.flip_B.expand(len(line_N)),
+        views.image_size,
+        views.side,
+        views.aligned,
+    )
+    view_N1VV = render(film_N1SS, each, side)
+    return view_N1VV[:, 0, :, view_N1VV.shape[-1] // 2].T.contiguous()
+
+
+class Curves(nn.Module):
+    """A Calibration in tensor operations: score_BK float32 -> probability_BK float32; computed in double precision."""
+
+    isotonic_K: Tensor
+    logistic_K: Tensor
+    slope_K: Tensor
+    intercept_K: Tensor
+    knot_KM: Tensor
+    value_KM: Tensor
+
+    def __init__(self, calibration: Calibration, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        none = Curve(kind="none")
+        curves = [calibration.findings[name].curve if name in calibration.findings else none for name in labels]
+        self.kinds = {curve.kind for curve in curves}
+        most = max(max((len(curve.knots) for curve in curves), default=0), 2)
+        tables = {
+            "isotonic_K": np.array([curve.kind == "isotonic" for curve in curves]),
+            "logistic_K": np.array([curve.kind in ("temperature", "platt") for curve in curves]),
+            "slope_K": np.array([curve.slope for curve in curves]),
+            "intercept_K": np.array([curve.intercept for curve in curves]),
+            "knot_KM": np.stack([_padded(curve.knots, most) for curve in curves]),
+            "value_KM": np.stack([_padded(curve.values, most) for curve in curves]),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(table))
+
+    def forward(self, score_BK: Tensor) -> Tensor:
+        out = score = score_BK.double()
+        if self.kinds & {"temperature", "platt"}:
+            clipped = score.clamp(EPSILON, 1 - EPSILON)
+            logit = clipped.log() - (1 - clipped).log()
+            out = torch.where(self.logistic_K, torch.sigmoid(self.slope_K * logit + self.intercept_K), out)
+        if "isotonic" in self.kinds:
+            out = torch.where(self.isotonic_K, self._interpolated(score), out)
+        return out.float()
+
+    def _interpolated(self, score_BK: Tensor) -> Tensor:
+        """As np.interp: linear between knots, constant beyond the outermost."""
+        knot_1KM, value_1KM = self.knot_KM[None], self.value_KM[None]
+        last = self.knot_KM.shape[1] - 1
+        at_BK1 = ((knot_1KM <= score_BK[..., None]).sum(-1, keepdim=True) - 1).clamp(0, last - 1)
+        shape = (score_BK.shape[0], -1, -1)
+        left, right = (knot_1KM.expand(shape).gather(2, at)[..., 0] for at in (at_BK1, at_BK1 + 1))
+        low, high = (value_1KM.expand(shape).gather(2, at)[..., 0] for at in (at_BK1, at_BK1 + 1))
+        share = ((score_BK - left) / torch.where(right > left, right - left, 1.0)).clamp(0, 1)
+        return torch.where(right > left, low + (high - low) * share, high)
+
+
+def _padded(numbers: tuple[float, ...], length: int) -> np.ndarray:
+    """The last number repeated up to `length`; zeros for none."""
+    given = numbers or (0.0,)
+    return np.array(given + given[-1:] * (length - len(given)), dtype=np.float64)

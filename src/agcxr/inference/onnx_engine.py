@@ -1,0 +1,222 @@
+"""An exported file as an engine: films in, the same Predictions out as from the eager model, on ONNX Runtime.
+
+No torch is imported, so it starts in a fraction of the time. Films are read and resized by the one film reader, in
+threads; the file's own resize then has nothing to do.
+
+Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W pixels of the view, 4 a box
+(x0, y0, x1, y1) with exclusive end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from agcxr.calibration import Calibration, Point, Prevalence
+from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.novelty import FeatureStatistics
+from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
+from agcxr.inference.stream import BatchPrediction, Desk, Film, cores, scale_of
+
+SUFFIX = ".onnx"
+KEY = "agcxr"
+"""Of the file's metadata: JSON that `Facts` describes."""
+LARGEST_FACTS = 16 * 2**20
+OUTPUTS = ("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global")
+"""In the file's order; `calibrated` only where the checkpoint holds a calibration."""
+
+
+class Facts(BaseModel):
+    """What a file says about itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    """Order of every probability vector."""
+    prepared_size: Annotated[int, Field(ge=1, le=8192)]
+    """Side S of the film after `resize_rule`."""
+    resize_rule: str
+    window: Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
+    """The part of every film that the network sees, as fractions of it."""
+    image_size: Annotated[int, Field(ge=1, le=8192)]
+    """Side of the view, the heatmap and the crop."""
+    calibration: Calibration | None = None
+    """Of the fusion, finding by finding, with the operating points."""
+    feature_statistics: FeatureStatistics | None = None
+    """Of `pooled_global` on training films, to tell films that are far from them (see novelty.py)."""
+    card: dict[str, JsonValue]
+    """The rest of the checkpoint's card: network, attention, training versions, metrics."""
+    versions: dict[str, str]
+    """Of what wrote the file."""
+    notice: str = "Research use only. Not a medical device."
+
+
+def is_exported(model: str | os.PathLike[str]) -> bool:
+    """Whether `model` is meant as an exported file, by its name."""
+    return Path(model).suffix.lower() == SUFFIX
+
+
+class OnnxPredictor:
+    """An exported file with the interface of `Predictor`. May be used from several threads.
+
+    Args:
+        path: written by `agcxr export`.
+        threads: processor threads of one run; default: one a core.
+        point, prevalence: as for `Predictor`.
+
+    Raises:
+        ValueError: ONNX Runtime is not installed; the file is missing, damaged, or none of ours; or it resizes films
+            by another rule than this version.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        point: Point = "youden",
+        prevalence: Prevalence | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._session = _open(self.path, threads or cores())
+        self.facts = _facts(self._session, self.path)
+        self._outputs = _outputs(self._session, self.path)
+        self.scale = scale_of(self.facts.calibration, self.facts.labels, point, prevalence)
+        self.statistics = self.facts.feature_statistics
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Order of every probability vector."""
+        return self.facts.labels
+
+    @property
+    def prepared_size(self) -> int:
+        """Side S that films are resized to."""
+        return self.facts.prepared_size
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the checkpoint held."""
+        return self.facts.calibration
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether answers hold calibrated probabilities too."""
+        return self.scale is not None
+
+    def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
+        """Predict one film; as `Predictor.__call__`."""
+        return self._desk().one(film, keep_film)
+
+    def stream(
+        self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
+    ) -> Iterator[Prediction | Failure]:
+        """Predict any number of films, in their order; as `Predictor.stream`."""
+        return self._desk().stream(films, batch_size, workers, keep_film)
+
+    def predict_arrays(
+        self,
+        images_NSS: Bytes,
+        rows: npt.ArrayLike | None = None,
+        *,
+        batch_size: int = 32,
+        details: bool = False,
+        progress: bool = False,
+    ) -> BatchPrediction:
+        """Predict films that are prepared already; as `Predictor.predict_arrays`."""
+        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
+
+    def run(self, films_BHW: Bytes) -> dict[str, npt.NDArray[Any]]:
+        """The file's own outputs by name for a batch of films of one size, any H x W; boxes in pixels of the film.
+
+        Raises ValueError for anything but uint8 B x H x W.
+        """
+        if films_BHW.dtype != np.uint8 or films_BHW.ndim != 3 or not films_BHW.size:
+            raise ValueError(
+                f"films are {films_BHW.dtype} of shape {films_BHW.shape}; expected uint8 B x H x W, no side 0"
+            )
+        answers = self._session.run(self._outputs, {"films": np.ascontiguousarray(films_BHW)})
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def _desk(self) -> Desk:
+        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
+
+    def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
+        found = self.run(images_BSS)
+        fusion_NK: Floats = found["fusion"]
+        known = self.statistics
+        return BatchPrediction(
+            labels=self.labels,
+            global_NK=found["global"],
+            local_NK=found["local"],
+            fusion_NK=fusion_NK,
+            box_N4=found["box"].astype(np.float64) / self.prepared_size,
+            fallback_N=found["fallback"],
+            window_4=np.array(self.facts.window),
+            # In double precision, as the eager engine does it, and at a prevalence that the file cannot know.
+            calibrated_NK=None if self.scale is None else self.scale.probabilities(fusion_NK).astype(np.float32),
+            distance_N=None if known is None else known.distance(found["pooled_global"]),
+            heat_NHW=found["heat"] if details else None,
+            crop_NHW=found["crop"] if details else None,
+        )
+
+
+def _open(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU."""
+    if not path.is_file():
+        raise ValueError(f"no file {path}; expected one written by `agcxr export RUN --out model{SUFFIX}`")
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    except ImportError as error:
+        raise ValueError("an exported file needs ONNX Runtime: install `agcxr[export]`, or `onnxruntime`") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # warnings speak of graph optimisation, which users can do nothing about
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument) as error:
+        raise ValueError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again") from error
+    except errors.NotImplemented as error:
+        raise ValueError(
+            f"{path} needs a newer ONNX Runtime than {onnxruntime.__version__} ({_first_line(error)}); upgrade it"
+        ) from error
+
+
+def _facts(session: Any, path: Path) -> Facts:
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None or len(text) > LARGEST_FACTS:
+        raise ValueError(
+            f"{path} is an ONNX file without the metadata {KEY!r}, so it is none of agcxr's; write one with "
+            "`agcxr export RUN --out model.onnx`"
+        )
+    try:
+        facts = Facts.model_validate_json(text)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:5])
+        raise ValueError(f"the metadata of {path} are not understood: {told}. Export it again, or upgrade") from None
+    if facts.resize_rule != RESIZE_RULE:
+        raise ValueError(
+            f"{path} was exported for films resized by the rule {facts.resize_rule!r}, and this version of agcxr "
+            f"resizes by {RESIZE_RULE!r}; use version {facts.versions.get('agcxr')}"
+        )
+    return facts
+
+
+def _outputs(session: Any, path: Path) -> list[str]:
+    there = [output.name for output in session.get_outputs()]
+    wanted = [name for name in OUTPUTS if name in there or name != "calibrated"]
+    if missing := [name for name in wanted if name not in there]:
+        raise ValueError(f"{path} does not give {', '.join(missing)}; export it again with this version of agcxr")
+    return wanted
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,126 @@
+"""Does an exported file answer as the eager model does? On made films, at batch 1 and 5, at several film sizes.
+
+Shapes: N films, H x W their pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from agcxr.data.phantom import film
+from agcxr.data.radiograph import resize
+from agcxr.inference.onnx_engine import OnnxPredictor
+from agcxr.inference.prediction import Bytes
+from agcxr.inference.predictor import Predictor
+from agcxr.inference.stream import BatchPrediction
+from agcxr.labels import FINDINGS
+
+PROBABILITY = 1e-5
+"""Largest difference of any probability."""
+EDGE = 0.01
+"""Largest difference of a box's edge, in pixels of the prepared film."""
+HEAT = 1e-3
+"""Largest difference of the heatmap, whose scale from lowest to highest magnifies rounding."""
+GRAY = 1
+"""Largest difference of the crop, in gray levels."""
+BATCHES = (1, 5)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences over `films` answers of both."""
+
+    films: int
+    probability: float
+    calibrated: float
+    """From the calibration applied to the file's own scores; 0 where there is none."""
+    edge: float
+    """Of boxes, in pixels of the prepared film."""
+    boxes: int
+    """Boxes that differ by more than EDGE, or fall back where the other does not."""
+    heat: float
+    crop: int
+    """Gray levels."""
+
+    @property
+    def good(self) -> bool:
+        """Whether every difference is within its limit (NaN is not)."""
+        exact = self.boxes == 0 and self.crop <= GRAY
+        return exact and self.probability <= PROBABILITY and self.calibrated <= PROBABILITY and self.heat <= HEAT
+
+    def __str__(self) -> str:
+        return (
+            f"Against the eager model on {self.films} films: {self.boxes} boxes differ (edges by {self.edge:.1g} px), "
+            f"probabilities by {self.probability:.1e}, calibration by {self.calibrated:.1e}, heat by {self.heat:.1e}, "
+            f"crops by {self.crop} gray levels"
+        )
+
+
+def made_films(size: int, n: int = 5) -> tuple[Bytes, ...]:
+    """Batches of n films: as prepared, twice that size, and of two odd sizes. Phantoms, and one of noise."""
+    rng = np.random.default_rng(0)
+    drawn = [film(rng, [FINDINGS[i % len(FINDINGS)]], size=max(size, 256)).pixels_HW for i in range(n - 1)]
+    drawn.append(rng.integers(0, 256, (max(size, 256),) * 2, dtype=np.uint8))
+    shapes = ((size, size), (2 * size, 2 * size), (2 * size + 37, 3 * size + 11), (size + 7, 4 * size))
+    return tuple(np.stack([_at(one, *shape) for one in drawn]) for shape in shapes)
+
+
+def compare(path: Path, predictor: Predictor, batches: Iterable[Bytes]) -> Parity:
+    """Run both on every batch (uint8 N x H x W), and on its first film alone."""
+    exported = OnnxPredictor(path)
+    found = []
+    for films_NHW in batches:
+        prepared_NSS = np.stack([resize(one, predictor.prepared_size) for one in films_NHW])
+        for n in sorted({1, len(films_NHW)}):
+            eager = predictor.predict_arrays(prepared_NSS[:n], batch_size=n, details=True)
+            found.append(_differences(exported, exported.run(films_NHW[:n]), eager, films_NHW.shape[1:]))
+    return Parity(
+        films=sum(one.films for one in found),
+        boxes=sum(one.boxes for one in found),
+        probability=_most(one.probability for one in found),
+        calibrated=_most(one.calibrated for one in found),
+        edge=_most(one.edge for one in found),
+        heat=_most(one.heat for one in found),
+        crop=max(one.crop for one in found),
+    )
+
+
+def _differences(
+    exported: OnnxPredictor, found: Mapping[str, npt.NDArray[Any]], eager: BatchPrediction, shape: tuple[int, ...]
+) -> Parity:
+    height, width = shape
+    box_N4 = found["box"].astype(np.float64) / [width, height, width, height]
+    edge_N = np.abs(box_N4 - eager.box_N4).max(1) * exported.prepared_size
+    branches = (("global", eager.global_NK), ("local", eager.local_NK), ("fusion", eager.fusion_NK))
+    calibrated = 0.0
+    if exported.calibration is not None:
+        # Isotonic curves rise in steps, where the last bit of a score can decide; so the curve itself is checked.
+        expected = exported.calibration.probabilities(found["fusion"], exported.labels)
+        calibrated = float(np.abs(expected - found["calibrated"]).max())
+    assert eager.heat_NHW is not None
+    assert eager.crop_NHW is not None
+    return Parity(
+        films=len(eager),
+        probability=_most(float(np.abs(found[name] - expected).max()) for name, expected in branches),
+        calibrated=calibrated,
+        edge=float(edge_N.max()),
+        boxes=int((~(edge_N <= EDGE) | (found["fallback"] != eager.fallback_N)).sum()),
+        heat=float(np.abs(found["heat"] - eager.heat_NHW).max()),
+        crop=int(np.abs(found["crop"].astype(np.int64) - eager.crop_NHW).max()),
+    )
+
+
+def _most(values: Iterable[float]) -> float:
+    """The largest; NaN if there is one, which max() could lose."""
+    return float(np.max(list(values)))
+
+
+def _at(pixels_HW: Bytes, height: int, width: int) -> Bytes:
+    return np.asarray(cv2.resize(pixels_HW, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
