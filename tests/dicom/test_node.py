@@ -208,6 +208,8 @@ def test_what_is_no_frontal_chest_film_is_left_alone(running, bench, archive):
     assert send(running.port, *others, *good) == [0] * 7
     wait_for(lambda: bench.names()["done"] == 2)
     assert bench.names()["ignored"] == 5
+    assert any(reason.startswith("refused: ") for reason in bench.queue.reasons())
+    assert "refused: " not in bench.journal.getvalue()
     assert {ds.StudyInstanceUID for ds in archive.taken} == {ds.StudyInstanceUID for ds in good}
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -210,10 +210,10 @@ class Node:
             results = make_results(source, prediction, self._algorithm)
             files = tuple((role, to_bytes(dataset)) for role, dataset in results)
         except Refused as error:
-            self._close(film, "ignored", f"refused: {error}")
+            # Such a reason may quote the film, so it goes into the queue, which is as private as the film.
+            self._close(film, "ignored", f"refused: {error}", said="no film for this model; the queue holds the reason")
             return True
         except RadiographError as error:
-            # The reason may quote the film, so it goes into the queue, which is as private as the film.
             self._close(film, "failed", str(error))
             return True
         self._queue.made(film.number, files)
@@ -221,12 +221,12 @@ class Node:
         self._made.set()
         return True
 
-    def _close(self, film: Waiting, state: Any, reason: str) -> None:
+    def _close(self, film: Waiting, state: Literal["ignored", "failed"], reason: str, said: str | None = None) -> None:
+        """No results of this film. `said`: what the journal may hold in place of the reason."""
         self._queue.close_film(film.number, state, reason)
-        if state == "ignored":
-            self._journal("ignored", film=film.key, reason=reason)
-        else:
-            self._journal("failed", film=film.key, reason="it cannot be read; the queue holds the reason")
+        if state == "failed":
+            said = "it cannot be read; the queue holds the reason"
+        self._journal(state, film=film.key, reason=said or reason)
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
