@@ -125,6 +125,7 @@ def test_a_scale_corrects_probabilities_and_moves_no_call():
     plain = Scale.of(_calibration(), LABELLED)
     np.testing.assert_array_equal(plain.probabilities(scores), scores)
     np.testing.assert_array_equal(plain.cut.score_K, [0.5, np.nan, 0.5])
+    assert plain.cut.fitted_K.tolist() == [True, False, True]
     # odds 4 at prior odds 1/4 -> likelihood ratio 16 -> 16/17 where half are ill; .5 -> odds 1, ratio 4 -> 4/5
     for wanted in (0.5, {"lung mass": 0.5}):
         shifted = Scale.of(_calibration(), LABELLED, "youden", wanted)
@@ -141,7 +142,7 @@ def test_a_scale_corrects_probabilities_and_moves_no_call():
         ("youden", {"Flu": 0.1}, "prevalence names 'Flu', which this model does not know; it knows Mass, Hernia, No"),
         ("youden", {"Mass": 2.0}, "prevalence of Mass is 2.0; expected a share between 0 and 1, both excluded"),
         ("youden", 0.0, "prevalence of Mass is 0.0; expected a share"),
-        ("youden", {"Hernia": 0.1}, "prevalence of Hernia cannot be corrected: the validation films did not hold both"),
+        ("youden", {"Hernia": 0.1}, "prevalence of Hernia cannot be corrected: fewer than 10 validation"),
     ],
 )
 def test_a_scale_that_cannot_be_says_why(point, prevalence, message):

@@ -76,6 +76,11 @@ class FindingCalibration(Frozen):
     films: int
     points: dict[Point, OperatingPoint] | None = None
 
+    @property
+    def enough(self) -> bool:
+        """Whether validation held enough films with and without the finding; without, the score is left as it is."""
+        return min(self.positives, self.films - self.positives) >= MIN_POSITIVES
+
 
 class Calibration(Frozen):
     """The fusion branch's calibration, finding by finding, as stored in a checkpoint."""
@@ -104,6 +109,8 @@ class Cut:
     """On the raw fusion score: a film is called positive at or over it."""
     probability_K: Array
     """The same thresholds as calibrated (and prevalence-corrected) probabilities, to draw beside those."""
+    fitted_K: NDArray[np.bool_]
+    """Whether the label is calibrated; if not, validation held too few films, and its probability is the raw score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +131,10 @@ class Scale:
         point: Point = "youden",
         prevalence: Prevalence | None = None,
     ) -> Scale:
-        """`prevalence`: a number goes to every finding that had validation films of both classes, and not to No
-        Finding. Raises ValueError for an unknown point, label or share, and for a named label without both classes."""
+        """`prevalence`: a number goes to every finding with enough validation films, and not to No Finding.
+
+        Raises ValueError for an unknown point, label or share, and for a named label without enough films.
+        """
         if point not in POINTS:
             raise ValueError(f"operating point is {point!r}; expected one of {', '.join(POINTS)}")
         wanted = np.full(len(labels), np.nan)
@@ -155,7 +164,8 @@ class Scale:
             if known is not None and known.points is not None and self.point in known.points:
                 threshold[k] = known.points[self.point].threshold
         probability = np.where(np.isnan(threshold), np.nan, self.probabilities(np.nan_to_num(threshold)))
-        return Cut(self.point, threshold, probability)
+        stored = [self.calibration.findings.get(label) for label in self.labels]
+        return Cut(self.point, threshold, probability, np.array([one is not None and one.enough for one in stored]))
 
 
 def parse_prevalence(text: str) -> Prevalence:
@@ -175,7 +185,7 @@ def parse_prevalence(text: str) -> Prevalence:
 
 
 def _findings_of(calibration: Calibration) -> list[str]:
-    return [name for name, one in calibration.findings.items() if name != NO_FINDING and 0 < one.prevalence < 1]
+    return [name for name, one in calibration.findings.items() if name != NO_FINDING and one.enough]
 
 
 def _label_row(name: str, labels: tuple[str, ...]) -> int:
@@ -189,10 +199,10 @@ def _checked_share(name: str, share: float, calibration: Calibration) -> float:
     if not 0 < share < 1:
         raise ValueError(f"prevalence of {name} is {share}; expected a share between 0 and 1, both excluded")
     known = calibration.findings.get(name)
-    if known is None or not 0 < known.prevalence < 1:
+    if known is None or not known.enough:
         raise ValueError(
-            f"prevalence of {name} cannot be corrected: the validation films did not hold both films with and without "
-            "it; leave it out"
+            f"prevalence of {name} cannot be corrected: fewer than {MIN_POSITIVES} validation films were with it, or "
+            "without it, so it is not calibrated; leave it out"
         )
     return share
 

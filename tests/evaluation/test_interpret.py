@@ -16,7 +16,7 @@ from scored import fitted, write_results
 from agcxr import metrics
 from agcxr.calibration import Calibration
 from agcxr.evaluation.agreement import Tally, reflected, replicates
-from agcxr.evaluation.groups import AGE_BANDS, Films, cuts, measure_groups
+from agcxr.evaluation.groups import AGE_BANDS, Films, divisions, measure_groups
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.meaning import Meaning, load_meaning
 from agcxr.evaluation.page import Page, Section, to_html, to_markdown
@@ -143,7 +143,7 @@ def test_small_groups_are_named_and_left_out() -> None:
     frame = pd.DataFrame({"age": [39, 40, 59.9, 60, 80, np.nan] * 10, "sex": ["F", "M", ""] * 20, "view": ["PA"] * 60})
     rng = np.random.default_rng(0)
     target = rng.integers(2, size=(60, 2)).astype(float)
-    sex, age, view, _ = cuts(frame, target)
+    sex, age, view, _ = divisions(frame, target)
     assert age.group_N[:6].tolist() == [*AGE_BANDS[:1], *AGE_BANDS[1:2] * 2, *AGE_BANDS[2:], ""]
     assert sex.group_N[:3].tolist() == ["Women", "Men", ""]
     score = rng.random((60, 2))

@@ -96,11 +96,11 @@ def test_called_findings_come_first_with_their_threshold():
     calibrated[LABELS.index("Hernia")] = 0.125
     score = np.full(len(LABELS), 0.95)
     score[LABELS.index("Hernia")] = 0.25
-    given = prediction(calibrated_K=calibrated, cut=Cut("youden", score, np.full(len(LABELS), 0.0625)))
+    given = prediction(calibrated_K=calibrated, cut=Cut("youden", score, np.full(15, 0.0625), np.arange(15) > 0))
     rows = _rows(given)
     assert [row.finding for row in rows[:2]] == ["Hernia", "Atelectasis"]
-    assert rows[0] == _Row("Hernia", 0.125, 0.0625, True)
-    assert rows[1].called is False
+    assert rows[0] == _Row("Hernia", 0.125, 0.0625, True, True)
+    assert (rows[1].called, rows[1].fitted) == (False, False)
     assert (rows[-1].finding, len(rows)) == (NO_FINDING, 7)
     drawn, plain = (np.asarray(picture(one)) for one in (given, prediction()))
     assert drawn.shape == plain.shape

@@ -31,7 +31,7 @@ NOTHING = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
 
 
 @dataclass(frozen=True)
-class Cut:
+class Division:
     """A property, and each film's group by name ("" where the film does not say)."""
 
     by: str
@@ -75,22 +75,22 @@ class _Measured:
     then_K: list[Measures]
 
 
-def cuts(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Cut, ...]:
+def divisions(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Division, ...]:
     """The four properties. `predictions` has the columns age (years), sex (F, M), view; `target_NK`: the findings."""
     age = predictions["age"].to_numpy(np.float64)
     band = np.array([*AGE_BANDS, ""], dtype=object)[np.where(np.isnan(age), len(AGE_BANDS), np.digitize(age, AGES))]
     shown = np.minimum((target_NK == 1).sum(axis=1), len(COUNTS) - 1)
     return (
-        Cut("Sex", tuple(SEXES.values()), _named(predictions["sex"], SEXES)),
-        Cut("Age", AGE_BANDS, band),
-        Cut("View", tuple(VIEWS.values()), _named(predictions["view"], VIEWS)),
-        Cut("Findings on the film", COUNTS, np.array(COUNTS, dtype=object)[shown]),
+        Division("Sex", tuple(SEXES.values()), _named(predictions["sex"], SEXES)),
+        Division("Age", AGE_BANDS, band),
+        Division("View", tuple(VIEWS.values()), _named(predictions["view"], VIEWS)),
+        Division("Findings on the film", COUNTS, np.array(COUNTS, dtype=object)[shown]),
     )
 
 
 def measure_groups(
     films: Films,
-    parts: Sequence[Cut],
+    parts: Sequence[Division],
     *,
     resamples: int,
     seed: int,

@@ -17,7 +17,7 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
-from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, cuts, findings_of, measure_groups
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, findings_of, measure_groups
 from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Grouping, Meaning, Version
 from agcxr.evaluation.results import PREDICTIONS, Interval, Results
 from agcxr.labels import NO_FINDING
@@ -97,7 +97,7 @@ def _scores(frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibrati
         versions["calibrated"] = Scale.of(calibration, labels).probabilities(raw)
         shares = {label: float(np.nanmean(target_NK[:, k])) for k, label in enumerate(labels) if _both(target_NK[:, k])}
         fitted = calibration.findings
-        own = {name: share for name, share in shares.items() if name in fitted and 0 < fitted[name].prevalence < 1}
+        own = {name: share for name, share in shares.items() if name in fitted and fitted[name].enough}
         versions["corrected"] = Scale.of(calibration, labels, prevalence=own).probabilities(raw)
     return _Scores(labels, target_NK, versions)
 
@@ -219,7 +219,7 @@ def _groups(
     )
     return measure_groups(
         films,
-        cuts(frame, films.target_NK),
+        divisions(frame, films.target_NK),
         resamples=resamples,
         seed=seed,
         level=level,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from agcxr.calibration import MIN_POSITIVES
 from agcxr.evaluation.results import Frozen, Interval, Number
 
 SCORES = "scores.json"
@@ -65,6 +66,11 @@ class FindingMeaning(Frozen):
     @property
     def fitted_prevalence(self) -> float:
         return self.fitted_positives / self.fitted_films if self.fitted_films else float("nan")
+
+    @property
+    def calibrated(self) -> bool:
+        """Validation held enough films with and without it."""
+        return min(self.fitted_positives, self.fitted_films - self.fitted_positives) >= MIN_POSITIVES
 
     def fit(self, version: Version) -> Fit | None:
         """One version, where it was measured."""

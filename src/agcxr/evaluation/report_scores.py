@@ -23,7 +23,7 @@ def meaning_sections(found: Meaning) -> tuple[Section, Section]:
 def scores(found: Meaning) -> Section:
     """Reliability diagrams, ECE and Brier before and after, and the shift of prevalence."""
     blocks: list[Block] = [*_said(found), *_diagrams(found), _errors(found)]
-    if found.method is not None:
+    if any(one.calibrated for one in found.findings):
         blocks += [Heading("Where findings are more or less common"), Text(_shift(found)), _prevalence(found)]
     return Section("What a score means", tuple(blocks))
 
@@ -38,14 +38,25 @@ def _said(found: Meaning) -> list[Block]:
             )
         ]
     kinds = ", ".join(f"{MAPS.get(kind, kind)} {number(loss, 4)}" for kind, loss in found.log_loss.items())
-    chosen = f"a map of the kind {MAPS[found.method]}" if found.method != "none" else "no map: none was better"
-    text = (
-        f"Each finding's score is turned into a probability by {chosen}, chosen on the validation films by log loss "
-        f"over 5 folds of patients ({kinds})."
-    )
-    rare = [words(one.finding) for one in found.findings if one.curve == "none" and found.method != "none"]
+    rare = [words(one.finding) for one in found.findings if not one.calibrated]
+    if len(rare) == len(found.findings):
+        return [
+            Text(
+                "No finding was common enough among the validation films to be calibrated, so probabilities are the "
+                "raw scores: only an order."
+            )
+        ]
+    if found.method == "none":
+        text = (
+            f"No map of the scores had a smaller log loss on the validation films than the scores themselves ({kinds})."
+        )
+    else:
+        text = (
+            f"Each finding's score is turned into a probability by a map of the kind {MAPS[found.method]}, chosen on "
+            f"the validation films by log loss over 5 folds of patients ({kinds})."
+        )
     if rare:
-        text += f" Too rare there, so left as they are: {', '.join(rare)}."
+        text += f" Too rare there to be calibrated, so left as they are: {', '.join(rare)}."
     out: list[Block] = [Text(text)]
     if found.split == "val":
         out.append(Text("This is the split that the calibration was fitted on, so it looks better here than it is."))
@@ -142,7 +153,7 @@ def _errors(found: Meaning) -> Table:
         row(
             words(one.finding),
             f"{one.positives:,}",
-            MAPS.get(one.curve or "", NONE),
+            MAPS.get(one.curve or "", NONE) if one.calibrated else NONE,
             {fit.version: fit for fit in one.fits},
             one.brier_change,
         )

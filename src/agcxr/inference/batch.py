@@ -5,9 +5,9 @@ the number of films. The CSV appears under its name only when it is complete.
 
 Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a
 calibration, `calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0,
-empty without a threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake` (accept, warn or refuse) and
-`intake_reason`; `error`; with pictures also `picture`. A film that cannot be read is a row with only `image` and
-`error`.
+empty without a threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or
+1); `intake` (accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`. A film that cannot be
+read is a row with only `image` and `error`.
 """
 
 from __future__ import annotations

@@ -233,13 +233,17 @@ class _Row:
     threshold: float
     """On the scale of the bar; NaN for none."""
     called: bool | None
+    fitted: bool
+    """Whether the bar is a calibrated probability, where there are such."""
 
 
 def _rows(prediction: Prediction) -> list[_Row]:
     """The findings to show, called ones first, then by probability; "No Finding" last."""
     shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
-    cut = np.full(len(shown), np.nan) if prediction.cut is None else prediction.cut.probability_K
-    numbers = zip(prediction.labels, shown.tolist(), cut.tolist(), prediction.calls(), strict=True)
+    cut = prediction.cut
+    thresholds = [np.nan] * len(shown) if cut is None else cut.probability_K.tolist()
+    fitted = [True] * len(shown) if cut is None else cut.fitted_K.tolist()
+    numbers = zip(prediction.labels, shown.tolist(), thresholds, prediction.calls(), fitted, strict=True)
     rows = sorted((_Row(*one) for one in numbers), key=lambda row: (not row.called, -row.bar))
     findings = [row for row in rows if row.finding != NO_FINDING]
     return findings[:TOP] + [row for row in rows if row.finding == NO_FINDING]
@@ -267,7 +271,8 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
         _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
         _bar(draw, (bar_x, bar_end, base), row, fill)
         if calibrated:
-            _text(draw, (value_x, base), f"{row.bar:.2f}", 18, ink, anchor="rs")
+            # "raw": too rare in validation to be calibrated, so the bar is the fusion's score.
+            _text(draw, (value_x, base), f"{row.bar:.2f}" if row.fitted else "raw", 18, ink, anchor="rs")
         for name, x in branches.items():
             value = prediction.probability(row.finding, name.lower())  # type: ignore[arg-type]
             first = name == "Fusion" and not calibrated
