@@ -20,6 +20,9 @@ LITE = config.lite()
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional]
 Run = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]
+Arms = Literal[
+    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
+]
 
 
 def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) -> int:
@@ -125,6 +128,7 @@ def train(
     *,
     preset: str = "lite",
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    seeds: str | None = None,
     resume: bool = False,
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
 ) -> int:
@@ -135,15 +139,56 @@ def train(
         out: Run folder to make.
         preset: lite, paper, paper-densenet or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
+        seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
         resume: Go on with the run in `out`.
         settings: Every setting.
     """
     from agcxr.evaluation.calibrate import calibrate
+    from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    train_stages(data, settings, out, resume=resume)
-    calibrate(out, data)
+    if seeds is None:
+        train_stages(data, settings, out, resume=resume)
+        calibrate(out, data)
+    else:
+        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrate(run, data))
     print(f"Next: agcxr evaluate {out} --data {data}")
+    return 0
+
+
+def ablate(
+    data: Path,
+    out: Path,
+    *,
+    preset: str = "lite",
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    only: tuple[Arms, ...] = (),
+    seeds: str = "0,",
+    split: Literal["val", "test"] = "test",
+    lesions: Path | None = None,
+    resamples: int = 1000,
+    settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
+) -> int:
+    """Compare attention with its controls, and every option of the method: one table, one figure. Resumes by itself.
+
+    Args:
+        data: Prepared folder.
+        out: Folder to make, or to go on with.
+        preset: lite, paper, paper-densenet or demo: where the settings of the reference start from.
+        config_file: YAML of settings, over the preset; flags go over both.
+        only: Some groups of arms; default all.
+        seeds: How many (3) or which (0,1,2).
+        split: The films that arms are compared on.
+        lesions: lesions.csv of a phantom: also compare by the diameter of the lesions.
+        resamples: Of the bootstrap over patients.
+        settings: Every setting of the reference.
+    """
+    from agcxr.evaluation.ablate import ablate as run_ablation
+    from agcxr.training.seeds import parse_seeds
+
+    run_ablation(
+        data, settings, out, only=only, seeds=parse_seeds(seeds), split=split, lesions=lesions, resamples=resamples
+    )
     return 0
 
 
@@ -156,22 +201,25 @@ def evaluate(
     resamples: int = 1000,
     allow_leak: bool = False,
 ) -> int:
-    """Measure a run on a split: AUROC per finding and branch with intervals, results.json and report.html.
+    """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
     Args:
-        run: Run folder, model folder or hub id.
+        run: Run folder, folder of runs of several seeds, model folder or hub id.
         data: Prepared folder.
         split: Which part.
         out: Results folder; default RUN/evaluation/<split>.
         resamples: Of the bootstrap over patients.
         allow_leak: Go on although patients of the split were trained on; the report says so.
     """
-    from agcxr.evaluation.evaluate import evaluate as evaluate_run
-    from agcxr.evaluation.report import report
+    from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
+    from agcxr.evaluation.study import study
 
-    done = evaluate_run(run, data, split=split, out=out, allow_leak=allow_leak, resamples=resamples)
-    written = report(done.folder)
-    print(f"Report: {written.html}")
+    if out is None and (Path(run) / SEEDS).is_file():
+        _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak)
+        print("Reports:", *(report.html for report in reports), sep="\n  ")
+        return 0
+    done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak)
+    print(f"Report: {done.report.html}")
     return 0
 
 
@@ -182,6 +230,8 @@ def predict(
     out: Path = Path("predictions.csv"),
     explain: Path | None = None,
     dicom: Path | None = None,
+    point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
+    prevalence: str | None = None,
     batch_size: int = 16,
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
@@ -192,15 +242,32 @@ def predict(
         out: CSV to write.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
+        point: Operating point at which findings are called (a calibrated model has all three).
+        prevalence: Correct calibrated probabilities for how common findings are where the films come from: a share
+            for every finding, or pairs such as Effusion=0.1,Mass=0.02.
         batch_size: Films at once.
     """
+    from agcxr.calibration import parse_prevalence
     from agcxr.inference.batch import predict_files
 
     if dicom is not None:
         from agcxr.dicom.files import predict_dicom
 
+        if point != "youden" or prevalence is not None:
+            raise ValueError(
+                "DICOM reports call findings at Youden's point and at the prevalence of the validation films; "
+                "leave out --point and --prevalence, or --dicom"
+            )
         return predict_dicom(run, list(inputs), out, dicom, explain_dir=explain, batch_size=batch_size)
-    summary = predict_files(run, list(inputs), out, explain_dir=explain, batch_size=batch_size)
+    summary = predict_files(
+        run,
+        list(inputs),
+        out,
+        explain_dir=explain,
+        batch_size=batch_size,
+        point=point,
+        prevalence=None if prevalence is None else parse_prevalence(prevalence),
+    )
     return 1 if summary.failed else 0
 
 
@@ -298,6 +365,43 @@ def score(
     return 0
 
 
+def serve(
+    run: Run,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open_to_all: bool = False,
+    check_films: bool = True,
+    device: str | None = None,
+    verbose: bool = False,
+) -> int:
+    """A web page and an API over a model: drop films, see where the model looks and what it says.
+
+    Where the environment variable AGCXR_TOKEN is set, clients must send that token.
+
+    Args:
+        run: Run folder, model folder, hub id, or exported file (.onnx).
+        host: Address to listen on; anything but this machine's own needs AGCXR_TOKEN or --open-to-all.
+        port: 0 takes a free one.
+        open_to_all: Let everyone who can reach the address use the server.
+        check_films: Refuse what is no frontal chest film before any probability is shown.
+        device: cpu, cuda, cuda:1 ...; default a GPU where there is one.
+        verbose: A line per request: route, status, seconds. Nothing of the films.
+    """
+    from agcxr.serve.run import serve as serve_model
+
+    serve_model(
+        run,
+        host=host,
+        port=port,
+        open_to_all=open_to_all,
+        check_films=check_films,
+        device=device,
+        verbose=verbose,
+    )
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
@@ -305,8 +409,10 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "prepare nih": prepare_nih,
     **prepare_commands(),
     "train": train,
+    "ablate": ablate,
     "evaluate": evaluate,
     "predict": predict,
+    "serve": serve,
     "dicom-node": dicom_node,
     "explain": explain,
     "export": export,

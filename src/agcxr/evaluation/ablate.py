@@ -1,0 +1,249 @@
+"""`agcxr ablate`: train every arm once, sharing what arms have in common, and compare them on the same films.
+
+    OUT/  ablation.yaml (settings of the reference)  seed0/<arm>/ (a run folder, with predictions-<split>.parquet)
+          results.json  table.md  figure.png  figure.svg  [sizes.png  sizes.svg]
+
+Finished arms are skipped on another call, the one under way goes on after its last whole epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agcxr import config as configuration
+from agcxr.config import Train
+from agcxr.data.augment import sharp_size
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation import ablation
+from agcxr.evaluation.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
+from agcxr.evaluation.ablation_figure import draw_arms, draw_sizes
+from agcxr.evaluation.ablation_size import bins, read_lesions, size_study, small_findings
+from agcxr.evaluation.ablation_tables import markdown, text
+from agcxr.evaluation.analysis import Scores
+from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
+from agcxr.evaluation.evaluate import check_leak, crop_rows, to_frame, to_scores
+from agcxr.inference.predictor import Predictor
+from agcxr.labels import LABELS
+from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, versions
+from agcxr.training.stages import train
+
+SETTINGS = "ablation.yaml"
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """Where an ablation lies, and what it found."""
+
+    folder: Path
+    results: Ablation
+
+
+def ablate(
+    prepared: str | Path,
+    base: Train,
+    out: str | Path,
+    *,
+    only: Sequence[Group] = (),
+    seeds: Sequence[int] = (0,),
+    split: str = "test",
+    lesions: str | Path | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    device: str | None = None,
+    progress: bool = True,
+) -> Ablated:
+    """Run an ablation of `base`, or go on with it, and write its table and figure.
+
+    Args:
+        prepared: prepared folder; arms are compared on its part `split`.
+        base: settings of the reference; its seed is replaced by each of `seeds`.
+        only: groups of arms (default: all). Groups that an earlier call finished in `out` are shown too.
+        lesions: the phantom's lesions.csv, for a comparison by lesion diameter.
+    Raises ValueError where `out` was begun with other settings or films, and as `train` and `evaluate` do.
+    """
+    start, root, films = time.perf_counter(), Path(out), open_prepared(prepared)
+    base = base.model_copy(update={"seed": 0})
+    groups = _possible(tuple(only) or GROUPS, base, films, progress)
+    table = None if lesions is None else read_lesions(lesions)
+    if table is not None and "controls" not in groups:
+        raise ValueError("the comparison by lesion size is with the controls; add `controls` to --only")
+    if table is not None:  # before hours of training
+        here = films.index[films.index["split"] == split]
+        bins(here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, small_findings(table))
+    _claim(root, base)
+    needed = runs(arms(base, groups), base)
+    if progress:
+        cost = ", ".join(f"{stage} {epochs}" for stage, epochs in stage_epochs(needed.values()).items())
+        print(
+            f"{len(needed)} runs a seed, {len(seeds)} seed{'s' * (len(seeds) > 1)}; epochs a seed: {cost}", flush=True
+        )
+    for seed in seeds:
+        for name, settings in needed.items():
+            _run(root / f"seed{seed}", name, settings.model_copy(update={"seed": seed}), films, split, device, progress)
+    shown = [group for group in GROUPS if group in groups or _finished(root, group, base, seeds, split)]
+    found = _compare(root, arms(base, shown), base, films, seeds, split, table, (resamples, level), start)
+    write(found, root)
+    if progress:
+        print(f"\n{text(found)}\n\nTable: {root / 'table.md'}\nFigure: {root / 'figure.png'}")
+    return Ablated(root, found)
+
+
+def write(found: Ablation, root: Path) -> None:
+    """results.json, table.md and the figures, each whole or not at all."""
+    atomic(root / ablation.RESULTS, lambda path: path.write_text(found.model_dump_json(indent=1) + "\n", "utf-8"))
+    atomic(root / "table.md", lambda path: path.write_text(markdown(found), "utf-8"))
+    figures = {"figure": draw_arms(found)}
+    if found.sizes is not None:
+        figures["sizes"] = draw_sizes(found.sizes)
+    for name, drawn in figures.items():
+        for kind, content in drawn.items():
+            atomic(root / f"{name}.{kind}", lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+
+
+def _possible(groups: tuple[Group, ...], base: Train, films: Prepared, progress: bool) -> tuple[Group, ...]:
+    """Leave out what cannot differ on these films, and say so."""
+    side = films.images.shape[-1]
+    if "crop-source" in groups and sharp_size(side, image_size=base.image_size, resize=base.resize) is None:
+        if progress:
+            print(f"Left out: crop-source; films prepared at {side} hold no more than the view at {base.resize} shows.")
+        return tuple(group for group in groups if group != "crop-source")
+    return groups
+
+
+def _claim(root: Path, base: Train) -> None:
+    path = root / SETTINGS
+    if path.is_file():
+        if other := differences(configuration.from_yaml(path), base):
+            raise ValueError(
+                f"{root} was begun with other settings: {'; '.join(other)}. Give those, or --out a new folder"
+            )
+        return
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty and holds no ablation; give --out a new or an empty folder")
+    root.mkdir(parents=True, exist_ok=True)
+    atomic(path, lambda beside: configuration.to_yaml(base, beside))
+
+
+def _predictions(run: Path, split: str) -> Path:
+    return run / f"predictions-{split}.parquet"
+
+
+def _finished(root: Path, group: Group, base: Train, seeds: Sequence[int], split: str) -> bool:
+    folders = {arm.folder for arm in arms(base, [group])}
+    return all(_predictions(root / f"seed{seed}" / name, split).is_file() for seed in seeds for name in folders)
+
+
+def _run(
+    folder: Path, name: str, settings: Train, films: Prepared, split: str, device: str | None, progress: bool
+) -> None:
+    """Train an arm, as far as it is not there, and keep its predictions."""
+    run, target = RunFolder(folder / name), _predictions(folder / name, split)
+    if target.is_file():
+        return
+    if progress:
+        print(f"\n{folder.name}, {name}", flush=True)
+    others = sorted(path.parent for path in folder.glob("*/config.yaml") if path.parent != run.root)
+    train(films.folder, settings, run.root, resume=run.root.exists(), reuse=others, progress=progress)
+    for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
+        path.unlink()
+    predictor = Predictor.from_pretrained(run.root, device=device)
+    rows = np.flatnonzero((films.index["split"] == split).to_numpy())
+    if not len(rows):
+        raise ValueError(f"{films.folder} has no films in the part {split!r} to compare the arms on")
+    check_leak(predictor.model.card, films.index.iloc[rows]["patient"].astype(str), split, allow=split != "test")
+    answers = predictor.predict_arrays(films.images, rows, batch_size=32, progress=progress)
+    atomic(target, lambda beside: to_frame(films, rows, answers).to_parquet(beside, index=False))
+
+
+def _compare(
+    root: Path,
+    rows: Sequence[Arm],
+    base: Train,
+    films: Prepared,
+    seeds: Sequence[int],
+    split: str,
+    lesions: pd.DataFrame | None,
+    how: tuple[int, float],
+    start: float,
+) -> Ablation:
+    folders = dict.fromkeys([REFERENCE, *(arm.folder for arm in rows)])
+    frames = {
+        name: [pd.read_parquet(_predictions(root / f"seed{seed}" / name, split)) for seed in seeds] for name in folders
+    }
+    scores = {name: [to_scores(frame, LABELS) for frame in each] for name, each in frames.items()}
+    draws = Draws.of(len(seeds), *how, seed=0)
+    first = scores[REFERENCE][0]
+    used, left_out = ablation.usable(first)
+    if not used:
+        raise ValueError(f"no finding has films with and without it in the part {split!r}; more films are needed")
+    sampled = {name: ablation.sample(each, used, draws) for name, each in scores.items()}
+    study = None
+    if lesions is not None:
+        compared = {arm.name: scores[arm.folder] for arm in rows if arm.group == "controls"} or {
+            REFERENCE: scores[REFERENCE]
+        }
+        study = size_study(frames[REFERENCE][0]["image_id"].tolist(), lesions, compared, REFERENCE, draws)
+    return Ablation(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=films.plan.source.name,
+        split=split,
+        films=len(first.target_NK),
+        patients=len(np.unique(first.patient_N)),
+        seeds=tuple(seeds),
+        findings=tuple(first.labels[k] for k in used),
+        left_out=left_out,
+        base=(root / SETTINGS).read_text(encoding="utf-8"),
+        arms=tuple(_arm(arm, base, root, seeds, frames[arm.folder], first, sampled, draws) for arm in rows),
+        resampled=Resampled(
+            resamples=how[0],
+            level=how[1],
+            seed=0,
+            patients=len(np.unique(first.patient_N)),
+            over_seeds=len(seeds) > 1,
+        ),
+        sizes=study,
+        machine=_machine(time.perf_counter() - start),
+    )
+
+
+def _arm(
+    arm: Arm,
+    base: Train,
+    root: Path,
+    seeds: Sequence[int],
+    frames: Sequence[pd.DataFrame],
+    first: Scores,
+    sampled: dict[str, Sampled],
+    draws: Draws,
+) -> ArmResult:
+    found = sampled[arm.folder]
+    crops = [crop_rows(frame, LABELS)[0] for frame in frames]
+    last = arm.settings.stages[-1]
+    done = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
+    validation = [float("nan") if one["val_auc"] is None else float(one["val_auc"]) for one in done]
+    return ArmResult(
+        group=arm.group,
+        name=arm.name,
+        folder=arm.folder,
+        reference=arm.reference,
+        changes=arm.changes(base),
+        branches=ablation.arm_branches(arm, first.branches, found, sampled[REFERENCE], draws),
+        fusion_over_global=ablation.over_global(first.branches.index("fusion"), found, draws),
+        local_over_global=ablation.over_global(first.branches.index("local"), found, draws),
+        validation_auroc=float(np.mean(validation)),
+        box_area=float(np.mean([crop.area_median for crop in crops])),
+        fallbacks=float(np.mean([crop.fallback_share for crop in crops])),
+    )
+
+
+def _machine(seconds: float) -> Machine:
+    found = tuple(f"{name} {number}" for name, number in versions().items())
+    return Machine(processor=hardware(), versions=found, seconds=round(seconds, 1))

@@ -1,0 +1,260 @@
+"""What attention adds by the size of the lesion, on films whose lesions are known: the phantom's lesions.csv.
+
+A bin compares the films whose LARGEST sign of a finding has a diameter in its range with all films without the
+finding. Shapes: N films, B branches, K bins, S seeds, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agcxr import metrics
+from agcxr.evaluation.ablation import BinResult, Draws, Paired, SizeStudy, SmallResult, sample
+from agcxr.evaluation.analysis import Scores
+from agcxr.labels import FINDINGS, canonical
+from agcxr.metrics import Floats
+
+SMALL_CM = 4.0
+"""A finding is small where half of its signs are at most this wide."""
+SPECIFICITY = 0.9
+MOST_BINS, FILMS_A_BIN, FEWEST_FILMS = 4, 12, 5
+BRANCHES = ("local", "fusion")
+
+
+def read_lesions(path: str | Path) -> pd.DataFrame:
+    """image_id, finding, diameter_cm of every sign. Raises ValueError for a table without these columns."""
+    try:
+        table = pd.read_csv(path, dtype={"image": str})
+    except (OSError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as CSV ({error}); expected the lesions.csv of `agcxr phantom`"
+        ) from error
+    if missing := sorted({"image", "finding", "diameter_cm"} - set(table.columns)):
+        raise ValueError(f"{path} has no column {missing[0]!r}; expected the lesions.csv of `agcxr phantom`")
+    named = {name: canonical(str(name)) for name in table["finding"].unique()}
+    if unknown := sorted(str(name) for name, known in named.items() if known not in FINDINGS):
+        raise ValueError(f"{path} names the finding {unknown[0]!r}; expected any of {', '.join(FINDINGS)}")
+    table = table.assign(finding=table["finding"].map(named)).rename(columns={"image": "image_id"})
+    return table[["image_id", "finding", "diameter_cm"]]
+
+
+def small_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
+    """Findings whose median diameter is at most `small_cm`, in label order; Nodule and Mass are always among them."""
+    median = lesions.groupby("finding")["diameter_cm"].median()
+    focal = {"Nodule", "Mass"} & set(median.index)
+    return tuple(name for name in FINDINGS if name in focal or (name in median.index and median[name] <= small_cm))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Films by the diameter of their largest sign of a finding, low_cm <= d < high_cm."""
+
+    finding: str
+    low_cm: float
+    high_cm: float
+    target_N: Floats
+    """1 in the bin, 0 without the finding, NaN for the rest."""
+
+    @property
+    def films(self) -> int:
+        return int((self.target_N == 1).sum())
+
+
+def bins(
+    films: Sequence[str], labels: Sequence[str], target_NK: Floats, lesions: pd.DataFrame, findings: Sequence[str]
+) -> tuple[Bin, ...]:
+    """Bins of about as many films each, FILMS_A_BIN or more, cut at tenths of a centimetre; fewer films are one bin.
+
+    films: image_id of each film. Findings with fewer than FEWEST_FILMS films are left out. Raises ValueError where none
+    is left.
+    """
+    largest = lesions.groupby(["finding", "image_id"])["diameter_cm"].max()
+    made: list[Bin] = []
+    for finding in findings:
+        if finding not in labels:
+            continue
+        target = target_NK[:, labels.index(finding)]
+        known = largest.loc[finding] if finding in largest.index.get_level_values(0) else pd.Series(dtype=float)
+        diameter = known.reindex(list(films)).to_numpy(np.float64)
+        have = (target == 1) & ~np.isnan(diameter)
+        if have.sum() < FEWEST_FILMS or not (target == 0).any():
+            continue
+        parts = int(np.clip(have.sum() // FILMS_A_BIN, 1, MOST_BINS))
+        cuts = np.unique(np.round(np.quantile(diameter[have], np.linspace(0, 1, parts + 1)), 1))
+        edges = [np.floor(diameter[have].min() * 10) / 10, *cuts[1:-1], np.floor(diameter[have].max() * 10 + 1) / 10]
+        for low, high in pairwise(edges):
+            inside = have & (diameter >= low) & (diameter < high)
+            one = Bin(finding, float(low), float(high), np.where(inside, 1.0, np.where(target == 0, 0.0, np.nan)))
+            if one.films:
+                made.append(one)
+    if not made:
+        raise ValueError(
+            f"the lesions name fewer than {FEWEST_FILMS} films of the split for each of {', '.join(findings) or 'no'} "
+            "finding; give the lesions.csv of the films that were prepared, or more films"
+        )
+    return tuple(made)
+
+
+def size_study(
+    films: Sequence[str],
+    lesions: pd.DataFrame,
+    by_arm: Mapping[str, Sequence[Scores]],
+    reference: str,
+    draws: Draws,
+    *,
+    small_cm: float = SMALL_CM,
+    specificity: float = SPECIFICITY,
+) -> SizeStudy:
+    """The reference against every other arm: mean over the small findings, and bin by bin.
+
+    films: image_id of each film. by_arm: name of an arm -> the scores of its seeds, all on `films`.
+    """
+    first = by_arm[reference][0]
+    findings = tuple(name for name in small_findings(lesions, small_cm) if name in first.labels)
+    cut = bins(films, first.labels, first.target_NK, lesions, findings)
+    sampled = {name: _sample_bins(cut, scores, draws, specificity) for name, scores in by_arm.items()}
+    controls = [name for name in by_arm if name != reference]
+    found = tuple(
+        _bin_result(one, k, branch, sampled, reference, control, draws)
+        for branch in BRANCHES
+        for control in controls
+        for k, one in enumerate(cut)
+    )
+    return SizeStudy(
+        findings=findings,
+        small_cm=small_cm,
+        specificity=specificity,
+        small=_small(by_arm, findings, reference, controls, draws),
+        bins=found,
+        conclusions=conclusions(found, draws.level),
+    )
+
+
+def _small(
+    by_arm: Mapping[str, Sequence[Scores]], findings: Sequence[str], reference: str, controls: list[str], draws: Draws
+) -> tuple[SmallResult, ...]:
+    first = by_arm[reference][0]
+    used = [first.labels.index(name) for name in findings]
+    target = first.target_NK
+    used = [k for k in used if (target[:, k] == 1).any() and (target[:, k] == 0).any()]
+    sampled = {name: sample(scores, used, draws) for name, scores in by_arm.items()}
+    rows = []
+    for branch in BRANCHES:
+        b = first.branches.index(branch)
+        value = {name: float(one.value_B[b]) for name, one in sampled.items()}
+        replicate = {name: one.replicate_BR[b] for name, one in sampled.items()}
+        for control in controls:
+            gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control])
+            rows.append(
+                SmallResult(
+                    branch=branch,
+                    control=control,
+                    auroc=draws.interval(value[reference], replicate[reference]),
+                    auroc_control=draws.interval(value[control], replicate[control]),
+                    gap=gap,
+                )
+            )
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """AUROC and sensitivity of every bin and branch of an arm, means over its seeds."""
+
+    auroc_BK: Floats
+    auroc_BKR: Floats
+    sensitivity_BK: Floats
+    sensitivity_BKR: Floats
+
+
+def _sample_bins(cut: Sequence[Bin], by_seed: Sequence[Scores], draws: Draws, specificity: float) -> _Sampled:
+    target_NK = np.stack([one.target_N for one in cut], 1)
+    parts = []
+    for scores in by_seed:
+        column = [scores.labels.index(one.finding) for one in cut]
+        branch = [scores.branches.index(name) for name in BRANCHES]
+        score_BNK = scores.score_BNK[branch][:, :, column]
+        as_bins = replace(scores, branches=BRANCHES, target_NK=target_NK, score_BNK=score_BNK)
+        threshold_BK = np.array(
+            [[_threshold(target_NK[:, k], score[:, k], specificity) for k in range(len(cut))] for score in score_BNK]
+        )
+        again = draws.bootstrap(as_bins, threshold_BK[None])
+        auroc = [[metrics.auroc(target_NK[:, k], score[:, k]) for k in range(len(cut))] for score in score_BNK]
+        hit = [
+            [float((score[target_NK[:, k] == 1, k] >= threshold_BK[b, k]).mean()) for k in range(len(cut))]
+            for b, score in enumerate(score_BNK)
+        ]
+        parts.append((np.array(auroc), again.auroc_BKR, np.array(hit), again.sensitivity_PBKR[0]))
+    auroc_BK, auroc_BKR, hit_BK, hit_BKR = (np.stack(part) for part in zip(*parts, strict=True))
+    return _Sampled(auroc_BK.mean(0), draws.over_seeds(auroc_BKR), hit_BK.mean(0), draws.over_seeds(hit_BKR))
+
+
+def _threshold(target_N: Floats, score_N: Floats, specificity: float) -> float:
+    """The lowest score that is over that share of the films without the finding."""
+    negative = np.sort(score_N[target_N == 0])
+    under = int(np.ceil(specificity * len(negative) - 1e-9))
+    return float(np.nextafter(negative[max(under, 1) - 1], np.inf))
+
+
+def _bin_result(
+    one: Bin, k: int, branch: str, sampled: Mapping[str, _Sampled], reference: str, control: str, draws: Draws
+) -> BinResult:
+    b = BRANCHES.index(branch)
+    ours, theirs = sampled[reference], sampled[control]
+
+    def gap(value_BK: Floats, other_BK: Floats, replicate_BKR: Floats, other_BKR: Floats) -> Paired:
+        return draws.paired(float(value_BK[b, k] - other_BK[b, k]), replicate_BKR[b, k] - other_BKR[b, k])
+
+    return BinResult(
+        finding=one.finding,
+        low_cm=one.low_cm,
+        high_cm=one.high_cm,
+        films=one.films,
+        branch=branch,
+        control=control,
+        auroc=draws.interval(float(ours.auroc_BK[b, k]), ours.auroc_BKR[b, k]),
+        auroc_control=draws.interval(float(theirs.auroc_BK[b, k]), theirs.auroc_BKR[b, k]),
+        auroc_gap=gap(ours.auroc_BK, theirs.auroc_BK, ours.auroc_BKR, theirs.auroc_BKR),
+        sensitivity=draws.interval(float(ours.sensitivity_BK[b, k]), ours.sensitivity_BKR[b, k]),
+        sensitivity_control=draws.interval(float(theirs.sensitivity_BK[b, k]), theirs.sensitivity_BKR[b, k]),
+        sensitivity_gap=gap(ours.sensitivity_BK, theirs.sensitivity_BK, ours.sensitivity_BKR, theirs.sensitivity_BKR),
+    )
+
+
+def conclusions(found: Sequence[BinResult], level: float = 0.95) -> tuple[str, ...]:
+    """For each branch and control, in words: up to which diameter of nodules and masses attention has an advantage.
+
+    In order of diameter, the advantage ends with the first unbroken row of bins whose intervals of the AUROC
+    difference lie over 0; all such bins are named.
+    """
+    said = []
+    for branch, control in dict.fromkeys((one.branch, one.control) for one in found):
+        focal = [
+            one for one in found if (one.branch, one.control) == (branch, control) and one.finding in ("Nodule", "Mass")
+        ]
+        focal.sort(key=lambda one: one.high_cm)
+        if not focal:
+            continue
+        better = [one for one in focal if one.auroc_gap.low > 0]
+        head = f"{branch.capitalize()}, attention against {control}: "
+        span = f"{focal[0].low_cm:g} to {focal[-1].high_cm:g} cm"
+        if not better:
+            worse = [one for one in focal if one.auroc_gap.high < 0]
+            tail = f", and {control} is better in {len(worse)}" if worse else ""
+            said.append(
+                f"{head}no advantage is shown at any diameter of nodules and masses ({span}; {len(focal)} ranges, none "
+                f"with a {100 * level:g} % interval over 0{tail})."
+            )
+            continue
+        ranges = ", ".join(f"{one.low_cm:g}–{one.high_cm:g} cm ({one.finding})" for one in better)
+        first = focal.index(better[0])
+        end = next((i for i in range(first, len(focal)) if focal[i] not in better), len(focal))
+        where = "has no end in the sizes there are" if end == len(focal) else f"ends at {focal[end - 1].high_cm:g} cm"
+        said.append(f"{head}the advantage {where}; the interval lies over 0 for {ranges} of {span}.")
+    return tuple(said)

@@ -1,0 +1,172 @@
+"""The arms of an ablation: each is a value of one option of a run, everything else as in the reference.
+
+The reference is the method with the settings that were given: the crop where attention falls. Controls see as many
+pixels and train as long, but look elsewhere, so the difference from them is what attention itself adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from agcxr import config
+from agcxr.config import Train, parts_of, starts_from_global
+from agcxr.training.run_folder import differences, recipe
+
+Group = Literal[
+    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
+]
+GROUPS: tuple[Group, ...] = get_args(Group)
+TITLES: dict[Group, str] = {
+    "controls": "Where the crop lies",
+    "tau": "Threshold tau",
+    "heatmap": "Heatmap statistic",
+    "normalise": "Scale before tau",
+    "where": "Where tau is applied",
+    "crop-source": "What the crop is cut from",
+    "attention-per": "When attention is taken",
+    "start": "First weights of the local branch",
+    "strategies": "What is trained together",
+}
+REFERENCE = "attention"
+"""Folder of the reference run."""
+
+TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Mean test AUC in the paper's own ablation (ResNet-50, split by image); NaN: not published."""
+
+    global_: float
+    local: float
+    fusion: float
+
+
+NAN = float("nan")
+PAPER_REFERENCE = Paper(0.841, 0.817, 0.868)
+PAPER: dict[tuple[Group, str], Paper] = {
+    ("controls", "attention"): PAPER_REFERENCE,
+    ("controls", "whole"): Paper(NAN, NAN, 0.851),
+    ("heatmap", "max"): Paper(0.841, 0.8171, 0.8680),
+    ("heatmap", "l1"): Paper(0.841, 0.8210, 0.8681),
+    ("heatmap", "l2"): Paper(0.841, 0.8213, 0.8672),
+    ("strategies", "GL_F"): Paper(0.831, 0.800, 0.833),
+    ("strategies", "GLF"): Paper(0.847, 0.815, 0.849),
+    ("strategies", "G_LF"): Paper(0.841, 0.809, 0.843),
+    ("strategies", "G_L_F-finetune"): Paper(0.852, 0.819, 0.854),
+    ("strategies", "G_L_F"): PAPER_REFERENCE,
+}
+_TAU_LOCAL = (0.828, 0.831, 0.822, 0.822, 0.819, 0.825, 0.817, 0.804, 0.751)
+_TAU_FUSION = (0.861, 0.865, 0.859, 0.858, 0.858, 0.867, 0.868, 0.866, 0.863)
+PAPER |= {
+    ("tau", f"{tau:g}"): Paper(0.841, local, fusion)
+    for tau, local, fusion in zip(TAUS, _TAU_LOCAL, _TAU_FUSION, strict=True)
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of an ablation. Arms with equal settings share a run, and so a folder."""
+
+    group: Group
+    name: str
+    settings: Train
+    folder: str
+
+    @property
+    def reference(self) -> bool:
+        """The arm is the method with the settings that were given."""
+        return self.folder == REFERENCE
+
+    @property
+    def paper(self) -> Paper | None:
+        """What the paper's own ablation found for it."""
+        return PAPER.get((self.group, self.name))
+
+    def changes(self, base: Train) -> tuple[str, ...]:
+        """What it changes, as `local.threshold: 0.7 -> 0.1`."""
+        return tuple(differences(base, self.settings))
+
+
+def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
+    """All arms of the groups, the reference's group first. `base`: the settings of the reference.
+
+    Raises ValueError for an unknown group, and for a base that is itself a control.
+    """
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise ValueError(f"unknown ablation {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    if base.local.look != "attention":
+        raise ValueError(
+            f"local.look is {base.local.look!r}, but the reference of an ablation is the method itself: leave "
+            "--local.look out, the controls set it"
+        )
+    found: list[Arm] = []
+    for group in (group for group in GROUPS if group in groups):
+        for name, settings in _values(group, base):
+            same = next((arm.folder for arm in found if arm.settings == settings), f"{group}-{name}")
+            found.append(Arm(group, name, settings, REFERENCE if settings == base else same))
+    return tuple(found)
+
+
+def _values(group: Group, base: Train) -> Iterator[tuple[str, Train]]:
+    """(name, settings) of each value of a group's option."""
+    if group == "strategies":
+        for strategy in get_args(config.Strategy):
+            yield strategy, _trained_as(base, strategy)
+        return
+    if group == "tau":
+        # the threshold of the base is an arm too, where it is another one
+        for tau in sorted({*TAUS, base.local.threshold}):
+            yield f"{tau:g}", _local(base, threshold=tau)
+        return
+    option: dict[Group, str] = {
+        "controls": "look",
+        "heatmap": "statistic",
+        "normalise": "normalise",
+        "where": "at",
+        "crop-source": "crop_source",
+        "attention-per": "attention_per",
+        "start": "start",
+    }
+    field = option[group]
+    for value in get_args(type(base.local).model_fields[field].annotation):
+        yield value, _local(base, **{field: value})
+
+
+def _local(base: Train, **changes: Any) -> Train:
+    return base.model_copy(update={"local": base.local.model_copy(update=changes)})
+
+
+def _trained_as(base: Train, strategy: config.Strategy) -> Train:
+    """Another strategy; what needs a frozen or a trained branch is left out where it has none: features and boxes that
+    are computed once, and a local branch that starts from the global one."""
+    if strategy == base.strategy:
+        return base
+    changes: dict[str, Any] = {"strategy": strategy}
+    joint = [parts_of(stage) for stage in config.STRATEGIES[strategy] if len(parts_of(stage)) > 1]
+    if any("fusion" in parts for parts in joint):
+        changes["fusion"] = base.fusion.model_copy(update={"cached_views": 0})
+    local: dict[str, Any] = {"attention_per": "view"} if any("global" in parts for parts in joint) else {}
+    if not any(map(starts_from_global, config.STRATEGIES[strategy])):
+        local["start"] = "weights"
+    return base.model_copy(update=changes | {"local": base.local.model_copy(update=local)})
+
+
+def runs(found: Iterable[Arm], base: Train) -> dict[str, Train]:
+    """Folder -> settings of every run that the arms need, the reference first."""
+    return {REFERENCE: base} | {arm.folder: arm.settings for arm in found}
+
+
+def stage_epochs(needed: Iterable[Train]) -> dict[str, int]:
+    """Epochs of each stage that one seed costs when runs share the stages that they would train alike."""
+    known: list[dict[str, Any]] = []
+    cost: dict[str, int] = {}
+    for settings in needed:
+        for i, stage in enumerate(settings.stages):
+            made = recipe(settings, i)
+            if made not in known:
+                known.append(made)
+                cost[stage] = cost.get(stage, 0) + settings.stage(stage).epochs
+    return cost

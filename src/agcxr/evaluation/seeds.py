@@ -1,0 +1,64 @@
+"""Runs of several seeds, evaluated: mean, spread and each run, in the report of every one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.localize import PICTURE
+from agcxr.evaluation.page import Cell, Section, Table
+from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.report_looks import looks
+from agcxr.evaluation.study import Study, study
+from agcxr.evaluation.tables import number
+from agcxr.training.seeds import SEEDS, Seeds, Spread, read_seeds, write_seeds
+
+
+def evaluate_seeds(
+    out: str | Path, prepared: str | Path, split: str = "test", *, progress: bool = True, **options: Any
+) -> tuple[Seeds, tuple[Written, ...]]:
+    """Evaluate every run of a folder that `train_seeds` made, and write OUT/evaluation/<split>/seeds.json.
+
+    `options` go to `study`. Each run gets its own results and report, which shows all seeds. Raises ValueError as
+    `evaluate` does, and where there is no seeds.json.
+    """
+    root = Path(out)
+    trained, films = read_seeds(root), open_prepared(prepared)
+    done = [study(root / run, films, split, progress=progress, **options) for run in trained.runs]
+    branches = done[0].results.analysis.branches
+    means = [[branch.auroc.value for branch in one.results.analysis.mean.branches] for one in done]
+    found = Seeds(
+        measure=f"Mean AUROC over the findings on the {split} films",
+        seeds=trained.seeds,
+        runs=trained.runs,
+        spreads=tuple(Spread.of(name, [mean[b] for mean in means]) for b, name in enumerate(branches)),
+    )
+    write_seeds(root / "evaluation" / split / SEEDS, found)
+    if progress:
+        print(f"\n{found.table()}")
+    return found, tuple(_again(one, found) for one in done)
+
+
+def _again(one: Study, found: Seeds) -> Written:
+    """The report of a run once more, now that all seeds are known."""
+    looked = () if one.localization is None else (looks(one.localization, PICTURE),)
+    return report(one.folder, (*looked, seeds_section(found)))
+
+
+def seeds_section(found: Seeds) -> Section:
+    """Mean, spread and each run as a section of a report."""
+    head = ("Branch", "Mean", "SD", "Least", "Most", *(f"Seed {seed}" for seed in found.seeds))
+    rows = tuple(
+        (
+            Cell(one.name.capitalize()),
+            Cell(number(one.mean), strong=True),
+            *(Cell(number(value)) for value in (one.sd, one.low, one.high, *one.values)),
+        )
+        for one in found.spreads
+    )
+    caption = (
+        f"{found.measure}: {len(found.seeds)} runs that differ in their seed alone. Intervals elsewhere in this report "
+        "are over patients for one run; this spread comes on top of them. SD: of a sample."
+    )
+    return Section("Other seeds", (Table(head, rows, caption),))

@@ -1,0 +1,142 @@
+"""The same run from several seeds: what differs between them is what training alone leaves to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, ConfigDict, ValidationError
+
+from agcxr import config as configuration
+from agcxr.config import Train
+from agcxr.training.run_folder import atomic
+from agcxr.training.stages import RunSummary, train
+
+SEEDS = "seeds.json"
+
+
+def _null_is_nan(value: Any) -> Any:
+    return float("nan") if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan)]
+
+
+class Spread(configuration.Frozen):
+    """A measure over seeds. sd: of a sample (n - 1); NaN for one seed. NaN where a run lacks the measure."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
+
+    name: str
+    values: tuple[Number, ...]
+    mean: Number
+    sd: Number
+    low: Number
+    high: Number
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float]) -> Spread:
+        """Mean, standard deviation and range of the runs."""
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        mean, low, high = (float(of(values)) for of in (np.mean, np.min, np.max))
+        return cls(name=name, values=tuple(values), mean=mean, sd=sd, low=low, high=high)
+
+
+class Seeds(configuration.Frozen):
+    """seeds.json: runs that differ in their seed alone."""
+
+    format: Literal[1] = 1
+    measure: str
+    """Of what the spreads are."""
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    """Folders of the runs, beside the file."""
+    spreads: tuple[Spread, ...]
+
+    def table(self) -> str:
+        """Mean, standard deviation and range, then each run, as text."""
+        head = ["", "mean", "SD", "min", "max", *(f"seed {seed}" for seed in self.seeds)]
+        rows = [head]
+        for one in self.spreads:
+            rows.append([one.name, *(_short(value) for value in (one.mean, one.sd, one.low, one.high, *one.values))])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([f"{self.measure}, {len(self.seeds)} seeds", *(line.rstrip() for line in lines)])
+
+
+def read_seeds(folder: str | Path) -> Seeds:
+    """seeds.json of a folder of runs. Raises ValueError where it is missing or is none."""
+    path = Path(folder) / SEEDS
+    if not path.is_file():
+        raise ValueError(f"there is no {SEEDS} in {folder}; make it with `agcxr train --seeds 3 --out {folder} ...`")
+    try:
+        return Seeds.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not the seeds file of this version: {error.errors()[0]['msg']}") from error
+
+
+def write_seeds(path: Path, seeds: Seeds) -> None:
+    """Write the file whole or not at all."""
+    atomic(path, lambda beside: beside.write_text(seeds.model_dump_json(indent=1) + "\n", encoding="utf-8"))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`5` is 0, 1, 2, 3, 4; `0,7,9` is a list, `7,` a list of one. Raises ValueError for anything else."""
+    named = [part.strip() for part in text.split(",") if part.strip()]
+    if not named or not all(part.isdecimal() for part in named):
+        raise ValueError(f"seeds are {text!r}; expected how many (`5`) or a list of whole numbers (`0,1,2`)")
+    seeds = tuple(map(int, named)) if "," in text else tuple(range(int(text)))
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds are {text!r}; expected at least one, and none of them twice")
+    return seeds
+
+
+def train_seeds(
+    prepared_folder: str | Path,
+    config: Train,
+    out: str | Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    after: Callable[[Path], object] = lambda run: None,
+    progress: bool = True,
+) -> Seeds:
+    """Train `config` once a seed into OUT/seed0, OUT/seed1, ..., and write OUT/seeds.json: validation AUROC per stage.
+
+    `after` is called with each finished run folder. With `resume`, finished runs are kept, the one under way goes on,
+    and seeds may be added to those of an earlier call. Raises ValueError as `train` does.
+    """
+    root = Path(out)
+    if not resume and root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty; go on with its runs by --resume, or give --out a new folder")
+    runs: list[RunSummary] = []
+    for place, seed in enumerate(seeds, start=1):
+        folder = root / f"seed{seed}"
+        if progress:
+            print(f"\nSeed {seed} ({place} of {len(seeds)}) in {folder}", flush=True)
+        settings = config.model_copy(update={"seed": seed})
+        runs.append(train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress))
+        after(folder)
+    found = Seeds(
+        measure="Mean AUROC over the findings on the validation films",
+        seeds=tuple(seeds),
+        runs=tuple(run.folder.name for run in runs),
+        spreads=tuple(
+            Spread.of(stage, [run.stage(stage).val_auc for run in runs]) for stage in (s.stage for s in runs[0].stages)
+        ),
+    )
+    write_seeds(root / SEEDS, found)
+    if progress:
+        print(f"\n{found.table()}")
+    return found
+
+
+def _short(value: float) -> str:
+    return "–" if value != value else f"{value:.4f}".replace("0.", ".", 1)
