@@ -150,6 +150,7 @@ DIRECTION = """
 
     demo
     prepare_commands
+    train_commands
     commands
     cli
 """

@@ -15,14 +15,11 @@ import tyro
 
 from agcxr import config
 from agcxr.prepare_commands import prepare_commands
+from agcxr.train_commands import train_commands
 
-LITE = config.lite()
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional]
 Run = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]
-Arms = Literal[
-    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
-]
 
 
 def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) -> int:
@@ -118,76 +115,6 @@ def prepare_nih(
         subset=subset,
         workers=workers,
         max_rejected=max_rejected,
-    )
-    return 0
-
-
-def train(
-    data: Path,
-    out: Path,
-    *,
-    preset: str = "lite",
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
-    seeds: str | None = None,
-    resume: bool = False,
-    settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
-) -> int:
-    """Train the three branches: global, then local, then fusion.
-
-    Args:
-        data: Prepared folder.
-        out: Run folder to make.
-        preset: lite, paper, paper-densenet or demo: where the settings below start from.
-        config_file: YAML of settings, over the preset; flags go over both.
-        seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
-        resume: Go on with the run in `out`.
-        settings: Every setting.
-    """
-    from agcxr.evaluation.calibrate import calibrate
-    from agcxr.training.seeds import parse_seeds, train_seeds
-    from agcxr.training.stages import train as train_stages
-
-    if seeds is None:
-        train_stages(data, settings, out, resume=resume)
-        calibrate(out, data)
-    else:
-        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrate(run, data))
-    print(f"Next: agcxr evaluate {out} --data {data}")
-    return 0
-
-
-def ablate(
-    data: Path,
-    out: Path,
-    *,
-    preset: str = "lite",
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
-    only: tuple[Arms, ...] = (),
-    seeds: str = "0,",
-    split: Literal["val", "test"] = "test",
-    lesions: Path | None = None,
-    resamples: int = 1000,
-    settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
-) -> int:
-    """Compare attention with its controls, and every option of the method: one table, one figure. Resumes by itself.
-
-    Args:
-        data: Prepared folder.
-        out: Folder to make, or to go on with.
-        preset: lite, paper, paper-densenet or demo: where the settings of the reference start from.
-        config_file: YAML of settings, over the preset; flags go over both.
-        only: Some groups of arms; default all.
-        seeds: How many (3) or which (0,1,2).
-        split: The films that arms are compared on.
-        lesions: lesions.csv of a phantom: also compare by the diameter of the lesions.
-        resamples: Of the bootstrap over patients.
-        settings: Every setting of the reference.
-    """
-    from agcxr.evaluation.ablate import ablate as run_ablation
-    from agcxr.training.seeds import parse_seeds
-
-    run_ablation(
-        data, settings, out, only=only, seeds=parse_seeds(seeds), split=split, lesions=lesions, resamples=resamples
     )
     return 0
 
@@ -408,8 +335,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "download nih": download_nih,
     "prepare nih": prepare_nih,
     **prepare_commands(),
-    "train": train,
-    "ablate": ablate,
+    **train_commands(),
     "evaluate": evaluate,
     "predict": predict,
     "serve": serve,

@@ -94,6 +94,6 @@ def test_wrong_bases_and_groups():
 def test_the_command_offers_every_group():
     from typing import get_args
 
-    from agcxr.commands import Arms
+    from agcxr.train_commands import Arms
 
     assert get_args(Arms) == GROUPS
