@@ -153,9 +153,8 @@ function show() {
   $("welcome").hidden = Boolean(film);
   $("busy").hidden = !(state === "waiting" || state === "reading");
   $("busy-text").textContent = film ? film.reason || (state === "waiting" ? `${film.name} waits for its turn` : `Reading ${film.name} …`) : "";
-  $("problem").hidden = !["refused", "unreadable", "failed"].includes(state);
-  $("problem").classList.toggle("beside", state === "refused");
-  $("problem-title").textContent = { refused: "Not read", unreadable: "This file cannot be read", failed: "No answer" }[state] || "";
+  $("problem").hidden = !["unreadable", "failed"].includes(state);
+  $("problem-title").textContent = { unreadable: "This file cannot be read", failed: "No answer" }[state] || "";
   $("problem-text").textContent = film ? film.reason : "";
   $("retry").hidden = state !== "failed";
   $("tools").hidden = $("hud").hidden = $("zoom").hidden = !readable;
@@ -181,8 +180,12 @@ function showHead(film) {
   const kind = { png: "PNG", jpeg: "JPEG", webp: "WebP", dicom: "DICOM" }[format] || format;
   $("facts").textContent = [`${width} × ${height}`, `${bits} bit`, kind, position, ...notes].filter(Boolean).join(" · ");
   const intake = film.answer.intake;
-  $("intake").hidden = !(intake && intake.decision === "warn");
-  $("intake").textContent = intake ? intake.reasons.map(api.sentence).join(" ") : "";
+  const refused = film.state === "refused";
+  $("intake").hidden = !(refused || (intake && intake.decision === "warn"));
+  $("intake").classList.toggle("refused", refused);
+  $("intake-title").textContent = refused ? "The model does not read this film" : "Read with care";
+  $("intake-text").textContent = `${(intake?.reasons || []).map(api.sentence).join(" ")}${refused ? " No probabilities are shown for it." : ""}`;
+  $("overlay-tools").hidden = refused;
 }
 
 function showReading(film) {

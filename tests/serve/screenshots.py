@@ -1,0 +1,118 @@
+"""Take the pictures in docs/screenshots: cd tests && python -m serve.screenshots RUN [--out ../docs/screenshots].
+
+The films are synthetic; RUN should be a model trained on such films, so that it has something to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from playwright.sync_api import expect, sync_playwright
+
+from agcxr.data.phantom import film
+
+from . import make
+from .test_page import BROWSER, FLAGS
+
+
+def films(folder: Path) -> list[Path]:
+    """Four chest films, one of them inverted, a picture that is none, and a letter."""
+    drawn = {"admission": ("Effusion", "Cardiomegaly"), "follow-up": ("Mass",), "second film": ("Pneumothorax",)}
+    for i, (name, findings) in enumerate(drawn.items()):
+        pixels = film(np.random.default_rng(40 + i), findings, size=1024, difficulty=0.1).pixels_HW
+        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+    cv2.imwrite(str(folder / "night shift.png"), 255 - film(np.random.default_rng(78), (), size=512).pixels_HW)
+    y, x = np.mgrid[0:480, 0:640] / 480
+    colour = np.dstack([np.sin(5 * x + i) + np.cos((3 + i) * y * x) for i in range(3)])
+    cv2.imwrite(str(folder / "IMG_2041.jpg"), np.rint((colour + 2) / 4 * 255).astype(np.uint8))
+    (folder / "letter.png").write_text("%PDF-1.7 a letter, not a film")
+    return sorted(folder.iterdir())
+
+
+class Camera:
+    def __init__(self, browser: Any, url: str, out: Path) -> None:
+        self.browser, self.url, self.out = browser, url, out
+
+    def open(self, width: int = 1440, height: int = 900, scheme: str = "dark", **options: Any) -> Any:
+        page = self.browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        page.goto(self.url)
+        expect(page.locator("#example-list button")).to_have_count(4)
+        return page
+
+    def ready(self, page: Any) -> None:
+        expect(page.locator("#rows tr")).to_have_count(15)
+        expect(page.locator("#hud")).to_contain_text("L ")
+        page.wait_for_timeout(800)
+
+    def shoot(self, page: Any, name: str, **options: Any) -> None:
+        page.screenshot(path=self.out / f"serve_{name}.png", **options)
+
+
+def desktop(camera: Camera) -> None:
+    for scheme, example in (("dark", "Large heart"), ("light", "Effusion")):
+        page = camera.open(scheme=scheme)
+        if scheme == "light":
+            camera.shoot(page, "welcome")
+        page.get_by_role("button", name=example, exact=True).click()
+        camera.ready(page)
+        camera.shoot(page, scheme)
+        if scheme == "light":
+            page.locator("button.finding").first.click()
+            expect(page.locator("#legend-name")).to_contain_text("branch")
+            page.wait_for_timeout(500)
+            camera.shoot(page, "finding")
+        page.close()
+
+
+def several(camera: Camera, paths: list[Path]) -> None:
+    page = camera.open()
+    page.set_input_files("#files", paths)
+    expect(page.locator(".film.waiting, .film.reading")).to_have_count(0)
+    page.get_by_text("follow-up.png").click()
+    camera.ready(page)
+    camera.shoot(page, "several")
+    page.get_by_text("letter.png").click()
+    page.wait_for_timeout(300)
+    camera.shoot(page, "error")
+    page.get_by_text("night shift.png").click()
+    page.wait_for_timeout(1500)
+    camera.shoot(page, "refused")
+    page.close()
+
+
+def phone(camera: Camera, paths: list[Path]) -> None:
+    page = camera.open(390, 844, device_scale_factor=2, is_mobile=True, has_touch=True)
+    page.set_input_files("#files", [path for path in paths if path.stem in ("admission", "follow-up")])
+    camera.ready(page)
+    camera.shoot(page, "phone", full_page=True)
+    page.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "screenshots")
+    options = parser.parse_args()
+    expect.set_options(timeout=60000)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        make.running(options.run.resolve(), Path(folder) / "log") as server,
+        sync_playwright() as playwright,
+    ):
+        (Path(folder) / "films").mkdir()
+        paths = films(Path(folder) / "films")
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        camera = Camera(browser, server.url, options.out)
+        desktop(camera)
+        several(camera, paths)
+        phone(camera, paths)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
