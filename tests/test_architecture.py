@@ -88,9 +88,9 @@ DIRECTION = """
     evaluation/boxes
     evaluation/cases
     evaluation/localization
-    evaluation/coverage
     evaluation/analysis
     evaluation/tables
+    evaluation/coverage
     evaluation/score
     evaluation/localize_picture
     evaluation/examples
@@ -153,6 +153,7 @@ DIRECTION = """
     train_commands
     commands
     cli
+    __main__
 """
 ORDER = DIRECTION.split()
 

@@ -66,59 +66,6 @@ def download_nih(out: Path, *, table: Path | None = None, parallel: int = 4) -> 
     return 0
 
 
-def prepare_nih(
-    images: Path,
-    labels: Path,
-    out: Path,
-    *,
-    boxes: Path | None = None,
-    split: Literal["official", "patient", "image"] | None = None,
-    lists: Path | None = None,
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
-) -> int:
-    """Read the official ChestX-ray14 files into a prepared folder: pixels, index, boxes, plan.
-
-    Args:
-        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with the .tar.gz archives.
-        labels: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, gzipped or not.
-        out: Prepared folder to make.
-        boxes: BBox_List_2017.csv.
-        split: Default: official where the lists are found, else by patient.
-        lists: Folder of train_val_list.txt and test_list.txt; default: beside the labels.
-        size: Side of the stored films in pixels.
-        seed: Of the split.
-        limit: Take about so many films, as whole patients.
-        fraction: Take this share of the patients.
-        subset: The folder holds only a part of the collection: leave out rows without a file.
-        workers: Processes; default one a core.
-        max_rejected: Largest share of unreadable films that is no error.
-    """
-    from agcxr.data.prepare import prepare_nih as prepare
-
-    prepare(
-        images,
-        labels,
-        out,
-        boxes=boxes,
-        split=split,
-        lists=lists,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
-    )
-    return 0
-
-
 def evaluate(
     run: Run,
     data: Path,
@@ -333,7 +280,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
     "download nih": download_nih,
-    "prepare nih": prepare_nih,
     **prepare_commands(),
     **train_commands(),
     "evaluate": evaluate,

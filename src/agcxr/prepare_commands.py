@@ -1,10 +1,14 @@
-"""The `agcxr prepare ...` commands for any table and for public collections other than the NIH's. As commands.py."""
+"""The `agcxr prepare ...` commands: the NIH's files, any table, other public collections. As commands.py."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 COLLECTIONS = {
     "chexpert": "CheXpert (Stanford): 223,414 films of every view, seven of our findings",
@@ -15,6 +19,57 @@ COLLECTIONS = {
     "vindr": "VinDr-CXR (Hanoi): 15,000 films read by three radiologists each",
     "siim": "SIIM-ACR Pneumothorax: 12,047 NIH films read again, pneumothorax and its boxes",
 }
+
+
+@dataclass(frozen=True)
+class Storing:
+    """What every source shares: which films are taken, and how they are stored."""
+
+    size: int = 256
+    """Side of the stored films in pixels."""
+    seed: int = 0
+    """Of the split."""
+    limit: int | None = None
+    """Take about so many films, as whole patients."""
+    fraction: float | None = None
+    """Take this share of the patients."""
+    subset: bool = False
+    """The folder holds only a part of the table: leave out rows without a file."""
+    workers: int | None = None
+    """Processes; default one a core."""
+    max_rejected: float = 0.01
+    """Largest share of unreadable films that is no error."""
+
+
+AsFlags = Annotated[Storing, tyro.conf.arg(name="")]
+USUAL = Storing()
+
+
+def prepare_nih(
+    images: Path,
+    labels: Path,
+    out: Path,
+    *,
+    boxes: Path | None = None,
+    split: Literal["official", "patient", "image"] | None = None,
+    lists: Path | None = None,
+    storing: AsFlags = USUAL,
+) -> int:
+    """Read the official ChestX-ray14 files into a prepared folder: pixels, index, boxes, plan.
+
+    Args:
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with the .tar.gz archives.
+        labels: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, gzipped or not.
+        out: Prepared folder to make.
+        boxes: BBox_List_2017.csv.
+        split: Default: official where the lists are found, else by patient.
+        lists: Folder of train_val_list.txt and test_list.txt; default: beside the labels.
+        storing: Which films, and how.
+    """
+    from agcxr.data.prepare import prepare_nih as prepare
+
+    prepare(images, labels, out, boxes=boxes, split=split, lists=lists, **asdict(storing))
+    return 0
 
 
 def prepare_table(
@@ -29,13 +84,7 @@ def prepare_table(
     sex_column: str | None = None,
     view_column: str | None = None,
     split: Literal["patient", "image", "test"] = "patient",
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: AsFlags = USUAL,
 ) -> int:
     """Read any CSV with an image column, and its films, into a prepared folder.
 
@@ -50,13 +99,7 @@ def prepare_table(
         sex_column: M..., F...
         view_column: PA, AP or LATERAL.
         split: By patient, by image, or every film a test film.
-        size: Side of the stored films in pixels.
-        seed: Of the split.
-        limit: Take about so many films, as whole patients.
-        fraction: Take this share of the patients.
-        subset: The folder holds only a part of the table: leave out rows without a file.
-        workers: Processes; default one a core.
-        max_rejected: Largest share of unreadable films that is no error.
+        storing: Which films, and how.
     """
     from agcxr.data.table import prepare_table as prepare
 
@@ -71,13 +114,7 @@ def prepare_table(
         sex_column=sex_column,
         view_column=view_column,
         split=split,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
+        **asdict(storing),
     )
     return 0
 
@@ -93,13 +130,7 @@ def prepare_collection(
     uncertain: Literal["unknown", "negative", "positive"] = "unknown",
     readers: int = 1,
     split: Literal["test", "patient", "image"] = "test",
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: AsFlags = USUAL,
     collection: str,
 ) -> int:
     """Read a public collection into a prepared folder."""
@@ -112,13 +143,7 @@ def prepare_collection(
         out,
         options=options,
         split=split,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
+        **asdict(storing),
     )
     return 0
 
@@ -135,25 +160,18 @@ ARGUMENTS = """
         uncertain: CheXpert, MIMIC: what a finding is that the report is unsure of.
         readers: VinDr: how many of the three radiologists must have seen a finding.
         split: Every film a test film, or train, val and test by patient or by image.
-        size: Side of the stored films in pixels.
-        seed: Of the split.
-        limit: Take about so many films, as whole patients.
-        fraction: Take this share of the patients.
-        subset: The folder holds only a part of the collection: leave out rows without a file.
-        workers: Processes; default one a core.
-        max_rejected: Largest share of unreadable films that is no error.
+        storing: Which films, and how.
     """
 
 
 def prepare_commands() -> dict[str, Callable[..., int | None]]:
-    """ "prepare table", "prepare chexpert", ... -> what they do."""
-    commands: dict[str, Callable[..., int | None]] = {"prepare table": prepare_table}
+    """Names such as "prepare nih" and "prepare table" -> what they do."""
+    commands: dict[str, Callable[..., int | None]] = {"prepare nih": prepare_nih, "prepare table": prepare_table}
     return commands | {f"prepare {name}": _command(name, title) for name, title in COLLECTIONS.items()}
 
 
 def _command(name: str, title: str) -> Callable[..., int | None]:
     """`prepare_collection` of one collection, with a help of its own."""
-    import inspect
 
     def command(*args: object, **flags: object) -> int:
         return prepare_collection(*args, **flags, collection=name)  # type: ignore[arg-type]
