@@ -276,12 +276,42 @@ def serve(
     return 0
 
 
+def calibrate(run: Run, data: Path) -> int:
+    """Fit calibration and operating points on a run's validation films anew (train does it by itself).
+
+    Args:
+        run: Run folder or model folder; its model's card is written anew, its weights stay.
+        data: Prepared folder.
+    """
+    from agcxr.evaluation.calibrate import calibrate as calibrate_run
+
+    found = calibrate_run(run, data)
+    print(f"Calibrated {len(found.findings)} findings by {found.method}; stored in {run}")
+    return 0
+
+
+def import_chexnet(files: Inputs, out: Path) -> int:
+    """Turn an old public checkpoint (CheXNet, or AG-CNN's three files) into a model of this package.
+
+    Args:
+        files: One CheXNet file, or the global, local and fusion file of AG-CNN.
+        out: Model folder to write, for evaluate, predict and the rest.
+    """
+    from agcxr.models.legacy import import_chexnet as import_files
+
+    model = import_files(files)
+    model.save_pretrained(out)
+    print(f"{model.card.source if model.card else 'Imported'}; written to {out}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
     "download nih": download_nih,
     **prepare_commands(),
     **train_commands(),
+    "calibrate": calibrate,
     "evaluate": evaluate,
     "predict": predict,
     "serve": serve,
@@ -289,6 +319,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "explain": explain,
     "export": export,
     "score": score,
+    "import chexnet": import_chexnet,
 }
 
 
