@@ -169,8 +169,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no readable weight file: {error}") from error
     except pickle.UnpicklingError as error:
+        # torch's own words would advise to load it all the same.
         raise ValueError(
-            f"{path} holds more than tensors and is not loaded, because such a file can run code: {error}"
+            f"{path} is no weight file, or holds more than tensors and is not loaded, because such a file can run code; "
+            "save the weights alone (torch.save(model.state_dict(), ...) or safetensors) where they came from"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
