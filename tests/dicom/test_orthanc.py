@@ -293,7 +293,8 @@ def test_a_burst_over_two_associations_with_garbage_between(site):
     wait_for(lambda: complete(orthanc, films[-4:]), 1800)
     wait_for(lambda: complete(orthanc, films), 600)
     everything = time.monotonic() - start
-    assert "Secret" not in node.log()
+    said = node.log()
+    assert not [one for one in ("secret", "1.2.826", "2.25.", "19500102") if one in said.lower()]
     record(
         f"- {BURST} films in a burst over two associations at once, garbage on the port meanwhile: all accepted after "
         f"{accepted:.1f} s, all results in Orthanc after {everything:.1f} s ({BURST / everything:.1f} films/s)"
