@@ -171,7 +171,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         # torch's own words would advise to load it all the same.
         raise ValueError(
-            f"{path} is no weight file, or holds more than tensors and is not loaded, because such a file can run code; "
+            f"{path} holds more than tensors and is not loaded, because such a file can run code; "
             "save the weights alone (torch.save(model.state_dict(), ...) or safetensors) where they came from"
         ) from error
     for wrapper in ("state_dict", "model"):
