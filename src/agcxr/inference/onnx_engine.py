@@ -1,4 +1,5 @@
-"""An exported file as an engine: films in, the same Predictions out as from the eager model, on ONNX Runtime.
+"""An exported file as an engine: films in, the same Predictions out as from the eager model, on ONNX Runtime (or
+OpenVINO).
 
 No torch is imported, so it starts in a fraction of the time. Films are read and resized by the one film reader, in
 threads; the file's own resize then has nothing to do.
@@ -10,9 +11,10 @@ Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.novelty import FeatureStatistics
-from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
+from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Desk, Film, cores, scale_of
+
+RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 
 SUFFIX = ".onnx"
 KEY = "agcxr"
@@ -69,11 +73,14 @@ class OnnxPredictor:
     Args:
         path: written by `agcxr export`.
         threads: processor threads of one run; default: one a core.
+        runtime: "onnxruntime", or "openvino" where that package is installed.
+        precision: "fp32"; with OpenVINO also "bf16", its own default on processors that compute in it. Answers then
+            differ: see docs/results/export_parity.md.
         point, prevalence: as for `Predictor`.
 
     Raises:
-        ValueError: ONNX Runtime is not installed; the file is missing, damaged, or none of ours; or it resizes films
-            by another rule than this version.
+        ValueError: the runtime is not installed, or cannot do the precision; the file is missing, damaged, or none of
+            ours; or it resizes films by another rule than this version.
     """
 
     def __init__(
@@ -81,13 +88,22 @@ class OnnxPredictor:
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
+        runtime: RuntimeName = "onnxruntime",
+        precision: Precision = "fp32",
         point: Point = "youden",
         prevalence: Prevalence | None = None,
     ) -> None:
         self.path = Path(path)
-        self._session = _open(self.path, threads or cores())
-        self.facts = _facts(self._session, self.path)
-        self._outputs = _outputs(self._session, self.path)
+        if runtime not in get_args(RuntimeName) or precision not in get_args(Precision):
+            raise ValueError(
+                f"runtime is {runtime!r} in {precision!r}; expected 'onnxruntime' or 'openvino', in 'fp32' or 'bf16'"
+            )
+        if not self.path.is_file():
+            raise ValueError(f"no file {path}; expected one written by `agcxr export RUN --out model{SUFFIX}`")
+        opened = _onnxruntime if runtime == "onnxruntime" else _openvino
+        self._session = opened(self.path, threads or cores(), precision)
+        self.facts = _facts(self._session.metadata, self.path)
+        self._outputs = _outputs(self._session.outputs, self.path)
         self.scale = scale_of(self.facts.calibration, self.facts.labels, point, prevalence)
         self.statistics = self.facts.feature_statistics
 
@@ -142,7 +158,7 @@ class OnnxPredictor:
             raise ValueError(
                 f"films are {films_BHW.dtype} of shape {films_BHW.shape}; expected uint8 B x H x W, no side 0"
             )
-        answers = self._session.run(self._outputs, {"films": np.ascontiguousarray(films_BHW)})
+        answers = self._session.run(self._outputs, np.ascontiguousarray(films_BHW))
         return dict(zip(self._outputs, answers, strict=True))
 
     def _desk(self) -> Desk:
@@ -168,30 +184,68 @@ class OnnxPredictor:
         )
 
 
-def _open(path: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU."""
-    if not path.is_file():
-        raise ValueError(f"no file {path}; expected one written by `agcxr export RUN --out model{SUFFIX}`")
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """A loaded file, whatever runs it."""
+
+    metadata: str | None
+    outputs: list[str]
+    run: Callable[[list[str], Bytes], Sequence[npt.NDArray[Any]]]
+
+
+def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
     except ImportError as error:
         raise ValueError("an exported file needs ONNX Runtime: install `agcxr[export]`, or `onnxruntime`") from error
+    if precision != "fp32":
+        raise ValueError(f"ONNX Runtime computes an exported file in fp32, not in {precision}; OpenVINO can")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # warnings speak of graph optimisation, which users can do nothing about
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument) as error:
         raise ValueError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again") from error
     except errors.NotImplemented as error:
         raise ValueError(
             f"{path} needs a newer ONNX Runtime than {onnxruntime.__version__} ({_first_line(error)}); upgrade it"
         ) from error
+    return _Session(
+        session.get_modelmeta().custom_metadata_map.get(KEY),
+        [output.name for output in session.get_outputs()],
+        lambda names, films_BHW: session.run(names, {"films": films_BHW}),
+    )
 
 
-def _facts(session: Any, path: Path) -> Facts:
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+def _openvino(path: Path, threads: int, precision: Precision) -> _Session:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ValueError("OpenVINO is not installed: install `openvino`, or use the runtime 'onnxruntime'") from error
+    hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16"}
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", hints)
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be loaded by OpenVINO ({_first_line(error)}); export it again") from error
+    place = ["framework", KEY]
+
+    def run(names: list[str], films_BHW: Bytes) -> list[npt.NDArray[Any]]:
+        request = compiled.create_infer_request()  # one a run, so that threads do not share it
+        found = request.infer({"films": films_BHW})
+        return [np.array(found[name]) for name in names]
+
+    return _Session(
+        model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None,
+        [output.any_name for output in compiled.outputs],
+        run,
+    )
+
+
+def _facts(text: str | None, path: Path) -> Facts:
     if text is None or len(text) > LARGEST_FACTS:
         raise ValueError(
             f"{path} is an ONNX file without the metadata {KEY!r}, so it is none of agcxr's; write one with "
@@ -210,8 +264,7 @@ def _facts(session: Any, path: Path) -> Facts:
     return facts
 
 
-def _outputs(session: Any, path: Path) -> list[str]:
-    there = [output.name for output in session.get_outputs()]
+def _outputs(there: list[str], path: Path) -> list[str]:
     wanted = [name for name in OUTPUTS if name in there or name != "calibrated"]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(f"{path} does not give {', '.join(missing)}; export it again with this version of agcxr")

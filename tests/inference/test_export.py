@@ -1,0 +1,238 @@
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from agcxr import config
+from agcxr.data.augment import centre_views, render
+from agcxr.data.radiograph import RESIZE_RULE, read_radiograph
+from agcxr.data.radiograph import resize as opencv_resize
+from agcxr.inference import export
+from agcxr.inference.export import Curves, View, resize
+from agcxr.inference.onnx_engine import Facts, OnnxPredictor
+from agcxr.inference.parity import Parity, compare, made_films
+from agcxr.inference.predictor import Predictor
+from agcxr.labels import LABELS
+from inference.exported import NIH, S, calibration, network, phantoms
+
+SHAPES_WHOLE = [(80, 80), (160, 160), (320, 320), (240, 240), (160, 80), (480, 400), (80, 560)]
+SHAPES_SHRINK = [(100, 120), (81, 513), (333, 200), (1000, 700), (203, 161)]
+SHAPES_GROW = [(40, 40), (60, 50), (1, 1), (2, 3), (70, 500), (500, 79), (79, 80)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def gray_levels_apart(shape, size):
+    """Two films of noise, which is the hardest to round alike."""
+    films = np.random.default_rng(sum(shape)).integers(0, 256, (2, *shape), dtype=np.uint8)
+    ours = resize(torch.from_numpy(films), size).numpy()
+    assert (ours == ours.round()).all()
+    return np.abs(ours - np.stack([opencv_resize(one, size) for one in films]))
+
+
+@pytest.mark.parametrize("shape", SHAPES_WHOLE)
+def test_resize_is_opencv_s_to_the_bit_where_ratios_are_whole(shape):
+    assert gray_levels_apart(shape, 80).max() == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES_SHRINK)
+def test_resize_is_within_a_gray_level_of_opencv_s_where_it_shrinks(shape):
+    apart = gray_levels_apart(shape, 80)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES_GROW)
+def test_resize_is_within_a_gray_level_of_opencv_s_where_a_side_grows(shape):
+    assert gray_levels_apart(shape, 80).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "resize_to", "image_size", "side"),
+    [
+        (80, 80, 64, None),
+        (160, 80, 64, None),
+        (160, 80, 64, 128),
+        (96, 80, 64, None),
+        (100, 80, 64, 80),
+        (48, 80, 64, None),
+    ],
+)
+def test_the_view_is_the_one_that_render_draws(size, resize_to, image_size, side):
+    views = centre_views(1, size, image_size=image_size, resize=resize_to)
+    film = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, size, size), dtype=np.uint8))
+    expected = render(film[:, None], centre_views(3, size, image_size=image_size, resize=resize_to), side)
+    view = View(views, size, side)
+    np.testing.assert_allclose(view(film.float()), expected, atol=2e-6)
+    assert view.cuts == (size == resize_to or side == size * image_size // resize_to)
+
+
+def test_curves_are_those_of_the_calibration():
+    scores = np.random.default_rng(0).random((200, 15)).astype(np.float32)
+    scores[:7] = np.array([0, 1, 0.2, 0.45, 0.5, 0.8, 1e-9], np.float32)[:, None]
+    known = calibration()
+    found = Curves(known, LABELS)(torch.from_numpy(scores)).numpy()
+    np.testing.assert_allclose(found, known.probabilities(scores, LABELS), atol=1e-7)
+    np.testing.assert_array_equal(found[:, -1], scores[:, -1])  # the label without a curve
+    assert found.dtype == np.float32
+
+
+def test_curves_of_one_kind_only():
+    scores = torch.rand(5, 15, generator=torch.Generator().manual_seed(0))
+    known = calibration()
+    for kept in ("none", "isotonic", "platt"):
+        some = known.model_copy(update={"findings": {n: f for n, f in known.findings.items() if f.curve.kind == kept}})
+        np.testing.assert_allclose(Curves(some, LABELS)(scores), some.probabilities(scores.numpy(), LABELS), atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("side", [S, 2 * S])
+def test_phantoms_get_the_answers_of_the_eager_model(onnx_file, eager, n, side):
+    parity = compare(onnx_file, eager, [phantoms(n, side)])
+    assert parity.good, parity
+    assert parity.films == (1 if n == 1 else 6)
+
+
+def test_films_of_any_size_get_boxes_in_their_own_pixels(onnx_file, eager):
+    exported = OnnxPredictor(onnx_file, threads=1)
+    for height, width in ((S, S), (240, 500), (100, 90), (321, 640)):
+        films = np.stack([cv2.resize(one, (width, height)) for one in phantoms(2)])
+        found = exported.run(films)
+        for row, one in enumerate(films):
+            single = eager(one)
+            np.testing.assert_allclose(found["fusion"][row], single.fusion_K, atol=1e-4)
+            np.testing.assert_allclose(found["box"][row], single.box, atol=0.01)
+            assert found["fallback"][row] == single.fallback
+
+
+def test_made_films_hold_up(onnx_file, eager):
+    assert compare(onnx_file, eager, made_films(S)).good
+
+
+def test_real_films_get_the_answers_of_the_eager_model(onnx_file, eager):
+    if not NIH.is_dir():
+        pytest.skip("the films of ../shared/nih are absent")
+    sources = ((NIH / "full", "*.png", 6), (NIH / "images", "*.jpg", 10))
+    for folder, pattern, n in sources:
+        films = [read_radiograph(path).to_uint8() for path in sorted(folder.glob(pattern))[:n]]
+        batches = [np.stack(films[at : at + 5]) for at in range(0, n, 5)]
+        parity = compare(onnx_file, eager, batches)
+        assert parity.good, parity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "attention": config.Attention(
+                statistic="l2", normalise="percentile", at="grid", connectivity=4, min_side=20
+            ),
+            "look": "random",
+            "pooling": "max",
+            "in_channels": 3,
+            "normalisation": "mean",
+        },
+    ],
+)
+def test_every_option_is_expressed(tmp_path, changes):
+    eager = Predictor(network(**changes), device="cpu", prepared_size=100)
+    path = tmp_path / "model.onnx"
+    export.write(eager, path)
+    parity = compare(path, eager, made_films(100))
+    assert parity.good, parity
+    exported = OnnxPredictor(path, threads=1)
+    assert not exported.calibrated
+    assert "calibrated" not in exported.run(phantoms(1, 100))
+
+
+def test_the_file_says_what_it_is(onnx_file, eager):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    dimensions = {
+        value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in [*model.graph.input, *model.graph.output]
+    }
+    assert dimensions["films"] == ("batch", "height", "width")
+    assert dimensions["fusion"] == dimensions["calibrated"] == ("batch", 15)
+    assert dimensions["heat"] == dimensions["crop"] == ("batch", 64, 64)
+    assert [value.name for value in model.graph.output] == list(export.MEANINGS)
+    assert {value.name: value.doc_string for value in model.graph.output} == export.MEANINGS
+    (entry,) = (one for one in model.metadata_props if one.key == "agcxr")
+    facts = Facts.model_validate_json(entry.value)
+    assert facts.labels == LABELS
+    assert (facts.prepared_size, facts.image_size, facts.resize_rule) == (S, 64, RESIZE_RULE)
+    assert facts.window == (0.1, 0.1, 0.9, 0.9)
+    assert facts.calibration == calibration()
+    assert facts.calibration.findings["Cardiomegaly"].points["youden"].threshold == 0.5
+    assert facts.feature_statistics == eager.statistics
+    assert facts.card["seed"] == 7
+    assert facts.card["model"]["backbone"] == "test_resnet"
+    assert {"agcxr", "torch", "onnx"} <= set(facts.versions)
+
+
+def test_the_file_tells_nothing_of_patients_or_of_the_machine(onnx_file):
+    data = onnx_file.read_bytes()
+    for word in (b"train_patients", b"site-packages", b".py", b"stack_trace"):
+        assert word not in data
+
+
+@pytest.fixture
+def written_already(onnx_file, monkeypatch):
+    monkeypatch.setattr(export, "write", lambda predictor, path: shutil.copy(onnx_file, path))
+
+
+def test_export_compares_and_says_so(model_folder, written_already, tmp_path):
+    done = export.export(model_folder, tmp_path / "new" / "m.onnx")
+    assert done.path == tmp_path / "new" / "m.onnx"
+    assert done.size == done.path.stat().st_size
+    assert done.parity.good
+    assert "0 boxes differ" in str(done)
+    assert list(done.path.parent.iterdir()) == [done.path]
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(model_folder, written_already, tmp_path, monkeypatch):
+    other = network()
+    with torch.no_grad():
+        other.fusion_head.bias += 0.01
+    other.save_pretrained(tmp_path / "other", other.new_card(prepared_size=S, calibration=calibration()))
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"the one before")
+    with pytest.raises(ValueError, match="does not answer as the eager model does, so it is not kept: .*24 films"):
+        export.export(tmp_path / "other", target)
+    assert target.read_bytes() == b"the one before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "other"]
+
+
+def test_export_names_what_it_cannot_do(tmp_path, model_folder, monkeypatch):
+    with pytest.raises(ValueError, match="expected a name that ends in .onnx"):
+        export.export(model_folder, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="no folder .*absent"):
+        export.export(str(tmp_path / "absent"), tmp_path / "m.onnx")
+    monkeypatch.setattr(export, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="one ONNX file holds at most"):
+        export.export(model_folder, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_limits_of_parity():
+    good = Parity(films=1, probability=1e-6, calibrated=0, edge=0, boxes=0, heat=1e-5, crop=1)
+    assert good.good
+    for change in (
+        {"probability": 2e-5},
+        {"probability": float("nan")},
+        {"calibrated": 2e-5},
+        {"boxes": 1},
+        {"heat": float("nan")},
+        {"crop": 2},
+    ):
+        assert not replace(good, **change).good
