@@ -8,13 +8,14 @@ distance in that model's feature space. Prints a table in Markdown, with hardwar
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -32,8 +33,11 @@ from refusal_pictures import (
     upright,
 )
 
-from agcxr.data.radiograph import Radiograph
+from agcxr.data.radiograph import Radiograph, resize
 from agcxr.intake import Intake, judge
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
 
 CUTTINGS, DRAWINGS = 20, 100
 
@@ -69,24 +73,26 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return float(max(0, centre - spread) / (n + z * z)), float(min(n + z * z, centre + spread) / (n + z * z))
 
 
-def measured(decide: Callable[[Radiograph], Intake]) -> list[Row]:
+Decide = Callable[[list[Radiograph]], list[Intake]]
+BATCH = 32
+
+
+def measured(decide: Decide) -> list[Row]:
     """Every kind of picture, decided about."""
     generator = np.random.default_rng(1)
     rows: dict[str, Row] = {}
 
     def ask(kind: str, right: str, films: Iterable[Radiograph]) -> None:
         row = rows.setdefault(kind, Row(kind, right))
-        for film in films:
-            row.add(film.name, decide(film))
+        waiting = iter(films)
+        while batch := list(itertools.islice(waiting, BATCH)):
+            for film, found in zip(batch, decide(batch), strict=True):
+                row.add(film.name, found)
 
-    for film in films("measure"):
-        if is_sideways(film):
-            ask("real films that the NIH stores on their side", "refuse", [film])
-        else:
-            ask("real films, upright", "accept", [film])
-        pixels = upright(film)
-        for kind, spoilt in spoil(pixels, generator):
-            ask(kind, "refuse", [Radiograph(np.ascontiguousarray(spoilt), film.name, "array")])
+    ask("real films, upright", "accept", (film for film in films("measure") if not is_sideways(film)))
+    ask("real films that the NIH stores on their side", "refuse", filter(is_sideways, films("measure")))
+    for kind, spoil in SPOILT.items():
+        ask(kind, "refuse", (_array(spoil(upright(film), generator), film.name) for film in films("measure")))
     for name, draw in DRAWN.items():
         ask(f"drawn: {name}", "refuse", (Radiograph(draw(generator), f"{name} {n}", "array") for n in range(DRAWINGS)))
     ask("photographs and graphics, whole", "refuse", shipped(PHOTOGRAPHS["measure"]))
@@ -98,16 +104,36 @@ def measured(decide: Callable[[Radiograph], Intake]) -> list[Row]:
     return list(rows.values())
 
 
-def spoil(pixels: Bytes, generator: np.random.Generator) -> list[tuple[str, Bytes]]:
-    """An upright film with what can go wrong."""
-    return [
-        ("inverted", 255 - pixels),
-        ("turned left by 90", np.rot90(pixels, 1)),
-        ("turned by 180", np.rot90(pixels, 2)),
-        ("turned right by 90", np.rot90(pixels, 3)),
-        ("inverted and turned by 180", np.rot90(255 - pixels, 2)),
-        ("a part of a film, or a film small in a frame", part_of(pixels, generator)),
-    ]
+SPOILT: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
+    "inverted": lambda pixels, _: 255 - pixels,
+    "turned left by 90": lambda pixels, _: np.rot90(pixels, 1),
+    "turned by 180": lambda pixels, _: np.rot90(pixels, 2),
+    "turned right by 90": lambda pixels, _: np.rot90(pixels, 3),
+    "inverted and turned by 180": lambda pixels, _: np.rot90(255 - pixels, 2),
+    "a part of a film, or a film small in a frame": part_of,
+}
+"""What can go wrong with an upright film."""
+
+
+def _array(pixels: Bytes, name: str) -> Radiograph:
+    return Radiograph(np.ascontiguousarray(pixels), name, "array")
+
+
+def with_distance(predictor: Predictor) -> Decide:
+    """As the predictor decides, by the pixels and by the distance; only the global branch is run."""
+    from agcxr.inference.describe import pooled_features
+    from agcxr.inference.novelty import judge_distance
+
+    statistics = predictor.statistics
+    if statistics is None:
+        raise SystemExit("this model's checkpoint does not know its training films; train or calibrate it again")
+
+    def decide(batch: list[Radiograph]) -> list[Intake]:
+        images_NSS = np.stack([resize(film.pixels_HW, predictor.prepared_size) for film in batch])
+        distance_N = statistics.distance(pooled_features(predictor, images_NSS, np.arange(len(batch))))
+        return [judge(film) & judge_distance(float(far)) for film, far in zip(batch, distance_N, strict=True)]
+
+    return decide
 
 
 def table(rows: list[Row]) -> str:
@@ -146,14 +172,13 @@ def main() -> int:
         print(f"{FILMS} is not here, so there is nothing to measure on", file=sys.stderr)
         return 2
     cv2.setNumThreads(1)
-    rows = measured(judge)
+    rows = measured(lambda batch: [judge(film) for film in batch])
     print(f"## Pixels alone\n\n{table(rows)}\n\n{mistakes(rows)}\n\nSpeed: {speed()}, one thread.\n")
     if arguments.run:
         from agcxr.inference.predictor import Predictor
 
-        predictor = Predictor.from_pretrained(arguments.run)
-        rows = measured(lambda film: predictor(film, keep_film=0).intake or Intake("accept"))
-        print(f"## With the distance in the feature space of {Path(arguments.run).name}\n\n{table(rows)}\n")
+        rows = measured(with_distance(Predictor.from_pretrained(arguments.run)))
+        print(f"## With the distance in the model's feature space\n\n{table(rows)}\n")
     print(
         f"{platform.machine()}, Python {platform.python_version()}, OpenCV {version('opencv-python-headless')}, ",
         end="",
