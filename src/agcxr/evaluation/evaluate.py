@@ -200,7 +200,7 @@ def _points(predictor: Predictor, films: Prepared, split: str, batch_size: int) 
     if card is not None and card.calibration is not None:
         for p, point in enumerate(POINTS):
             threshold[p, BRANCHES.index("fusion")] = Scale.of(card.calibration, labels, point).cut.score_K
-        return Points(tuple(POINTS), threshold), "the checkpoint, for the fusion (fitted on its validation films)"
+        return Points(tuple(POINTS), threshold), "the validation films of its training (kept in the checkpoint)"
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy())
     if split == "val" or not len(rows):
         return Points((), threshold[:0]), "nowhere: there are no validation films apart from this split"
