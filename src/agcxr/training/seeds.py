@@ -58,9 +58,10 @@ class Seeds(configuration.Frozen):
     def table(self) -> str:
         """Mean, standard deviation and range, then each run, as text."""
         head = ["", "mean", "SD", "min", "max", *(f"seed {seed}" for seed in self.seeds)]
-        rows = [head]
-        for one in self.spreads:
-            rows.append([one.name, *(_short(value) for value in (one.mean, one.sd, one.low, one.high, *one.values))])
+        rows = [head] + [
+            [one.name, *(_short(value) for value in (one.mean, one.sd, one.low, one.high, *one.values))]
+            for one in self.spreads
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [
             "  ".join(
