@@ -240,7 +240,7 @@ def _openvino(path: Path, threads: int, precision: Precision) -> _Session:
 
     return _Session(
         model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None,
-        [output.any_name for output in compiled.outputs],
+        [name for output in compiled.outputs for name in output.names],  # of several, any_name gives any
         run,
     )
 
