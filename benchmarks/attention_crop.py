@@ -1,0 +1,110 @@
+"""Attention and crop: features 7x7x2048 -> heatmap -> region -> box -> 224 px crop, batch 32.
+
+The other side is the loop that people run, one image after the other with SciPy's labelling (reference.py); the boxes
+of both are required to be exactly equal, the crops to 1e-5 (of white noise, the hardest there is), on every batch
+before it is timed. The limit is a copy of the features and the crops in memory: what any program must read and write.
+The features are random: many small regions, which is harder than what networks make. On a GPU the loop is given the
+features on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from agcxr.geometry import crop
+from agcxr.models.attention import attend
+from benchmarks import reference
+from benchmarks.materials import Settings, device
+from benchmarks.measure import Fact, Found, Row, alternate, short
+
+THEME = "attention and crop"
+BATCH, CHANNELS, GRID, SIZE = 32, 2048, 7, 224
+TARGET_MS = 0.7
+
+
+def batches(n: int, generator: torch.Generator, channels: int = CHANNELS) -> list[tuple[Tensor, Tensor]]:
+    """(feature_BDhw, view_B1HW) pairs of random numbers. Half the maps are smooth: one cell and its neighbours stand
+    out, as in a trained network."""
+    made = []
+    for _ in range(n):
+        feature = torch.rand(BATCH, channels, GRID, GRID, generator=generator)
+        peak = torch.rand(BATCH // 2, 1, GRID, GRID, generator=generator)
+        feature[: BATCH // 2] += 3 * torch.nn.functional.avg_pool2d(peak, 3, 1, 1)
+        made.append((feature, torch.rand(BATCH, 1, SIZE, SIZE, generator=generator)))
+    return made
+
+
+def ours(feature_BDhw: Tensor, view_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes and crops of a batch."""
+    box_B4 = attend(feature_BDhw, SIZE).box_B4
+    return box_B4, crop(view_B1HW, box_B4, SIZE)
+
+
+def loop(feature_BDhw: Tensor, view_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by the reference."""
+    box_B4 = reference.boxes_of(feature_BDhw, SIZE)
+    return box_B4, reference.crops_of(view_B1HW, box_B4, SIZE)
+
+
+def check_equal(feature_BDhw: Tensor, view_B1HW: Tensor) -> int:
+    """Raise AssertionError unless both give the same boxes and crops; returns how many boxes are not the whole view."""
+    box_B4, crop_B1HW = ours(feature_BDhw.to(device()), view_B1HW.to(device()))
+    plain_B4, plain_B1HW = loop(feature_BDhw, view_B1HW)
+    assert torch.equal(box_B4.cpu(), plain_B4), "boxes differ from the reference's"
+    torch.testing.assert_close(crop_B1HW.cpu(), plain_B1HW, atol=1e-5, rtol=0)
+    return int(((plain_B4[:, 2:] - plain_B4[:, :2]).amin(1) < SIZE).sum())
+
+
+def run(settings: Settings) -> Iterator[Found]:
+    """One and two threads on a CPU; one row on a GPU."""
+    made = batches(settings.pick(4, 2), torch.Generator().manual_seed(0), settings.pick(CHANNELS, 64))
+    boxes = sum(check_equal(*one) for one in made)
+    yield Fact("boxes equal to the loop's", f"{len(made) * BATCH} of {len(made) * BATCH}", f"{boxes} are real boxes")
+    there, threads = device(), torch.get_num_threads()
+    on_device = [(feature.to(there), view.to(there)) for feature, view in made]
+    out = torch.empty(BATCH, 1, SIZE, SIZE, device=there)
+    repeat = settings.pick(1 if there.type == "cpu" else 20, 1)
+
+    def fast() -> None:
+        for _ in range(repeat):
+            for feature, view in on_device:
+                ours(feature, view)
+
+    def slow() -> None:
+        for feature, view in made:
+            loop(feature, view)
+
+    def copy() -> None:
+        for _ in range(repeat):
+            for feature, view in on_device:
+                feature.clone()
+                out.copy_(view)
+
+    try:
+        for count in (1, 2) if there.type == "cpu" else (threads,):
+            torch.set_num_threads(count)
+            found = alternate({"ours": fast, "loop": slow, "copy": copy}, settings.pick(12, 2))
+            images, label = repeat * len(made) * BATCH, f"{count} thread{'s' * (count > 1)}"
+            row = Row(
+                f"attention and crop, {label}",
+                "per-image loop, SciPy",
+                images,
+                found["ours"],
+                found["loop"],
+                peer=True,
+                other_images=len(made) * BATCH,
+            )
+            yield row
+            yield Row(
+                f"attention and crop, {label}", "copy in memory", images, found["ours"], found["copy"], peer=False
+            )
+            yield Fact(
+                f"milliseconds an image, {label}",
+                f"{short(1000 / row.rate)} (the loop {short(1000 / row.other_rate)})",
+                f"to reach {TARGET_MS} ms on a CPU: {'reached' if 1000 / row.rate < TARGET_MS else 'short of it'}",
+            )
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,181 @@
+"""Does the cost of an image grow with the number of images? 1,000, 10,000 and 100,000.
+
+- data path: one epoch of stage I without its network: films read from a memory map made by tiling, random views drawn
+  and rendered. The limit is a copy of the same bytes in memory.
+- prepare: the real command on films of 16 x 16 pixels (links to one file), so that what is measured is listing,
+  sharing out, writing, the index and the plan, not decoding.
+- evaluate: everything after the network: the table of predictions and all measures with the patient bootstrap, at a
+  fixed number of resamples.
+
+Memory: the peak of the process, and what it holds of its own at the end of the work. The pages of mapped films count in
+the peak, since nobody has wanted them back yet; they are the system's cache, so own memory is what must stay flat.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from agcxr.config import Augment
+from agcxr.data.augment import random_views, render
+from agcxr.data.dataset import Films, train_batches
+from agcxr.data.prepared import Prepared
+from agcxr.evaluation.analysis import analyse
+from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
+from agcxr.inference.stream import BatchPrediction
+from agcxr.labels import LABELS
+from benchmarks import materials
+from benchmarks.materials import Settings
+from benchmarks.measure import Fact, Found, peak_mb, reset_peak, resident_mb, short
+
+THEME = "growth"
+FULL, QUICK = (1_000, 10_000, 100_000), (200, 400, 800)
+RESAMPLES, BATCH, WRITE_S = 100, 32, 40.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the work on N images, the process's own memory at its end in MB, and a remark."""
+
+    seconds: float
+    own_mb: float
+    note: str = ""
+
+
+def run(settings: Settings) -> Iterator[Found]:
+    """Each of the three at each N, smallest first."""
+    sizes = QUICK if settings.quick else FULL
+    yield from _table("data path of an epoch", sizes, lambda n: data_path(settings, n))
+    yield copy_limit(settings)
+    yield from _table("prepare without decoding", sizes, lambda n: prepare_index(settings, n))
+    yield from _table(f"evaluate without the network, {RESAMPLES} resamples", sizes, evaluation)
+
+
+def _table(what: str, sizes: tuple[int, ...], measured: Callable[[int], Measured]) -> Iterator[Found]:
+    """A figure for each N, then how both ends compare."""
+    costs, own = [], []
+    for n in sizes:
+        reset_peak()
+        found = measured(n)
+        costs.append(1e6 * found.seconds / n)
+        own.append(found.own_mb)
+        memory = f"own memory {own[-1]:,.0f} MB, peak with maps {peak_mb():,.0f} MB"
+        yield Fact(f"{what}, {n:,} images", f"{short(costs[-1])} microseconds an image; {memory}", found.note)
+    yield Fact(
+        f"{what}: {sizes[-1]:,} images beside {sizes[0]:,}",
+        f"cost of an image {costs[-1] / costs[0]:.2f} times, own memory {own[-1] / own[0]:.2f} times",
+    )
+
+
+# --- data path --------------------------------------------------------------------------------------------------------
+
+
+def tiled_file(path: Path, few_MSS: np.ndarray, n: int) -> int:
+    """n films on disk made by tiling; returns how many were written in WRITE_S seconds: the rest reads as black."""
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (n, *few_MSS.shape[1:]))
+    offset = images.offset  # type: ignore[attr-defined]
+    del images
+    start, done = time.perf_counter(), 0
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        while done < n and time.perf_counter() - start < WRITE_S:
+            some = few_MSS[: n - done]
+            file.write(some.tobytes())
+            done += len(some)
+    return done
+
+
+def data_path(settings: Settings, n: int) -> Measured:
+    """Seconds of one epoch over n films."""
+    config = materials.recipe(settings)
+    few = materials.tiled(settings.folder, 48)
+    path = settings.folder / "tiled.npy"
+    written = tiled_file(path, np.asarray(few.images), n)
+    label_NK = np.zeros((n, len(LABELS)), np.float32)
+    films = Films(np.load(path, mmap_mode="r"), np.arange(n), label_NK)
+    there = materials.device()
+    start = time.perf_counter()
+    views = random_views(
+        n,
+        films.size,
+        image_size=config.image_size,
+        resize=config.resize,
+        augment=Augment(),
+        generator=torch.Generator().manual_seed(0),
+    )
+    for batch in train_batches(films, BATCH, seed=0):
+        render(batch.image_B1SS.to(there), views[batch.place_B].to(there))
+    seconds, own_mb = time.perf_counter() - start, resident_mb("Anon")
+    path.unlink()
+    if written < n:
+        return Measured(seconds, own_mb, f"{written:,} films were written in {WRITE_S:g} s; the rest is black")
+    return Measured(seconds, own_mb)
+
+
+def copy_limit(settings: Settings) -> Fact:
+    """The bytes of a film copied, then its view written as float32: what a data path cannot avoid."""
+    side, view = 256, 224
+    films = np.zeros((BATCH, side, side), np.uint8)
+    target = torch.zeros(BATCH, 1, view, view)
+    source = torch.zeros(BATCH, 1, view, view, dtype=torch.uint8)
+    rounds = settings.pick(200, 5)
+    start = time.perf_counter()
+    for _ in range(rounds):
+        films.copy()
+        target.copy_(source)
+    cost = 1e6 * (time.perf_counter() - start) / rounds / BATCH
+    return Fact("limit of the data path: copies in memory", f"{short(cost)} microseconds an image")
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def prepare_index(settings: Settings, n: int) -> Measured:
+    """Seconds of `agcxr prepare` for n films that cost nothing to decode."""
+    folder, out = settings.folder / "many", settings.folder / "many-prepared"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    one = settings.folder / "one.png"
+    cv2.imwrite(str(one), np.full((16, 16), 77, np.uint8))
+    names = [f"film_{i:07d}.png" for i in range(n)]
+    for name in names:
+        os.symlink(one, folder / name)
+    start = time.perf_counter()
+    ready = materials.prepared(folder, names, out, size=16)
+    seconds, own_mb = time.perf_counter() - start, resident_mb("Anon")
+    assert len(ready.index) == n
+    for place in (folder, out):
+        shutil.rmtree(place)
+    return Measured(seconds, own_mb, "starting the processes included; the table itself grows with N")
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def evaluation(n: int) -> Measured:
+    """Seconds from the network's answers to every measure and its interval."""
+    rng = np.random.default_rng(0)
+    score = [rng.random((n, len(LABELS)), dtype=np.float32) for _ in range(3)]
+    index: pd.DataFrame = materials.rows([f"film_{i}.png" for i in range(n)])
+    films = Prepared(Path(), np.zeros((0, 1, 1), np.uint8), index, pd.DataFrame(), None)  # type: ignore[arg-type]
+    answers = BatchPrediction(
+        LABELS,
+        *score,
+        box_N4=np.tile([0.25, 0.25, 0.75, 0.75], (n, 1)),
+        fallback_N=np.zeros(n, bool),
+        window_4=np.array([0.0, 0.0, 1.0, 1.0]),
+    )
+    start = time.perf_counter()
+    predictions = to_frame(films, np.arange(n), answers)
+    crop_rows(predictions, LABELS)
+    analyse(to_scores(predictions, LABELS), resamples=RESAMPLES)
+    return Measured(time.perf_counter() - start, resident_mb("Anon"), "scores and labels themselves grow with N")

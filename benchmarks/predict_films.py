@@ -1,0 +1,84 @@
+"""`Predictor.stream`, films from disk, beside the two limits: bare decoding on all cores, and the network on films that
+are decoded already.
+
+To reach: 90 % of the smaller of the two, which supposes that they run on different hardware. Without a GPU the network
+uses the cores that decode, and no program can be faster than both works one after the other on all cores: that limit,
+1 / (1 / decode + 1 / network), is given too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from agcxr.inference.prediction import Prediction
+from agcxr.inference.predictor import Predictor
+from agcxr.inference.stream import cores
+from agcxr.training.stages import uses_bf16
+from benchmarks import materials
+from benchmarks.decoding import bare
+from benchmarks.materials import Settings
+from benchmarks.measure import Fact, Found, Row, Timed, alternate, peak_mb, reset_peak
+
+THEME = "predict"
+BATCH = 16
+
+
+def run(settings: Settings) -> Iterator[Found]:
+    """Rows for the three limits, and memory over a longer stream."""
+    gpu = materials.device().type == "cuda"
+    n = settings.pick(2000 if gpu else 96, 8)
+    paths = [str(path) for path in materials.film_files(settings.folder / "films", n)]
+    config = materials.recipe(settings)
+    predictor = Predictor(materials.network(config), precision="bf16" if uses_bf16("auto") else "fp32")
+    side = predictor.prepared_size
+    arrays_NSS = np.random.default_rng(0).integers(0, 256, (n, side, side), dtype=np.uint8)
+    batch = 128 if gpu else BATCH
+
+    def ours() -> None:
+        answers = list(predictor.stream(paths, batch_size=batch))
+        assert all(isinstance(one, Prediction) for one in answers)
+
+    def decode() -> None:
+        with ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(bare, paths))
+
+    def network() -> None:
+        for start in range(0, n, batch):
+            predictor.predict_arrays(arrays_NSS[start : start + batch], batch_size=batch, details=True)
+
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(1)
+        found = alternate({"ours": ours, "decode": decode, "network": network}, settings.pick(4, 1))
+    finally:
+        cv2.setNumThreads(threads)
+    pairs = list(zip(found["decode"].seconds, found["network"].seconds, strict=True))
+    slower = Timed(tuple(max(pair) for pair in pairs), found["network"].peak_mb)
+    both = Timed(tuple(sum(pair) for pair in pairs), found["network"].peak_mb)
+    title = f"predict from disk, {settings.backbone}"
+    yield Row(title, "bare decode", n, found["ours"], found["decode"], peer=False)
+    yield Row(title, "network alone", n, found["ours"], found["network"], peer=False)
+    yield Row(title, "min(decode, network)", n, found["ours"], slower, peer=False, target=0.9)
+    if not gpu:
+        yield Row(title, "decode + network on the same cores", n, found["ours"], both, peer=False)
+    yield from _memory(predictor, paths, batch)
+
+
+def _memory(predictor: Predictor, paths: list[str], batch: int) -> Iterator[Found]:
+    """Peak of a stream, and of one three times as long whose answers are used and dropped."""
+    peaks = []
+    for repeat in (1, 3):
+        reset_peak()
+        for _ in predictor.stream((path for _ in range(repeat) for path in paths), batch_size=batch):
+            pass
+        peaks.append(peak_mb())
+    few = len(paths)
+    yield Fact(
+        f"peak memory, {few:,} and {3 * few:,} films",
+        f"{peaks[0]:,.0f} and {peaks[1]:,.0f} MB ({peaks[1] / peaks[0]:.2f} times)",
+        "to reach: flat, within 10 %",
+    )
