@@ -114,7 +114,7 @@ def run(settings: Settings) -> Iterator[Found]:
     """Rows of the whole schedule and of each stage."""
     gpu = materials.device().type == "cuda"
     n_train, n_val = (
-        (settings.pick(1024, 16), settings.pick(146, 3)) if gpu else (settings.pick(64, 16), settings.pick(9, 3))
+        (settings.pick(1024, 16), settings.pick(146, 3)) if gpu else (settings.pick(48, 16), settings.pick(7, 3))
     )
     n, rounds = n_train + n_val, settings.pick(2, 1)
     config = materials.recipe(settings, epochs=(2, 2, 2))
