@@ -43,6 +43,7 @@ def test_partial_yaml_keeps_the_base(tmp_path):
         ("local: {threshold: 1.5}", r"local.threshold is 1.5: Input should be less than 1"),
         ("image_size: 300", r"image_size is 300 but a view is cut from a film of resize=256"),
         ("{strategy: GLF, local: {start: global}}", "both branches start together; set it to 'weights'"),
+        ("{strategy: G_LF, fusion: {start: global}}", "a branch learns with the fusion; set it to 'random'"),
         ("- 1", "expected `field: value` lines"),
         ("a: [", "is not YAML"),
     ],

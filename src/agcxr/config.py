@@ -113,6 +113,9 @@ class Local(Stage):
 class Fusion(Stage):
     """Stage III. Both branches are frozen, so what they say about a view needs to be computed only once."""
 
+    start: Literal["random", "global"] = "random"
+    """The fusion layer's first weights: random (as published), or the global branch's own head with nothing yet from
+    the local one, so that training can only add to what the global branch says."""
     cached_views: Annotated[int, Field(ge=0)] = 0
     """0: new random views in every epoch (as published). V: features of V views a film are computed once, the first
     being the evaluation view and the others random, and each epoch draws among them."""
@@ -183,6 +186,11 @@ class Train(Frozen):
                     f"local.attention_per is 'image', but with strategy {self.strategy} the global branch changes "
                     "while crops are taken, so boxes cannot be found once; set it to 'view'"
                 )
+        if self.fusion.start == "global" and "fusion" not in self.stages:
+            raise ValueError(
+                f"fusion.start is 'global', but with strategy {self.strategy} a branch learns with the fusion; "
+                "set it to 'random'"
+            )
         if self.local.start == "global" and not any(starts_from_global(name) for name in self.stages):
             raise ValueError(
                 f"local.start is 'global', but with strategy {self.strategy} both branches start together; "

@@ -209,3 +209,11 @@ def test_controls_move_the_crop_and_nothing_else(look, sharp):
     assert torch.equal(alone.crop_BCHW[0], control.crop_BCHW[2])
     if look == "whole":
         assert torch.equal(control.crop_BCHW, image)
+
+
+def test_a_fusion_that_starts_from_the_global_branch_says_what_it_says():
+    model = AGCNN("test_resnet", image_size=64, resize=72, weights="none").eval()
+    model.start_fusion()
+    with torch.no_grad():
+        out = model(torch.rand(3, 1, 64, 64))
+    torch.testing.assert_close(out.fusion_BK, out.global_BK)

@@ -141,13 +141,13 @@ def _local(base: Train, **changes: Any) -> Train:
 
 def _trained_as(base: Train, strategy: config.Strategy) -> Train:
     """Another strategy; what needs a frozen or a trained branch is left out where it has none: features and boxes that
-    are computed once, and a local branch that starts from the global one."""
+    are computed once, a local branch or a fusion that starts from the global branch."""
     if strategy == base.strategy:
         return base
     changes: dict[str, Any] = {"strategy": strategy}
     joint = [parts_of(stage) for stage in config.STRATEGIES[strategy] if len(parts_of(stage)) > 1]
     if any("fusion" in parts for parts in joint):
-        changes["fusion"] = base.fusion.model_copy(update={"cached_views": 0})
+        changes["fusion"] = base.fusion.model_copy(update={"cached_views": 0, "start": "random"})
     local: dict[str, Any] = {"attention_per": "view"} if any("global" in parts for parts in joint) else {}
     if not any(map(starts_from_global, config.STRATEGIES[strategy])):
         local["start"] = "weights"

@@ -226,6 +226,13 @@ class AGCNN(
         """Fusion logits of the two branches' pooled features."""
         return linear(self.fusion_head, torch.cat([pooled_global_BD, pooled_local_BD], dim=1))
 
+    @torch.no_grad()
+    def start_fusion(self) -> None:
+        """Set the fusion layer to the global branch's head: its logits are the global ones, whatever the local says."""
+        head = self.global_branch.head
+        self.fusion_head.weight.copy_(torch.cat([head.weight, torch.zeros_like(head.weight)], dim=1))
+        self.fusion_head.bias.copy_(head.bias)
+
     # --- freezing -----------------------------------------------------------------------------------------------------
 
     def part(self, name: str) -> nn.Module:
