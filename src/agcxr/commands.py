@@ -17,9 +17,9 @@ from agcxr import config
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import train_commands
 
-Inputs = Annotated[tuple[str, ...], tyro.conf.Positional]
-Run = Annotated[str, tyro.conf.Positional]
-File = Annotated[Path, tyro.conf.Positional]
+Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
+Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
 def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) -> int:
@@ -36,7 +36,14 @@ def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) ->
     return 0
 
 
-def phantom(out: Path, *, n: int = 2000, size: int = 512, seed: int = 0, workers: int | None = None) -> int:
+def phantom(
+    out: Path,
+    *,
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000,
+    size: int = 512,
+    seed: int = 0,
+    workers: int | None = None,
+) -> int:
     """Write synthetic chest films with findings and boxes, in the layout of the NIH files.
 
     Args:

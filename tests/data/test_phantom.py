@@ -280,6 +280,24 @@ def test_a_longer_collection_begins_with_the_shorter_one(collection: Path, tmp_p
         assert path.read_bytes() == (collection / "images" / path.name).read_bytes()
 
 
+def test_an_interrupted_call_leaves_no_folder_that_looks_finished(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agcxr.data.phantom._write_tables", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantom(tmp_path / "made", 4, seed=6, size=96, workers=1, progress=False)
+    assert not (tmp_path / "made").exists()
+    made = write_phantom(tmp_path / "made", 3, seed=5, size=96, workers=1, progress=False)
+    assert not (tmp_path / "made.partial").exists()
+    assert len(list((made / "images").iterdir())) == 3
+    for path in (made / "images").iterdir():
+        assert path.read_bytes() == (collection / "images" / path.name).read_bytes()
+
+
 def test_writing_refuses_a_full_folder_and_odd_shares(collection: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds films already; give another folder or remove it"):
         write_phantom(collection, 2, size=96, progress=False)

@@ -129,6 +129,10 @@ def test_no_film_is_an_error_before_anything_is_loaded_or_written(tmp_path):
         predict_files("no-such-model", [str(tmp_path / "films")], out)
     with pytest.raises(ValueError, match="no such file or folder: nowhere"):
         predict_files("no-such-model", ["nowhere"], out)
+    with pytest.raises(ValueError, match="no films were given; expected files, folders or glob patterns"):
+        predict_files("no-such-model", [], out)
+    with pytest.raises(ValueError, match=r"films is a folder; expected the name of a CSV file to write, such as .*csv"):
+        predict_files("no-such-model", [str(tmp_path / "films" / "notes.txt")], tmp_path / "films")
     assert not out.exists()
 
 

@@ -218,6 +218,23 @@ def test_divergence_is_named(prepared, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
+def test_a_run_that_failed_before_its_first_epoch_leaves_the_folder_free(prepared, tmp_path):
+    with pytest.raises(ValueError, match="unknown backbone"):
+        train(prepared, tiny_config(backbone="resnet10q"), tmp_path / "run", progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    once = {
+        part: getattr(tiny_config(), part).model_copy(update={"epochs": 1}) for part in ("global_", "local", "fusion")
+    }
+    train(prepared, tiny_config(**once), tmp_path / "run", progress=False)
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert first["status"] == "finished"
+    # A resumed run keeps its beginning, and its seconds add up.
+    train(prepared, tiny_config(**once), tmp_path / "run", resume=True, progress=False)
+    again = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert again["begun"] == first["begun"]
+    assert again["seconds"] >= first["seconds"]
+
+
 def test_no_finding_with_both_classes(tmp_path):
     """One validation film: every AUROC is undefined; the loss chooses, nothing crashes, the mean is NaN, not 0."""
     folder = write_prepared(tmp_path / "prepared", parts={"train": 8, "val": 1})

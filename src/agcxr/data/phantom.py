@@ -343,16 +343,19 @@ def write_phantom(
     images/00000001_000.png (8-bit gray), Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt (no patient in
     both), BBox_List_2017.csv (boxes of all films and all findings; the NIH's has some), and lesions.csv: every sign
     with its box and the diameter in centimetres. workers: processes; None = all cores, 1 = none but this one.
-    Raises ValueError for bad values and FileExistsError where `out` holds films already.
+    The folder appears whole: an interrupted call leaves `<out>.partial`, and the next one draws anew.
+    Raises ValueError for bad values and FileExistsError where `out` holds anything already.
     """
-    folder = Path(out)
+    target = Path(out)
     orders = plan_films(n, seed=seed, prevalence=prevalence)
     _check(set(), size, difficulty)
     if not 0 < test_share < 1:
         raise ValueError(f"test_share {test_share} is not a share of the patients between 0 and 1")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        held = "holds films already" if (target / "images").is_dir() else "exists and is not an empty folder"
+        raise FileExistsError(f"{target} {held}; give another folder or remove it first")
+    folder = target.with_name(f"{target.name}.partial")
     images = folder / "images"
-    if images.is_dir() and any(images.iterdir()):
-        raise FileExistsError(f"{images} holds films already; give another folder or remove it first")
     images.mkdir(parents=True, exist_ok=True)
     make = partial(_make, images=images, seed=seed, size=size, difficulty=difficulty)
     workers = min(workers or os.cpu_count() or 1, n)
@@ -364,7 +367,19 @@ def write_phantom(
             films = list(bar(pool.map(make, orders, chunksize=max(1, min(16, n // workers)))))
     _write_tables(folder, films, size)
     _write_lists(folder, orders, seed, test_share)
-    return folder
+    _finish(folder, films, target)
+    return target
+
+
+def _finish(folder: Path, films: list[Made], target: Path) -> None:
+    """Leave out what an interrupted call with other numbers drew, and give the folder its name."""
+    wanted = {made.order.image_id for made in films}
+    for path in (folder / "images").iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    if target.is_dir():
+        target.rmdir()  # empty: checked at the start
+    folder.rename(target)
 
 
 def _write_tables(folder: Path, films: list[Made], size: int) -> None:

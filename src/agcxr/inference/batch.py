@@ -105,8 +105,14 @@ def predict_files(
         progress: show a bar with the rate, and the summary, on stderr.
         wrap: makes of the loaded model the engine that answers in its place, such as one that keeps more.
 
-    Raises ValueError where an input does not exist, or no input holds a film; nothing is written then.
+    Raises ValueError where an input does not exist, no input holds a film, or `out_csv` is a folder; nothing is written
+    then.
     """
+    target = Path(out_csv)
+    if not inputs:
+        raise ValueError("no films were given; expected files, folders or glob patterns after the model")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; expected the name of a CSV file to write, such as {target}/films.csv")
     films = Films(inputs, leave_out=explain_dir)
     walk = iter(films)
     first = next(walk, None)  # before the model is loaded: a mistyped folder should not cost seconds
@@ -125,7 +131,7 @@ def predict_files(
 
         eager = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
         engine = eager if wrap is None else wrap(eager)
-    start, target = time.perf_counter(), Path(out_csv)
+    start = time.perf_counter()
     pictures = None if explain_dir is None else Path(explain_dir)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
     rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)

@@ -79,9 +79,10 @@ class RunFolder:
     def start(self, config: Train, plan: Path, *, resume: bool) -> None:
         """Claim the folder, or check that it may go on. Raises ValueError saying why not."""
         if not (self.root / "config.yaml").exists():
-            if self.root.exists() and any(self.root.iterdir()):
+            if self.root.exists() and any(entry.name != "run.json" for entry in self.root.iterdir()):
                 raise ValueError(f"{self.root} is not empty and holds no run; give --out a new or an empty folder")
             self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "run.json").unlink(missing_ok=True)  # of a call that failed in its first epoch
             atomic(self.root / "plan.json", lambda path: path.write_bytes(plan.read_bytes()))
             atomic(self.root / "config.yaml", lambda path: configuration.to_yaml(config, path))
             return
@@ -137,10 +138,29 @@ class RunFolder:
         """Mark a stage as finished."""
         write_json(self.stage(summary.stage) / "done.json", asdict(summary))
 
+    def withdraw(self) -> None:
+        """Undo `start` where no epoch was finished, so that a call with mended settings finds the place free; run.json
+        still says what happened."""
+        if any(self.root.glob("*/last.ckpt")) or any(self.root.glob("*/done.json")):
+            return
+        for name in ("config.yaml", "plan.json"):
+            (self.root / name).unlink(missing_ok=True)
+        for folder in self.root.iterdir():
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _run_json(self) -> dict[str, Any]:
+        """What an earlier call left of run.json; empty where there was none."""
+        path = self.root / "run.json"
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
     @contextmanager
     def status(self, hardware: str) -> Iterator[Callable[[], None]]:
-        """Keep run.json true: running, then finished, interrupted or failed. Timings are added at the end."""
-        begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        """Keep run.json true: running, then finished, interrupted or failed. A resumed run keeps its beginning, and
+        `seconds` is the time of all its calls together."""
+        before, clock = self._run_json(), time.perf_counter()
+        begun = before.get("begun", datetime.now(UTC).isoformat(timespec="seconds"))
+        spent = float(before.get("seconds", 0.0))
 
         def write(status: str) -> None:
             stages = {
@@ -151,7 +171,7 @@ class RunFolder:
                 {
                     "status": status,
                     "begun": begun,
-                    "seconds": round(time.perf_counter() - clock, 1),
+                    "seconds": round(spent + time.perf_counter() - clock, 1),
                     "stage_seconds": stages,
                     "hardware": hardware,
                     "versions": versions(),

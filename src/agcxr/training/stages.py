@@ -75,6 +75,9 @@ def train(
         except SystemExit:  # Lightning's answer to Ctrl-C
             tqdm.write(f"Stopped. Whole epochs are kept in {run.root}; the same command with --resume goes on.")
             raise SystemExit(130) from None
+        except Exception:
+            run.withdraw()
+            raise
         finished()
     return summary
 
