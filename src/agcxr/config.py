@@ -246,19 +246,20 @@ def paper_densenet() -> Train:
 def demo() -> Train:
     """A small network from random weights for the phantom: minutes on two CPU cores.
 
-    Chosen on validation films. Without ImageNet weights the local branch starts from the trained global one, and crops
-    come from the prepared film, twice as sharp as the view.
+    Chosen on validation films and on 1,500 films of another seed. Without ImageNet weights the local branch and the
+    fusion start from the trained global branch; crops come from the prepared film, twice as sharp as the view.
     """
     learning: dict[str, Any] = {"batch_size": 32, "optimiser": "adamw", "weight_decay": 0.02, "schedule": "onecycle"}
     return Train(
         backbone="resnet10t",
         weights="none",
+        pooling="max",
         image_size=112,
         resize=128,
         augment=Augment(flip=0.0),
         global_=Stage(epochs=12, lr=2e-3, **learning),
         local=Local(epochs=8, lr=2e-3, crop_source="prepared", start="global", attention_per="image", **learning),
-        fusion=Fusion(epochs=30, lr=5e-3, cached_views=4, **learning),
+        fusion=Fusion(epochs=12, lr=2e-3, cached_views=3, start="global", **learning),
     )
 
 
