@@ -52,6 +52,19 @@ def test_unknown_flag_names_the_nearest(capsys):
     assert "--local.threshold" in capsys.readouterr().err
 
 
+def test_an_impossible_value_is_told_in_words(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", "d", "--out", "o", "--local.threshold", "1.5"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert "threshold is 1.5: Input should be less than 1" in shown
+    assert "pydantic" not in shown
+    assert main(["train", "--data", "d", "--out", "o", "--image-size", "300"]) == 2
+    assert capsys.readouterr().err == (
+        "agcxr train: image_size is 300 but a view is cut from a film of resize=256; raise resize or lower image_size\n"
+    )
+
+
 def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     import agcxr.evaluation.calibrate as calibrate
     import agcxr.training.stages as stages

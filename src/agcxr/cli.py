@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,10 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
     from agcxr.commands import with_preset
 
     try:
-        call = tyro.cli(with_preset(command, flags), prog=f"agcxr {name}", args=flags, return_unknown_args=False)
+        made = with_preset(command, flags)
+        call = tyro.cli(
+            made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
+        )
         return int(call or 0)
     except (ValueError, OSError) as error:
         # What people can mend is said in words; a bug keeps its traceback.
@@ -44,6 +49,39 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
     except KeyboardInterrupt:
         print(f"\nagcxr {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _settings_in_words() -> Any:
+    """tyro's own way of making settings from flags, but impossible values are told as those of a YAML file are."""
+    from pydantic import ValidationError
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+    from agcxr import config
+
+    registry, inside = ConstructorRegistry(), False
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal inside
+        if inside or not (isinstance(info.type, type) and issubclass(info.type, config.Frozen)):
+            return None
+        inside = True
+        try:
+            usual = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            inside = False
+        if not isinstance(usual, StructConstructorSpec):
+            return None
+
+        def make(**values: Any) -> Any:
+            try:
+                return usual.instantiate(**values)
+            except ValidationError as error:
+                raise ValueError(config.in_words(error)) from None
+
+        return replace(usual, instantiate=make)
+
+    return registry
 
 
 def _overview(commands: dict[str, Callable[..., int | None]]) -> str:

@@ -67,6 +67,7 @@ class Stage(Frozen):
     """How one stage is optimised."""
 
     epochs: Annotated[int, Field(ge=1)] = 10
+    """How often every training film is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Films a step, over all devices."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -81,7 +82,7 @@ class Stage(Frozen):
 
 
 class Local(Stage):
-    """Stage II, and how the local branch is shown its crop. `attention()` gives the attention options alone."""
+    """Stage II, and how the local branch is shown its crop."""
 
     statistic: Literal["max", "l1", "l2"] = "max"
     """Heatmap: max |f|, sum |f| or sqrt(sum f^2) over the channels."""
@@ -141,6 +142,7 @@ class Train(Frozen):
     weights: str = "imagenet"
     """`imagenet`, `none`, or a weight file on disk."""
     pooling: Literal["avg", "max"] = "avg"
+    """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1
     """Films are gray: one channel, the stem's ImageNet weights folded; three only repeats it."""
     image_size: Annotated[int, Field(ge=32)] = 224
@@ -157,11 +159,16 @@ class Train(Frozen):
     """What is trained together: three stages (as published), jointly (letters joined), or the branches once more in
     stage III (`finetune`)."""
     loss: Literal["bce", "balanced-batch", "balanced-dataset", "asymmetric"] = "bce"
+    """Cross-entropy; with ones and zeros weighted by how rare they are in the batch or in all training films; or the
+    asymmetric loss, which cares less for easy negatives."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of first weights, order and views. The same seed gives the same run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 where the hardware computes in it, else fp32."""
     devices: Annotated[int, Field(ge=1)] = 1
+    """GPUs of a machine (processes, where there is none). Batches are shared out among them."""
     nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines."""
 
     @model_validator(mode="after")
     def _view_fits(self) -> Train:
@@ -299,7 +306,12 @@ def from_dict(values: dict[str, Any]) -> Train:
     try:
         return Train.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise ValueError(in_words(error)) from None
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with settings, a line each, for people."""
+    return "\n".join(_explain(problem) for problem in error.errors())
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

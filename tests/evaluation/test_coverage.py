@@ -62,6 +62,21 @@ def test_a_box_on_the_lesion_beats_chance_and_one_beside_it_does_not(tmp_path):
         good.of("Hernia")
 
 
+def test_one_patient_has_no_interval(tmp_path):
+    predictions, boxes = _tables((0.4, 0.4, 0.6, 0.6))
+    predictions.loc[:5, "patient"] = "0"  # all nodules
+    found = coverage(predictions, boxes, WHOLE, resamples=200)
+    nodule = found.of("Nodule")
+    assert (nodule.patients, nodule.coverage) == (1, 1.0)
+    assert np.isnan([nodule.gap_low, nodule.gap_high, nodule.p]).all()
+    assert found.of("Mass").gap_low > 0
+    assert found.of("Mean").gap_low > 0
+    assert "(one patient)" in text(found)
+    found.save(tmp_path)
+    again = Coverage.model_validate_json((tmp_path / "coverage.json").read_text())
+    assert np.isnan(again.of("Nodule").p)
+
+
 def test_films_without_boxes_are_refused():
     predictions, boxes = _tables((0, 0, 1, 1))
     with pytest.raises(ValueError, match="none of the predicted films has an annotated box"):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from agcxr.evaluation.results import Number
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
@@ -23,9 +24,10 @@ MEAN = "Mean"
 
 
 class Covered(BaseModel):
-    """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %."""
+    """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %. Its
+    interval and p are NaN where all boxes are of one patient: one patient says nothing about others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     finding: str
     boxes: int
@@ -33,15 +35,15 @@ class Covered(BaseModel):
     coverage: float
     chance: float
     gap: float
-    gap_low: float
-    gap_high: float
-    p: float
+    gap_low: Number
+    gap_high: Number
+    p: Number
 
 
 class Coverage(BaseModel):
     """All findings with boxes in the split, then their mean."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     resamples: int
     rows: tuple[Covered, ...]
@@ -111,6 +113,8 @@ def text(found: Coverage) -> str:
     lines = [head]
     for row in found.rows:
         gap = f"{row.gap:+.3f} ({row.gap_low:+.3f} to {row.gap_high:+.3f})"
+        if np.isnan(row.gap_low):
+            gap = f"{row.gap:+.3f} (one patient)"
         p = p_words(row.p, 2 / (found.resamples + 1))
         name = row.finding.replace("_", " ")
         lines.append(f"{name:<22}{row.boxes:>6}{row.coverage:>10.3f}{row.chance:>8.3f}{gap:>26}{p:>8}")
@@ -118,11 +122,12 @@ def text(found: Coverage) -> str:
 
 
 def _row(name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats) -> Covered:
-    gap = difference(float(mine.mean() - chance.mean()), gap_R)
+    patients = len(set(patient))
+    gap = difference(float(mine.mean() - chance.mean()), gap_R if patients > 1 else np.full_like(gap_R, np.nan))
     return Covered(
         finding=name,
         boxes=len(mine),
-        patients=len(set(patient)),
+        patients=patients,
         coverage=float(mine.mean()),
         chance=float(chance.mean()),
         gap=gap.value,

@@ -42,7 +42,11 @@ def _covered(shown: Coverage) -> Table:
                 f"{row.boxes:,}",
                 number(row.coverage),
                 number(row.chance),
-                Cell(signed(row.gap), f"{signed(row.gap_low)} to {signed(row.gap_high)}", strong=row.gap_low > 0),
+                Cell(
+                    signed(row.gap),
+                    "one patient" if row.gap_low != row.gap_low else f"{signed(row.gap_low)} to {signed(row.gap_high)}",
+                    strong=row.gap_low > 0,
+                ),
                 chance(row.p, 2 / (shown.resamples + 1)),
             )
             for row in shown.rows

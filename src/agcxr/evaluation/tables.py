@@ -111,6 +111,7 @@ def notes(analysis: Analysis) -> list[str]:
         )
         lines.append(
             f"{mean_lost:,} resamples lacked a class of some finding and are left out of the mean's interval "
-            f"(rarest: {rare.finding}, {rare.positives} films of {rare.positive_patients} patients)."
+            f"(rarest: {rare.finding}, {rare.positives} films of {rare.positive_patients} "
+            f"{'patient' if rare.positive_patients == 1 else 'patients'})."
         )
     return lines
