@@ -25,6 +25,7 @@ JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 class RadiographError(ValueError):
     """A file that cannot be used as a radiograph; the message gives the reason in words for people."""
 
+
 JPEG_ROUNDING = 6
 """Gray levels by which the channels of a gray picture differ after a JPEG in colour."""
 

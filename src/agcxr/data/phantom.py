@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -355,9 +356,8 @@ def write_phantom(
         held = "holds films already" if (target / "images").is_dir() else "exists and is not an empty folder"
         raise FileExistsError(f"{target} {held}; give another folder or remove it first")
     folder = target.with_name(f"{target.name}.partial")
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    make = partial(_make, images=images, seed=seed, size=size, difficulty=difficulty)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    make = partial(_make, images=folder / "images", seed=seed, size=size, difficulty=difficulty)
     workers = min(workers or os.cpu_count() or 1, n)
     bar = partial(tqdm, total=n, desc="phantom films", unit="film", disable=not progress)
     if workers == 1:
@@ -407,11 +407,8 @@ def _write_tables(folder: Path, films: list[Made], size: int) -> None:
 def _write_lists(folder: Path, orders: list[Order], seed: int, test_share: float) -> None:
     """Whole patients, in random order, until the test part has its share of the films."""
     patients = np.random.default_rng([seed, 0x5B117]).permutation(sorted({order.number for order in orders}))
-    counts = {int(number): 0 for number in patients}
-    for order in orders:
-        counts[order.number] += 1
-    test: set[int] = set()
-    taken = 0
+    counts = Counter(order.number for order in orders)
+    test, taken = set[int](), 0
     for number in patients[:-1]:  # the last patient trains, so that neither list is empty when there are two
         if taken >= test_share * len(orders):
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from agcxr.evaluation.tables import number, signed
 PAPER_WHITE, INK, MUTED, RULE, ACCENT, WARM = "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea", "#0a6c8f", "#b3541e"
 ROW, HEAD, SPACE = 0.27, 0.38, 0.14
 """Inches: a row, a group's heading, and the space under a group."""
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9,
@@ -46,7 +47,7 @@ def draw_arms(found: Ablation) -> dict[str, bytes]:
         for group, at in heads:
             left.text(
                 -0.51, at, TITLES[group], transform=left.get_yaxis_transform(), weight="bold", color=INK, va="center"
-            )  # type: ignore[index]
+            )
         for arm, at in rows:
             _label(left, arm, at)
             _values(left, arm, at)

@@ -18,7 +18,7 @@ Group = Literal[
     "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
-TITLES: dict[Group, str] = {
+TITLES: dict[str, str] = {
     "controls": "Where the crop lies",
     "tau": "Threshold tau",
     "heatmap": "Heatmap statistic",

@@ -118,27 +118,37 @@ def predict_files(
     first = next(walk, None)  # before the model is loaded: a mistyped folder should not cost seconds
     if first is None:
         raise ValueError(f"no film found in {', '.join(inputs)}; {films.looked_for()}")
+    engine = _engine(model, device, precision, point, prevalence, wrap)
+    start = time.perf_counter()
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    pictures = Path(explain_dir) if explain_dir else None
+    rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)
+    summary = _summary(films, target, rows, failed, time.perf_counter() - start)
+    if progress:
+        print(summary, file=sys.stderr)
+    return summary
 
+
+def _engine(
+    model: str | os.PathLike[str],
+    device: str | None,
+    precision: Precision,
+    point: Point,
+    prevalence: Prevalence | None,
+    wrap: Callable[[Predictor], Engine] | None,
+) -> Engine:
+    """What answers for `model`. Torch is imported only where it computes."""
     if is_exported(model):
         if wrap is not None or precision != "fp32" or device not in (None, "cpu"):
             raise ValueError(
                 f"{model} is an exported file: it answers on the CPU in fp32, with a table and pictures; for DICOM "
                 "results, another device or precision give the run folder"
             )
-        engine: Engine = OnnxPredictor(model, point=point, prevalence=prevalence)
-    else:
-        from agcxr.inference.predictor import Predictor
+        return OnnxPredictor(model, point=point, prevalence=prevalence)
+    from agcxr.inference.predictor import Predictor
 
-        eager = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
-        engine = eager if wrap is None else wrap(eager)
-    start = time.perf_counter()
-    pictures = None if explain_dir is None else Path(explain_dir)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)
-    summary = _summary(films, target, rows, failed, time.perf_counter() - start)
-    if progress:
-        print(summary, file=sys.stderr)
-    return summary
+    eager = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
+    return eager if wrap is None else wrap(eager)
 
 
 def _summary(films: Films, target: Path, rows: int, failed: int, seconds: float) -> Summary:
