@@ -245,3 +245,14 @@ def test_report_needs_the_predictions(done: Evaluated, tmp_path: Path) -> None:
     Results.model_validate_json((done.folder / "results.json").read_text()).save(tmp_path)
     with pytest.raises(ValueError, match=r"there is no predictions.parquet beside the results"):
         report(tmp_path)
+
+
+def test_training_curves_of_another_strategy_are_shown_in_order(tmp_path):
+    prepared = write_prepared(tmp_path / "prepared")
+    run = write_run(tmp_path / "run")
+    (run / "fusion").rename(run / "local+fusion")
+    (run / "local").rename(run / "notes")  # no stage
+    done = evaluate(run, prepared, resamples=10, examples=0, progress=False)
+    page = report(done.folder).html.read_text(encoding="utf-8")
+    assert page.index("validation AUC, global stage") < page.index("validation AUC, local+fusion stage")
+    assert "notes stage" not in page

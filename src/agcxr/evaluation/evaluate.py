@@ -30,7 +30,6 @@ from agcxr.metrics import box_area
 from agcxr.models.checkpoint import Card
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
-STAGES = ("global", "local", "fusion")
 
 
 class PatientLeak(ValueError):
@@ -224,7 +223,7 @@ def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
         (run / "run.json", "run.json"),
         (prepared / "plan.json", "plan.json"),
     ]
-    wanted += [(run / stage / "metrics.csv", f"{stage}.csv") for stage in STAGES]
+    wanted += [(path, f"{path.parent.name}.csv") for path in run.glob("*/metrics.csv")]  # stages, of any strategy
     target = folder / "facts"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()

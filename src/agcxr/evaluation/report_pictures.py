@@ -25,6 +25,7 @@ from agcxr.evaluation.page import (
 from agcxr.evaluation.report_tables import percent, words
 from agcxr.evaluation.results import Results
 from agcxr.evaluation.tables import NONE, number
+from agcxr.inference.prediction import BRANCHES
 from agcxr.metrics import roc
 
 CURVE_POINTS = 160
@@ -120,12 +121,11 @@ def _example(one: found.Example) -> Example:
 
 
 def training(folder: Path) -> Section:
-    """Losses and validation AUC of the three stages."""
+    """Losses and validation AUC of the stages, in order; one that trains several parts begins with its own."""
     aucs, losses, titles, notes = [], [], [], []
-    for stage in ("global", "local", "fusion"):
+    stages = [path.stem for path in (folder / "facts").glob("*.csv") if path.stem.split("+")[0] in BRANCHES]
+    for stage in sorted(stages, key=lambda name: BRANCHES.index(name.split("+")[0])):
         path = folder / "facts" / f"{stage}.csv"
-        if not path.is_file():
-            continue
         frame = pd.read_csv(path)
         epochs, auc = frame["epoch"].tolist(), frame["val_auc"].to_numpy(np.float64)
         first, last = epochs[0], epochs[-1]
