@@ -81,6 +81,31 @@ def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     assert str(seen["calibrated"]) == "o"
 
 
+def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, tmp_path, capsys):
+    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.training.stages as stages
+    from agcxr import config
+
+    seen = {}
+    monkeypatch.setattr(stages, "train", lambda data, settings, out, resume: seen.update(settings=settings, data=data))
+    monkeypatch.setattr(calibrate, "calibrate", lambda run, data: None)
+    run = tmp_path / "run"
+    assert main(["train", "--out", str(run)]) == 2
+    assert "which films? Give a prepared folder with --data" in capsys.readouterr().err
+    assert main(["train", "--out", str(run), "--resume"]) == 2
+    assert "holds no run to go on with; begin one with --data" in capsys.readouterr().err
+    begun = config.demo().model_copy(update={"seed": 7})
+    run.mkdir()
+    config.to_yaml(begun, run / "config.yaml")
+    assert main(["train", "--out", str(run), "--resume"]) == 2
+    assert "does not say on which films it was begun" in capsys.readouterr().err
+    (run / "run.json").write_text('{"data": "/films"}')
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert (seen["settings"], str(seen["data"])) == (begun, "/films")
+    assert main(["train", "--out", str(run), "--resume", "--preset", "paper", "--data", "d"]) == 0
+    assert (seen["settings"], str(seen["data"])) == (config.paper(), "d")
+
+
 def test_missing_folder_is_an_error_in_words(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "none")]) == 2
     assert f"agcxr evaluate: {tmp_path / 'none'}" in capsys.readouterr().err

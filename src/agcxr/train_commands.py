@@ -22,9 +22,9 @@ def train_commands() -> dict[str, Callable[..., int | None]]:
 
 
 def train(
-    data: Path,
     out: Path,
     *,
+    data: Path | None = None,
     preset: str = "lite",
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
     seeds: str | None = None,
@@ -34,18 +34,22 @@ def train(
     """Train the three branches: global, then local, then fusion.
 
     Args:
-        data: Prepared folder.
         out: Run folder to make.
+        data: Prepared folder. With --resume, default: the one the run was begun with.
         preset: lite, paper, paper-densenet or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
-        resume: Go on with the run in `out`.
+        resume: Go on with the run in `out`, with the settings it was begun with.
         settings: Every setting.
     """
+    if data is None and not resume:
+        raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     from agcxr.evaluation.calibrate import calibrate
+    from agcxr.training.run_folder import RunFolder
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
+    data = RunFolder(out).data() if data is None else data
     if seeds is None:
         train_stages(data, settings, out, resume=resume)
         calibrate(out, data)

@@ -232,6 +232,7 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_the_folder_free(prepare
     train(prepared, tiny_config(**once), tmp_path / "run", resume=True, progress=False)
     again = json.loads((tmp_path / "run" / "run.json").read_text())
     assert again["begun"] == first["begun"]
+    assert again["data"] == str(prepared.resolve())
     assert again["seconds"] >= first["seconds"]
 
 

@@ -149,13 +149,24 @@ class RunFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
+    def data(self) -> Path:
+        """The prepared folder that the run was begun with. Raises ValueError where none is known."""
+        if not (self.root / "config.yaml").exists():
+            raise ValueError(
+                f"{self.root} holds no run to go on with; begin one with --data PREPARED --out {self.root}"
+            )
+        known = self._run_json().get("data")
+        if known is None:
+            raise ValueError(f"{self.root} does not say on which films it was begun; give them with --data PREPARED")
+        return Path(known)
+
     def _run_json(self) -> dict[str, Any]:
         """What an earlier call left of run.json; empty where there was none."""
         path = self.root / "run.json"
         return json.loads(path.read_bytes()) if path.exists() else {}
 
     @contextmanager
-    def status(self, hardware: str) -> Iterator[Callable[[], None]]:
+    def status(self, hardware: str, data: Path) -> Iterator[Callable[[], None]]:
         """Keep run.json true: running, then finished, interrupted or failed. A resumed run keeps its beginning, and
         `seconds` is the time of all its calls together."""
         before, clock = self._run_json(), time.perf_counter()
@@ -173,6 +184,7 @@ class RunFolder:
                     "begun": begun,
                     "seconds": round(spent + time.perf_counter() - clock, 1),
                     "stage_seconds": stages,
+                    "data": str(data.resolve()),
                     "hardware": hardware,
                     "versions": versions(),
                 },

@@ -69,7 +69,7 @@ def train(
     run.start(config, Path(prepared_folder) / "plan.json", resume=resume)
     for donor in reuse:
         run.copy_stages(RunFolder(Path(donor)), config)
-    with run.status(run_folder.hardware()) as finished:
+    with run.status(run_folder.hardware(), Path(prepared_folder)) as finished:
         try:
             summary = _train(run, config, data, prepared, progress=progress)
         except SystemExit:  # Lightning's answer to Ctrl-C
