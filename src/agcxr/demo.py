@@ -44,7 +44,7 @@ def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Tr
     _step(1, f"draw {films:,} synthetic chest films", lambda: _once(raw, lambda: _draw(raw, films, seed)))
     _step(2, "prepare them", lambda: _once(prepared, lambda: _prepare(raw, prepared, seed)))
     _step(3, "train: global, local, fusion", lambda: _train(prepared, settings, run))
-    found = _step(4, "evaluate on the test films", lambda: study(run, prepared, split="test", out=results))
+    found = _step(4, "evaluate on the test films", lambda: study(run, prepared, out=results, maps=False))
     pictures = _step(5, "explain three films", lambda: _explain(run, raw, prepared, out / "explained"))
     done = Demo(found, pictures, time.perf_counter() - start)
     print(f"\nDone in {done.seconds / 60:.1f} minutes. Open:")

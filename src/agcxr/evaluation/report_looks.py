@@ -13,13 +13,17 @@ WHOLE = ("hit", "energy", "iou")
 NAMES = {"hit": "Hit", "energy": "Energy", "iou": "IoU"}
 
 
-def looks(found: Localization, picture: str, shown: Coverage | None = None) -> Section:
+def looks(found: Localization, picture: str) -> Section:
     """Boxes and maps against the annotated boxes, between their floor and their ceiling. picture: its file's name."""
     blocks: list[Block] = [Text(_said(found))]
-    blocks += [_covered(shown)] if shown else []
     blocks += [_compared(found), _overlaps(found), _hits(found)]
     blocks.append(Gallery("Best, median and worst of the fusion map", (Example("", "", (Picture(picture, ""),)),)))
     return Section("Where it looks, measured", tuple(blocks))
+
+
+def crops(shown: Coverage) -> Section:
+    """What the attended crop shows of the annotated lesions."""
+    return Section("What the crop shows", (_covered(shown),))
 
 
 def _said(found: Localization) -> str:

@@ -17,10 +17,10 @@ from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.report import Written, report
-from agcxr.evaluation.report_looks import looks
+from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
-from agcxr.models.checkpoint import CARD_FILE, fetch, read_card
+from agcxr.models.checkpoint import CARD_FILE, ModelArguments, fetch, read_card
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ def study(
     seed: int = 0,
     allow_leak: bool = False,
     device: str | None = None,
+    maps: bool = True,
     progress: bool = True,
 ) -> Study:
-    """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments."""
+    """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
+
+    maps: also score Grad-CAM maps of every finding against the boxes, the slowest part; the crops always are.
+    """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     done = evaluate(
         run,
@@ -59,10 +63,16 @@ def study(
         device=device,
         progress=progress,
     )
-    meaning = interpret(done.folder, done.results, read_card(fetch(run) / CARD_FILE).calibration)
+    card = read_card(fetch(run) / CARD_FILE)
+    meaning = interpret(done.folder, done.results, card.calibration)
     found: Localization | None = None
     extra: tuple[Section, ...] = meaning_sections(meaning)
     if has_boxes(films, split):
+        shown = _coverage(done.folder, films, card.model, resamples, seed)
+        extra += (crops(shown),)
+        if progress:
+            print(f"\n{text(shown)}\n")
+    if maps and has_boxes(films, split):
         found = localize(
             run,
             films,
@@ -74,16 +84,16 @@ def study(
             device=device,
             progress=progress,
         )
-        shown = _coverage(done.folder, films, found, resamples, seed)
-        extra += (looks(found, PICTURE, shown),)
+        extra += (looks(found, PICTURE),)
         if progress:
-            print(f"\n{text(shown)}\n\n{summary(found)}")
+            print(f"\n{summary(found)}")
     return Study(done.folder, done.results, meaning, found, report(done.folder, extra))
 
 
-def _coverage(folder: Path, films: Prepared, found: Localization, resamples: int, seed: int) -> Coverage:
-    predictions = pd.read_parquet(folder / PREDICTIONS)
-    shown = coverage(predictions, films.boxes, np.array(found.window), resamples=resamples, seed=seed)
+def _coverage(folder: Path, films: Prepared, model: ModelArguments, resamples: int, seed: int) -> Coverage:
+    margin = (1 - model.image_size / model.resize) / 2  # the evaluation view is the central part of the film
+    window = np.array([margin, margin, 1 - margin, 1 - margin])
+    shown = coverage(pd.read_parquet(folder / PREDICTIONS), films.boxes, window, resamples=resamples, seed=seed)
     shown.save(folder)
     return shown
 
