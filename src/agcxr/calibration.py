@@ -14,8 +14,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from agcxr.config import Frozen
 from agcxr.labels import NO_FINDING, canonical
 
 Array = NDArray[np.float64]
@@ -29,10 +30,6 @@ FOLDS = 5
 EPSILON = 1e-7
 Prevalence: TypeAlias = float | Mapping[str, float]
 """How common findings are where films come from: one share for every finding, or a share by finding."""
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Curve(Frozen):
