@@ -34,6 +34,7 @@ DIRECTION = """
     data/anatomy
     data/lesions
     data/phantom
+    data/phantom_collection
     data/splits
     data/sources
     data/workers

@@ -53,7 +53,7 @@ def phantom(
         seed: The same seed draws the same films.
         workers: Processes; default one a core.
     """
-    from agcxr.data.phantom import write_phantom
+    from agcxr.data.phantom_collection import write_phantom
 
     write_phantom(out, n, seed=seed, size=size, workers=workers)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agcxr import config
-from agcxr.data.phantom import write_phantom
+from agcxr.data.phantom_collection import write_phantom
 from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
