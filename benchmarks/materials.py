@@ -24,6 +24,7 @@ from agcxr.data.nih import ROW_COLUMNS
 from agcxr.data.prepare import Source, prepare
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
+from agcxr.data.storing import Storing
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.training.stages import build
@@ -97,8 +98,8 @@ def rows(names: Sequence[str]) -> pd.DataFrame:
 def prepared(films: Path, names: Sequence[str], out: Path, size: int = 256, workers: int | None = None) -> Prepared:
     """The films of a folder through `agcxr prepare`, its bar and summary kept from the screen."""
     with contextlib.redirect_stderr(io.StringIO()):
-        source = Source(name="benchmark")
-        return prepare(rows(names), None, find_files(films), out, source=source, size=size, workers=workers)
+        source, storing = Source(name="benchmark"), Storing(size=size, workers=workers)
+        return prepare(rows(names), None, find_files(films), out, source=source, storing=storing)
 
 
 def tiled(folder: Path, n: int, size: int = 256) -> Films:

@@ -36,6 +36,7 @@ DIRECTION = """
     data/phantom
     data/phantom_collection
     data/splits
+    data/storing
     data/sources
     data/workers
     data/partial

@@ -12,6 +12,7 @@ from agcxr import config
 from agcxr.data.phantom_collection import write_phantom
 from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import open_prepared
+from agcxr.data.storing import Storing
 from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.study import Study, study
 from agcxr.inference.batch import predict_files
@@ -81,8 +82,7 @@ def _prepare(raw: Path, prepared: Path, seed: int) -> None:
         boxes=raw / "BBox_List_2017.csv",
         lists=raw,
         split="official",
-        size=FILM_SIZE,
-        seed=seed,
+        storing=Storing(size=FILM_SIZE, seed=seed),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from agcxr.data.storing import USUAL, Storing
 
 COLLECTIONS = {
     "chexpert": "CheXpert (Stanford): 223,414 films of every view, seven of our findings",
@@ -21,28 +22,7 @@ COLLECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Storing:
-    """What every source shares: which films are taken, and how they are stored."""
-
-    size: int = 256
-    """Side of the stored films in pixels."""
-    seed: int = 0
-    """Of the split."""
-    limit: int | None = None
-    """Take about so many films, as whole patients."""
-    fraction: float | None = None
-    """Take this share of the patients."""
-    subset: bool = False
-    """The folder holds only a part of the table: leave out rows without a file."""
-    workers: int | None = None
-    """Processes; default one a core."""
-    max_rejected: float = 0.01
-    """Largest share of unreadable films that is no error."""
-
-
 AsFlags = Annotated[Storing, tyro.conf.arg(name="")]
-USUAL = Storing()
 
 
 def prepare_nih(
@@ -68,7 +48,7 @@ def prepare_nih(
     """
     from agcxr.data.prepare import prepare_nih as prepare
 
-    prepare(images, labels, out, boxes=boxes, split=split, lists=lists, **asdict(storing))
+    prepare(images, labels, out, boxes=boxes, split=split, lists=lists, storing=storing)
     return 0
 
 
@@ -114,7 +94,7 @@ def prepare_table(
         sex_column=sex_column,
         view_column=view_column,
         split=split,
-        **asdict(storing),
+        storing=storing,
     )
     return 0
 
@@ -137,14 +117,7 @@ def prepare_collection(
     from agcxr.data.external import Options, prepare_external
 
     options = Options(labels=labels, metadata=metadata, views=views, blank=blank, uncertain=uncertain, readers=readers)
-    prepare_external(
-        collection,
-        images,
-        out,
-        options=options,
-        split=split,
-        **asdict(storing),
-    )
+    prepare_external(collection, images, out, options=options, split=split, storing=storing)
     return 0
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import RESIZE_RULE, read_radiograph, resize
 from agcxr.data.splits import PatientLeakWarning
+from agcxr.data.storing import Storing
 from agcxr.labels import LABELS
 
 NIH = Path(__file__).parents[3] / "shared" / "nih"
@@ -32,8 +34,9 @@ def films(tmp_path):
 
 def prepared(films: Path, **options) -> Prepared:
     options = {"size": 16, "boxes": films / "BBox.csv"} | options
+    storing = Storing(**{one.name: options.pop(one.name) for one in fields(Storing) if one.name in options})
     images, out = options.pop("images", films / "images"), options.pop("out", films / "prepared")
-    return prepare_nih(images, films / "Data_Entry.csv", out, **options)
+    return prepare_nih(images, films / "Data_Entry.csv", out, storing=storing, **options)
 
 
 def check_pixels(made: Prepared, films: Path) -> None:
@@ -269,11 +272,12 @@ def test_two_at_once_are_refused(films, monkeypatch):
 def test_killed_and_continued(tmp_path, capsys):
     films = collection(tmp_path / "nih", patients=200, films=2, side=256)
     out = films / "prepared"
+    places = f"{str(films / 'images')!r}, {str(films / 'Data_Entry.csv')!r}, {str(out)!r}"
     code = (
-        "from agcxr.data import partial; from agcxr.data.prepare import prepare_nih; partial.FLUSH_SECONDS = 0\n"
-        f"prepare_nih({str(films / 'images')!r}, {str(films / 'Data_Entry.csv')!r}, {str(out)!r}, size=64, workers=2)"
+        "from agcxr.data import partial\nfrom agcxr.data.prepare import prepare_nih\n"
+        "from agcxr.data.storing import Storing\npartial.FLUSH_SECONDS = 0\n"
+        f"if __name__ == '__main__':\n    prepare_nih({places}, storing=Storing(size=64, workers=2))\n"
     )
-    code = "if __name__ == '__main__':\n    " + code.replace("\n", "\n    ")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     journal = films / "prepared.partial" / "journal.csv"
     deadline = time.monotonic() + 30
@@ -282,7 +286,7 @@ def test_killed_and_continued(tmp_path, capsys):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
-    made = prepare_nih(films / "images", films / "Data_Entry.csv", out, size=64, workers=2)
+    made = prepare_nih(films / "images", films / "Data_Entry.csv", out, storing=Storing(size=64, workers=2))
     assert re.search(r"continuing: [1-9]\d* of 400 films are done", capsys.readouterr().err)
     assert len(made.index) == 400
     check_pixels(made, films)
@@ -376,8 +380,7 @@ def test_the_real_films(tmp_path):
         NIH / "Data_Entry_2017_v2020.csv.gz",
         tmp_path / "real",
         boxes=NIH / "BBox_List_2017.csv",
-        subset=True,
-        size=64,
+        storing=Storing(subset=True, size=64),
     )
     parts = {part.part: part.images for part in made.plan.counts.parts}
     assert parts["test"] == 652

@@ -7,6 +7,7 @@ import pytest
 from made_films import encode, picture
 
 from agcxr.data.radiograph import read_radiograph, resize
+from agcxr.data.storing import Storing
 from agcxr.data.table import prepare_table, read_table
 from agcxr.labels import LABELS
 
@@ -65,7 +66,7 @@ def test_folders_in_the_image_column_tell_equal_names_apart(tmp_path):
         tmp_path / "out",
         image_column="Path",
         patient_column="patient",
-        size=16,
+        storing=Storing(size=16),
     )
     assert list(made.index["image_id"]) == [f"data/p{patient}/view1.jpg" for patient in (1, 2, 3)]
     for row, patient in enumerate((1, 2, 3)):

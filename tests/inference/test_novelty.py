@@ -14,6 +14,7 @@ from agcxr.data.prepare import prepare
 from agcxr.data.prepared import Source
 from agcxr.data.radiograph import from_array
 from agcxr.data.sources import find_files
+from agcxr.data.storing import Storing
 from agcxr.inference.batch import write_predictions
 from agcxr.inference.describe import describe_features, pooled_features
 from agcxr.inference.films import Films
@@ -112,7 +113,9 @@ def prepared(tmp_path, films: int):
     rows[list(LABELS)] = np.float32(0)
     rows = rows.assign(age=np.nan, sex="", view="PA")[list(ROW_COLUMNS)]
     files = find_files(tmp_path / "films")
-    return prepare(rows, None, files, tmp_path / "prepared", source=Source(name="made"), size=S, workers=1)
+    return prepare(
+        rows, None, files, tmp_path / "prepared", source=Source(name="made"), storing=Storing(size=S, workers=1)
+    )
 
 
 def saved(tmp_path):

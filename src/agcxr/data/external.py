@@ -25,10 +25,11 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
-from agcxr.data.prepare import prepare, source_file
-from agcxr.data.prepared import Prepared, Source
+from agcxr.data.prepare import prepare, source_of
+from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
 from agcxr.data.splits import Rule
+from agcxr.data.storing import USUAL, Storing
 from agcxr.labels import FINDINGS, LABELS, NO_FINDING, canonical
 
 Name = Literal["chexpert", "mimic", "padchest", "openi", "rsna", "vindr", "siim"]
@@ -91,13 +92,7 @@ def prepare_external(
     *,
     options: Options | None = None,
     split: Rule = "test",
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: Storing = USUAL,
 ) -> Prepared:
     """Prepare a collection's films; see `read_collection` and `prepare`. By default every film is a test film.
 
@@ -107,27 +102,8 @@ def prepare_external(
         raise ValueError("only the NIH collection has an official split here; expected split test, patient or image")
     rows = read_collection(name, options)
     files = find_files(images)
-    source = Source(
-        name=name,
-        images=tuple(str(folder) for folder in files.folders),
-        tables=tuple(source_file(path) for path in rows.tables),
-        notes=rows.notes,
-    )
-    return prepare(
-        rows.frame,
-        rows.boxes,
-        files,
-        out,
-        source=source,
-        split=split,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
-    )
+    source = source_of(name, files, rows.tables, rows.notes)
+    return prepare(rows.frame, rows.boxes, files, out, source=source, split=split, storing=storing)
 
 
 # --- the collections --------------------------------------------------------------------------------------------------

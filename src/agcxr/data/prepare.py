@@ -9,7 +9,7 @@ import hashlib
 import platform
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,10 +36,11 @@ from agcxr.data.prepared import (
 from agcxr.data.radiograph import RESIZE_RULE, stem
 from agcxr.data.sources import ImageFiles, find_files, list_archive
 from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
+from agcxr.data.storing import USUAL, Storing
 from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
 from agcxr.labels import LABELS
 
-__all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_file"]
+__all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
 
 SMALL = 128
 """Fewer films than this are worked through in this process: starting others would take longer."""
@@ -70,43 +71,38 @@ def prepare(
     split: Rule = "patient",
     train_val: Collection[str] = (),
     test: Collection[str] = (),
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: Storing = USUAL,
 ) -> Prepared:
     """Prepare rows (nih.ROW_COLUMNS) and boxes (nih.BOX_COLUMNS) with the films of `files` into the folder `out`.
 
-    subset: the films are a part of the collection: rows without a file are left out and counted, not rejected.
-    max_rejected: share of films that may be unusable (missing, corrupt) before it is an error; they are in rejected.csv
-    either way. A rerun after a kill continues; with other pixels (films, size) it starts over; a finished folder of
-    the same settings is returned as it is. workers: processes (default: all CPUs). Raises ValueError.
+    With `storing.subset`, rows without a file are left out and counted, not rejected. Films that cannot be used
+    (missing, corrupt) are in rejected.csv; a share of them above `storing.max_rejected` is an error.
+    A rerun after a kill continues; with other pixels (films, size) it starts over; a finished folder of the same
+    settings is returned as it is. Raises ValueError.
     """
     out = Path(out)
-    _check_arguments(rows, size, max_rejected, workers)
-    wanted = _want(rows, files, subset=subset, seed=seed, limit=limit, fraction=fraction)
-    parts = assign(wanted.rows, split, seed, train_val=train_val, test=test)
+    storing.check()
+    _check_rows(rows)
+    wanted = _want(rows, files, storing)
+    parts = assign(wanted.rows, split, storing.seed, train_val=train_val, test=test)
     wanted = replace(wanted, rows=wanted.rows.assign(split=parts))
     boxes = pd.DataFrame(columns=list(nih.BOX_COLUMNS)) if boxes is None else boxes
-    settings = _settings(wanted.rows, files, size)
-    chosen = SplitPlan(rule=split, seed=seed, limit=limit, fraction=fraction)
+    settings = _settings(wanted.rows, files, storing.size)
+    chosen = SplitPlan(rule=split, seed=storing.seed, limit=storing.limit, fraction=storing.fraction)
     fingerprint = _hash(settings, chosen, source.tables, wanted.rows, boxes)
     partial = out.with_name(out.name + ".partial")
     if _is_finished(out, partial, fingerprint):
         return open_prepared(out)
     if wanted.missing():
-        _check_rejected(dict.fromkeys(wanted.missing(), MISSING), wanted, max_rejected, None)
+        _check_rejected(dict.fromkeys(wanted.missing(), MISSING), wanted, storing.max_rejected, None)
     with Partial(out, settings, _say) as place:
-        rejected = _decode(wanted, place, workers)
+        rejected = _decode(wanted, place, storing.workers)
         _write_rejected(partial, wanted.rows, rejected)
-        _check_rejected(rejected, wanted, max_rejected, partial / "rejected.csv")
+        _check_rejected(rejected, wanted, storing.max_rejected, partial / "rejected.csv")
         if not place.done:
             raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
         plan = _write_folder(place, wanted, boxes, source, chosen, fingerprint)
-        finish(partial, out, plan.counts.prepared, size)
+        finish(partial, out, plan.counts.prepared, storing.size)
     _say(plan.summary())
     return open_prepared(out)
 
@@ -119,13 +115,7 @@ def prepare_nih(
     boxes: str | Path | None = None,
     split: Rule | None = None,
     lists: str | Path | None = None,
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: Storing = USUAL,
 ) -> Prepared:
     """Prepare NIH ChestX-ray14 (or anything in its layout) from its official files; see `prepare`.
 
@@ -143,12 +133,7 @@ def prepare_nih(
     box_table = nih.read_boxes(boxes) if boxes is not None else None
     tables = [labels, *([Path(boxes)] if boxes is not None else []), *(found if found and split == "official" else ())]
     files = find_files(images)
-    source = Source(
-        name="nih",
-        images=tuple(str(folder) for folder in files.folders),
-        tables=tuple(source_file(path) for path in tables),
-        notes=entries.notes + (box_table.notes if box_table else ()),
-    )
+    source = source_of("nih", files, tables, entries.notes + (box_table.notes if box_table else ()))
     return prepare(
         entries.frame,
         box_table.frame if box_table else None,
@@ -158,20 +143,17 @@ def prepare_nih(
         split=split,
         train_val=train_val,
         test=test,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
+        storing=storing,
     )
 
 
-def source_file(path: str | Path) -> SourceFile:
-    """Path, length and SHA-256 of a table."""
-    data = Path(path).read_bytes()
-    return SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+def source_of(name: str, files: ImageFiles, tables: Iterable[str | Path], notes: tuple[str, ...]) -> Source:
+    """The record of a source: where its films lie, and each table by path, length and SHA-256."""
+    read = []
+    for path in tables:
+        data = Path(path).read_bytes()
+        read.append(SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    return Source(name=name, images=tuple(map(str, files.folders)), tables=tuple(read), notes=notes)
 
 
 MISSING = "missing: no file of this name"
@@ -181,7 +163,7 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _check_arguments(rows: pd.DataFrame, size: int, max_rejected: float, workers: int | None) -> None:
+def _check_rows(rows: pd.DataFrame) -> None:
     absent = [name for name in nih.ROW_COLUMNS if name not in rows]
     if absent:
         raise ValueError(f"rows lack the columns {', '.join(absent)}")
@@ -191,19 +173,11 @@ def _check_arguments(rows: pd.DataFrame, size: int, max_rejected: float, workers
         raise ValueError(
             f"the image {rows['image_id'][rows['image_id'].duplicated()].iloc[0]} is listed more than once"
         )
-    if not 16 <= size <= 4096:
-        raise ValueError(f"size {size}; expected 16 to 4096 pixels")
-    if not 0 <= max_rejected <= 1:
-        raise ValueError(f"max_rejected {max_rejected}; expected a share from 0 to 1 (0.01 is 1 %)")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers {workers}; expected at least 1")
 
 
-def _want(
-    rows: pd.DataFrame, files: ImageFiles, *, subset: bool, seed: int, limit: int | None, fraction: float | None
-) -> _Wanted:
+def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
     table = len(rows)
-    if subset:
+    if storing.subset:
         # Archives must be gone through once more here: which rows there are decides the draw and the split.
         listed: set[str] = set()
         for path in tqdm(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
@@ -213,7 +187,7 @@ def _want(
         if not len(rows):
             raise ValueError(f"none of the {table:,} rows of the table has a film under {files.folders[0]}")
     left_out = table - len(rows)
-    rows = draw(rows, seed, limit=limit, fraction=fraction).reset_index(drop=True)
+    rows = draw(rows, storing.seed, limit=storing.limit, fraction=storing.fraction).reset_index(drop=True)
     paths = [files.find(name) or "" for name in rows["image_id"]]
     if files.archives and rows["image_id"].map(stem).duplicated().any():
         raise ValueError("files in archives are found by name alone, and two rows have the same; unpack the archives")

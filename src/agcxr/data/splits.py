@@ -118,7 +118,7 @@ def draw(rows: pd.DataFrame, seed: int, *, limit: int | None = None, fraction: f
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction {fraction}; expected more than 0 and at most 1")
-        limit = round(fraction * len(rows))
+        limit = max(1, round(fraction * len(rows)))
     if limit is None or limit >= len(rows):
         return rows
     if limit < 1:

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data import nih
-from agcxr.data.prepare import prepare, source_file
-from agcxr.data.prepared import Prepared, Source
+from agcxr.data.prepare import prepare, source_of
+from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
 from agcxr.data.splits import Rule
+from agcxr.data.storing import USUAL, Storing
 from agcxr.labels import LABELS, NO_FINDING, canonical
 
 VALUES: dict[str, float] = {
@@ -76,13 +77,7 @@ def prepare_table(
     sex_column: str | None = None,
     view_column: str | None = None,
     split: Rule = "patient",
-    size: int = 256,
-    seed: int = 0,
-    limit: int | None = None,
-    fraction: float | None = None,
-    subset: bool = False,
-    workers: int | None = None,
-    max_rejected: float = 0.01,
+    storing: Storing = USUAL,
 ) -> Prepared:
     """Prepare any table and its images; see `read_table` and `prepare`. The image column may name folders too."""
     rows = read_table(
@@ -97,27 +92,8 @@ def prepare_table(
     if split == "official":
         raise ValueError("only the NIH collection has an official split; expected split patient or image")
     files = find_files(images)
-    source = Source(
-        name="table",
-        images=tuple(str(folder) for folder in files.folders),
-        tables=(source_file(table),),
-        notes=rows.notes,
-    )
-    return prepare(
-        rows.frame,
-        None,
-        files,
-        out,
-        source=source,
-        split=split,
-        size=size,
-        seed=seed,
-        limit=limit,
-        fraction=fraction,
-        subset=subset,
-        workers=workers,
-        max_rejected=max_rejected,
-    )
+    source = source_of("table", files, [table], rows.notes)
+    return prepare(rows.frame, None, files, out, source=source, split=split, storing=storing)
 
 
 def _labels(table: pd.DataFrame, chosen: Sequence[str] | None, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
