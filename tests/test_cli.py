@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -31,12 +33,30 @@ def test_every_command_explains_itself(name, capsys):
     assert (COMMANDS[name].__doc__ or "").splitlines()[0].split(":")[0][:40] in shown
 
 
+@pytest.mark.parametrize("words", [["prepare", "--help"], ["prepare", "-h"], ["help", "prepare"]])
+def test_a_group_explains_itself(words, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: agcxr prepare {nih,table,chexpert,")
+    assert "prepare nih       Read the official ChestX-ray14 files" in shown.out
+    assert shown.err == ""
+
+
+def test_help_of_a_command_by_the_word_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["help", "download", "nih"])
+    assert stop.value.code == 0
+    assert "usage: agcxr download nih" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
         (["prepare"], "agcxr prepare needs one of: nih"),
-        (["prepare", "niih"], "agcxr prepare needs one of: nih"),
+        (["prepare", "rnsa"], "agcxr prepare needs one of: nih, table, chexpert, mimic, padchest, openi, rsna"),
+        (["prepare", "rnsa"], "(did you mean 'rsna'?)"),
+        (["train", "--data", "d", "--out", "o", "--config", "no.yaml"], "the configuration no.yaml does not exist; "),
         (["train", "--data", "d", "--out", "o", "--preset", "papper"], "did you mean 'paper'"),
     ],
 )
@@ -70,8 +90,8 @@ def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     import agcxr.training.stages as stages
 
     seen = {}
-    monkeypatch.setattr(stages, "train", lambda data, settings, out, resume: seen.update(settings=settings))
-    monkeypatch.setattr(calibrate, "calibrate", lambda run, data: seen.update(calibrated=run))
+    monkeypatch.setattr(stages, "train", lambda data, settings, out, **kw: seen.update(settings=settings))
+    monkeypatch.setattr(calibrate, "calibrate_once", lambda run, data: seen.update(calibrated=run))
     path = tmp_path / "mine.yaml"
     path.write_text("global: {epochs: 3}\nlocal: {threshold: 0.5}\n")
     flags = ["--preset", "paper", "--config", str(path), "--local.threshold", "0.6"]
@@ -87,8 +107,8 @@ def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, 
     from agcxr import config
 
     seen = {}
-    monkeypatch.setattr(stages, "train", lambda data, settings, out, resume: seen.update(settings=settings, data=data))
-    monkeypatch.setattr(calibrate, "calibrate", lambda run, data: None)
+    monkeypatch.setattr(stages, "train", lambda data, settings, out, **kw: seen.update(settings=settings, data=data))
+    monkeypatch.setattr(calibrate, "calibrate_once", lambda run, data: None)
     run = tmp_path / "run"
     assert main(["train", "--out", str(run)]) == 2
     assert "which films? Give a prepared folder with --data" in capsys.readouterr().err
@@ -116,3 +136,57 @@ def test_help_answers_without_heavy_imports():
         "import sys; from agcxr.cli import main; main(['--help']); sys.exit(bool({'torch', 'pandas'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def leave_at_once(words, env=None):
+    """The program's output goes to a reader who has left already, as after `| head -0`."""
+    code = "import sys; from agcxr.cli import main; sys.exit(main(sys.argv[1:]))"
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-c", code, *words]
+        return subprocess.run(
+            command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | (env or {})
+        )
+    finally:
+        os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [(["--help"], {}), (["train", "--help"], {}), (["prepare", "--help"], {"PYTHONUNBUFFERED": "1"})],
+)
+def test_a_reader_who_leaves_is_no_error(words, env):
+    done = leave_at_once(words, env)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_connection_that_breaks_is_told(monkeypatch, capsys):
+    def send(out: str = "") -> int:
+        raise BrokenPipeError(32, "Broken pipe", "archive:104")
+
+    monkeypatch.setitem(COMMANDS, "phantom", send)
+    assert main(["phantom"]) == 2
+    assert capsys.readouterr().err == "agcxr phantom: archive:104: Broken pipe\n"
+
+
+def test_output_may_be_closed():
+    code = "import sys; from agcxr.cli import main; sys.stdout = None; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_words_and_those_of_pydicom_are_nobodys(monkeypatch, capsys):
+    from agcxr.data.splits import PatientLeakWarning
+
+    def warn(out: str = "") -> int:
+        warnings.warn("patients leak", PatientLeakWarning, stacklevel=2)
+        warnings.warn_explicit(
+            "Invalid value for VR PN: 'A patient'", UserWarning, "valuerep.py", 1, "pydicom.valuerep"
+        )
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "phantom", warn)
+    assert main(["phantom"]) == 0
+    assert capsys.readouterr().err == "agcxr phantom: warning: patients leak\n"

@@ -29,6 +29,7 @@ def train(
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
     seeds: str | None = None,
     resume: bool = False,
+    reuse: Path | None = None,
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
 ) -> int:
     """Train the three branches: global, then local, then fusion.
@@ -40,21 +41,24 @@ def train(
         config_file: YAML of settings, over the preset; flags go over both.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
         resume: Go on with the run in `out`, with the settings it was begun with.
+        reuse: Another run on the same films: take over those of its finished stages that would be trained alike.
         settings: Every setting.
     """
+    if seeds is not None and reuse is not None:
+        raise ValueError("--reuse is for one run, as stages of another seed differ; leave out --seeds or --reuse")
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
-    from agcxr.evaluation.calibrate import calibrate
+    from agcxr.evaluation.calibrate import calibrate_once
     from agcxr.training.run_folder import RunFolder
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
     data = RunFolder(out).data() if data is None else data
     if seeds is None:
-        train_stages(data, settings, out, resume=resume)
-        calibrate(out, data)
+        train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
+        calibrate_once(out, data)
     else:
-        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrate(run, data))
+        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrate_once(run, data))
     print(f"Next: agcxr evaluate {out} --data {data}")
     return 0
 

@@ -88,6 +88,34 @@ def test_finite_at_extremes(name):
     assert logit.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["bce", "balanced-batch", "balanced-dataset", "asymmetric"])
+def test_processes_that_share_a_batch_have_its_loss_and_gradients_as_their_mean(name):
+    """Two films with three known labels to one process, two with one known label to the other."""
+    draw = torch.Generator().manual_seed(0)
+    logit = torch.randn(4, 3, generator=draw, dtype=torch.float64)
+    target = torch.tensor([[1.0, 0, NAN], [NAN, 0, NAN], [NAN, NAN, 1], [NAN, NAN, NAN]])
+    loss = losses.make(name, target)
+
+    def shared(part: slice) -> tuple[float, torch.Tensor]:
+        def total(count: torch.Tensor) -> torch.Tensor:  # of both: what this one has, and what the other one has
+            counts = {"known": (~target.isnan()).sum(), "each": torch.stack([(target == v).sum() for v in (1, 0)])}
+            return counts["each" if count.ndim else "known"]
+
+        mine = logit[part].clone().requires_grad_()
+        value = loss(mine, target[part], losses.Peers(2, total))
+        value.backward()
+        assert mine.grad is not None
+        return value.item(), mine.grad
+
+    whole = logit.clone().requires_grad_()
+    value = loss(whole, target)
+    value.backward()
+    (one, one_grad), (two, two_grad) = shared(slice(0, 2)), shared(slice(2, 4))
+    assert (one + two) / 2 == pytest.approx(value.item(), abs=1e-6)
+    torch.testing.assert_close(torch.cat([one_grad, two_grad]) / 2, whole.grad, atol=1e-7, rtol=1e-5)
+    assert one != pytest.approx(two, abs=1e-3)
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown loss 'focal'; expected one of bce, balanced-batch"):
         losses.make("focal", TARGET)

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_config, write_prepared
+from tiny import short, tiny_config, write_prepared
 
 from agcxr import config
 from agcxr.config import Fusion, Local, Stage, Train
@@ -229,10 +229,13 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_the_folder_free(prepare
     first = json.loads((tmp_path / "run" / "run.json").read_text())
     assert first["status"] == "finished"
     # A resumed run keeps its beginning, and its seconds add up.
+    first |= {"status": "interrupted", "seconds": 1000.0}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(first))
     train(prepared, tiny_config(**once), tmp_path / "run", resume=True, progress=False)
     again = json.loads((tmp_path / "run" / "run.json").read_text())
     assert again["begun"] == first["begun"]
     assert again["data"] == str(prepared.resolve())
+    assert again["status"] == "finished"
     assert again["seconds"] >= first["seconds"]
 
 
@@ -267,15 +270,6 @@ def test_options_train(prepared, tmp_path, changes):
     summary = train(prepared, tiny_config(**(once | changes)), tmp_path / "run", progress=False)
     assert [stage.stage for stage in summary.stages] == ["global", "local", "fusion"]
     assert all(0 <= stage.val_auc <= 1 for stage in summary.stages)
-
-
-def short(**changes) -> Train:
-    """One epoch a stage."""
-    common = {"epochs": 1, "batch_size": 8}
-    local = {"min_side": 4, **changes.pop("local", {})}
-    return tiny_config(
-        global_=Stage(**common), local=Local(**common, **local), fusion=Fusion(**{**common, "batch_size": 4}), **changes
-    )
 
 
 @pytest.mark.parametrize("strategy", [name for name in config.STRATEGIES if name != "G_L_F"])
@@ -334,19 +328,6 @@ def test_a_joint_strategy_resumes_as_if_it_had_not_stopped(prepared, tmp_path, m
     same_metrics(tmp_path / "whole", tmp_path / "stopped", made.stages)
     same_weights(tmp_path / "whole", tmp_path / "stopped")
     assert [s.val_auc for s in resumed.stages] == [s.val_auc for s in whole.stages]
-
-
-def test_stages_that_would_be_the_same_are_copied(prepared, tmp_path):
-    donor = train(prepared, short(), tmp_path / "donor", progress=False)
-    other = short(local={"threshold": 0.4})
-    alone = train(prepared, other, tmp_path / "alone", progress=False)
-    shared = train(prepared, other, tmp_path / "shared", reuse=[donor.folder], progress=False)
-    assert not (tmp_path / "shared" / "global" / "last.ckpt").exists()  # copied, not trained
-    assert (tmp_path / "shared" / "local" / "last.ckpt").exists()
-    same_weights(tmp_path / "alone", tmp_path / "shared")
-    assert [s.val_auc for s in shared.stages] == [s.val_auc for s in alone.stages]
-    seeds = train(prepared, short(seed=1), tmp_path / "seed", reuse=[donor.folder], progress=False)
-    assert (seeds.folder / "global" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("look", ["random", "centre", "whole"])

@@ -77,6 +77,18 @@ def tiny_config(**changes: Any) -> Train:
     return Train(**(values | changes))
 
 
+def short(**changes) -> Train:
+    """One epoch a stage."""
+    common = {"epochs": 1, "batch_size": 8}
+    local = {"min_side": 4, **changes.pop("local", {})}
+    return tiny_config(
+        global_=Stage(**common),
+        local=Local(**(common | local)),
+        fusion=Fusion(**(common | {"batch_size": 4})),
+        **changes,
+    )
+
+
 def shared_config(devices: int) -> Train:
     """A network without batch norm, for as many processes."""
     common = {"batch_size": 8, "lr": 0.05, "epochs": 2}

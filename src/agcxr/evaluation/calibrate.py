@@ -13,6 +13,8 @@ from agcxr.calibration import Calibration, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.inference.describe import describe_features
 from agcxr.inference.predictor import Predictor
+from agcxr.models.agcnn import AGCNN
+from agcxr.models.checkpoint import CARD_FILE, read_card
 
 
 def calibrate(
@@ -46,9 +48,15 @@ def calibrate(
         answers.labels,
         seed=seed,
     )
-    model = predictor.model
-    card = model.card or model.new_card(prepared_size=films.images.shape[1])
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
-    model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))
     describe_features(folder, films, seed=seed, device=device, progress=progress)
+    model = AGCNN.from_pretrained(folder)
+    card = model.card or model.new_card(prepared_size=films.images.shape[1])
+    model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))  # last: with it, all is there
     return found
+
+
+def calibrate_once(run: Path, prepared: str | Path) -> None:
+    """`calibrate` a run that has just been trained; one that holds a calibration is left as it is."""
+    if read_card(run / "model" / CARD_FILE).calibration is None:
+        calibrate(run, prepared)

@@ -62,6 +62,21 @@ class StageSummary:
 
 
 @dataclass(frozen=True)
+class Reused:
+    """Stages taken over from another run; those left to train, and why the first of them was not taken."""
+
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        parts = [f"took over {', '.join(self.taken)}"] if self.taken else []
+        if self.left:
+            parts.append(f"{'trains' if parts else 'took nothing over; trains'} {', '.join(self.left)} ({self.why})")
+        return "; ".join(parts) or "nothing was left to take over"
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Paths of a run, and the rules of writing them."""
 
@@ -94,7 +109,7 @@ class RunFolder:
                 f"{self.root} was begun with other settings, so it cannot be resumed with these: "
                 f"{'; '.join(differing)}. Give the settings it was begun with, or --out a new folder"
             )
-        if json.loads((self.root / "plan.json").read_bytes()) != json.loads(plan.read_bytes()):
+        if not same_json(self.root / "plan.json", plan):
             raise ValueError(
                 f"{self.root} was begun on other films than {plan.parent} (their plan.json differ); "
                 "resume with the same prepared folder, or give --out a new folder"
@@ -110,29 +125,52 @@ class RunFolder:
         found["val_auc"], found["absent"] = _number(found["val_auc"]), tuple(found["absent"])
         return StageSummary(**found)
 
-    def copy_stages(self, donor: RunFolder, config: Train) -> tuple[str, ...]:
-        """Take over finished stages of another run that this one would train exactly alike; returns their names.
+    def finished(self) -> bool:
+        """Whether nothing is left to do: every stage is done and the model is written."""
+        return self._run_json().get("status") == "finished" and (self.model / "config.json").exists()
 
-        They are alike where everything they and the stages before them depend on is equal (`recipe`), and the films
-        are too. Stages that this run has begun are left as they are.
+    def check_donor(self, donor: RunFolder, config: Train, plan: Path) -> None:
+        """Raises ValueError where no stage of `donor` can fit a run of `config` on the films of `plan`."""
+        if not (donor.root / "config.yaml").exists():
+            raise ValueError(f"{donor.root} holds no run whose stages could be reused; give the folder of one")
+        if donor.root.resolve() == self.root.resolve():
+            raise ValueError(f"{donor.root} cannot reuse its own stages; give --out a new folder, or --resume")
+        if not same_json(donor.root / "plan.json", plan):
+            raise ValueError(
+                f"{donor.root} was trained on other films than {plan.parent} (their plan.json differ), so its stages "
+                "cannot be reused here; give --data the folder it was trained on, or leave it out"
+            )
+        theirs = configuration.from_yaml(donor.root / "config.yaml")
+        if theirs.backbone != config.backbone:
+            raise ValueError(
+                f"{donor.root} has the backbone {theirs.backbone} and this run {config.backbone}, so its stages do not "
+                f"fit; give --backbone {theirs.backbone}, or leave it out"
+            )
+
+    def reuse(self, donor: RunFolder, config: Train) -> Reused:
+        """Take over finished stages of another run (see `check_donor`) that this one would train exactly alike.
+
+        They are alike where everything they and the stages before them depend on is equal (`recipe`). Stages that this
+        run has begun are left as they are.
         """
-        if (
-            not (donor.root / "config.yaml").exists()
-            or (donor.root / "plan.json").read_bytes() != (self.root / "plan.json").read_bytes()
-        ):
-            return ()
-        theirs, taken = configuration.from_yaml(donor.root / "config.yaml"), []
+        theirs = configuration.from_yaml(donor.root / "config.yaml")
+        taken: list[str] = []
         for i, name in enumerate(config.stages):
-            if recipe(theirs, i) != recipe(config, i) or donor.done(name) is None:
-                break
+            if why := _unlike(theirs, config, i):
+                return Reused(tuple(taken), config.stages[i:], why)
+            if donor.done(name) is None:
+                return Reused(tuple(taken), config.stages[i:], f"{name} is not finished there")
             if not self.stage(name).exists():
-                partial = self.root / f".{name}.part"
-                shutil.rmtree(partial, ignore_errors=True)
-                unneeded = shutil.ignore_patterns("last.ckpt", ".*", "events.*")
-                shutil.copytree(donor.stage(name), partial, ignore=unneeded)
-                partial.replace(self.stage(name))
+                self._copy(donor, name)
                 taken.append(name)
-        return tuple(taken)
+        return Reused(tuple(taken), (), "")
+
+    def _copy(self, donor: RunFolder, stage: str) -> None:
+        partial = self.root / f".{stage}.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        unneeded = shutil.ignore_patterns("last.ckpt", ".*", "events.*")
+        shutil.copytree(donor.stage(stage), partial, ignore=unneeded)
+        partial.replace(self.stage(stage))
 
     def finish(self, summary: StageSummary) -> None:
         """Mark a stage as finished."""
@@ -211,9 +249,20 @@ def recipe(config: Train, stage: int) -> dict[str, Any]:
     return kept | {"stages": before}
 
 
+def _unlike(old: Train, new: Train, stage: int) -> str:
+    """Why a stage of `old` is not that of `new`; empty where it is."""
+    if old.stages[: stage + 1] != new.stages[: stage + 1]:
+        return f"strategy: {old.strategy} -> {new.strategy}"
+    before, after = _flat(recipe(old, stage)), _flat(recipe(new, stage))
+    return "; ".join(_changes(before, after))
+
+
 def differences(old: Train, new: Train) -> list[str]:
     """Fields that differ, as `local.threshold: 0.7 -> 0.6`."""
-    before, after = _flat(old.model_dump(by_alias=True)), _flat(new.model_dump(by_alias=True))
+    return _changes(_flat(old.model_dump(by_alias=True)), _flat(new.model_dump(by_alias=True)))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in after if before.get(key) != after[key]]
 
 
@@ -222,6 +271,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out
+
+
+def same_json(one: Path, two: Path) -> bool:
+    """Whether two JSON files say the same."""
+    return bool(json.loads(one.read_bytes()) == json.loads(two.read_bytes()))
 
 
 def atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from agcxr.config import Train, starts_from_global
+from agcxr.config import Train, parts_of, starts_from_global
 from agcxr.data.dataset import films
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.labels import FINDINGS
@@ -56,19 +57,29 @@ def train(
 
     `limit_films` reads only the first so many films of each part: for a quick look, never for a result. With
     `resume`, finished stages are taken as they are and the stage under way goes on after its last whole epoch; the
-    result is that of a run that was never stopped. `reuse`: other run folders on the same films; finished stages of
-    theirs that this run would train in exactly the same way are copied from them, with the same result.
+    result is that of a run that was never stopped, and a finished run is left as it is, to the byte. `reuse`: other run
+    folders on the same films with the same backbone; finished stages of theirs that this run would train in exactly
+    the same way are copied from them, with the same result.
 
-    Raises ValueError for an existing run without `resume`, another configuration or other films with it, a part
-    without films, a batch that cannot be shared by the devices, and training that diverges.
+    Raises ValueError for an existing run without `resume`, another configuration or other films with it, a run to
+    reuse that cannot fit, a part without films, more devices than there are, a batch that cannot be shared by them, and
+    training that diverges.
     """
     prepared, run = open_prepared(prepared_folder), RunFolder(Path(out))
     data = Data(films(prepared, "train").first(limit_films), films(prepared, "val").first(limit_films))
     if not _first_process():  # a process that another one started for its device: the first one keeps the folder
         return _train(run, config, data, prepared, progress=False)
-    run.start(config, Path(prepared_folder) / "plan.json", resume=resume)
-    for donor in reuse:
-        run.copy_stages(RunFolder(Path(donor)), config)
+    check_devices(config, len(data.train))
+    donors, plan = [RunFolder(Path(folder)) for folder in reuse], Path(prepared_folder) / "plan.json"
+    for donor in donors:
+        run.check_donor(donor, config, plan)
+    run.start(config, plan, resume=resume)
+    if resume and run.finished():
+        return RunSummary(run.root, run.model, tuple(filter(None, map(run.done, config.stages))))
+    for donor in donors:
+        found = run.reuse(donor, config)
+        if progress:
+            tqdm.write(f"From {donor.root}: {found}.")
     with run.status(run_folder.hardware(), Path(prepared_folder)) as finished:
         try:
             summary = _train(run, config, data, prepared, progress=progress)
@@ -105,6 +116,7 @@ def build(config: Train) -> AGCNN:
     return AGCNN(
         backbone=config.backbone,
         pooling=config.pooling,
+        output_stride=config.output_stride,
         in_channels=config.in_channels,
         image_size=config.image_size,
         resize=config.resize,
@@ -149,6 +161,38 @@ def train_stage(
     if progress:
         tqdm.write(f"{name:>6}  best epoch {summary.best_epoch}: validation AUC {summary.val_auc:.4f}")
     return summary
+
+
+def check_devices(config: Train, n_films: int) -> None:
+    """Raises ValueError where this machine lacks the devices, or where they cannot share the batches of any stage:
+    once, before hours of training and before a process a device is started."""
+    here, what = devices_here()
+    if config.devices > here:
+        raise ValueError(
+            f"{config.devices} devices were asked for, but this machine has {here} {what}; "
+            f"give --devices {here} or fewer"
+        )
+    world = config.devices * config.nodes
+    if n_films < world:
+        raise ValueError(f"{n_films} films cannot be dealt out to {world} devices; use fewer devices or more films")
+    for name in config.stages:
+        size = config.stage(name).batch_size
+        if size % world:
+            part = min(parts_of(name), key=lambda one: config.stage(one).batch_size)
+            raise ValueError(
+                f"{part}.batch_size is {size} films over {world} devices; expected a multiple of {world}, "
+                f"such as {max(1, size // world) * world}"
+            )
+
+
+def devices_here() -> tuple[int, str]:
+    """How many devices training can use, and what they are: GPUs, or the cores where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.device_count(), "GPU" + "s" * (torch.cuda.device_count() > 1)
+    if torch.backends.mps.is_available():
+        return 1, "GPU"
+    cores = os.cpu_count() or 1
+    return cores, f"core{'s' * (cores > 1)} and no GPU"
 
 
 def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: Path) -> L.Trainer:

@@ -34,6 +34,7 @@ from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
 from agcxr.training import frozen, losses
 from agcxr.training.frozen import Machine
+from agcxr.training.losses import ALONE, Peers
 from agcxr.training.optimise import lr_factor, optimiser
 
 PARTS = ("global", "local", "fusion")
@@ -168,6 +169,9 @@ class StageTask(L.LightningModule):
     def _gather(self, tensor: Tensor) -> Tensor:
         return self.all_gather(tensor) if self.trainer.world_size > 1 else tensor[None]  # type: ignore[return-value]
 
+    def _total(self, tensor: Tensor) -> Tensor:
+        return self._gather(tensor).sum(0)
+
     # --- data ---
 
     def train_dataloader(self) -> Batches:
@@ -230,7 +234,7 @@ class StageTask(L.LightningModule):
             device = self._train_feature_VNC.device
             view_B = self._view_N[film.place_B.to(device)]
             logit_PBK = self._fused(self._train_feature_VNC[view_B, shown.at_B.to(device)])
-        loss = self._loss(logit_PBK, film.label_BK)
+        loss = self._loss(logit_PBK, film.label_BK, Peers(self.trainer.world_size, self._total))
         if batch_idx == 0:
             self.first_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.films_seen += len(film)
@@ -245,8 +249,8 @@ class StageTask(L.LightningModule):
             logit_PBK = self._fused(self._val_feature_NC[shown.at_B])
         self._scored.append((shown.film.place_B, logit_PBK.float().transpose(0, 1)))
 
-    def _loss(self, logit_PBK: Tensor, label_BK: Tensor) -> Tensor:
-        return torch.stack([self.loss(logit_BK, label_BK) for logit_BK in logit_PBK]).sum()
+    def _loss(self, logit_PBK: Tensor, label_BK: Tensor, peers: Peers = ALONE) -> Tensor:
+        return torch.stack([self.loss(logit_BK, label_BK, peers) for logit_BK in logit_PBK]).sum()
 
     def _logits(self, shown: Shown, box_N4: Tensor | None) -> Tensor:
         """Logits PBK of the parts that learn; `box_N4`: boxes of all films of the part (prepared pixels), if known."""
@@ -289,12 +293,17 @@ class StageTask(L.LightningModule):
         if not np.isfinite(loss):
             raise ValueError(
                 f"training diverged: the validation loss of the {self.stage} stage is {loss} after epoch "
-                f"{self.current_epoch + 1}; lower --{self.parts[0]}.lr (now {self.settings.lr:g})"
+                f"{self.current_epoch + 1}; lower --{self.parts[0]}.lr (now {self.settings.lr:g}){self._stages_kept()}"
             )
         # The fusion's scores choose the epoch where it learns; branches that learn without it count alike.
         chosen = [self.parts.index("fusion")] if "fusion" in self.parts else range(len(self.parts))
         auc_PK = [metrics.auroc_table(films.label_NK, logit_PNK[p].numpy()) for p in chosen]
         self.validation = Validation(loss, tuple(np.mean(auc_PK, axis=0).tolist()))
+
+    def _stages_kept(self) -> str:
+        done = self.config.stages[: self.config.stages.index(self.stage)]
+        root = self.trainer.default_root_dir
+        return f"; a new run with --reuse {root} need not train {' and '.join(done)} again" if done else ""
 
     def on_validation_start(self) -> None:
         """The films of the epoch are through: stop the clock. (Reading the loss waits for the device.)"""
@@ -305,7 +314,7 @@ class StageTask(L.LightningModule):
         """Mean training loss of the epoch and its films, over all processes."""
         count = torch.tensor(float(self.films_seen), device=self.device)
         total = torch.stack([self.loss_sum.to(self.device), count])
-        loss_sum, films = self._gather(total).sum(0).tolist()
+        loss_sum, films = self._total(total).tolist()
         return loss_sum / films, int(films)
 
     # --- how it learns ---

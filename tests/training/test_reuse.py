@@ -1,0 +1,139 @@
+"""What is done is not done again: stages taken over from another run, and finished runs left as they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import short, write_prepared
+
+from agcxr.cli import main
+from agcxr.config import to_yaml
+from agcxr.training import stages
+from agcxr.training.run_folder import Reused, RunFolder
+from agcxr.training.stages import train
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def donor(prepared, tmp_path_factory) -> Path:
+    return train(prepared, short(), tmp_path_factory.mktemp("reuse") / "donor", progress=False).folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def content(run: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in run.rglob("*") if path.is_file()]
+    return {str(path.relative_to(run)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_stages_that_would_be_the_same_are_taken_over(prepared, tmp_path, donor, capsys):
+    other = short(local={"threshold": 0.4})
+    alone = train(prepared, other, tmp_path / "alone", progress=False)
+    shared = train(prepared, other, tmp_path / "shared", reuse=[donor])
+    assert (
+        f"From {donor}: took over global; trains local, fusion (local.threshold: 0.7 -> 0.4)."
+        in capsys.readouterr().out
+    )
+    assert not (tmp_path / "shared" / "global" / "last.ckpt").exists()  # copied, not trained
+    assert (tmp_path / "shared" / "local" / "last.ckpt").exists()
+    one, two = weights(alone.folder), weights(shared.folder)
+    assert all(torch.equal(one[key], two[key]) for key in one | two)
+    assert [s.val_auc for s in shared.stages] == [s.val_auc for s in alone.stages]
+
+
+def test_another_seed_takes_nothing_over(prepared, tmp_path, donor, capsys):
+    run = train(prepared, short(seed=1), tmp_path / "run", reuse=[donor])
+    assert "took nothing over; trains global, local, fusion (seed: 0 -> 1)." in capsys.readouterr().out
+    assert (run.folder / "global" / "last.ckpt").exists()
+
+
+def test_a_stage_that_diverged_is_tried_again_without_the_one_before(prepared, tmp_path, capsys):
+    wild = short(local={"lr": 1e30})
+    with pytest.raises(ValueError, match="diverged") as told:
+        train(prepared, wild, tmp_path / "wild", progress=False)
+    cure = f"lower --local.lr (now 1e+30); a new run with --reuse {tmp_path / 'wild'} need not train global again"
+    assert str(told.value).endswith(cure)
+    train(prepared, short(), tmp_path / "tame", reuse=[tmp_path / "wild"])
+    assert "took over global; trains local, fusion (local.lr: 1e+30 -> 0.01)." in capsys.readouterr().out
+    kept = [load_file(tmp_path / name / "global" / "best.safetensors") for name in ("wild", "tame")]
+    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+
+
+def test_reasons_in_words(prepared, tmp_path, donor):
+    plan = prepared / "plan.json"
+    joint, longer = short(strategy="G_LF"), short(loss="asymmetric")
+    for name, config in (("joint", joint), ("longer", longer), ("same", short())):
+        RunFolder(tmp_path / name).start(config, plan, resume=False)
+    assert str(RunFolder(tmp_path / "joint").reuse(RunFolder(donor), joint)) == (
+        "took over global; trains local+fusion (strategy: G_L_F -> G_LF)"
+    )
+    assert RunFolder(tmp_path / "longer").reuse(RunFolder(donor), longer) == Reused(
+        (), ("global", "local", "fusion"), "loss: bce -> asymmetric"
+    )
+    same = RunFolder(tmp_path / "same")
+    assert str(same.reuse(RunFolder(tmp_path / "longer"), longer)) == (
+        "took nothing over; trains global, local, fusion (global is not finished there)"
+    )
+    assert str(same.reuse(RunFolder(donor), short())) == "took over global, local, fusion"
+    assert str(same.reuse(RunFolder(donor), short())) == "nothing was left to take over"
+
+
+def test_runs_that_cannot_fit_are_refused_before_the_folder_is_claimed(prepared, tmp_path, donor):
+    others = write_prepared(tmp_path / "others", parts={"train": 9, "val": 4})
+    cases = [
+        (others, short(), donor, r"was trained on other films than .*others \(their plan.json differ\)"),
+        (prepared, short(backbone="test_convnext2"), donor, "has the backbone test_resnet and this run test_convnext2"),
+        (prepared, short(), tmp_path / "none", "none holds no run whose stages could be reused"),
+        (prepared, short(), tmp_path / "run", "run holds no run whose stages could be reused"),
+    ]
+    for films, config, other, message in cases:
+        with pytest.raises(ValueError, match=message):
+            train(films, config, tmp_path / "run", reuse=[other], progress=False)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="cannot reuse its own stages"):
+        train(prepared, short(), donor, resume=True, reuse=[donor], progress=False)
+
+
+def test_the_flag_and_a_finished_run_resumed_to_the_byte(prepared, tmp_path, donor, capsys):
+    to_yaml(short(), tmp_path / "settings.yaml")
+    words = ["train", "--data", str(prepared), "--config", str(tmp_path / "settings.yaml")]
+    run = tmp_path / "run"
+    assert main([*words, "--out", str(run), "--reuse", str(donor)]) == 0
+    assert f"From {donor}: took over global, local, fusion." in capsys.readouterr().out
+    before = content(run)
+    assert {"run.json", "model/config.json", "model/model.safetensors"} <= before.keys()
+    assert b'"calibration":{' in before["model/config.json"][0].replace(b" ", b"")
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert content(run) == before
+    assert f"Next: agcxr evaluate {run}" in capsys.readouterr().out
+    # A model that is gone is made again.
+    (run / "model" / "config.json").unlink()
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert content(run)["model/model.safetensors"][0] == before["model/model.safetensors"][0]
+    assert main([*words, "--out", str(tmp_path / "more"), "--seeds", "2", "--reuse", str(donor)]) == 2
+    assert "--reuse is for one run, as stages of another seed differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("here", "devices", "batch", "message"),
+    [
+        ((2, "GPUs"), 9, 8, "9 devices were asked for, but this machine has 2 GPUs; give --devices 2 or fewer"),
+        ((1, "core and no GPU"), 2, 8, "this machine has 1 core and no GPU; give --devices 1 or fewer"),
+        ((64, "GPUs"), 32, 64, "25 films cannot be dealt out to 32 devices; use fewer devices or more films"),
+        ((8, "GPUs"), 3, 9, "fusion.batch_size is 4 films over 3 devices; expected a multiple of 3, such as 3"),
+    ],
+)
+def test_devices_that_cannot_share_are_told_once_and_early(
+    prepared, tmp_path, monkeypatch, here, devices, batch, message
+):
+    monkeypatch.setattr(stages, "devices_here", lambda: here)
+    made = short(devices=devices, local={"batch_size": batch})
+    made = made.model_copy(update={"global_": made.global_.model_copy(update={"batch_size": batch})})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(prepared, made, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
