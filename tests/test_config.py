@@ -46,6 +46,7 @@ def test_partial_yaml_keeps_the_base(tmp_path):
         ("{strategy: G_LF, fusion: {start: global}}", "a branch learns with the fusion; set it to 'random'"),
         ("- 1", "expected `field: value` lines"),
         ("a: [", "is not YAML"),
+        ("", "holds nothing, expected `field: value` lines"),
     ],
 )
 def test_bad_settings_are_refused_with_the_nearest_valid_one(text, message, tmp_path):
@@ -58,3 +59,17 @@ def test_bad_settings_are_refused_with_the_nearest_valid_one(text, message, tmp_
 def test_unknown_preset():
     with pytest.raises(ValueError, match="did you mean 'paper'"):
         config.preset("papper")
+
+
+def test_configurations_that_cannot_be_read_say_what_to_do(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no.yaml does not exist; every run folder holds one as config.yaml, or start"
+    ):
+        config.from_yaml(tmp_path / "no.yaml")
+    with pytest.raises(ValueError, match=r"--preset \(lite, paper, paper-densenet, demo\)"):
+        config.from_yaml(tmp_path / "no.yaml")
+    with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\); expected a YAML file"):
+        config.from_yaml(tmp_path)
+    (tmp_path / "odd.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"odd.yaml cannot be read \(it is not text\)"):
+        config.from_yaml(tmp_path / "odd.yaml")

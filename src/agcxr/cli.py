@@ -6,15 +6,37 @@ Each command is a function in `commands.py`; its parameters are the flags and it
 from __future__ import annotations
 
 import difflib
+import os
+import select
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TextIO
+
+PIPE_CLOSED = 141
+"""Exit status when nobody reads any more (`agcxr ... | head`): the shells' for a program ended by SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 done, 1 done with failures, 2 not done, 130 interrupted."""
+    """Run one command. Returns the exit status: 0 done, 1 done with failures, 2 not done, 130 interrupted, 141 nobody
+    read the output to its end."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as with `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    try:
+        try:
+            return _main(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_output()
+        return PIPE_CLOSED
+
+
+def _main(words: list[str]) -> int:
     if words[:1] in (["--version"], ["-V"]):
         from agcxr import __version__
 
@@ -22,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from agcxr.commands import COMMANDS
 
+    if words[:1] == ["help"] and words[1:]:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview(COMMANDS))
         return 0
@@ -38,17 +62,73 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
 
     try:
         made = with_preset(command, flags)
-        call = tyro.cli(
-            made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
-        )
+        with _warnings_in_words(name):
+            call = tyro.cli(
+                made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
+            )
         return int(call or 0)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise
         # What people can mend is said in words; a bug keeps its traceback.
-        print(f"agcxr {name}: {error}", file=sys.stderr)
+        print(f"agcxr {name}: {_in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nagcxr {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    """Our own errors are sentences; the system's are `[Errno 2] No such file or directory: 'x'`."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether a broken pipe was our own output, not a connection of the command's."""
+    return any(_is_broken(stream) for stream in (sys.stdout, sys.stderr))
+
+
+def _is_broken(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+        if not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError):  # no file behind it, or closed
+        return False
+
+
+def _give_up_output() -> None:
+    """Send what is still held back for a reader who has left to nowhere, so that Python's own end stays quiet."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if _is_broken(stream):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def _warnings_in_words(name: str) -> Iterator[None]:
+    """Warnings of this package are for people: without the Python file and line that a library user wants to see."""
+    with warnings.catch_warnings():
+        # They quote values of headers, which may name a patient, and nobody at a command line can mend them.
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.split(".")[0] == "agcxr":
+                print(f"agcxr {name}: warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _settings_in_words() -> Any:
@@ -85,19 +165,29 @@ def _settings_in_words() -> Any:
 
 
 def _overview(commands: dict[str, Callable[..., int | None]]) -> str:
-    width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
     head = "agcxr: attention-guided classification of chest X-rays. Research use only, not a medical device."
-    return "\n".join(
-        [head, "", "usage: agcxr <command> [flags]    (agcxr <command> --help lists its flags)", "", *lines]
-    )
+    usage = "usage: agcxr <command> [flags]    (agcxr <command> --help lists its flags)"
+    return "\n".join([head, "", usage, "", *_listed(commands)])
+
+
+def _listed(commands: dict[str, Callable[..., int | None]]) -> list[str]:
+    """A line a command: its name and the first line of its help."""
+    width = max(map(len, commands))
+    return [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
 
 
 def _unknown(words: list[str], commands: dict[str, Callable[..., int | None]]) -> int:
-    group = [name for name in commands if name.split()[0] == words[0]]
+    group = {name: command for name, command in commands.items() if name.split()[0] == words[0]}
+    seconds = [name.split()[1] for name in group]
+    if group and words[1:2] in (["-h"], ["--help"]):
+        usage = f"usage: agcxr {words[0]} {{{','.join(seconds)}}} [flags]"
+        print("\n".join([usage, "", *_listed(group)]))
+        return 0
     if group:
-        print(f"agcxr {words[0]} needs one of: {', '.join(name.split()[1] for name in group)}", file=sys.stderr)
-        return 0 if words[1:2] in (["-h"], ["--help"]) else 2
+        near = difflib.get_close_matches(words[1] if words[1:] else "", seconds, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        print(f"agcxr {words[0]} needs one of: {', '.join(seconds)}{hint}", file=sys.stderr)
+        return 2
     near = difflib.get_close_matches(words[0], list(commands), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     print(f"agcxr: unknown command {words[0]!r}{hint}; `agcxr --help` lists them", file=sys.stderr)

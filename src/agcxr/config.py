@@ -145,6 +145,8 @@ class Train(Frozen):
     """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1
     """Films are gray: one channel, the stem's ImageNet weights folded; three only repeats it."""
+    output_stride: Literal[8, 16, 32] = 32
+    """View pixels to a cell of the feature grid. Less (by dilation) gives attention a finer grid, and costs more."""
     image_size: Annotated[int, Field(ge=32)] = 224
     """Side of a view in pixels."""
     resize: Annotated[int, Field(ge=32)] = 256
@@ -292,12 +294,19 @@ def from_yaml(path: str | Path, base: Train | None = None) -> Train:
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the configuration {path} does not exist; every run folder holds one as config.yaml, or start from a "
+            f"recipe with --preset ({', '.join(PRESETS)})"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ValueError(f"the configuration {path} cannot be read ({reason}); expected a YAML file") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} holds {type(found).__name__}, expected `field: value` lines such as `backbone: resnet50`"
-        )
+        held = "nothing" if found is None else type(found).__name__
+        raise ValueError(f"{path} holds {held}, expected `field: value` lines such as `backbone: resnet50`")
     return from_dict(_merged((base or lite()).model_dump(by_alias=True), found))
 
 
