@@ -165,7 +165,7 @@ def test_freezing_can_be_undone():
 
 
 def test_arguments_build_the_same_network():
-    model = network(pooling="max", labels=("Mass", "Nodule"), crop_source="prepared", look="random")
+    model = network(pooling="max", output_stride=16, labels=("Mass", "Nodule"), crop_source="prepared", look="random")
     again = AGCNN(**model.arguments(), weights="none")
     assert again.arguments() == model.arguments()
     again.load_state_dict(model.state_dict())

@@ -36,6 +36,19 @@ def test_features_are_channels_first_maps(name, channels, grid, in_channels):
     assert feature.shape[2] == feature.shape[3] >= grid
 
 
+@pytest.mark.parametrize(("stride", "side"), [(32, 4), (16, 7), (8, 14)])
+def test_the_output_stride_sets_the_grid_and_keeps_the_weights(stride, side):
+    backbone = Backbone("resnet10t", 1, "none", stride).eval()
+    assert backbone(torch.rand(1, 1, 112, 112)).shape == (1, 512, side, side)
+    usual = Backbone("resnet10t", 1, "none")
+    assert {k: v.shape for k, v in backbone.state_dict().items()} == {k: v.shape for k, v in usual.state_dict().items()}
+
+
+def test_a_network_that_cannot_be_dilated_says_so():
+    with pytest.raises(ValueError, match=r"timm's 'densenet121' has no output_stride, here 16; use 32, its own"):
+        Backbone("densenet121", 1, "none", 16)
+
+
 def test_channels_last_features_are_turned():
     backbone = Backbone("test_resnet", 1, "none")
     map_BhwD = torch.rand(2, 5, 4, backbone.channels)

@@ -76,7 +76,14 @@ class Branch(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: str, pooling: str, in_channels: int, normalisation: str, outputs: int, weights: str | Path
+        self,
+        backbone: str,
+        pooling: str,
+        in_channels: int,
+        normalisation: str,
+        outputs: int,
+        weights: str | Path,
+        output_stride: int = 32,
     ) -> None:
         """See AGCNN for the options. `outputs`: number of labels."""
         super().__init__()
@@ -85,7 +92,7 @@ class Branch(nn.Module):
         if normalisation not in ("imagenet", "mean"):
             raise ValueError(f"normalisation is {normalisation!r}; expected 'imagenet' or 'mean'")
         self.pooling, self.in_channels = pooling, in_channels
-        self.backbone = Backbone(backbone, in_channels, weights)
+        self.backbone = Backbone(backbone, in_channels, weights, output_stride)
         self.head = nn.Linear(self.backbone.channels, outputs)
         mean = torch.tensor(GRAY_MEAN if in_channels == 1 else RGB_MEAN)
         std = torch.tensor(GRAY_STD if in_channels == 1 else RGB_STD)
@@ -139,6 +146,7 @@ class AGCNN(
         *,
         pooling: str = "avg",
         in_channels: int = 1,
+        output_stride: int = 32,
         image_size: int = 224,
         resize: int = 256,
         normalisation: str = "imagenet",
@@ -150,7 +158,8 @@ class AGCNN(
     ) -> None:
         """Build the network; random parts follow torch's global generator.
 
-        - `backbone`, `in_channels`, `weights`: see models/backbones.py. Both branches start from the same weights file.
+        - `backbone`, `in_channels`, `weights`, `output_stride`: see models/backbones.py. Both branches start from the
+          same weights file.
         - `pooling` before each head: `avg` or `max` (paper).
         - `image_size`: side of the crops the local branch sees, and of the views that callers should render.
         - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
@@ -167,11 +176,12 @@ class AGCNN(
         if not labels or len(set(labels)) != len(labels):
             raise ValueError(f"labels are {tuple(labels)}; expected at least one name, none of them twice")
         self.backbone_name, self.pooling, self.in_channels = backbone, pooling, in_channels
-        self.image_size, self.resize, self.normalisation = image_size, resize, normalisation
+        self.output_stride, self.image_size, self.resize = output_stride, image_size, resize
+        self.normalisation = normalisation
         self.attention = attention or config.Attention()
         self.crop_source, self.look_at, self.labels = crop_source, look, tuple(labels)
-        self.global_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
-        self.local_branch = Branch(backbone, pooling, in_channels, normalisation, len(labels), weights)
+        branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, output_stride)
+        self.global_branch, self.local_branch = Branch(*branch), Branch(*branch)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
         self.card: Card | None = None
@@ -277,6 +287,7 @@ class AGCNN(
         return {
             "backbone": self.backbone_name,
             "pooling": self.pooling,
+            "output_stride": self.output_stride,
             "in_channels": self.in_channels,
             "image_size": self.image_size,
             "resize": self.resize,

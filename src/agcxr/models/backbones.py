@@ -34,13 +34,16 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 class Backbone(nn.Module):
     """A timm model without its head. `channels` is D; forward maps image_BCHW (normalised) to feature_BDhw."""
 
-    def __init__(self, name: str, in_channels: int = 1, weights: str | Path = "imagenet") -> None:
+    def __init__(
+        self, name: str, in_channels: int = 1, weights: str | Path = "imagenet", output_stride: int = 32
+    ) -> None:
         """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny).
 
         `weights`: `imagenet` (from the cache or the Hugging Face hub), `none` (random, from torch's generator), or a
         safetensors or torch state-dict file of the same network. With one input channel the ImageNet stem's weights
-        are summed over RGB. Raises ValueError for an unknown name, weights that cannot be had, or a file that does
-        not fit.
+        are summed over RGB. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
+        dilations, where timm knows how. Raises ValueError for an unknown name, weights that cannot be had, a file that
+        does not fit, or a stride that the network cannot have.
         """
         super().__init__()
         if in_channels not in (1, 3):
@@ -50,16 +53,23 @@ class Backbone(nn.Module):
         self.name = name
         self.net: Any  # a timm model has more than nn.Module declares
         options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": ""}
+        if output_stride != 32:
+            options["output_stride"] = output_stride
         if str(weights) == "imagenet":
-            overlay = _imagenet_file(name)
-            self.net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-        else:
-            try:
-                self.net = timm.create_model(name, pretrained=False, **options)
-            except RuntimeError as error:  # e.g. a weight tag that the architecture does not have
-                raise ValueError(f"timm cannot build the backbone {name!r}: {error}") from error
-            if str(weights) != "none":
-                load_weights(self.net, Path(weights))
+            options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
+        try:
+            self.net = timm.create_model(name, **options)
+        except TypeError as error:
+            if "output_stride" not in str(error):
+                raise
+            raise ValueError(
+                f"timm's {name!r} has no output_stride, here {output_stride}; use 32, its own, or a network that can "
+                "be dilated, such as resnet50 or convnext_tiny"
+            ) from error
+        except RuntimeError as error:  # e.g. a weight tag that the architecture does not have
+            raise ValueError(f"timm cannot build the backbone {name!r}: {error}") from error
+        if str(weights) not in ("imagenet", "none"):
+            load_weights(self.net, Path(weights))
         self.channels = int(self.net.num_features)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

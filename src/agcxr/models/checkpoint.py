@@ -43,6 +43,7 @@ class ModelArguments(Frozen):
     backbone: Annotated[str, Field(max_length=200)]
     pooling: Literal["avg", "max"] = "avg"
     in_channels: Literal[1, 3] = 1
+    output_stride: Literal[8, 16, 32] = 32
     image_size: Annotated[int, Field(ge=32, le=8192)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
     normalisation: Literal["imagenet", "mean"] = "imagenet"
