@@ -59,17 +59,32 @@ def phantom(
     return 0
 
 
-def download_nih(out: Path, *, table: Path | None = None, parallel: int = 4) -> int:
-    """Fetch the twelve ChestX-ray14 archives (42 GB), resumable.
+def download_nih(
+    out: Path = Path("nih"),
+    *,
+    table: Path | None = None,
+    only: tuple[str, ...] = (),
+    parallel: int = 4,
+    recheck: bool = False,
+    print_table: bool = False,
+) -> int:
+    """Fetch the twelve ChestX-ray14 archives (42 GB), resumable, and say where the tables are to be had.
 
     Args:
         out: Folder for the archives.
-        table: Your own table of names and links instead of the built-in one.
+        table: Your own CSV of names and links (name,url,bytes,sha256,md5) instead of the built-in one.
+        only: Some files of the table, such as images_001.tar.gz.
         parallel: Archives at once.
+        recheck: Also read the archives that are there already against their checksums.
+        print_table: Print the built-in table, to edit for --table, and fetch nothing.
     """
     from agcxr.data.download import download_nih as download
+    from agcxr.data.download import table_text
 
-    download(out, table=table, parallel=parallel)
+    if print_table:
+        print(table_text(), end="")
+    else:
+        download(out, table=table, only=only, parallel=parallel, recheck=recheck)
     return 0
 
 
@@ -108,48 +123,45 @@ def predict(
     run: Run,
     inputs: Inputs,
     *,
-    out: Path = Path("predictions.csv"),
+    out: str = "predictions.csv",
     explain: Path | None = None,
     dicom: Path | None = None,
     point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
     prevalence: str | None = None,
     batch_size: int = 16,
+    devices: int = 1,
+    nodes: int = 1,
+    engine: Literal["plain", "ray"] = "plain",
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
 
     Args:
         run: Run folder, model folder, hub id, or exported file (.onnx).
-        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
-        out: CSV to write.
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes; with --engine ray also URIs.
+        out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
         point: Operating point at which findings are called (a calibrated model has all three).
         prevalence: Correct calibrated probabilities for how common findings are where the films come from: a share
             for every finding, or pairs such as Effusion=0.1,Mass=0.02.
         batch_size: Films at once.
+        devices: Processes that share the films, one a GPU, or without GPUs one a few cores (docs/scale.md).
+        nodes: Machines that do so, each with that many devices.
+        engine: ray: by actors of a Ray cluster, or of this machine; devices is their number.
     """
-    from agcxr.calibration import parse_prevalence
-    from agcxr.inference.batch import predict_files
+    from agcxr.inference.launch import Request
+    from agcxr.inference.launch import predict as predict_films
 
-    if dicom is not None:
-        from agcxr.dicom.files import predict_dicom
+    request = Request(run, inputs, Path(out), explain, dicom, point, prevalence, batch_size)
+    if engine == "ray":
+        from agcxr.inference.ray_engine import predict_on_ray
 
-        if point != "youden" or prevalence is not None:
-            raise ValueError(
-                "DICOM reports call findings at Youden's point and at the prevalence of the validation films; "
-                "leave out --point and --prevalence, or --dicom"
-            )
-        return predict_dicom(run, list(inputs), out, dicom, explain_dir=explain, batch_size=batch_size)
-    summary = predict_files(
-        run,
-        list(inputs),
-        out,
-        explain_dir=explain,
-        batch_size=batch_size,
-        point=point,
-        prevalence=None if prevalence is None else parse_prevalence(prevalence),
-    )
-    return 1 if summary.failed else 0
+        return predict_on_ray(request, out, actors=devices, nodes=nodes)
+    if dicom is None:
+        return predict_films(request, devices, nodes)
+    from agcxr.dicom.files import DicomFiles
+
+    return predict_films(request, devices, nodes, also=[functools.partial(DicomFiles, folder=dicom)])
 
 
 def dicom_node(
@@ -203,7 +215,7 @@ def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
         out: Folder for a PNG a film, and the probabilities as predictions.csv.
     """
-    return predict(run, inputs, out=out / "predictions.csv", explain=out)
+    return predict(run, inputs, out=str(out / "predictions.csv"), explain=out)
 
 
 def score(

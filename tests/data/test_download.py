@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_films import pack
 
+from agcxr.cli import main
 from agcxr.data import download
 from agcxr.data.download import DownloadError, download_nih, read_table
 from agcxr.data.fetch import Patience, Remote, Stopped, fetch, size_of
+from agcxr.data.phantom_collection import write_phantom
+from agcxr.data.prepared import open_prepared
 from agcxr.data.web import FetchError, check_url
 
 QUICK = Patience(attempts=3, backoff=0.001, timeout=2.0)
@@ -107,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", answer.etag)
         if answer.modified:
             self.send_header("Last-Modified", answer.modified)
+        self.send_header("Content-Type", "text/plain")
         self.end_headers()
         part = (body[start:end] + answer.extra)[: answer.stop_after]
         self.wfile.write(part[: len(part) // 2])
@@ -429,7 +435,7 @@ def test_twelve_archives_several_at_once(collection, server, tmp_path, capsys):
         "Wang X, Peng Y",
         "NIH Clinical Center is the data provider",
         "(12 of 12)",
-        "take Data_Entry_2017_v2020.csv, BBox_List_2017.csv, train_val_list.txt, test_list.txt from",
+        "missing there: Data_Entry_2017_v2020.csv, BBox_List_2017.csv, train_val_list.txt, test_list.txt.",
         f"agcxr prepare nih --images {out} --labels",
     ):
         assert text in said
@@ -454,7 +460,7 @@ def test_only_some(collection, tmp_path):
     _, links = collection
     got = download_nih(tmp_path / "nih", table=links, only=["images_002.tar.gz"], patience=QUICK)
     assert [one.name for one in got] == ["images_002.tar.gz"]
-    with pytest.raises(ValueError, match=r"images_13 not in the table; there are images_001.tar.gz, "):
+    with pytest.raises(ValueError, match=r"no link for images_13 in the table; it has images_001.tar.gz, "):
         download_nih(tmp_path / "nih", table=links, only=["images_13"])
     with pytest.raises(ValueError, match="parallel is 0"):
         download_nih(tmp_path / "nih", table=links, parallel=0)
@@ -516,9 +522,93 @@ def test_a_real_ctrl_c_does_not_wait_for_a_silent_server(server, tmp_path):
     assert (got.path.read_bytes(), got.received) == (BODY, len(BODY) - len(BODY) // 2)
 
 
+# As a new user meets it
+
+
+def by_hand(path: Path, **links: str) -> Path:
+    """A table of two archives and the lists, as the package's own: most of them without a link."""
+    names = ("images_001.tar.gz", "images_002.tar.gz", *download.LISTS)
+    lines = [f"{name},{links.get(name.split('.')[0], '')}" for name in names]
+    path.write_text("\n".join(["name,url", *lines]))
+    return path
+
+
+def test_a_new_user_downloads_and_prepares(server, tmp_path, capsys):
+    """Both archives and all lists, over connections that break and lie; then the very command that was printed."""
+    made = write_phantom(tmp_path / "phantom", 12, seed=1, size=64, workers=1, progress=False)
+    films = sorted((made / "images").iterdir())
+    bad = [Answer(status=503, retry_after="0"), Answer(stop_after=9000)], [Answer(claim=-500)]
+    for n, (part, answers) in enumerate(zip((films[:6], films[6:]), bad, strict=True), start=1):
+        pack(tmp_path / "packed.tar.gz", part)
+        server.put(f"images_00{n}.tar.gz", (tmp_path / "packed.tar.gz").read_bytes(), *answers)
+    for name in download.LISTS:
+        server.put(name, (made / name).read_bytes(), Answer(stop_after=50))
+    names = ("images_001.tar.gz", "images_002.tar.gz", *download.LISTS)
+    links = by_hand(tmp_path / "t.csv", **{name.split(".")[0]: f"{server.address}/{name}" for name in names})
+    out = tmp_path / "my nih"
+    assert main(["download", "nih", "--out", str(out), "--table", str(links)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    said = capsys.readouterr().out
+    assert "Still missing" not in said
+    command = shlex.split(said.splitlines()[-1].replace("PREPARED", shlex.quote(str(tmp_path / "ready"))))
+    assert command[:3] == ["agcxr", "prepare", "nih"]
+    assert main([*command[1:], "--size", "32"]) == 0
+    plan = open_prepared(tmp_path / "ready").plan
+    assert (plan.counts.prepared, plan.split.rule) == (12, "official")
+    assert plan.counts.boxes > 0
+
+
+def test_lists_without_a_link_are_asked_for_by_name(server, tmp_path, capsys):
+    server.put("images_001.tar.gz", BODY)
+    server.put("images_002.tar.gz", OTHER)
+    both = {f"images_00{n}": f"{server.address}/images_00{n}.tar.gz" for n in (1, 2)}
+    links, out = by_hand(tmp_path / "t.csv", **both), tmp_path / "nih"
+    call = ["download", "nih", "--out", str(out), "--table", str(links)]
+    assert main([*call, "--only", "images_001.tar.gz"]) == 0
+    said = capsys.readouterr().out
+    assert f"The 1 of 2 archives are in {out}; prepare reads them as they are" in said
+    assert "--subset --out PREPARED" in said
+    assert main(call) == 0
+    said = capsys.readouterr().out
+    assert f"Still missing there: {', '.join(download.LISTS)}.\n" in said
+    assert "open https://nihcc.app.box.com/v/ChestXray-NIHCC in a browser" in said
+    assert "--subset" not in said
+    (out / "Data_Entry_2017.csv.gz").write_bytes(b"as the user saved it")
+    (out / "test_list.txt").write_text("x.png")
+    assert main(call) == 0
+    said = capsys.readouterr().out
+    assert "Still missing there: BBox_List_2017.csv, train_val_list.txt.\n" in said
+    assert f"--labels {out / 'Data_Entry_2017.csv.gz'} --boxes {out / 'BBox_List_2017.csv'} --lists {out}" in said
+
+
+def test_a_page_in_place_of_a_list(server, tmp_path):
+    server.put("test_list.txt", b"\n<!doctype html><title>Sign in</title>")
+    with pytest.raises(FetchError, match=r"test_list.txt: the server sent text/plain, not a table; the link may have"):
+        fetch(server.remote("test_list.txt"), tmp_path, patience=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_it_ends_at_once(tmp_path, capsys):
+    links = by_hand(tmp_path / "t.csv", images_001="http://127.0.0.1:1/a", images_002="http://127.0.0.1:1/b")
+    start = time.monotonic()
+    assert main(["download", "nih", "--out", str(tmp_path / "nih"), "--table", str(links)]) == 2
+    assert time.monotonic() - start < 10
+    assert "no server answers (images_00" in capsys.readouterr().err
+    assert main(["download", "nih", "--table", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv cannot be read: No such file or directory; expected name,url,bytes" in capsys.readouterr().err
+
+
+def test_the_table_can_be_printed_and_given_back(tmp_path, capsys):
+    assert main(["download", "nih", "--print-table"]) == 0
+    (tmp_path / "mine.csv").write_text(capsys.readouterr().out)
+    assert read_table(tmp_path / "mine.csv") == read_table()
+
+
 def test_the_package_table():
-    remotes = read_table()
+    everything = read_table()
+    remotes = [one for one in everything if one.url]
     assert [one.name for one in remotes] == [f"images_{n:03}.tar.gz" for n in range(1, 13)]
+    assert tuple(one.name for one in everything if not one.url) == download.LISTS
     assert all(one.url.startswith("https://nihcc.box.com/shared/static/") for one in remotes)
     assert len({one.url for one in remotes}) == 12
 
@@ -528,12 +618,12 @@ def test_the_package_table():
     [
         ("name,link\n", "the header is 'name,link', expected 'name,url,bytes,sha256,md5'"),
         ("", "the header is ''"),
-        ("name,url\n", "no files in the table"),
+        ("name,url\n", "no links in the table"),
         ("name,url\na.gz,https://x.org/a\na.gz,https://x.org/b\n", "a.gz more than once"),
         ("name,url\n../a.gz,https://x.org/a\n", r"line 2: the name is '../a.gz', expected a plain file name"),
         ("name,url\na.gz.part,https://x.org/a\n", "line 2: the name is"),
         ("name,url\na.gz,http://x.org/a\n", r"line 2: 'http://x.org/a' is not an https:// address"),
-        ("name,url\na.gz\n", "line 2: '' is not an https:// address"),
+        ("name,url\na.gz\n", "no links in the table"),
         ("name,url,bytes\na.gz,https://x.org/a,12 GB\n", "line 2: bytes is '12 GB'"),
         ("name,url,sha256\na.gz,https://x.org/a,abc\n", "line 2: sha256 is 'abc', expected 64 hexadecimal digits"),
         ("name,url,md5\na.gz,https://x.org/a,xyz\n", "line 2: md5 is 'xyz', expected 32"),

@@ -1,6 +1,7 @@
 """`agcxr download nih`: the archives of ChestX-ray14, several at once, each resumed where it broke.
 
-The links are one table, nih_archives.csv beside this file, which a table of the user's own can replace.
+The links are one table, nih_archives.csv beside this file, which a table of the user's own can replace. A row without
+a link is a file that has no public one: people fetch it themselves, and are told which of them are still missing.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import queue
 import re
+import shlex
 import shutil
 import threading
 from collections import deque
@@ -15,12 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from agcxr.data.fetch import Fetched, Patience, Remote, fetch, held_bytes, size_of
-from agcxr.data.web import FetchError, check_url
+from agcxr.data.web import Broken, FetchError, check_url
 
+LONGEST_QUESTION = 15.0
+"""Seconds to wait for a file's size, before the first byte."""
 COLUMNS = ("name", "url", "bytes", "sha256", "md5")
 HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 LISTS = ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
@@ -37,14 +42,14 @@ class DownloadError(OSError):
 
 
 def read_table(path: str | Path | None = None) -> tuple[Remote, ...]:
-    """The files to fetch, from a CSV `name,url,bytes,sha256,md5` (the last three may be blank or absent).
+    """The files of a CSV `name,url,bytes,sha256,md5` (all but the name may be blank: no public link, not known).
 
     Without a path: the package's own table. Raises ValueError that names the line.
     """
     if path is None:
         with as_file(files("agcxr.data") / "nih_archives.csv") as own:
             return read_table(own)
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+    with _opened(Path(path)) as file:
         reader = csv.DictReader(file)
         header = tuple(reader.fieldnames or ())
         if not {"name", "url"} <= set(header) <= set(COLUMNS):
@@ -53,9 +58,14 @@ def read_table(path: str | Path | None = None) -> tuple[Remote, ...]:
     names = [remote.name for remote in remotes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: {', '.join(twice)} more than once; every file needs a name of its own")
-    if not remotes:
-        raise ValueError(f"{path}: no files in the table, expected a line for each")
+    if not any(remote.url for remote in remotes):
+        raise ValueError(f"{path}: no links in the table, expected a line for each file")
     return remotes
+
+
+def table_text() -> str:
+    """The package's own table, to save, edit and give back."""
+    return (files("agcxr.data") / "nih_archives.csv").read_text(encoding="utf-8")
 
 
 def download_nih(
@@ -69,7 +79,7 @@ def download_nih(
     patience: Patience | None = None,
     progress: bool = True,
 ) -> tuple[Fetched, ...]:
-    """Fetch the files of the table into `out`, `parallel` at a time, and return them in the table's order.
+    """Fetch the files of the table that have links into `out`, `parallel` at a time; returns them in its order.
 
     Files that are there are left alone (`recheck` runs the checks on them); parts are resumed, also after Ctrl-C or a
     kill. `only`: names from the table. `check_gzip`: read each archive without a hash in the table to its end, against
@@ -79,7 +89,8 @@ def download_nih(
     if parallel < 1:
         raise ValueError(f"parallel is {parallel}; expected 1 or more files at a time")
     patience = patience or Patience()
-    remotes = _chosen(read_table(table), only)
+    known = read_table(table)
+    remotes = _chosen(known, only)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     print(TERMS, flush=True)
@@ -101,7 +112,7 @@ def download_nih(
         done, failed = _collect(remotes, work, parallel, stop, bar)
     if failed:
         raise DownloadError(f"{len(failed)} of {len(remotes)} files are missing:\n  " + "\n  ".join(failed))
-    print(_what_next(out), flush=True)
+    print(_what_next(out, known), flush=True)
     return tuple(done[remote.name] for remote in remotes)
 
 
@@ -120,36 +131,41 @@ def _remote(row: dict[str, str], where: str) -> Remote:
         if hashes[kind] and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", hashes[kind]):
             raise ValueError(f"{where}: {kind} is {hashes[kind]!r}, expected {digits} hexadecimal digits, or nothing")
     try:
-        check_url(url)
+        _ = url and check_url(url)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return Remote(name, url, int(size) if size else None, **hashes)
 
 
 def _chosen(remotes: tuple[Remote, ...], only: Sequence[str]) -> tuple[Remote, ...]:
-    names = [remote.name for remote in remotes]
+    linked = tuple(remote for remote in remotes if remote.url)
+    names = [remote.name for remote in linked]
     if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"{', '.join(unknown)} not in the table; there are {', '.join(names)}")
-    return tuple(remote for remote in remotes if not only or remote.name in only)
+        raise ValueError(f"no link for {', '.join(unknown)} in the table; it has {', '.join(names)}")
+    return tuple(remote for remote in linked if not only or remote.name in only)
 
 
 def _check_space(remotes: Sequence[Remote], out: Path, parallel: int, timeout: float) -> int | None:
     """Bytes of all files together (None where a server does not tell), after a check that the rest fits on the disk."""
     missing = [remote for remote in remotes if not (out / remote.name).exists()]
     sizes = {remote.name: (out / remote.name).stat().st_size for remote in remotes if remote not in missing}
-    unknown = []
+    unknown, silent = [], []
     stop = threading.Event()
-    for remote, size in _run(missing, lambda one: one.bytes or size_of(one, timeout), parallel, stop):
+    ask = min(timeout, LONGEST_QUESTION)
+    for remote, size in _run(missing, lambda one: one.bytes or size_of(one, ask), parallel, stop):
         if isinstance(size, int):
             sizes[remote.name] = size
         else:
             unknown.append(remote.name)
+            silent += [size] if isinstance(size, FetchError) and isinstance(size.__cause__, Broken) else []
+    if missing and len(silent) == len(missing):
+        raise DownloadError(f"no server answers ({silent[0]}); is this machine online? Run the same command again")
     need = sum(sizes[one.name] - held_bytes(one, out) for one in missing if one.name in sizes)
     free = shutil.disk_usage(out).free
     if need > free:
         raise DownloadError(
             f"{need / 1e9:.1f} GB are still to come and {out} has {free / 1e9:.1f} GB free; choose another folder, or "
-            "some files only"
+            "some files with --only"
         )
     if unknown:
         print(
@@ -250,15 +266,35 @@ class _Bar:
         tqdm.write(line)
 
 
-def _what_next(out: Path) -> str:
-    lists = [name for name in LISTS if not (out / name).exists()]
-    lines = [f"The archives are in {out}; prepare reads them as they are, there is no need to unpack them."]
-    if lists:
-        lines.append(
-            f"The tables have no fixed public link: take {', '.join(lists)} from {HOME} into the same folder. Then:"
-        )
+def _what_next(out: Path, known: Sequence[Remote]) -> str:
+    """What is here, what people must fetch themselves and where, and the next command."""
+    archives = [remote.name for remote in known if remote.name not in LISTS]
+    here = [name for name in archives if (out / name).exists()]
+    some = "" if len(here) == len(archives) else f"{len(here)} of {len(archives)} "
+    lines = [f"The {some}archives are in {out}; prepare reads them as they are, there is no need to unpack them."]
+    found = {name: _spelt(out, name) for name in LISTS}
+    if missing := [name for name, path in found.items() if path is None]:
+        lines += [
+            f"Still missing there: {', '.join(missing)}.",
+            f"They have no direct public link: open {HOME} in a browser and save them into {out}",
+            "(or give links of your own with --table). Then:",
+        ]
     else:
         lines.append("Next:")
-    tables = f"--labels {out / LISTS[0]} --boxes {out / LISTS[1]} --lists {out}"
-    lines.append(f"  agcxr prepare nih --images {out} {tables} --out PREPARED")
-    return "\n".join(lines)
+    labels, boxes = (shlex.quote(str(out / (found[name] or name))) for name in LISTS[:2])
+    folder, subset = shlex.quote(str(out)), " --subset" if some else ""
+    flags = f"--images {folder} --labels {labels} --boxes {boxes} --lists {folder}{subset}"
+    return "\n".join([*lines, f"  agcxr prepare nih {flags} --out PREPARED"])
+
+
+def _spelt(out: Path, name: str) -> str | None:
+    """The name under which a list is in the folder: also gzipped, and the labels' first version; None if it is not."""
+    spellings = (name, f"{name}.gz", older := name.replace("_v2020", ""), f"{older}.gz") if ".csv" in name else (name,)
+    return next((one for one in spellings if (out / one).is_file()), None)
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open(newline="", encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"the table {path} cannot be read: {error.strerror}; expected {','.join(COLUMNS)}") from error

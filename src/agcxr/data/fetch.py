@@ -276,11 +276,9 @@ class _Transfer:
         wrong = ""
         with self.part.open("ab") as out:
             while chunk := read_some(response):
-                if size == 0 and _gzipped(self.remote) and not b"\x1f\x8b".startswith(chunk[:2]):
+                if size == 0 and (meant := _not_meant(self.remote, chunk)):
                     kind = response.headers.get_content_type()
-                    wrong = (
-                        f"the server sent {kind}, not a gzip archive; the link may have expired (try it in a browser)"
-                    )
+                    wrong = f"the server sent {kind}, not {meant}; the link may have expired (try it in a browser)"
                     break
                 size += len(chunk)
                 if limit and size > limit:
@@ -342,6 +340,13 @@ class _Transfer:
             self.on_bytes(-held)
         self.part.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
+
+
+def _not_meant(remote: Remote, start: bytes) -> str:
+    """What the file should be, where its first bytes say that it is not; else ""."""
+    if _gzipped(remote):
+        return "" if b"\x1f\x8b".startswith(start[:2]) else "a gzip archive"
+    return "a table" if remote.name.endswith((".csv", ".txt")) and start.lstrip()[:1] == b"<" else ""
 
 
 def _gzipped(remote: Remote) -> bool:
