@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import shutil
 import subprocess
+import zipfile
+from types import SimpleNamespace
 
 import highdicom
 import numpy as np
@@ -16,8 +19,8 @@ from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes
-from agcxr.dicom.source import read_source
+from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes, to_zip
+from agcxr.dicom.source import Source, read_source
 from agcxr.intake import Intake
 from agcxr.labels import FINDINGS, LABELS
 
@@ -104,17 +107,67 @@ def test_findings_come_with_scores_and_operating_points(of_a_film):
         assert number(group, "SCORE_FUSION") == pytest.approx(prediction.fusion_K[k], abs=1e-6)
         assert number(group, "SCORE_GLOBAL") == pytest.approx(prediction.global_K[k], abs=1e-6)
         assert number(group, "SCORE_LOCAL") == pytest.approx(prediction.local_K[k], abs=1e-6)
-        assert number(group, "PROBABILITY") == pytest.approx(prediction.calibrated_K[k], abs=1e-6)
     effusion, hernia = findings[LABELS.index("Effusion")], findings[LABELS.index("Hernia")]
     assert (number(effusion, "THRESHOLD"), number(effusion, "SENSITIVITY"), number(effusion, "SPECIFICITY")) == (
         0.5,
         0.8,
         0.7,
     )
+    expected = prediction.calibrated_K[LABELS.index("Effusion")]
+    assert number(effusion, "PROBABILITY") == pytest.approx(expected, abs=1e-6)
     side = "AT_OR_ABOVE" if prediction.probability("Effusion") >= 0.5 else "BELOW"
     assert child(effusion, "CALL").ConceptCodeSequence[0].CodeValue == side
-    assert child(hernia, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "NOT_FITTED"
-    assert child(hernia, "CALL") is None
+    assert child(hernia, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "TOO_RARE"
+    assert not [name for name in ("PROBABILITY", "THRESHOLD", "SENSITIVITY", "CALL") if child(hernia, name)]
+
+
+def test_an_operating_point_of_a_finding_too_rare_to_calibrate_is_not_spoken_of(predictor, algorithm):
+    data = written(film())
+    prediction = predictor(data)
+    assert prediction.cut is not None
+    few = dataclasses.replace(prediction.cut, fitted_K=np.zeros(len(LABELS), bool))
+    made = make_results(read_source(data), dataclasses.replace(prediction, cut=few), algorithm)
+    for group in groups(made.sr)[1:]:
+        assert child(group, "CALL") is None
+        assert number(group, "PROBABILITY") is None
+        assert child(group, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "TOO_RARE"
+
+
+def test_without_any_calibration_no_point_was_fitted(predictor, algorithm):
+    data = written(film())
+    plain = dataclasses.replace(predictor(data), cut=None, calibrated_K=None)
+    made = make_results(read_source(data), plain, dataclasses.replace(algorithm, calibration=None))
+    for group in groups(made.sr)[1:]:
+        assert child(group, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "NOT_FITTED"
+        assert number(group, "PROBABILITY") is None
+
+
+def test_a_source_travels_as_json():
+    source = read_source(
+        written(film(StudyDescription="a\\b", PatientAge="055Y", LossyImageCompressionRatio=["2", "3"]))
+    )
+    again = Source.from_json(source.to_json())
+    assert again.dataset == source.dataset
+    assert again.emptied == source.emptied
+
+
+def test_the_zip_holds_the_three_files(predictor, algorithm):
+    data = written(film())
+    made = make_results(read_source(data), predictor(data), algorithm)
+    with zipfile.ZipFile(io.BytesIO(to_zip(made))) as file:
+        assert {name: file.read(name) for name in file.namelist()} == {
+            f"{role}.dcm": to_bytes(dataset) for role, dataset in made
+        }
+
+
+def test_an_exported_file_has_an_identity_of_its_own(tmp_path, algorithm):
+    facts = SimpleNamespace(image_size=64, prepared_size=72, card={"model": {"backbone": "test_resnet", "resize": 72}})
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    exported = SimpleNamespace(path=tmp_path / "model.onnx", facts=facts, calibration=None)
+    found = Algorithm.of_exported(exported)
+    assert found.fingerprint == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert found.version != algorithm.version
+    assert found.parameters[:2] == ("backbone test_resnet", "view 64 of 72 px")
 
 
 def test_the_box_is_a_region_in_the_films_pixels(of_a_film):

@@ -27,8 +27,8 @@ CODE = (
 )
 
 
-def save_model(folder: Path, *, calibrated: bool = True, size: int = 64) -> Path:
-    """An untrained network with made-up calibration, the same every time."""
+def save_model(folder: Path, *, calibrated: bool = True, size: int = 64, rare: tuple[str, ...] = ()) -> Path:
+    """An untrained network with made-up calibration, the same every time. `rare`: findings in three of its films."""
     torch.manual_seed(3)
     model = AGCNN("test_resnet", weights="none", image_size=size, resize=size * 8 // 7)
     calibration = None
@@ -36,6 +36,8 @@ def save_model(folder: Path, *, calibrated: bool = True, size: int = 64) -> Path
         rng = np.random.default_rng(0)
         target = (rng.random((300, 15)) < 0.3).astype(float)
         score = 1 / (1 + np.exp(-(rng.normal(-0.4, 0.5, (300, 15)) + 0.8 * target)))
+        for label in rare:
+            target[:, LABELS.index(label)] = np.arange(300) < 3
         patients = np.arange(300).astype(str).astype(object)
         calibration = fit_calibration(target, score, patients, LABELS, kind="platt").model_dump(mode="json")
     model.save_pretrained(folder, model.new_card(prepared_size=size * 8 // 7, calibration=calibration))
@@ -57,8 +59,8 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
     return data.tobytes()
 
 
-def dicom(image: np.ndarray) -> bytes:
-    """A minimal DX film."""
+def dicom(image: np.ndarray, **changes: str | None) -> bytes:
+    """A minimal DX film; `changes` set attributes, None deletes one."""
     import io
 
     from pydicom.dataset import Dataset, FileMetaDataset
@@ -71,6 +73,7 @@ def dicom(image: np.ndarray) -> bytes:
     film = Dataset()
     film.file_meta = meta
     film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    film.StudyInstanceUID, film.SeriesInstanceUID = generate_uid(), generate_uid()
     film.PatientName, film.PatientID = "Secret^Patient", "SECRET-ID"
     film.Rows, film.Columns = image.shape
     film.SamplesPerPixel, film.PhotometricInterpretation, film.PixelRepresentation = 1, "MONOCHROME2", 0
@@ -78,6 +81,11 @@ def dicom(image: np.ndarray) -> bytes:
     film.HighBit = film.BitsStored - 1
     film.ViewPosition = "PA"
     film.PixelData = image.tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(film, name)
+        else:
+            setattr(film, name, value)
     out = io.BytesIO()
     film.save_as(out, enforce_file_format=True)
     return out.getvalue()

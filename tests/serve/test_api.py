@@ -336,6 +336,7 @@ def test_openapi_is_complete(client):
         "/v1/film",
         "/v1/map",
         "/v1/picture",
+        "/v1/dicom",
         "/v1/model",
         "/v1/examples",
         "/v1/examples/{name}",

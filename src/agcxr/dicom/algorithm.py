@@ -1,4 +1,4 @@
-"""Who speaks: the model's identity as DICOM objects state it, and the UIDs that follow from it.
+"""Who speaks, and of what it may: the model's identity as DICOM objects state it, and the UIDs that follow from it.
 
 UIDs are derived, not drawn: the same film under the same model gives the same UIDs, so whatever is made or sent twice
 is the same object to an archive.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agcxr.calibration import Calibration
+import numpy as np
+
+from agcxr.calibration import Calibration, Cut
 from agcxr.config import Attention
 
 if TYPE_CHECKING:
+    from agcxr.inference.onnx_engine import OnnxPredictor
     from agcxr.inference.predictor import Predictor
 
 NAME = "agcxr"
@@ -30,7 +33,7 @@ class Algorithm:
     """A model as its results name it."""
 
     fingerprint: str
-    """Hex, 16 digits: of the weights and of the card."""
+    """Hex, 16 digits: of the weights and of the card, or of an exported file's bytes."""
     package: str
     """Version of agcxr."""
     parameters: tuple[str, ...]
@@ -70,6 +73,35 @@ class Algorithm:
             attention=attention,
             calibration=predictor.calibration,
         )
+
+    @classmethod
+    def of_exported(cls, predictor: OnnxPredictor) -> Algorithm:
+        """Identity of an exported file: another than its run's, since the last digits of its answers may differ."""
+        with open(predictor.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        facts, model = predictor.facts, predictor.facts.card.get("model")
+        told: dict[str, Any] = model if isinstance(model, dict) else {}
+        attention = Attention.model_validate(told.get("attention", {}))
+        return cls(
+            fingerprint=digest.hexdigest()[:16],
+            package=version("agcxr"),
+            parameters=(
+                f"backbone {told.get('backbone', 'unknown')}",
+                f"view {facts.image_size} of {told.get('resize', facts.prepared_size)} px",
+                f"attention {attention.statistic}, threshold {attention.threshold:g}",
+                "precision fp32, exported file",
+            ),
+            attention=attention,
+            calibration=predictor.calibration,
+        )
+
+
+def spoken(cut: Cut | None) -> Cut | None:
+    """The operating point without findings too rare in validation to be calibrated: no call may rest on those."""
+    if cut is None:
+        return None
+    score_K, probability_K = (np.where(cut.fitted_K, one, np.nan) for one in (cut.score_K, cut.probability_K))
+    return replace(cut, score_K=score_K, probability_K=probability_K)
 
 
 def derived_uid(*parts: str) -> str:

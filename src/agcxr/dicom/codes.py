@@ -78,6 +78,7 @@ POINTS: dict[Point, Code] = {
     "specificity95": _private("SPECIFICITY95", "Specificity of at least 95 percent"),
 }
 NOT_FITTED = _private("NOT_FITTED", "No operating point was fitted")
+TOO_RARE = _private("TOO_RARE", "Too few validation films to calibrate: raw scores, no call")
 CALL = _private("CALL", "Score against the operating point")
 AT_OR_ABOVE = _private("AT_OR_ABOVE", "At or above the operating point")
 BELOW = _private("BELOW", "Below the operating point")

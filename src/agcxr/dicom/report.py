@@ -86,24 +86,26 @@ def _region(
 def _finding(
     header: Dataset, prediction: Prediction, algorithm: Algorithm, k: int
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """One label: the three scores, the calibrated probability, the operating point and on which side of it."""
-    label = prediction.labels[k]
+    """One label: the three scores; where validation held enough films, the calibrated probability, the operating point
+    and on which side of it."""
+    label, cut = prediction.labels[k], prediction.cut
+    fitted = cut is None or bool(cut.fitted_K[k])
     numbers = [
         _number(codes.SCORE, float(prediction.fusion_K[k])),
         _number(codes.SCORE_GLOBAL, float(prediction.global_K[k])),
         _number(codes.SCORE_LOCAL, float(prediction.local_K[k])),
     ]
-    if prediction.calibrated_K is not None:
+    if prediction.calibrated_K is not None and fitted:
         numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
-    called = [(codes.POINT_KIND, codes.NOT_FITTED)]
+    called = [(codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE)]
     side = prediction.calls()[k]
-    if side is not None and prediction.cut is not None:
-        kind = prediction.cut.point
-        numbers.append(_number(codes.THRESHOLD, float(prediction.cut.score_K[k])))
-        fitted = algorithm.calibration.findings[label].points if algorithm.calibration else None
-        if fitted is not None:
-            numbers.append(_number(codes.SENSITIVITY, fitted[kind].sensitivity))
-            numbers.append(_number(codes.SPECIFICITY, fitted[kind].specificity))
+    if side is not None and cut is not None:
+        kind = cut.point
+        numbers.append(_number(codes.THRESHOLD, float(cut.score_K[k])))
+        points = algorithm.calibration.findings[label].points if algorithm.calibration else None
+        if points is not None:
+            numbers.append(_number(codes.SENSITIVITY, points[kind].sensitivity))
+            numbers.append(_number(codes.SPECIFICITY, points[kind].specificity))
         called = [(codes.POINT_KIND, codes.POINTS[kind]), (codes.CALL, codes.AT_OR_ABOVE if side else codes.BELOW)]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
-from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid, spoken
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.report import content, region_tracking
 from agcxr.dicom.source import Source
@@ -78,7 +79,7 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
     if prediction.intake is not None and prediction.intake.decision == "refuse":
         raise Refused("; ".join(prediction.intake.reasons))
     # The name may be a file's, and file names may name patients.
-    prediction = replace(prediction, name="Chest film")
+    prediction = replace(prediction, name="Chest film", cut=spoken(prediction.cut))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
         return Results(
@@ -94,6 +95,15 @@ def to_bytes(dataset: Dataset) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def to_zip(results: Results) -> bytes:
+    """A .zip with sr.dcm, sc.dcm and seg.dcm, made in memory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as file:
+        for role, dataset in results:
+            file.writestr(f"{role}.dcm", to_bytes(dataset))
     return buffer.getvalue()
 
 
@@ -171,6 +181,8 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) 
     # Its grid is the film's, so the film's directions hold; empty where the film states none.
     result.PatientOrientation = source.dataset.get("PatientOrientation")
     result.BodyPartExamined = source.dataset.get("BodyPartExamined") or "CHEST"
+    for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
+        item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
 
 

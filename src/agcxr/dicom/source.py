@@ -7,6 +7,7 @@ stay behind. Identifiers are copied to the letter, valid or not: a result must l
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from dataclasses import dataclass
 
@@ -73,6 +74,19 @@ class Source:
     @property
     def sop_instance_uid(self) -> str:
         return str(self.dataset.SOPInstanceUID)
+
+    def to_json(self) -> bytes:
+        """For another process; it holds what the header says of the patient."""
+        fields = {element.keyword: _plain(element.value) for element in self.dataset}
+        return json.dumps({"fields": fields, "emptied": self.emptied}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Source:
+        """What `to_json` wrote."""
+        told, dataset = json.loads(data), Dataset()
+        for keyword, value in told["fields"].items():
+            _put(dataset, keyword, value)
+        return cls(dataset, tuple(told["emptied"]))
 
 
 def read_source(data: bytes) -> Source:
@@ -160,6 +174,12 @@ def _usable(given: Dataset, keyword: str) -> object | None:
     except ValueError:
         return None
     return values if isinstance(values, list) else str(value)
+
+
+def _plain(value: object) -> int | str | list[str] | None:
+    if value is None or isinstance(value, int):
+        return value
+    return [str(one) for one in value] if isinstance(value, list | pydicom.multival.MultiValue) else str(value)
 
 
 def _put(dataset: Dataset, keyword: str, value: object) -> None:

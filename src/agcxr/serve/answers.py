@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agcxr.calibration import MIN_POSITIVES, FindingCalibration
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.labels import NO_FINDING
@@ -49,8 +50,11 @@ class FindingAnswer(Answer):
     fusion: Share = Field(description="raw probability, fusion branch")
     global_: Share = Field(description="raw probability, global branch", alias="global")
     local: Share = Field(description="raw probability, local branch")
-    calibrated: Share | None = Field(description="of the fusion; null where the checkpoint holds no calibration")
+    calibrated: Share | None = Field(
+        default=None, description="of the fusion; null where the finding was not calibrated"
+    )
     operating_points: dict[str, PointAnswer] = Field(description="on the raw fusion probability; empty where unknown")
+    uncalibrated: str | None = Field(default=None, description="why there is neither, where other findings have both")
 
 
 class FilmFacts(Answer):
@@ -69,6 +73,13 @@ class IntakeAnswer(Answer):
 
     decision: Literal["accept", "warn", "refuse"]
     reasons: tuple[str, ...]
+
+
+class DicomAnswer(Answer):
+    """Whether POST /v1/dicom makes DICOM results of this film."""
+
+    available: bool
+    reason: str | None = Field(default=None, description="why not, in words")
 
 
 class AttentionAnswer(Answer):
@@ -96,6 +107,7 @@ class FilmAnswer(Answer):
     intake: IntakeAnswer | None = Field(default=None, description="null where this server has no intake check")
     findings: tuple[FindingAnswer, ...] | None = Field(default=None, description="most probable first, No Finding last")
     attention: AttentionAnswer | None = None
+    dicom: DicomAnswer | None = Field(default=None, description="null where there are no findings")
     pictures: PicturesAnswer | None = None
 
 
@@ -131,6 +143,7 @@ class ModelAnswer(Answer):
     prepared_size: int
     attention: dict[str, str | float | int]
     maps: bool = Field(description="whether /v1/map answers")
+    dicom: bool = Field(description="whether /v1/dicom answers")
     device: str
     precision: str
     calibration: str | None
@@ -147,9 +160,19 @@ class ExampleAnswer(Answer):
 
 
 def film_answer(
-    index: int, name: str, read: Read | Unreadable, reading: Reading | None, engine: Engine, *, pictures: bool = False
+    index: int,
+    name: str,
+    read: Read | Unreadable,
+    reading: Reading | None,
+    engine: Engine,
+    *,
+    pictures: bool = False,
+    no_dicom: str | None = None,
 ) -> FilmAnswer:
-    """The answer for one film; `reading` is None for one that could not be read or whose pixels were refused."""
+    """The answer for one film; `reading` is None for one that could not be read or whose pixels were refused.
+
+    `no_dicom`: why this server makes no DICOM results of any film.
+    """
     if isinstance(read, Unreadable):
         return FilmAnswer(index=index, name=name, status="unreadable", reason=read.reason)
     intake = read.intake if reading is None else reading.intake
@@ -164,6 +187,7 @@ def film_answer(
         intake=None if intake is None else IntakeAnswer(decision=intake.decision, reasons=intake.reasons),
         findings=None if told is None else _findings(told, engine),
         attention=None if told is None else AttentionAnswer(box=told.box, window=told.window, fallback=told.fallback),
+        dicom=None if told is None else _dicom(read.no_results or no_dicom),
         pictures=_pictures(read, told) if pictures and told else None,
     )
 
@@ -174,7 +198,7 @@ def map_answer(found: FindingMap) -> MapAnswer:
     )
 
 
-def model_answer(engine: Engine, limits: Limits, *, intake: bool) -> ModelAnswer:
+def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -> ModelAnswer:
     """What a client may know of the model and of the limits."""
     about, calibration = engine.about, engine.predictor.calibration
     return ModelAnswer(
@@ -183,6 +207,7 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool) -> ModelAnswer
         prepared_size=engine.size,
         attention=about.attention,
         maps=about.maps,
+        dicom=dicom,
         device=about.device,
         precision=about.precision,
         calibration=None if calibration is None else calibration.method,
@@ -201,10 +226,10 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool) -> ModelAnswer
 
 def _label(engine: Engine, label: str) -> LabelAnswer:
     known = engine.calibration_of(label)
-    points = {} if known is None or known.points is None else known.points
+    points = {} if known is None or not known.enough or known.points is None else known.points
     return LabelAnswer(
         label=label,
-        calibrated=known is not None and known.curve.kind != "none",
+        calibrated=known is not None and known.enough,
         prevalence=None if known is None else known.prevalence,
         operating_points={str(name): point.model_dump() for name, point in points.items()},
     )
@@ -226,7 +251,9 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
     for k, label in enumerate(prediction.labels):
         fusion = float(prediction.fusion_K[k])
         known = engine.calibration_of(label)
-        points = {} if known is None or known.points is None else known.points
+        fitted = prediction.cut is None or bool(prediction.cut.fitted_K[k])
+        points = {} if known is None or not fitted or known.points is None else known.points
+        calibrated = None if prediction.calibrated_K is None or not fitted else float(prediction.calibrated_K[k])
         rows.append(
             FindingAnswer.model_validate(
                 {
@@ -234,15 +261,34 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
                     "fusion": fusion,
                     "global": float(prediction.global_K[k]),
                     "local": float(prediction.local_K[k]),
-                    "calibrated": None if prediction.calibrated_K is None else float(prediction.calibrated_K[k]),
+                    "calibrated": calibrated,
                     "operating_points": {
                         name: PointAnswer(threshold=point.threshold, above=fusion >= point.threshold)
                         for name, point in points.items()
                     },
+                    "uncalibrated": None if fitted else _too_rare(known),
                 }
             )
         )
-    return tuple(sorted(rows, key=lambda row: (row.finding == NO_FINDING, -(row.calibrated or 0), -row.fusion)))
+
+    def place(row: FindingAnswer) -> tuple[bool, bool, float, float]:
+        return row.finding == NO_FINDING, row.calibrated is None, -(row.calibrated or 0), -row.fusion
+
+    return tuple(sorted(rows, key=place))
+
+
+def _too_rare(known: FindingCalibration | None) -> str:
+    if known is None:
+        return "not labelled in the validation films, so raw scores only and no call"
+    having, lacking = known.positives, known.films - known.positives
+    count = f"{having} with it" if having <= lacking else f"{lacking} without it"
+    return (
+        f"too few validation films to calibrate ({count}; {MIN_POSITIVES} are needed), so raw scores only and no call"
+    )
+
+
+def _dicom(reason: str | None) -> DicomAnswer:
+    return DicomAnswer(available=reason is None, reason=reason)
 
 
 def _pictures(read: Read, prediction: Prediction) -> PicturesAnswer:

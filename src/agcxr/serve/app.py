@@ -42,7 +42,17 @@ from agcxr.serve.service import Service
 from agcxr.serve.upload import Upload, receive_films
 
 T = TypeVar("T")
-ROUTES = ("/v1/predict", "/v1/film", "/v1/map", "/v1/picture", "/v1/model", "/v1/examples", "/health", "/metrics")
+ROUTES = (
+    "/v1/predict",
+    "/v1/film",
+    "/v1/map",
+    "/v1/picture",
+    "/v1/dicom",
+    "/v1/model",
+    "/v1/examples",
+    "/health",
+    "/metrics",
+)
 router = APIRouter()
 
 
@@ -133,11 +143,24 @@ async def explained(request: Request) -> Response:
     return _png(request, await _unless_gone(request, service.picture(films[0])))
 
 
+@router.post("/v1/dicom", responses=openapi.ZIP, response_class=Response, openapi_extra=openapi.DICOM, tags=["films"])
+async def dicom(request: Request) -> Response:
+    """DICOM results of one DICOM film (CR, DX, Secondary Capture), in its own study: a .zip with `sr.dcm` (Structured
+    Report, TID 1500), `sc.dcm` (the explained picture) and `seg.dcm` (the attended region).
+
+    They are those that `agcxr predict --dicom` writes; made in memory, kept nowhere. The same film and model give the
+    same UIDs.
+    """
+    service, films = await _receive(request, one=True)
+    data = await _unless_gone(request, service.dicom(films[0]))
+    return _file(request, data, "application/zip", name="agcxr-dicom.zip")
+
+
 @router.get("/v1/model", tags=["server"])
 async def model(request: Request) -> ModelAnswer:
     """What model this is: labels, operating points, versions; and the server's limits."""
     service = _service(request)
-    return model_answer(service.engine, service.limits, intake=service.has_intake)
+    return model_answer(service.engine, service.limits, intake=service.has_intake, dicom=service.has_dicom)
 
 
 @router.get("/v1/examples", tags=["server"])
@@ -231,8 +254,14 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 def _png(request: Request, data: bytes) -> Response:
+    return _file(request, data, "image/png")
+
+
+def _file(request: Request, data: bytes, media_type: str, name: str | None = None) -> Response:
+    """`name`: for a client that saves it. Never the film's, which may name a patient."""
     request.scope[LEASE].owe(len(data))
-    return Response(data, media_type="image/png")
+    headers = {} if name is None else {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type=media_type, headers=headers)
 
 
 async def _http_error(_: Request, error: Any) -> JSONResponse:

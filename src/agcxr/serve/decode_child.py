@@ -2,7 +2,7 @@
 
 Run as `python -m agcxr.serve.decode_child` by decoder.py, which says why. Frames are 8 bytes of length and that many
 bytes. First in: a Start as JSON. Then, again and again, in: a Wish as JSON, the file; out: a head as JSON and, unless
-it holds a reason, three arrays (the prepared film, the PNG, the shown film; the last two may be empty).
+it holds a reason, four frames: the prepared film, the PNG, the shown film, the header. The last three may be empty.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Wish:
     """The film at its full depth as a lossless PNG."""
     shown: int = 0
     """The film in 8 bits, no side longer than this; 0: not wanted."""
+    header: bool = False
+    """Of a DICOM film, what results take over from it (`agcxr.dicom.source.Source.to_json`)."""
 
 
 def write_frame(stream: IO[bytes], data: bytes) -> None:
@@ -140,6 +142,7 @@ def _decode(data: bytes, wish: Wish, start: Start, judge: Judge | None) -> tuple
     intake = None if judge is None else judge(film)
     small_SS = resize(film.pixels_HW, start.size)
     shown_HW = _shown(film, wish.shown) if wish.shown else None
+    header, no_results = _header(data, film.format)
     head = {
         "small": small_SS.shape,
         "shown": None if shown_HW is None else shown_HW.shape,
@@ -150,9 +153,23 @@ def _decode(data: bytes, wish: Wish, start: Start, judge: Judge | None) -> tuple
         "notes": film.notes,
         "view_position": film.view_position,
         "intake": None if intake is None else asdict(intake),
+        "no_results": no_results,
     }
     png = encode_png(film.pixels_HW) if wish.png else b""
-    return head, [small_SS.tobytes(), png, b"" if shown_HW is None else shown_HW.tobytes()]
+    shown = b"" if shown_HW is None else shown_HW.tobytes()
+    return head, [small_SS.tobytes(), png, shown, header if wish.header else b""]
+
+
+def _header(data: bytes, kind: str) -> tuple[bytes, str | None]:
+    """What DICOM results take over from a film, and why there can be none."""
+    if kind != "dicom":
+        return b"", "not a DICOM film, so there is no study to put DICOM results in"
+    from agcxr.dicom.source import read_source
+
+    try:
+        return read_source(data).to_json(), None
+    except RadiographError as error:
+        return b"", str(error)
 
 
 def _shown(film: Radiograph, longest: int) -> Bytes:

@@ -43,8 +43,12 @@ class Read:
     notes: tuple[str, ...]
     view_position: str | None
     intake: Intake | None
+    no_results: str | None
+    """Why there are no DICOM results of this film; None where there can be."""
     png: bytes | None = None
     shown_HW: Bytes | None = None
+    header: bytes | None = None
+    """Of a DICOM film, where it was asked for: `agcxr.dicom.source.Source` as JSON."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def _received(pipe: IO[bytes]) -> Read | Unreadable:
     head = json.loads(read_frame(pipe))
     if "reason" in head:
         return Unreadable(str(head["reason"]))
-    small, png, shown = (read_frame(pipe) for _ in range(3))
+    small, png, shown, header = (read_frame(pipe) for _ in range(4))
     intake = head["intake"]
     return Read(
         small_SS=np.frombuffer(small, np.uint8).reshape(head["small"]).copy(),
@@ -174,6 +178,8 @@ def _received(pipe: IO[bytes]) -> Read | Unreadable:
         notes=tuple(head["notes"]),
         view_position=head["view_position"],
         intake=None if intake is None else Intake(intake["decision"], tuple(intake["reasons"])),
+        no_results=head["no_results"],
         png=png or None,
         shown_HW=np.frombuffer(shown, np.uint8).reshape(head["shown"]) if shown else None,
+        header=header or None,
     )

@@ -7,12 +7,15 @@ Shapes: S side of the prepared film, H, W height and width of a map, N films of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agcxr.calibration import FindingCalibration
+from agcxr.dicom.algorithm import Algorithm, spoken
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
 from agcxr.intake import Intake
 from agcxr.serve.decoder import Read
@@ -68,8 +71,8 @@ class About:
 class Engine:
     """The model as the server uses it. Not for two threads at once: the batcher has one."""
 
-    def __init__(self, predictor: Predictor | OnnxPredictor, about: About) -> None:
-        self.predictor, self.about = predictor, about
+    def __init__(self, predictor: Predictor | OnnxPredictor, about: About, algorithm: Callable[[], Algorithm]) -> None:
+        self.predictor, self.about, self._algorithm = predictor, about, algorithm
 
     @classmethod
     def eager(cls, predictor: Predictor) -> Engine:
@@ -84,7 +87,7 @@ class Engine:
             maps=True,
             metrics=dict(model.card.metrics) if model.card else {},
         )
-        return cls(predictor, about)
+        return cls(predictor, about, partial(Algorithm.of, predictor))
 
     @classmethod
     def exported(cls, predictor: OnnxPredictor) -> Engine:
@@ -101,7 +104,7 @@ class Engine:
             maps=False,
             metrics=dict(metrics or {}),
         )
-        return cls(predictor, about)
+        return cls(predictor, about, partial(Algorithm.of_exported, predictor))
 
     @property
     def size(self) -> int:
@@ -112,6 +115,11 @@ class Engine:
     def labels(self) -> tuple[str, ...]:
         return self.predictor.labels
 
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """How DICOM results name the model; the first call hashes its weights."""
+        return self._algorithm()
+
     def calibration_of(self, label: str) -> FindingCalibration | None:
         """One label's calibration and operating points, where the checkpoint holds them."""
         calibration = self.predictor.calibration
@@ -121,8 +129,10 @@ class Engine:
         """Answers for a batch, in order."""
         films_NSS = np.stack([film.small_SS for film in films])
         answers = self.predictor.predict_arrays(films_NSS, batch_size=len(films), details=True)
+        intakes = [_intake(film, answers, row) for row, film in enumerate(films)]
         return [
-            Reading(self._prediction(film, answers, row), _intake(film, answers, row)) for row, film in enumerate(films)
+            Reading(self._prediction(film, answers, row, intake), intake)
+            for row, (film, intake) in enumerate(zip(films, intakes, strict=True))
         ]
 
     def map(self, film: Read, finding: str, branch: Branch) -> FindingMap:
@@ -139,7 +149,9 @@ class Engine:
         shown = np.zeros_like(heat_HW) if peak <= 0 else heat_HW / peak
         return FindingMap(finding, branch, np.rint(shown * 255).astype(np.uint8), peak <= 0)
 
-    def _prediction(self, film: Read, answers: EagerBatch | ExportedBatch, row: int) -> Prediction:
+    def _prediction(
+        self, film: Read, answers: EagerBatch | ExportedBatch, row: int, intake: Intake | None
+    ) -> Prediction:
         assert answers.heat_NHW is not None
         assert answers.crop_NHW is not None
         scale = np.array([film.width, film.height, film.width, film.height])
@@ -158,7 +170,8 @@ class Engine:
             width=film.width,
             notes=film.notes,
             calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
-            cut=None if self.predictor.scale is None else self.predictor.scale.cut,
+            cut=None if self.predictor.scale is None else spoken(self.predictor.scale.cut),
+            intake=intake,
             film_HW=film.shown_HW,
         )
 

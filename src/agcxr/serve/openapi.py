@@ -13,6 +13,7 @@ Films are PNG (8 or 16 bits), JPEG, WebP or DICOM, sent as form fields with a fi
 
     curl -F file=@a.png -F file=@b.dcm http://127.0.0.1:8000/v1/predict
     curl --data-binary @a.dcm http://127.0.0.1:8000/v1/predict
+    curl --data-binary @a.dcm http://127.0.0.1:8000/v1/dicom -o results.zip
 
 Nothing that is uploaded is stored or logged. Where the server asks for a token, send `Authorization: Bearer TOKEN`.
 A status of 503 comes with Retry-After: the queue is full."""
@@ -23,6 +24,15 @@ def _error(code: str, message: str) -> dict[str, Any]:
     return {"model": ErrorAnswer, "description": message, "content": {"application/json": {"example": example}}}
 
 
+def _errors(description: str, **messages: str) -> dict[str, Any]:
+    """Several errors of one status: code=message."""
+    examples = {
+        code: {"value": {"error": {"code": code, "message": message}, "research_only": RESEARCH_ONLY}}
+        for code, message in messages.items()
+    }
+    return {"model": ErrorAnswer, "description": description, "content": {"application/json": {"examples": examples}}}
+
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: _error("token", "send the server's token in the header `Authorization: Bearer ...`"),
     503: _error("busy", "the queue is full; try again shortly"),
@@ -31,21 +41,41 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _RAW = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _body(many: bool) -> dict[str, Any]:
+def _body(many: bool, kinds: tuple[str, ...] = ("image/png", "image/jpeg", "image/webp")) -> dict[str, Any]:
     file = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
     field = {"type": "array", "items": file} if many else file
     form = {"schema": {"type": "object", "required": ["file"], "properties": {"file": field}}}
-    kinds = ("application/dicom", "application/octet-stream", "image/png", "image/jpeg", "image/webp")
-    content = {"multipart/form-data": form, **dict.fromkeys(kinds, _RAW)}
+    whole = ("application/dicom", "application/octet-stream", *kinds)
+    content = {"multipart/form-data": form, **dict.fromkeys(whole, _RAW)}
     return {"requestBody": {"required": True, "content": content}}
 
 
 FILMS = _body(True)
 FILM = _body(False)
+DICOM = _body(False, kinds=())
 
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "A PNG", "content": {"image/png": _RAW}},
     422: _error("unreadable", "not a PNG, JPEG, WebP or DICOM file: it looks like text"),
+}
+
+ZIP: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A .zip with sr.dcm, sc.dcm and seg.dcm",
+        "content": {"application/zip": _RAW},
+        "headers": {
+            "Content-Disposition": {"schema": {"type": "string"}, "example": 'attachment; filename="agcxr-dicom.zip"'}
+        },
+    },
+    422: _errors(
+        "No DICOM results can be made of this file",
+        no_study="not a DICOM film, so there is no study to put DICOM results in",
+        refused="it lies on its side",
+        unreadable="not a PNG, JPEG, WebP or DICOM file: it looks like text",
+    ),
+    501: _error(
+        "no_extra", "this server makes no DICOM results: it lacks the extra `dicom` (pip install 'agcxr[dicom]')"
+    ),
 }
 
 _POINTS = {
@@ -68,9 +98,21 @@ _READ = {
             "local": 0.58,
             "calibrated": 0.41,
             "operating_points": _POINTS,
-        }
+            "uncalibrated": None,
+        },
+        {
+            "finding": "Hernia",
+            "fusion": 0.03,
+            "global": 0.04,
+            "local": 0.02,
+            "calibrated": None,
+            "operating_points": {},
+            "uncalibrated": "too few validation films to calibrate (3 with it; 10 are needed), so raw scores only and "
+            "no call",
+        },
     ],
     "attention": {"box": [1412.0, 980.5, 2103.0, 1771.0], "window": [156.2, 128.0, 2343.8, 1920.0], "fallback": False},
+    "dicom": {"available": False, "reason": "not a DICOM film, so there is no study to put DICOM results in"},
     "pictures": None,
 }
 _UNREADABLE = {
@@ -82,6 +124,7 @@ _UNREADABLE = {
     "intake": None,
     "findings": None,
     "attention": None,
+    "dicom": None,
     "pictures": None,
 }
 

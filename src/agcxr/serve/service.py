@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 
+from agcxr.data.radiograph import RadiographError
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.intake import Intake
@@ -28,6 +30,7 @@ from agcxr.serve.problem import Problem
 from agcxr.serve.upload import Upload
 
 PICTURE_FILM = 1024
+NO_EXTRA = "this server makes no DICOM results: it lacks the extra `dicom` (pip install 'agcxr[dicom]')"
 
 
 class Room:
@@ -71,6 +74,7 @@ class Service:
     def __init__(self, engine: Engine, limits: Limits, measures: Measures, judge: Judge | None = None) -> None:
         self.engine, self.limits, self.measures, self.has_intake = engine, limits, measures, judge is not None
         self.room, self.held = Room(limits, measures), Held(limits, measures)
+        self.has_dicom = all(find_spec(name) is not None for name in ("pydicom", "highdicom"))
         self._judge = judge
         self._examples: dict[str, bytes] = {}
 
@@ -124,6 +128,19 @@ class Service:
                 _check(reading.intake)
                 return await self._draw(partial(_drawn, reading.prediction, upload.name))
 
+    async def dicom(self, upload: Upload) -> bytes:
+        """Report, picture and segmentation of a DICOM film, as `agcxr predict --dicom` writes them: a .zip."""
+        if not self.has_dicom:
+            raise Problem(501, "no_extra", NO_EXTRA)
+        with self.room.take(1):
+            async with self._in_time():
+                read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM, header=True)))
+                if read.no_results is not None:
+                    raise Problem(422, "no_study", read.no_results)
+                reading = await self.batcher.submit(read)
+                _check(reading.intake)
+                return await self._draw(partial(_as_dicom, self.engine, read, reading.prediction))
+
     async def example(self, name: str) -> bytes:
         """A synthetic film to try. Drawn once."""
         found = next((one for one in EXAMPLES if one.id == name), None)
@@ -140,7 +157,8 @@ class Service:
         read = await self.decoders.read(upload.data, Wish())
         wanted = isinstance(read, Read) and not (read.intake is not None and read.intake.decision == "refuse")
         reading = await self.batcher.submit(read) if wanted and isinstance(read, Read) else None
-        answer = film_answer(index, upload.name, read, reading, self.engine, pictures=pictures)
+        no_dicom = None if self.has_dicom else NO_EXTRA
+        answer = film_answer(index, upload.name, read, reading, self.engine, pictures=pictures, no_dicom=no_dicom)
         self.measures.films.labels(answer.status).inc()
         return answer
 
@@ -177,3 +195,14 @@ def _drawn(prediction: Prediction, name: str) -> bytes:
     out = io.BytesIO()
     picture(replace(prediction, name=name)).save(out, format="PNG", compress_level=4)
     return out.getvalue()
+
+
+def _as_dicom(engine: Engine, read: Read, prediction: Prediction) -> bytes:
+    from agcxr.dicom.results import make_results, to_zip
+    from agcxr.dicom.source import Source
+
+    assert read.header is not None
+    try:
+        return to_zip(make_results(Source.from_json(read.header), prediction, engine.algorithm))
+    except RadiographError as error:
+        raise Problem(422, "no_study", str(error)) from error
