@@ -25,6 +25,12 @@ CHUNK_BYTES = 6 * 2**20
 """Weights held at once; what stays in a cache is fastest. Results do not change: resamples are drawn singly."""
 
 
+FEWEST_PATIENTS = 2
+"""Of one patient there is no interval and no p: a resample has that patient or has nothing."""
+FEW_PATIENTS = 10
+"""Under so many, intervals and p are rough: they are marked."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its percentile interval. `used` resamples gave it; `left_out` lacked a class."""
@@ -183,23 +189,34 @@ def _linear(target_NK: Floats, score_BNK: Floats, threshold_PBK: Floats, weight_
     return brier, hit * undefined, clear * undefined
 
 
-def interval(value: float, replicate_R: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it."""
+def mean_over(replicate_KR: Floats) -> Floats:
+    """Mean over K findings on each resample, R numbers; NaN where the resample lacks any of them, for a mean over
+    other findings is another measure. `interval` and `difference` leave such resamples out and count them."""
+    return replicate_KR.mean(axis=0) if len(replicate_KR) else np.full(replicate_KR.shape[-1], np.nan)
+
+
+def interval(value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS) -> Interval:
+    """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
+
+    patients: how many the measure rests on (of two classes: those of the rarer); fewer than two have no interval.
+    """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have, level)
+    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
     return Interval(float(value), low, high, len(have), left_out)
 
 
-def difference(value: float, replicate_R: Floats, level: float = 0.95) -> Difference:
-    """Interval and p of a paired difference from its values on the resamples.
+def difference(
+    value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS
+) -> Difference:
+    """Interval and p of a paired difference from its values on the resamples; `patients` as for `interval`.
 
     p = 2 min(share of resamples at or under 0, at or over 0), counting the data themselves as one more resample; so
     it is never 0: its floor is 2 / (R + 1), .002 for 1,000 resamples.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have, level)
+    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
     if np.isnan(low):
         return Difference(float(value), low, high, float("nan"), len(have), left_out)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))

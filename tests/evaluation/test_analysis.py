@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from agcxr.evaluation.analysis import Points, Scores, analyse
 from agcxr.evaluation.published import CONTEXT, LITE, PAPER, PUBLISHED, published
 from agcxr.evaluation.results import Analysis, Interval
 from agcxr.labels import FINDINGS, LABELS
+from agcxr.uncertainty import mean_over
 
 USED = ("Effusion", "Mass", "Hernia", "Fibrosis", "No Finding")
 
@@ -78,6 +80,48 @@ def test_mean_is_over_findings_and_its_resamples_are_counted(analysis: Analysis)
     assert 10 < lost < 50
     assert analysis.mean.branches[0].auroc.left_out == lost
     assert f"{lost} resamples lacked a class of some finding" in tables.text_table(analysis)
+
+
+def test_one_patient_has_no_interval_and_few_are_marked() -> None:
+    scores = make_scores()
+    target = scores.target_NK.copy()
+    target[:, [1, 2]] = 0
+    target[[3, 4], 2] = 1  # both films of patient 1
+    target[: 3 * 9, 1] = 1  # nine patients
+    nine = analyse(replace(scores, target_NK=target), resamples=60)
+    hernia, mass = nine.label("Hernia"), nine.label("Mass")
+    assert (hernia.positives, hernia.positive_patients, hernia.few_patients) == (2, 1, True)
+    assert (mass.positive_patients, mass.few_patients) == (9, True)
+    assert not nine.label("Effusion").few_patients
+    assert not nine.label("Fibrosis").few_patients  # undefined, which is said elsewhere
+    for branch in hernia.branches:
+        assert 0 < branch.auroc.value < 1
+        ends = [branch.auroc.low, branch.average_precision.high, branch.brier.low, branch.delong_low]
+        assert np.isnan(ends).all()
+    assert all(np.isnan([gap.low, gap.high, gap.p, gap.delong_p]).all() for gap in hernia.gaps)
+    assert not np.isnan([mass.branches[0].auroc.low, mass.gaps[0].p]).any()
+    lines = tables.text_table(nine).splitlines()
+    row = next(line.split() for line in lines if line.startswith("Hernia†"))
+    assert row == [
+        "Hernia†",
+        "2",
+        *(tables.number(branch.auroc.value) for branch in hernia.branches),
+        tables.signed(hernia.gaps[0].value),
+        "–",
+    ]
+    note = "† Fewer than 10 patients with the finding, or without it: its interval and p are rough; with fewer than 2"
+    assert lines.count(f"{note} there are none.") == 1
+    target[: 3 * 10, 1] = 1
+    ten = analyse(replace(scores, target_NK=1 - target), resamples=5)  # now few lack it
+    assert not ten.label("Mass").few_patients
+    assert ten.label("Hernia").few_patients
+    assert np.isnan(ten.label("Hernia").branches[0].auroc.low)
+
+
+def test_a_resample_without_a_finding_has_no_mean() -> None:
+    found = mean_over(np.array([[0.2, math.nan, 0.4], [0.4, 0.6, 0.8]]))
+    np.testing.assert_allclose(found, [0.3, math.nan, 0.6])
+    assert np.isnan(mean_over(np.empty((0, 2)))).tolist() == [True, True]
 
 
 def test_gaps_are_paired_and_signed(analysis: Analysis) -> None:

@@ -77,6 +77,27 @@ def test_one_patient_has_no_interval(tmp_path):
     assert np.isnan(again.of("Nodule").p)
 
 
+def test_the_mean_leaves_out_resamples_that_lack_a_finding():
+    """Nodules of patients 0 to 2, masses of 3 to 5: a resample may lack one of them and then has no mean."""
+    predictions, boxes = _tables((0.4, 0.4, 0.6, 0.6))
+    boxes.loc[[0, 1, 6], ["x0", "x1"]] = [0.1, 0.3]
+    found = coverage(predictions, boxes, WHOLE, resamples=300, seed=4)
+    assert found.of("Mean").coverage == pytest.approx((4 / 6 + 5 / 6) / 2)
+    rng, means = np.random.default_rng(4), []
+    chance = {name: found.of(name).chance for name in ("Nodule", "Mass")}
+    gain = np.where(np.isin(np.arange(12), [0, 1, 6]), 0.0, 1.0)
+    for _ in range(300):
+        weight = np.bincount(rng.integers(6, size=6), minlength=6).repeat(2)
+        if weight[:6].any() and weight[6:].any():
+            seen = [np.average(gain[part], weights=weight[part]) for part in (slice(0, 6), slice(6, 12))]
+            means.append(np.mean(seen))
+    assert len(means) < 300
+    low, high = np.quantile(means, [0.025, 0.975])
+    # Chance differs between boxes by their place, so only to that.
+    assert found.of("Mean").gap_low == pytest.approx(low - np.mean(list(chance.values())), abs=0.02)
+    assert found.of("Mean").gap_high == pytest.approx(high - np.mean(list(chance.values())), abs=0.02)
+
+
 def test_films_without_boxes_are_refused():
     predictions, boxes = _tables((0, 0, 1, 1))
     with pytest.raises(ValueError, match="none of the predicted films has an annotated box"):

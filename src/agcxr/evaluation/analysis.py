@@ -27,7 +27,7 @@ from agcxr.evaluation.results import (
 )
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
-from agcxr.uncertainty import Replicates
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Replicates, mean_over
 
 
 @dataclass(frozen=True)
@@ -108,22 +108,29 @@ def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
 
 def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float) -> FindingResult:
     target = scores.target_NK[:, k]
-    second = uncertainty.delong(target, scores.score_BNK[:, :, k])
-    branches = tuple(_branch(scores, b, k, replicates, points, level, second) for b in range(len(scores.branches)))
+    positive = target == 1
+    with_it, without_it = (len(np.unique(scores.patient_N[some])) for some in (positive, target == 0))
+    rarer = min(with_it, without_it)
+    second = uncertainty.delong(
+        target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k]
+    )
+    branches = tuple(
+        _branch(scores, b, k, replicates, points, level, second, rarer) for b in range(len(scores.branches))
+    )
     gaps = []
     for a, b in pairs(scores.branches):
         for measure, replicate_BKR in _measures(replicates):
             value = _value(branches[a], measure) - _value(branches[b], measure)
-            gap = uncertainty.difference(value, replicate_BKR[a, k] - replicate_BKR[b, k], level)
+            gap = uncertainty.difference(value, replicate_BKR[a, k] - replicate_BKR[b, k], level, patients=rarer)
             delong_p = second.p(a, b) if measure == "auroc" else float("nan")
             gaps.append(_gap(scores, a, b, measure, gap, delong_p))
-    positive = target == 1
     return FindingResult(
         finding=scores.labels[k],
         positives=int(positive.sum()),
         negatives=int((target == 0).sum()),
         unknown=int(np.isnan(target).sum()),
-        positive_patients=len(np.unique(scores.patient_N[positive])),
+        positive_patients=with_it,
+        few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
         gaps=tuple(gaps),
     )
@@ -137,11 +144,12 @@ def _branch(
     points: Points,
     level: float,
     second: uncertainty.Delong,
+    patients: int,
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
     def interval(value: float, replicate_R: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, level))
+        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
 
     operating = []
     for p, name in enumerate(points.names):
@@ -176,12 +184,11 @@ def _branch(
 def _mean(
     scores: Scores, found: Sequence[FindingResult], replicates: Replicates, points: Points, level: float
 ) -> MeanResult:
-    """A resample in which any averaged finding lacks a class has no mean: another set of findings is not comparable."""
     findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
     used = [k for k in findings if found[k].defined]
 
     def interval(value: Iterable[float], replicate_KR: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(_average(value), _over(replicate_KR, used), level))
+        return Interval.of(uncertainty.interval(_average(value), mean_over(replicate_KR[used]), level))
 
     branches = []
     for b, name in enumerate(scores.branches):
@@ -214,7 +221,7 @@ def _mean(
     for a, b in pairs(scores.branches):
         for measure, replicate_BKR in _measures(replicates):
             value = _value(branches[a], measure) - _value(branches[b], measure)
-            gap = uncertainty.difference(value, _over(replicate_BKR[a] - replicate_BKR[b], used), level)
+            gap = uncertainty.difference(value, mean_over((replicate_BKR[a] - replicate_BKR[b])[used]), level)
             gaps.append(_gap(scores, a, b, measure, gap, float("nan")))
     return MeanResult(
         findings=tuple(found[k].finding for k in used),
@@ -236,10 +243,6 @@ def _average(values: Iterable[float]) -> float:
     """NaN for none at all, and where one of them is NaN."""
     listed = list(values)
     return float(np.mean(listed)) if listed else float("nan")
-
-
-def _over(replicate_KR: Floats, used: list[int]) -> Floats:
-    return replicate_KR[used].mean(axis=0) if used else np.full(replicate_KR.shape[-1], np.nan)
 
 
 def _gap(scores: Scores, a: int, b: int, measure: Measure, gap: uncertainty.Difference, delong_p: float) -> Gap:

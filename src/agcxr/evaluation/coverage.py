@@ -14,10 +14,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.results import Number
+from agcxr.evaluation.tables import DAGGER
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
-from agcxr.uncertainty import cluster_weights, difference
+from agcxr.uncertainty import FEW_PATIENTS, cluster_weights, difference, mean_over
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
@@ -103,7 +104,7 @@ def coverage(
         gaps.append(gap_R)
         rows.append(_row(name, mine[some], chance[some], patient[some], gap_R))
     means = [np.array([row.coverage for row in rows]).mean(), np.array([row.chance for row in rows]).mean()]
-    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, np.nanmean(gaps, axis=0))
+    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, mean_over(np.stack(gaps)))
     return Coverage(resamples=resamples, rows=(*rows, whole.model_copy(update={"boxes": len(cases)})))
 
 
@@ -116,14 +117,15 @@ def text(found: Coverage) -> str:
         if np.isnan(row.gap_low):
             gap = f"{row.gap:+.3f} (one patient)"
         p = p_words(row.p, 2 / (found.resamples + 1))
-        name = row.finding.replace("_", " ")
+        name = row.finding.replace("_", " ") + DAGGER * (row.patients < FEW_PATIENTS)
         lines.append(f"{name:<22}{row.boxes:>6}{row.coverage:>10.3f}{row.chance:>8.3f}{gap:>26}{p:>8}")
-    return "\n".join(lines)
+    note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: interval and p are rough."
+    return "\n".join([*lines, note] if any(row.patients < FEW_PATIENTS for row in found.rows) else lines)
 
 
 def _row(name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats) -> Covered:
     patients = len(set(patient))
-    gap = difference(float(mine.mean() - chance.mean()), gap_R if patients > 1 else np.full_like(gap_R, np.nan))
+    gap = difference(float(mine.mean() - chance.mean()), gap_R, patients=patients)
     return Covered(
         finding=name,
         boxes=len(mine),

@@ -19,9 +19,10 @@ from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
 from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, findings_of, measure_groups
 from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Grouping, Meaning, Version
-from agcxr.evaluation.results import PREDICTIONS, Interval, Results
+from agcxr.evaluation.results import PREDICTIONS, FindingResult, Interval, Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.uncertainty import FEWEST_PATIENTS
 
 DIAGRAM_BINS = 10
 
@@ -74,7 +75,10 @@ def interpret(
         patients=results.analysis.patients,
         method=calibration.method if calibration else None,
         log_loss={str(kind): loss for kind, loss in calibration.log_loss.items()} if calibration else {},
-        findings=tuple(_finding(scores, k, agreed[k], calibration, how.level) for k in range(len(scores.labels))),
+        findings=tuple(
+            _finding(scores, k, agreed[k], calibration, how.level, results.analysis.labels[k])
+            for k in range(len(scores.labels))
+        ),
         mean=_mean([agreed[k] for k in averaged], how.level),
         mean_brier_change=_change([agreed[k] for k in averaged], how.level),
         averaged=tuple(scores.labels[k] for k in averaged),
@@ -117,7 +121,9 @@ def _agree(scores: _Scores, patient_N: np.ndarray, resamples: int, seed: int) ->
     return out
 
 
-def _finding(scores: _Scores, k: int, agreed: _Agreed, calibration: Calibration | None, level: float) -> FindingMeaning:
+def _finding(
+    scores: _Scores, k: int, agreed: _Agreed, calibration: Calibration | None, level: float, result: FindingResult
+) -> FindingMeaning:
     label, target = scores.labels[k], scores.target_NK[:, k]
     known = calibration.findings.get(label) if calibration else None
     last: Version = "calibrated" if "calibrated" in agreed.now else "raw"
@@ -125,25 +131,27 @@ def _finding(scores: _Scores, k: int, agreed: _Agreed, calibration: Calibration 
         finding=label,
         films=int((~np.isnan(target)).sum()),
         positives=int((target == 1).sum()),
+        few_patients=result.few_patients,
         curve=known.curve.kind if known else None,
         fitted_films=known.films if known else 0,
         fitted_positives=known.positives if known else 0,
-        fits=tuple(_fit(version, agreed, level) for version in agreed.now),
+        fits=tuple(_fit(version, agreed, level, result.positive_patients) for version in agreed.now),
         brier_change=_change([agreed], level),
         bins=_bins(target, scores.versions[last][:, k]),
         raw_bins=_bins(target, scores.versions["raw"][:, k]),
     )
 
 
-def _fit(version: Version, agreed: _Agreed, level: float) -> Fit:
+def _fit(version: Version, agreed: _Agreed, level: float, patients: int) -> Fit:
+    """`patients`: with the finding; ratios to what is expected rest on them."""
     now, then = agreed.now[version], agreed.then[version]
     return Fit(
         version=version,
         brier=_interval(now.brier[0], then.brier, level),
         ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
         ece_by_chance=agreed.tally[version].chance_ece,
-        observed_expected=_interval(now.ratio[0], then.ratio, level),
-        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level),
+        observed_expected=_interval(now.ratio[0], then.ratio, level, patients),
+        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, patients),
     )
 
 
@@ -228,5 +236,5 @@ def _groups(
     )
 
 
-def _interval(value: float, replicate_R: Floats, level: float) -> Interval:
-    return Interval.of(uncertainty.interval(float(value), replicate_R, level))
+def _interval(value: float, replicate_R: Floats, level: float, patients: int = FEWEST_PATIENTS) -> Interval:
+    return Interval.of(uncertainty.interval(float(value), replicate_R, level, patients=patients))

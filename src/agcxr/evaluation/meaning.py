@@ -47,6 +47,8 @@ class FindingMeaning(Frozen):
     finding: str
     films: int
     positives: int
+    few_patients: bool = False
+    """As in results.json: what rests on the positives (observed / expected, in the large) is rough."""
     curve: str | None
     """Kind of the map; None without a calibration, "none" where validation held too few films for one."""
     fitted_films: int

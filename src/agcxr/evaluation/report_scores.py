@@ -9,7 +9,7 @@ from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Group, Grouping, 
 from agcxr.evaluation.page import Block, Cell, Heading, Legend, Multiples, Section, Table, Text
 from agcxr.evaluation.report_tables import percent, words
 from agcxr.evaluation.results import Interval
-from agcxr.evaluation.tables import NONE, number, signed
+from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed
 
 CELL = (170, 170)
 MAPS = {"none": "none", "temperature": "temperature", "platt": "Platt", "isotonic": "isotonic"}
@@ -224,7 +224,7 @@ def _prevalence(found: Meaning) -> Table:
 
     rows = [
         row(
-            words(one.finding),
+            words(one.finding) + DAGGER * one.few_patients,
             percent(one.fitted_prevalence),
             percent(one.prevalence),
             {fit.version: fit for fit in one.fits},
@@ -238,8 +238,8 @@ def _prevalence(found: Meaning) -> Table:
         "Observed / expected: positive films over the sum of probabilities; under 1, probabilities are too high. In "
         "the large: what must be added to the logits for the two to be equal (of the findings together: the mean). "
         "Corrected (oracle): odds multiplied by the ratio of this split's prior odds to the validation films'. "
-        f"{_level(found)} intervals over patients."
-    )
+        f"{_level(found)} intervals over patients. {dagger_note(any(one.few_patients for one in found.findings))}"
+    ).strip()
     return Table(head, tuple(rows), caption, summary=bool(found.mean), groups=groups)
 
 

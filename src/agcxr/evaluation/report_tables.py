@@ -14,7 +14,7 @@ from agcxr.evaluation.page import (
     Table,
 )
 from agcxr.evaluation.results import BranchResult, Gap, Interval, Results
-from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed
+from agcxr.evaluation.tables import NONE, chance, few_patients, gap_of, marked, number, p_floor, signed
 from agcxr.labels import FINDINGS, NO_FINDING, SHORT
 
 POINT_NAMES = {
@@ -67,7 +67,7 @@ def per_finding(results: Results) -> Section:
         return (Cell(name), Cell(positives), *cells, difference, Cell(shown), *(Cell(number(v)) for v in ends))
 
     rows = [
-        row(words(r.finding), f"{r.positives:,}", r.branches, r.gaps, lite.of(r.finding), paper.of(r.finding))
+        row(marked(r), f"{r.positives:,}", r.branches, r.gaps, lite.of(r.finding), paper.of(r.finding))
         for r in analysis.labels
     ]
     mean = analysis.mean
@@ -76,7 +76,8 @@ def per_finding(results: Results) -> Section:
     caption = (
         f"AUROC with {level} intervals; differences in bold have an interval that leaves out 0. {NO_FINDING} is not in "
         "the mean. Lite and Paper: published fusion AUCs with ResNet-50, measured on other films and splits."
-    )
+        f" {few_patients(analysis)}"
+    ).strip()
     accent = 2 + len(analysis.branches) - 1
     return Section(
         "Per finding", (Table(head, tuple(rows), caption, summary=True, accent=accent), *_precision(results))
@@ -93,7 +94,7 @@ def _precision(results: Results) -> tuple[Block, ...]:
             share = Cell(percent(r.positives / (r.positives + r.negatives)))
             cells = [Cell(number(b.average_precision.value), span(b.average_precision)) for b in r.branches]
             last = r.branches[-1]
-            rows.append((Cell(words(r.finding)), share, *cells, Cell(number(last.brier.value)), Cell(number(last.ece))))
+            rows.append((Cell(marked(r)), share, *cells, Cell(number(last.brier.value)), Cell(number(last.ece))))
     mean = analysis.mean.branches
     rows.append(
         (
@@ -107,7 +108,8 @@ def _precision(results: Results) -> tuple[Block, ...]:
     caption = (
         "Average precision of a useless score equals the prevalence. Brier score and expected calibration error (15 "
         "bins of equal width) are of the raw probabilities; 0 is best."
-    )
+        f" {few_patients(analysis)}"
+    ).strip()
     return (Table(head, tuple(rows), caption, summary=True, accent=1 + len(mean)),)
 
 
@@ -129,17 +131,17 @@ def fusion_gain(results: Results) -> Section:
         )
 
     found = sorted(
-        ((r.finding, gap_of(r.gaps, first)) for r in analysis.labels if r.defined and r.finding != NO_FINDING),
+        ((marked(r), gap_of(r.gaps, first)) for r in analysis.labels if r.defined and r.finding != NO_FINDING),
         key=lambda pair: -pair[1].value if pair[1] else 0,
     )
-    rows = [row(words(finding), gap) for finding, gap in found]
+    rows = [row(name, gap) for name, gap in found]
     rows.append(row(f"Mean of {len(analysis.mean.findings)}", gap_of(analysis.mean.gaps, first), strong=True))
     svg = forest(rows, low_side=f"{first} better", high_side=f"{last} better", name=f"{last} minus {first}, AUROC")
     caption = (
         f"Difference in AUROC, {last} minus {first}, paired on the same films, with "
         f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. The "
-        f"intervals are not corrected for looking at {len(found)} findings."
-    )
+        f"intervals are not corrected for looking at {len(found)} findings. {few_patients(analysis)}"
+    ).strip()
     return Section("What fusion adds", (Chart(svg, "differences.svg", caption), *_second_opinion(results)))
 
 
@@ -161,11 +163,12 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
                 chance(gap.p, p_floor(analysis, gap)),
                 chance(gap.delong_p, 0.001),
             )
-            rows.append((Cell(words(r.finding)), *map(Cell, values)))
+            rows.append((Cell(marked(r)), *map(Cell, values)))
     caption = (
         "DeLong takes films as independent. It agrees with the bootstrap where patients have one film each; where they "
         f"have several its intervals are too narrow. Here: {analysis.films:,} films of {analysis.patients:,} patients."
-    )
+        f" {few_patients(analysis)}"
+    ).strip()
     return (Table(head, tuple(rows), caption),)
 
 
@@ -181,11 +184,12 @@ def operating(results: Results) -> Section:
         points = r.branches[-1].points
         if r.defined and any(not math.isnan(p.threshold) for p in points):
             cells = [Cell(number(v.value, 2), _short(v)) for p in points for v in (p.sensitivity, p.specificity)]
-            rows.append((Cell(words(r.finding)), *cells))
+            rows.append((Cell(marked(r)), *cells))
     caption = (
         f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
         "That a point named 95 % lands elsewhere here is the shift between the films it was chosen on and these."
-    )
+        f" {few_patients(results.analysis)}"
+    ).strip()
     return Section("Operating points", (Table(head, tuple(rows), caption, groups=groups),) if rows else ())
 
 
@@ -223,4 +227,5 @@ def beside_published(results: Results) -> Section:
     context = Table(
         ("Elsewhere, mean AUC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT), texts=(0,)
     )
-    return Section("Beside published numbers", (Table(head, (*ours, *theirs), caption, texts=(0, 1)), context))
+    beside = Table(head, (*ours, *theirs), caption, texts=(0, 1), stacked=True)
+    return Section("Beside published numbers", (beside, context))

@@ -96,6 +96,8 @@ class FindingResult(Frozen):
     unknown: int
     """Films whose label is unknown; they are left out."""
     positive_patients: int
+    few_patients: bool = False
+    """Fewer than 10 patients have it, or lack it: intervals and p are rough. Of fewer than 2 there are none."""
     branches: tuple[BranchResult, ...]
     gaps: tuple[Gap, ...] = ()
 

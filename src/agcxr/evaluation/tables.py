@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agcxr.evaluation.results import Analysis, BranchResult, Gap, Interval
+from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Gap, Interval
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS
 
-NONE = "–"
+NONE, DAGGER = "–", "†"
 
 
 def number(value: float, places: int = 3) -> str:
@@ -35,10 +36,30 @@ def chance(p: float, floor: float) -> str:
 
 
 def interval(found: Interval) -> str:
-    """ ".812 (.790–.833)"; "–" where there is no value."""
-    if math.isnan(found.value):
-        return NONE
+    """ ".812 (.790–.833)"; ".812" where one patient alone gives no interval; "–" where there is no value."""
+    if math.isnan(found.value) or math.isnan(found.low):
+        return number(found.value)
     return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
+
+
+def marked(result: FindingResult) -> str:
+    """The finding as people write it, with a dagger where few patients have it (see `few_patients`)."""
+    return result.finding.replace("_", " ") + DAGGER * result.few_patients
+
+
+def few_patients(analysis: Analysis) -> str:
+    """What the dagger means, for under a table; empty where it stands nowhere."""
+    return dagger_note(any(result.few_patients for result in analysis.labels), analysis.resampling.unit)
+
+
+def dagger_note(stands: bool, unit: str = "patient") -> str:
+    """The same, for tables of other results."""
+    if not stands:
+        return ""
+    return (
+        f"{DAGGER} Fewer than {FEW_PATIENTS} {unit}s with the finding, or without it: its interval and p are rough; "
+        f"with fewer than {FEWEST_PATIENTS} there are none."
+    )
 
 
 def p_floor(analysis: Analysis, gap: Gap) -> float:
@@ -60,7 +81,7 @@ def text_table(analysis: Analysis) -> str:
     head += [f"{last.capitalize()} − {first}", "p"] if paired else []
     rows = [head]
     rows += [
-        _row(analysis, result.finding.replace("_", " "), f"{result.positives:,}", result.branches, result.gaps)
+        _row(analysis, marked(result), f"{result.positives:,}", result.branches, result.gaps)
         for result in analysis.labels
     ]
     mean = analysis.mean
@@ -85,7 +106,8 @@ def _row(
         gap = gap_of(gaps, analysis.branches[0])
         if gap is None or math.isnan(gap.value):
             return [*row, NONE, NONE]
-        spread = f"{signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)})"
+        spread = signed(gap.value)
+        spread += "" if math.isnan(gap.low) else f" ({signed(gap.low)} to {signed(gap.high)})"
         row += [spread, chance(gap.p, p_floor(analysis, gap))]
     return row
 
@@ -98,6 +120,7 @@ def notes(analysis: Analysis) -> list[str]:
         f"AUROC with {100 * how.level:g} % intervals: {how.resamples:,} resamples of {how.clusters:,} {unit}; "
         f"seed {how.seed}."
     ]
+    lines += [said] if (said := few_patients(analysis)) else []
     absent = [result for result in analysis.labels if not result.defined]
     if absent:
         why = ", ".join(
