@@ -80,8 +80,13 @@ DIRECTION = """
     inference/describe
     inference/maps
     inference/explain
+    inference/onnx_file
     inference/onnx_engine
+    inference/table
     inference/batch
+    inference/shards
+    inference/launch
+    inference/ray_engine
     inference/parity
     inference/export
 

@@ -7,7 +7,6 @@ import pydicom
 from dicom_made import film, pixels, written
 
 from agcxr.cli import main
-from agcxr.dicom.files import DicomEngine
 
 
 def test_predict_writes_dicom_beside_the_rows(model_folder, tmp_path, capsys):
@@ -22,6 +21,8 @@ def test_predict_writes_dicom_beside_the_rows(model_folder, tmp_path, capsys):
     assert status == 1
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == 4
+    assert [row["dicom"] for row in rows] == [str(out / "000001"), "", str(out / "000003"), ""]
+    assert rows[1]["dicom_reason"].startswith("not a DICOM file")
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.dcm")) == [
         f"{folder}/{role}.dcm" for folder in ("000001", "000003") for role in ("sc", "seg", "sr")
     ]
@@ -40,13 +41,17 @@ def test_without_failures_the_status_is_0(model_folder, tmp_path, capsys):
     assert "DICOM results of 1 films" in capsys.readouterr().err
 
 
-def test_the_engine_answers_as_the_predictor_does(predictor, tmp_path):
+def test_another_reading_says_so_and_makes_other_objects(model_folder, tmp_path):
     path = tmp_path / "a.dcm"
     path.write_bytes(written(film(1)))
-    engine = DicomEngine(predictor, tmp_path / "out")
-    (answer,) = engine.stream([path])
-    assert (engine.labels, engine.calibrated) == (predictor.labels, True)
-    assert answer.fusion_K.tolist() == predictor(path).fusion_K.tolist()
+    plain = ["predict", str(model_folder), str(path), "--out", str(tmp_path / "p.csv"), "--dicom"]
+    assert main([*plain, str(tmp_path / "plain")]) == 0
+    assert main([*plain, str(tmp_path / "other"), "--point", "sensitivity95", "--prevalence", "Effusion=0.1"]) == 0
+    one, other = (pydicom.dcmread(tmp_path / name / "000001" / "sr.dcm") for name in ("plain", "other"))
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    added = {e.value for e in other.iterall() if e.keyword == "TextValue"}
+    added -= {e.value for e in one.iterall() if e.keyword == "TextValue"}
+    assert added == {"operating point sensitivity95", "prevalence of Effusion 0.1"}
 
 
 def test_the_node_command_says_what_is_wrong(model_folder, tmp_path, capsys):

@@ -11,6 +11,7 @@ from agcxr.inference.batch import Summary, predict_files, write_predictions
 from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Failure
 from agcxr.inference.predictor import Predictor
+from agcxr.intake import Intake
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 from inference.make import film, prediction
@@ -45,6 +46,10 @@ def files(*names):
     return [FilmFile(Path("in") / name, Path(name)) for name in names]
 
 
+def counts(tally):
+    return tally.rows, tally.failed, tally.refused
+
+
 def rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -52,7 +57,7 @@ def rows(path):
 
 def test_one_row_a_film_in_order(tmp_path):
     out = tmp_path / "deep" / "predictions.csv"
-    assert write_predictions(Engine(), files("a.png", "bad.txt", "sub/c.dcm", "d", "e"), out) == (5, 1)
+    assert counts(write_predictions(Engine(), files("a.png", "bad.txt", "sub/c.dcm", "d", "e"), out)) == (5, 1, 0)
     table = rows(out)
     assert [row["image"] for row in table] == ["in/a.png", "in/bad.txt", "in/sub/c.dcm", "in/d", "in/e"]
     assert table[0]["prob_No Finding"] == "1.000000"
@@ -75,8 +80,8 @@ def test_columns_are_in_label_order(tmp_path):
 
 def test_pictures_keep_the_folders_and_never_overwrite_each_other(tmp_path):
     films = files("a.png", "a.jpg", "sub/a.png", "1.2.840.7", "bad.png")
-    count, failed = write_predictions(Engine(), films, tmp_path / "p.csv", explain_dir=tmp_path / "pictures")
-    assert (count, failed) == (5, 1)
+    tally = write_predictions(Engine(), films, tmp_path / "p.csv", explain_dir=tmp_path / "pictures")
+    assert counts(tally) == (5, 1, 0)
     made = [row["picture"] for row in rows(tmp_path / "p.csv")]
     expected = ["a.png", "a-2.png", "sub/a.png", "1.2.840.7.png"]
     assert made == [*(str(tmp_path / "pictures" / name) for name in expected), ""]
@@ -118,7 +123,7 @@ def test_memory_holds_only_films_under_way(tmp_path):
             assert taken - self.answered <= 3
             return Failure(str(path), "no")
 
-    assert write_predictions(Counting(), many(), tmp_path / "p.csv") == (2000, 2000)
+    assert counts(write_predictions(Counting(), many(), tmp_path / "p.csv")) == (2000, 2000, 0)
 
 
 def test_no_film_is_an_error_before_anything_is_loaded_or_written(tmp_path):
@@ -133,7 +138,39 @@ def test_no_film_is_an_error_before_anything_is_loaded_or_written(tmp_path):
         predict_files("no-such-model", [], out)
     with pytest.raises(ValueError, match=r"films is a folder; expected the name of a CSV file to write, such as .*csv"):
         predict_files("no-such-model", [str(tmp_path / "films" / "notes.txt")], tmp_path / "films")
+    with pytest.raises(ValueError, match=r"p.parquet is the name of a Parquet file, which --engine ray writes"):
+        predict_files("no-such-model", [str(tmp_path / "films" / "notes.txt")], tmp_path / "p.parquet")
     assert not out.exists()
+
+
+def test_films_that_the_model_may_not_speak_about_are_counted(tmp_path):
+    class Strict(Engine):
+        def answer(self, path):
+            decision = "refuse" if "hand" in path.name else "warn"
+            return prediction(name=str(path), intake=Intake(decision, ("not a chest", "small")))
+
+    tally = write_predictions(Strict(), files("a", "hand", "hand2"), tmp_path / "p.csv")
+    assert counts(tally) == (3, 0, 2)
+    assert rows(tmp_path / "p.csv")[1]["intake_reason"] == "not a chest; small"
+
+
+def test_what_is_written_beside_the_rows_has_columns_and_is_counted(tmp_path):
+    class Results:
+        columns = ("dicom", "dicom_reason")
+
+        def save(self, film, prediction):
+            assert prediction.film_HW is not None
+            return (f"out/{film.place}", None) if film.place else (None, "no study")
+
+    films = [FilmFile(Path(name), Path(name), place) for place, name in enumerate(["a", "b", "bad", "c"])]
+    tally = write_predictions(Engine(), films, tmp_path / "p.csv", sinks=[Results()])
+    assert (tally.written, tally.without) == (2, {"no study": 1})
+    assert [(row["dicom"], row["dicom_reason"]) for row in rows(tmp_path / "p.csv")] == [
+        ("", "no study"),
+        ("out/1", ""),
+        ("", ""),
+        ("out/3", ""),
+    ]
 
 
 def test_summary_in_words():
@@ -142,6 +179,14 @@ def test_summary_in_words():
         "1,200 films in 60.0 s (20.0/s); 3 could not be read (see the column `error`); 2 other files ignored; "
         "no film in empty/; no permission to read the folder closed/; written to p.csv"
     )
+    assert summary.status == 1
+    summary = Summary(Path("p.csv"), 12, 0, 0, (), (), 6.0, refused=4, written=7, without=(("no study", 5),))
+    assert str(summary) == (
+        "12 films in 6.0 s (2.0/s); 4 refused at intake (see `intake_reason`); DICOM results of 7 films; "
+        "5 without: no study; written to p.csv"
+    )
+    assert summary.status == 1
+    assert Summary(Path("p.csv"), 12, 0, 0, (), (), 6.0, refused=12).status == 0
 
 
 def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):

@@ -75,8 +75,8 @@ def test_pictures_written_meanwhile_are_left_out(tree):
     out.mkdir()
     (out / "p.png").write_bytes(b"x")
     assert "sub/pictures/p.png" in names(Films([str(tree)]))
-    assert "sub/pictures/p.png" not in names(Films([str(tree)], leave_out=out))
-    assert names(Films([str(tree / "**/p.png")], leave_out=out)) == []
+    assert "sub/pictures/p.png" not in names(Films([str(tree)], leave_out=(out,)))
+    assert names(Films([str(tree / "**/p.png")], leave_out=(out,))) == []
 
 
 def test_closed_folders_are_named(tree, monkeypatch):

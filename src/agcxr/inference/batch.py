@@ -1,13 +1,7 @@
-"""The work of `agcxr predict`: any mix of files, folders and globs in; a CSV with one row a film out.
+"""The work of `agcxr predict`: any mix of files, folders and globs in; a CSV with one row a film out (see table.py).
 
 Everything streams: folders are walked as films are needed, rows are written as they come, so memory does not grow with
 the number of films. The CSV appears under its name only when it is complete.
-
-Its columns: `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a
-calibration, `calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0,
-empty without a threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or
-1); `intake` (accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`. A film that cannot be
-read is a row with only `image` and `error`.
 """
 
 from __future__ import annotations
@@ -18,21 +12,19 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TypeAlias
 
 from tqdm import tqdm
 
 from agcxr.calibration import Point, Prevalence
 from agcxr.inference.explain import save_picture
-from agcxr.inference.films import FilmFile, Films
-from agcxr.inference.onnx_engine import OnnxPredictor, is_exported
+from agcxr.inference.films import FilmFile, Films, with_pictures
+from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Failure, Precision, Prediction
-
-if TYPE_CHECKING:
-    from agcxr.inference.predictor import Predictor
+from agcxr.inference.table import Table, Tally, open_csv
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
@@ -52,6 +44,22 @@ class Engine(Protocol):
     ) -> Iterator[Prediction | Failure]: ...
 
 
+class Sink(Protocol):
+    """Writes something of each film that was read beside its row: pictures, DICOM results."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """That it adds to the table."""
+        ...
+
+    def save(self, film: FilmFile, prediction: Prediction) -> Sequence[str | None]:
+        """Write, and say what goes into the columns. `prediction` holds its film, at most KEPT_FILM pixels long."""
+
+
+MakeSink: TypeAlias = Callable[[Any], Sink]
+"""Of the engine that answers."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What a `predict` did."""
@@ -68,20 +76,34 @@ class Summary:
     closed: tuple[str, ...]
     """Folders that may not be read."""
     seconds: float
+    refused: int = 0
+    """Rows of films that the model may not speak about; they have probabilities all the same."""
+    written: int = 0
+    """Films with DICOM results."""
+    without: tuple[tuple[str, int], ...] = ()
+    """Reasons why films have none although they were asked for, with their counts, the commonest first."""
+
+    @property
+    def status(self) -> int:
+        """Of the command: 1 where a film could not be read, or has no DICOM results although they were asked for."""
+        return 1 if self.failed or self.without else 0
 
     def __str__(self) -> str:
         rate = self.films / self.seconds if self.seconds else 0.0
         parts = [f"{self.films:,} films in {self.seconds:.1f} s ({rate:.1f}/s)"]
         parts += [f"{self.failed:,} could not be read (see the column `error`)"] if self.failed else []
+        parts += [f"{self.refused:,} refused at intake (see `intake_reason`)"] if self.refused else []
         parts += [f"{self.ignored:,} other files ignored"] if self.ignored else []
         parts += [f"no film in {', '.join(self.empty)}"] if self.empty else []
         parts += [f"no permission to read the folder {', '.join(self.closed)}"] if self.closed else []
+        parts += [f"DICOM results of {self.written:,} films"] if self.written or self.without else []
+        parts += [f"{count:,} without: {reason}" for reason, count in self.without[:5]]
         return f"{'; '.join(parts)}; written to {self.csv}"
 
 
 def predict_files(
     model: str | os.PathLike[str],
-    inputs: list[str],
+    inputs: Sequence[str],
     out_csv: str | os.PathLike[str],
     *,
     explain_dir: str | os.PathLike[str] | None = None,
@@ -92,9 +114,11 @@ def predict_files(
     point: Point = "youden",
     prevalence: Prevalence | None = None,
     progress: bool = True,
-    wrap: Callable[[Predictor], Engine] | None = None,
+    also: Sequence[MakeSink] = (),
+    leave_out: Sequence[str | os.PathLike[str]] = (),
+    runtime: RuntimeName = "onnxruntime",
 ) -> Summary:
-    """Predict every film among `inputs`.
+    """Predict every film among `inputs`, in this process.
 
     Args:
         model: run folder, model folder, hub id, or a file that `agcxr export` wrote (torch is not imported then).
@@ -103,58 +127,90 @@ def predict_files(
         workers: threads that decode films; default: one a core.
         point, prevalence: for a calibrated model, where findings are called and how common they are; see `Predictor`.
         progress: show a bar with the rate, and the summary, on stderr.
-        wrap: makes of the loaded model the engine that answers in its place, such as one that keeps more.
+        also: what else is written of each film; made from the loaded engine.
+        leave_out: folders in which no films are looked for, such as those that `also` writes into.
+        runtime: of an exported file.
 
     Raises ValueError where an input does not exist, no input holds a film, or `out_csv` is a folder; nothing is written
     then.
     """
-    target = Path(out_csv)
-    if not inputs:
-        raise ValueError("no films were given; expected files, folders or glob patterns after the model")
-    if target.is_dir():
-        raise ValueError(f"{target} is a folder; expected the name of a CSV file to write, such as {target}/films.csv")
-    films = Films(inputs, leave_out=explain_dir)
-    walk = iter(films)
-    first = next(walk, None)  # before the model is loaded: a mistyped folder should not cost seconds
-    if first is None:
-        raise ValueError(f"no film found in {', '.join(inputs)}; {films.looked_for()}")
-    engine = _engine(model, device, precision, point, prevalence, wrap)
-    start = time.perf_counter()
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    target = checked_target(out_csv)
     pictures = Path(explain_dir) if explain_dir else None
-    rows, failed = write_predictions(engine, itertools.chain([first], walk), target, pictures, **options)
-    summary = _summary(films, target, rows, failed, time.perf_counter() - start)
+    films, walk = open_films(inputs, [*([pictures] if pictures else []), *leave_out])
+    engine = load_engine(model, device, precision, point, prevalence, runtime=runtime)
+    start = time.perf_counter()
+    sinks = [make(engine) for make in also]
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    tally = write_predictions(engine, walk, target, pictures, sinks=sinks, **options)
+    summary = summarise(target, tally, films.ignored, films.empty, films.closed, time.perf_counter() - start)
     if progress:
         print(summary, file=sys.stderr)
     return summary
 
 
-def _engine(
+def checked_target(out_csv: str | os.PathLike[str]) -> Path:
+    """The CSV to write. Raises ValueError where that cannot be its name."""
+    target = Path(out_csv)
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; expected the name of a CSV file to write, such as {target}/films.csv")
+    if target.suffix.lower() == ".parquet":
+        raise ValueError(f"{target} is the name of a Parquet file, which --engine ray writes; expected that of a CSV")
+    return target
+
+
+def open_films(inputs: Sequence[str], leave_out: Sequence[str | os.PathLike[str]]) -> tuple[Films, Iterator[FilmFile]]:
+    """The films of `inputs` and the walk through them, begun: there is one. Raises ValueError as `predict_files`."""
+    if not inputs:
+        raise ValueError("no films were given; expected files, folders or glob patterns after the model")
+    films = Films(list(inputs), leave_out=tuple(leave_out))
+    walk = iter(films)
+    first = next(walk, None)  # before the model is loaded: a mistyped folder should not cost seconds
+    if first is None:
+        raise ValueError(f"no film found in {', '.join(inputs)}; {films.looked_for()}")
+    return films, itertools.chain([first], walk)
+
+
+def load_engine(
     model: str | os.PathLike[str],
-    device: str | None,
-    precision: Precision,
-    point: Point,
-    prevalence: Prevalence | None,
-    wrap: Callable[[Predictor], Engine] | None,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    point: Point = "youden",
+    prevalence: Prevalence | None = None,
+    *,
+    threads: int | None = None,
+    runtime: RuntimeName = "onnxruntime",
 ) -> Engine:
-    """What answers for `model`. Torch is imported only where it computes."""
+    """What answers for `model`. Torch is imported only where it computes; `threads` and `runtime` are for exported
+    files. Raises ValueError for what the engine cannot do."""
     if is_exported(model):
-        if wrap is not None or precision != "fp32" or device not in (None, "cpu"):
-            raise ValueError(
-                f"{model} is an exported file: it answers on the CPU in fp32, with a table and pictures; for DICOM "
-                "results, another device or precision give the run folder"
-            )
-        return OnnxPredictor(model, point=point, prevalence=prevalence)
+        if device not in (None, "cpu"):
+            raise ValueError(f"{model} is an exported file: it answers on the CPU; for {device} give the run folder")
+        return OnnxPredictor(
+            model, point=point, prevalence=prevalence, threads=threads, runtime=runtime, precision=precision
+        )
+    if runtime != "onnxruntime":
+        raise ValueError(f"{runtime} runs exported files, and {model} is none: `agcxr export {model} --out model.onnx`")
     from agcxr.inference.predictor import Predictor
 
-    eager = Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
-    return eager if wrap is None else wrap(eager)
+    return Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
 
 
-def _summary(films: Films, target: Path, rows: int, failed: int, seconds: float) -> Summary:
-    """Films must have been walked to the end."""
-    closed = tuple(films.closed)
-    return Summary(target, rows, failed + len(closed), films.ignored, tuple(films.empty), closed, seconds)
+def summarise(
+    target: Path, tally: Tally, ignored: int, empty: Sequence[str], closed: Sequence[str], seconds: float
+) -> Summary:
+    """The walk must have come to its end."""
+    return Summary(
+        target,
+        tally.rows,
+        tally.failed + len(closed),
+        ignored,
+        tuple(empty),
+        tuple(closed),
+        seconds,
+        refused=tally.refused,
+        written=tally.written,
+        without=tuple(tally.without.most_common()),
+    )
 
 
 def write_predictions(
@@ -163,44 +219,58 @@ def write_predictions(
     target: Path,
     explain_dir: Path | None = None,
     *,
+    sinks: Sequence[Sink] = (),
     batch_size: int = 16,
     workers: int | None = None,
     progress: bool = False,
-) -> tuple[int, int]:
-    """Stream films through an engine into a CSV. Returns how many rows were written, and how many are errors.
+) -> Tally:
+    """Stream films through an engine into a CSV.
 
     Until the last row the file is called `<target>.partial`; an interruption leaves that behind, complete to its end.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
-    waiting: deque[FilmFile] = deque()
-    count = failed = 0
-    results = engine.stream(
-        _remembered(films, waiting),
-        batch_size=batch_size,
-        workers=workers,
-        keep_film=KEPT_FILM if explain_dir else 0,
-    )
-    pictures = _Pictures(explain_dir) if explain_dir else None
-    # A file name that is not valid UTF-8 must not end the run, nor make a CSV that other programs cannot open.
-    with (
-        open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-        tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar,
-    ):
-        table = _Table(file, engine, pictures is not None)
-        for result in results:
-            film = waiting.popleft()
-            picture = ""
-            if pictures and isinstance(result, Prediction):
-                picture = str(pictures.save(result, film))
-            table.write(film, result, picture)
-            count += 1
-            failed += isinstance(result, Failure)
+    if explain_dir:
+        films, sinks = with_pictures(films), [Pictures(explain_dir), *sinks]
+    table = table_of(engine, sinks)
+    tally = Tally(table.columns)
+    with open_csv(partial, "w") as file, tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar:
+        rows = csv.writer(file)
+        rows.writerow(table.columns)
+        for cells in predicted(engine, table, films, sinks, batch_size=batch_size, workers=workers):
+            rows.writerow(cells)
+            tally.add(cells)
             bar.update()
-            if failed:
-                bar.set_postfix(failed=failed, refresh=False)
+            if tally.failed:
+                bar.set_postfix(failed=tally.failed, refresh=False)
     os.replace(partial, target)
-    return count, failed
+    return tally
+
+
+def table_of(engine: Engine, sinks: Sequence[Sink]) -> Table:
+    """The columns of an engine's answers and of what is written beside them."""
+    return Table(engine.labels, engine.calibrated, tuple(name for sink in sinks for name in sink.columns))
+
+
+def predicted(
+    engine: Engine,
+    table: Table,
+    films: Iterable[FilmFile],
+    sinks: Sequence[Sink],
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+) -> Iterator[list[str]]:
+    """The rows of films, as cells, in order; what the sinks write is on disk when a row comes."""
+    waiting: deque[FilmFile] = deque()
+    paths = _remembered(films, waiting)
+    for result in engine.stream(paths, batch_size=batch_size, workers=workers, keep_film=KEPT_FILM if sinks else 0):
+        film = waiting.popleft()
+        also: list[str | None] = []
+        if isinstance(result, Prediction):
+            for sink in sinks:
+                also += sink.save(film, result)
+        yield table.cells(table.values(str(film.path), result, also))
 
 
 def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Path]:
@@ -210,66 +280,14 @@ def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator
         yield film.path
 
 
-class _Table:
-    """Rows of the CSV."""
+class Pictures:
+    """Writes pictures into a folder, named as `films.with_pictures` has it."""
 
-    def __init__(self, file: TextIO, engine: Engine, pictures: bool) -> None:
-        self._pictures = pictures
-        self._calibrated = engine.calibrated
-        prefixes = ("prob", "global", "local", *(["calibrated", "call"] if engine.calibrated else []))
-        self._values = len(prefixes) * len(engine.labels) + 9
-        self._rows = csv.writer(file)
-        self._rows.writerow(
-            [
-                "image",
-                *(f"{prefix}_{label}" for prefix in prefixes for label in engine.labels),
-                *("box_x0", "box_y0", "box_x1", "box_y1", "width", "height", "fallback"),
-                *("intake", "intake_reason", "error"),
-                *(["picture"] if pictures else []),
-            ]
-        )
-
-    def write(self, film: FilmFile, result: Prediction | Failure, picture: str) -> None:
-        last = [picture] if self._pictures else []
-        if isinstance(result, Failure):
-            self._rows.writerow([str(film.path), *([""] * self._values), result.reason, *last])
-            return
-        branches = [result.fusion_K, result.global_K, result.local_K]
-        meaning: list[int | str] = []
-        if self._calibrated:
-            assert result.calibrated_K is not None
-            fitted = [True] * len(result.labels) if result.cut is None else result.cut.fitted_K.tolist()
-            meaning = [f"{p:.6f}" if have else "" for p, have in zip(result.calibrated_K, fitted, strict=True)]
-            meaning += ["" if call is None else int(call) for call in result.calls()]
-        self._rows.writerow(
-            [
-                str(film.path),
-                *(f"{p:.6f}" for branch in branches for p in branch),
-                *meaning,
-                *(f"{edge:.2f}" for edge in result.box),
-                result.width,
-                result.height,
-                int(result.fallback),
-                *(("", "") if result.intake is None else (result.intake.decision, "; ".join(result.intake.reasons))),
-                "",
-                *last,
-            ]
-        )
-
-
-class _Pictures:
-    """Writes pictures into a folder, laid out as the films were; films of one name get numbers."""
+    columns = ("picture",)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._used: set[Path] = set()
 
-    def save(self, prediction: Prediction, film: FilmFile) -> Path:
-        stem = film.relative.with_suffix("") if film.relative.suffix.lower() in Films.SUFFIXES else film.relative
-        name = stem.with_name(f"{stem.name}.png")
-        for number in itertools.count(2):
-            if name not in self._used:
-                break
-            name = stem.with_name(f"{stem.name}-{number}.png")
-        self._used.add(name)
-        return save_picture(prediction, self._folder / name)
+    def save(self, film: FilmFile, prediction: Prediction) -> tuple[str]:
+        """The column has the picture's path."""
+        return (str(save_picture(prediction, self._folder / film.relative)),)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class FilmFile:
-    """A file, and where it lies below the input it was found by."""
+    """A file, where it lies below the input it was found by, and its place among all films of the walk, from 0."""
 
     path: Path
     relative: Path
+    place: int = 0
 
 
 @dataclass
@@ -33,8 +34,8 @@ class Films:
     """
 
     inputs: list[str]
-    leave_out: str | os.PathLike[str] | None = None
-    """A folder that is not entered: where pictures are written while the walk goes on."""
+    leave_out: tuple[str | os.PathLike[str], ...] = ()
+    """Folders that are not entered: where files are written while the walk goes on."""
     ignored: int = 0
     empty: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
@@ -50,12 +51,13 @@ class Films:
             )
 
     def __iter__(self) -> Iterator[FilmFile]:
+        place = 0
         for name in self.inputs:
-            nothing = True
+            before = place
             for film in self._of(name):
-                nothing = False
-                yield film
-            if nothing:
+                yield replace(film, place=place)
+                place += 1
+            if place == before:
                 self.empty.append(name)
 
     def looked_for(self) -> str:
@@ -115,9 +117,7 @@ class Films:
             return []
 
     def _left_out(self, folder: Path) -> bool:
-        return (
-            self.leave_out is not None and os.path.exists(self.leave_out) and os.path.samefile(folder, self.leave_out)
-        )
+        return any(os.path.exists(one) and os.path.samefile(folder, one) for one in self.leave_out)
 
     def _is_film(self, path: Path) -> bool:
         suffix = path.suffix.lower()
@@ -131,3 +131,19 @@ class Films:
                 return file.read(132)[128:] == b"DICM"
         except OSError:
             return True  # it gets a row that says why it cannot be read
+
+
+def with_pictures(films: Iterable[FilmFile]) -> Iterator[FilmFile]:
+    """The same films; `relative` becomes the name of the film's picture, laid out as the films are.
+
+    Films of one name get numbers in the order of the walk, whether or not they can be read, so that every process that
+    walks the same folders gives the same names. Memory holds all names.
+    """
+    used: set[str] = set()
+    for film in films:
+        stem = film.relative.with_suffix("") if film.relative.suffix.lower() in Films.SUFFIXES else film.relative
+        name, number = f"{stem}.png", 2
+        while name in used:
+            name, number = f"{stem}-{number}.png", number + 1
+        used.add(name)
+        yield replace(film, relative=Path(name))

@@ -27,7 +27,16 @@ from agcxr.inference.novelty import judge_distance
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
 from agcxr.intake import Intake, judge
 
-Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph
+
+@dataclass(frozen=True)
+class Remote:
+    """A film whose bytes are fetched when its turn comes, in the threads that decode. `read` may raise OSError."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,14 +225,23 @@ def _radiograph(film: Film) -> Radiograph:
         return film
     if isinstance(film, np.ndarray):
         return from_array(film)
+    if isinstance(film, Remote):
+        return read_radiograph(_fetched(film), name=film.name)
     if isinstance(film, str | os.PathLike | bytes | bytearray | memoryview):
         return read_radiograph(film, name=_name(film))
     raise TypeError(f"a film is a path, bytes, a numpy array or a Radiograph, not {type(film).__name__}")
 
 
+def _fetched(film: Remote) -> bytes:
+    try:
+        return film.read()
+    except OSError as error:
+        raise RadiographError(f"{film.name} cannot be fetched: {error}") from error
+
+
 def _name(film: Film) -> str:
     """How answers call a film: a path as it was given."""
-    if isinstance(film, Radiograph):
+    if isinstance(film, Radiograph | Remote):
         return film.name
     if isinstance(film, str | os.PathLike):
         return os.fspath(film)

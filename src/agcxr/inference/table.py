@@ -1,0 +1,140 @@
+"""The rows of `agcxr predict`: one a film, the same columns from every engine.
+
+`image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a calibration,
+`calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0, empty without a
+threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake`
+(accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`; with DICOM results also `dicom`
+(their folder) and `dicom_reason` (why there are none). A film that cannot be read is a row with only `image` and
+`error`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import BinaryIO, Literal, TextIO, TypeAlias
+
+from agcxr.inference.prediction import Failure, Prediction
+
+Value: TypeAlias = str | int | float | None
+"""None: an empty cell. A number that is a float stands for a probability or a pixel."""
+
+EDGES = ("box_x0", "box_y0", "box_x1", "box_y1")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the columns are, and a film's row in them."""
+
+    labels: tuple[str, ...]
+    calibrated: bool
+    also: tuple[str, ...] = ()
+    """Columns of what is written beside the rows, such as `picture`."""
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names, in order."""
+        prefixes = ("prob", "global", "local", *(["calibrated", "call"] if self.calibrated else []))
+        return [
+            "image",
+            *(f"{prefix}_{label}" for prefix in prefixes for label in self.labels),
+            *EDGES,
+            *("width", "height", "fallback", "intake", "intake_reason", "error"),
+            *self.also,
+        ]
+
+    def values(self, image: str, result: Prediction | Failure, also: Sequence[Value] = ()) -> list[Value]:
+        """A film's row. also: of the columns `also`; empty where left out."""
+        last = [*also, *([None] * (len(self.also) - len(also)))]
+        if isinstance(result, Failure):
+            between = len(self.columns) - 2 - len(self.also)
+            return [image, *([None] * between), result.reason, *last]
+        meaning: list[Value] = []
+        if self.calibrated:
+            assert result.calibrated_K is not None
+            fitted = [True] * len(result.labels) if result.cut is None else result.cut.fitted_K.tolist()
+            meaning = [float(p) if have else None for p, have in zip(result.calibrated_K, fitted, strict=True)]
+            meaning += [None if call is None else int(call) for call in result.calls()]
+        intake = result.intake
+        return [
+            image,
+            *(float(p) for branch in (result.fusion_K, result.global_K, result.local_K) for p in branch),
+            *meaning,
+            *map(float, result.box),
+            *(result.width, result.height, int(result.fallback)),
+            *((None, None) if intake is None else (intake.decision, "; ".join(intake.reasons) or None)),
+            None,
+            *last,
+        ]
+
+    def cells(self, values: Sequence[Value]) -> list[str]:
+        """The row as the CSV has it: probabilities to six digits, pixels to two."""
+        return [
+            f"{value:.{places}f}" if isinstance(value, float) else "" if value is None else str(value)
+            for value, places in zip(values, self._digits, strict=True)
+        ]
+
+    @cached_property
+    def _digits(self) -> list[int]:
+        return [2 if name in EDGES else 6 for name in self.columns]
+
+
+@dataclass
+class Tally:
+    """What rows say, counted."""
+
+    columns: Sequence[str]
+    rows: int = 0
+    failed: int = 0
+    """Films that could not be read."""
+    refused: int = 0
+    """Films that were read, and that the model may not speak about."""
+    written: int = 0
+    """Films with DICOM results."""
+    without: Counter[str] = field(default_factory=Counter)
+    """Films without DICOM results although they were asked for, by the reason."""
+
+    def add(self, row: Sequence[Value]) -> None:
+        """Count a row, as values or as cells."""
+        self.rows += 1
+        self.failed += bool(row[self._place["error"]])
+        self.refused += row[self._place["intake"]] == "refuse"
+        if "dicom" in self._place:
+            self.written += bool(row[self._place["dicom"]])
+            reason = row[self._place["dicom_reason"]]
+            if reason:
+                self.without[str(reason)] += 1
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.columns)}
+
+
+def open_csv(file: str | os.PathLike[str] | int, mode: Literal["w", "a"]) -> TextIO:
+    """Open a table to write rows. A descriptor stays open afterwards.
+
+    A file name that is not valid UTF-8 must neither end the run, nor make a CSV that other programs cannot open.
+    """
+    own = not isinstance(file, int)
+    return open(file, mode, newline="", encoding="utf-8", errors="backslashreplace", closefd=own)
+
+
+def whole_rows(file: BinaryIO) -> Iterator[tuple[list[str], bytes]]:
+    """The whole rows of a CSV, cells and bytes, the header first. Ends before one that is cut off."""
+    lines: list[bytes] = []
+
+    def taken() -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line.decode("utf-8", errors="replace")
+
+    for cells in csv.reader(taken()):
+        raw = b"".join(lines)
+        lines.clear()
+        if not raw.endswith(b"\r\n"):
+            return
+        yield cells, raw
