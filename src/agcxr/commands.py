@@ -132,6 +132,8 @@ def predict(
     devices: int = 1,
     nodes: int = 1,
     engine: Literal["plain", "ray"] = "plain",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
 
@@ -148,11 +150,14 @@ def predict(
         devices: Processes that share the films, one a GPU, or without GPUs one a few cores (docs/scale.md).
         nodes: Machines that do so, each with that many devices.
         engine: ray: by actors of a Ray cluster, or of this machine; devices is their number.
+        precision: bf16: faster on processors that compute in it (a run; an exported file only with OpenVINO). Boxes
+            and probabilities differ then: docs/results/export_parity.md says by how much.
+        runtime: Of an exported file (.onnx).
     """
     from agcxr.inference.launch import Request
     from agcxr.inference.launch import predict as predict_films
 
-    request = Request(run, inputs, Path(out), explain, dicom, point, prevalence, batch_size)
+    request = Request(run, inputs, Path(out), explain, dicom, point, prevalence, batch_size, precision, runtime)
     if engine == "ray":
         from agcxr.inference.ray_engine import predict_on_ray
 

@@ -41,13 +41,14 @@ def network(**changes):
     """Random weights; crops sharper than the view."""
     torch.manual_seed(0)
     arguments = {
+        "backbone": "test_resnet",
         "image_size": 64,
         "resize": 80,
         "weights": "none",
         "crop_source": "prepared",
         "attention": config.Attention(threshold=0.6, min_side=4),
     }
-    return AGCNN("test_resnet", **(arguments | changes))
+    return AGCNN(**(arguments | changes))
 
 
 def save(folder):

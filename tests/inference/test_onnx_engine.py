@@ -126,11 +126,28 @@ def test_what_counts_as_exported():
     assert not is_exported("run")
 
 
-def test_device_and_precision_are_of_the_eager_engine(onnx_file, films, tmp_path):
-    for options in ({"device": "cuda"}, {"precision": "bf16"}, {"wrap": lambda engine: engine}):
-        with pytest.raises(ValueError, match="is an exported file: it answers on the CPU in fp32"):
-            predict_files(onnx_file, [str(films)], tmp_path / "p.csv", **options)
-    assert not (tmp_path / "p.csv").exists()
+def test_what_the_engine_cannot_do(onnx_file, model_folder, films, tmp_path):
+    out = tmp_path / "p.csv"
+    with pytest.raises(ValueError, match="is an exported file: it answers on the CPU; for cuda give the run folder"):
+        predict_files(onnx_file, [str(films)], out, device="cuda")
+    with pytest.raises(ValueError, match="computes an exported file in fp32, not in bf16; OpenVINO can"):
+        predict_files(onnx_file, [str(films)], out, precision="bf16")
+    with pytest.raises(ValueError, match="openvino runs exported files, and .* is none: `agcxr export"):
+        predict_files(model_folder, [str(films)], out, runtime="openvino")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predict_on_openvino(onnx_file, films, tmp_path, precision):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    words = ["--runtime", "openvino", "--precision", precision]
+    assert main(["predict", str(onnx_file), str(films), "--out", str(tmp_path / "o.csv"), *words]) == 1
+    main(["predict", str(onnx_file), str(films), "--out", str(tmp_path / "p.csv")])
+    ours, theirs = rows(tmp_path / "o.csv"), rows(tmp_path / "p.csv")
+    assert ours[0] == theirs[0]
+    k = ours[0].index("global_Mass")
+    for mine, other in zip(ours[1:5], theirs[1:5], strict=True):
+        assert float(mine[k]) == pytest.approx(float(other[k]), abs=2e-6 if precision == "fp32" else 0.05)
 
 
 def edited(source, target, **changes):
@@ -162,6 +179,30 @@ def test_files_that_will_not_do_are_named_with_the_cure(onnx_file, tmp_path):
         OnnxPredictor(edited(onnx_file, broken, resize_rule="nearest"))
     with pytest.raises(ValueError, match="not calibrated, so its scores cannot be corrected"):
         OnnxPredictor(edited(onnx_file, broken, calibration=None), prevalence=0.1)
+
+
+def test_answers_of_another_shape_than_promised_are_no_answers(onnx_file, tmp_path):
+    exported = OnnxPredictor(edited(onnx_file, tmp_path / "m.onnx", image_size=32), threads=1)
+    with pytest.raises(
+        ValueError, match=r"answers 'heat' as float32 \(1, 64, 64\); its metadata promise float32 \(1, 32"
+    ):
+        exported(film())
+    exported = OnnxPredictor(edited(onnx_file, tmp_path / "m.onnx", labels=("Mass",)), threads=1)
+    with pytest.raises(
+        ValueError, match=r"answers 'global' as float32 \(1, 15\); its metadata promise float32 \(1, 1\)"
+    ):
+        exported.run(phantoms(1))
+
+
+def test_openvino_computes_in_bf16_where_asked(onnx_file, eager):
+    """Not the same answers, but near: nothing is enforced but that it is another arithmetic and no nonsense."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    films = phantoms(3)
+    coarse = OnnxPredictor(onnx_file, runtime="openvino", precision="bf16", threads=1).predict_arrays(films)
+    exact = eager.predict_arrays(films)
+    gap = np.abs(coarse.global_NK - exact.global_NK).max()
+    assert gap < 0.05
+    assert np.isfinite(coarse.fusion_NK).all()
 
 
 def test_openvino_gives_the_same_answers(onnx_file, eager):

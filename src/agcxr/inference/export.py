@@ -45,6 +45,7 @@ MEANINGS = {
     "heat": "B x V x V float32 in [0, 1]: attention on the grid of the view (metadata: window)",
     "crop": "B x V x V uint8: what the local branch saw",
     "pooled_global": "B x D float32: pooled features of the global branch",
+    "prepared": "B x S x S uint8: the film after the resize rule",
 }
 
 
@@ -79,9 +80,7 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported
     partial = target.with_name(f"{target.stem}.partial{SUFFIX}")
     try:
         write(predictor, partial)
-        # The control that looks at random places draws them from the pixels: one gray level moves its box anywhere.
-        odd = predictor.model.look_at != "random"
-        parity = compare(partial, predictor, made_films(predictor.prepared_size, odd=odd))
+        parity = compare(partial, predictor, made_films(predictor.prepared_size))
         if not parity.good:
             raise ValueError(
                 f"the exported file does not answer as the eager model does, so it is not kept: {parity}. "
@@ -122,6 +121,17 @@ def write(predictor: Predictor, path: Path) -> None:
     assert program is not None
     _describe(program.model, facts(predictor))
     program.save(path, external_data=False)
+    _check(path)
+
+
+def _check(path: Path) -> None:
+    """ONNX's own checker, with inference of all shapes. Raises ValueError."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"the exported file is no valid ONNX file: {str(error)[:500]}. Please report this") from error
 
 
 def facts(predictor: Predictor) -> Facts:
@@ -215,6 +225,7 @@ class Whole(nn.Module):
             out.heat_BHW,
             crop_BVV,
             out.pooled_global_BD,
+            prepared_BSS.to(torch.uint8),
         )
 
 
@@ -224,7 +235,8 @@ def resize(films_BHW: Tensor, size: int) -> Tensor:
     OpenCV's INTER_AREA averages over areas where neither side grows, and otherwise interpolates between two pixels
     with weights of its own. Both are separable, so each is two products with matrices computed from H and W: columns
     first, as OpenCV does. Ties are rounded as it rounds them: to even, but upwards at exactly half the size.
-    Equal to OpenCV's 8-bit result where both ratios are whole, and within one gray level otherwise.
+    Equal to OpenCV's 8-bit result where both ratios are whole, and within one gray level otherwise: OpenCV rounds each
+    product before it adds, and a product of matrices does not, which decides where a mean lies midway between levels.
     """
     height, width = _count(films_BHW.shape[1]), _count(films_BHW.shape[2])
     grows = (height < size) | (width < size)

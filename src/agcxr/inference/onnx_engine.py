@@ -11,7 +11,7 @@ Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.novelty import FeatureStatistics
+from agcxr.inference.onnx_file import check_plain
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Desk, Film, cores, scale_of
 
@@ -32,8 +33,10 @@ SUFFIX = ".onnx"
 KEY = "agcxr"
 """Of the file's metadata: JSON that `Facts` describes."""
 LARGEST_FACTS = 16 * 2**20
-OUTPUTS = ("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global")
+OUTPUTS = ("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global", "prepared")
 """In the file's order; `calibrated` only where the checkpoint holds a calibration."""
+OPTIONAL = ("calibrated", "prepared")
+"""What a file may lack."""
 
 
 class Facts(BaseModel):
@@ -78,6 +81,9 @@ class OnnxPredictor:
             differ: see docs/results/export_parity.md.
         point, prevalence: as for `Predictor`.
 
+    The file may come from anybody: it is looked through before a runtime loads it (see onnx_file.py), and its answers
+    are checked for their shape. It can still be slow or ask for much memory, and answer wrongly.
+
     Raises:
         ValueError: the runtime is not installed, or cannot do the precision; the file is missing, damaged, or none of
             ours; or it resizes films by another rule than this version.
@@ -100,6 +106,7 @@ class OnnxPredictor:
             )
         if not self.path.is_file():
             raise ValueError(f"no file {path}; expected one written by `agcxr export RUN --out model{SUFFIX}`")
+        check_plain(self.path)
         opened = _onnxruntime if runtime == "onnxruntime" else _openvino
         self._session = opened(self.path, threads or cores(), precision)
         self.facts = _facts(self._session.metadata, self.path)
@@ -158,8 +165,35 @@ class OnnxPredictor:
             raise ValueError(
                 f"films are {films_BHW.dtype} of shape {films_BHW.shape}; expected uint8 B x H x W, no side 0"
             )
-        answers = self._session.run(self._outputs, np.ascontiguousarray(films_BHW))
-        return dict(zip(self._outputs, answers, strict=True))
+        try:
+            answers = self._session.run(self._outputs, np.ascontiguousarray(films_BHW))
+        except self._session.errors as error:
+            raise ValueError(f"{self.path} could not be computed ({_first_line(error)}); export it again") from error
+        found = dict(zip(self._outputs, answers, strict=True))
+        self._check(found, len(films_BHW))
+        return found
+
+    def _check(self, found: Mapping[str, npt.NDArray[Any]], count: int) -> None:
+        """A file may promise anything in its metadata. Raises ValueError where answers have another shape or type."""
+        map_2, film_2 = (self.facts.image_size,) * 2, (self.prepared_size,) * 2
+        known = self.statistics
+        wide_1 = found["pooled_global"].shape[1:2] if known is None else (known.features,)
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {
+            **dict.fromkeys(("global", "local", "fusion", "calibrated"), ((len(self.labels),), "float32")),
+            "box": ((4,), "float32"),
+            "fallback": ((), "bool"),
+            "heat": (map_2, "float32"),
+            "crop": (map_2, "uint8"),
+            "pooled_global": (wide_1, "float32"),
+            "prepared": (film_2, "uint8"),
+        }
+        for name, answer in found.items():
+            shape, kind = shapes[name]
+            if answer.shape != (count, *shape) or answer.dtype != kind:
+                raise ValueError(
+                    f"{self.path} answers {name!r} as {answer.dtype} {answer.shape}; its metadata promise {kind} "
+                    f"{(count, *shape)}: export it again"
+                )
 
     def _desk(self) -> Desk:
         return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
@@ -191,6 +225,8 @@ class _Session:
     metadata: str | None
     outputs: list[str]
     run: Callable[[list[str], Bytes], Sequence[npt.NDArray[Any]]]
+    errors: tuple[type[Exception], ...]
+    """What `run` raises where the file cannot be computed."""
 
 
 def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
@@ -201,12 +237,14 @@ def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
         raise ValueError("an exported file needs ONNX Runtime: install `agcxr[export]`, or `onnxruntime`") from error
     if precision != "fp32":
         raise ValueError(f"ONNX Runtime computes an exported file in fp32, not in {precision}; OpenVINO can")
+    failures: tuple[type[Exception], ...] = (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph)
+    failures += (errors.InvalidArgument, errors.RuntimeException, errors.EPFail)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # warnings speak of graph optimisation, which users can do nothing about
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument) as error:
+    except failures as error:
         raise ValueError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again") from error
     except errors.NotImplemented as error:
         raise ValueError(
@@ -216,6 +254,7 @@ def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
         session.get_modelmeta().custom_metadata_map.get(KEY),
         [output.name for output in session.get_outputs()],
         lambda names, films_BHW: session.run(names, {"films": films_BHW}),
+        (*failures, errors.NotImplemented, ValueError),  # ValueError: it has no input of this name
     )
 
 
@@ -242,6 +281,7 @@ def _openvino(path: Path, threads: int, precision: Precision) -> _Session:
         model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None,
         [name for output in compiled.outputs for name in output.names],  # of several, any_name gives any
         run,
+        (RuntimeError,),
     )
 
 
@@ -265,7 +305,7 @@ def _facts(text: str | None, path: Path) -> Facts:
 
 
 def _outputs(there: list[str], path: Path) -> list[str]:
-    wanted = [name for name in OUTPUTS if name in there or name != "calibrated"]
+    wanted = [name for name in OUTPUTS if name in there or name not in OPTIONAL]
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(f"{path} does not give {', '.join(missing)}; export it again with this version of agcxr")
     return wanted

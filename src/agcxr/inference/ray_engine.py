@@ -95,6 +95,10 @@ def _check(request: Request, out: str, nodes: int) -> None:
             "--engine ray writes the table only; for pictures or DICOM results leave it out: --devices and --nodes "
             "share films over processes too (see docs/scale.md)"
         )
+    if (request.precision, request.runtime) != ("fp32", "onnxruntime"):
+        raise ValueError(
+            "--engine ray computes in fp32, exported files on ONNX Runtime: leave out --precision, --runtime"
+        )
     if nodes != 1:
         raise ValueError(
             f"--nodes is {nodes}, but a Ray cluster knows its machines: leave it out; --devices is the number of actors"
