@@ -49,6 +49,9 @@ EDEMA = [0.8, 0.3, 0.2, 0.4, 0.6, 0.1, 0.2, 0.9]
         ("fusion:infiltrate", ("fusion", "Infiltration")),
         ("box_x0", None),
         ("Massive", None),
+        ("Edema_score", ("score", "Edema")),
+        ("Lung Mass-proba", ("proba", "Mass")),
+        ("Mass_cm", None),
     ],
 )
 def test_columns_are_found_in_any_spelling(column: str, expected: tuple[str, str] | None) -> None:
@@ -98,6 +101,9 @@ def test_branches_of_our_own_predictions(tmp_path: Path, labels: Path) -> None:
         tmp_path / "p.csv",
         image=IMAGES,
         **{f"{p}_{f}": v for p in ("prob", "global", "local") for f, v in (("Mass", MASS), ("Edema", EDEMA))},
+        calibrated_Mass=MASS,
+        calibrated_Edema=[""] * 8,
+        call_Mass=[0, 1] * 4,
         error=[""] * 8,
     )
     found = score(path, labels, resamples=20)
@@ -130,7 +136,7 @@ def test_rows_without_score_are_counted(tmp_path: Path, labels: Path) -> None:
     found = score(path, labels, resamples=5)
     assert (found.films, found.without_score) == (7, 1)
     assert (found.predictions_without_labels, found.labels_without_predictions) == (1, 0)
-    assert "1 predictions with an empty cell were left out" in str(found)
+    assert "1 prediction with an empty cell left out" in str(found)
 
 
 def test_logits(tmp_path: Path, labels: Path) -> None:
@@ -164,7 +170,13 @@ def test_parquet_of_an_evaluation(tmp_path: Path) -> None:
             {"image": ["a", "b"], "Mass": MASS[:2]},
             r"no image of .* could be matched .* \(e.g. 'a' and '00000000_000.png'\)",
         ),
-        ({"image": [IMAGES[0]] * 8, "Mass": MASS}, "'00000000_000' occurs more than once"),
+        (
+            {"image": [*IMAGES, IMAGES[0]], "Mass": [*MASS, 0.1]},
+            r"p.csv: image '00000000_000' occurs more than once \(1 rows too many in all\); keep one row an image",
+        ),
+        ({"image": IMAGES, "Mass": [100 * p for p in MASS]}, "from 10 to 90; .* percentages, divide them by 100"),
+        ({"image": IMAGES, "Mass": [""] * 8}, "every column of a finding in .*p.csv is empty"),
+        ({"image": IMAGES, "Mass": [0.5, ""] * 4, "Edema": ["", 0.5] * 4}, "no labelled film has a score for every"),
         ({"image": IMAGES, "Mass": MASS, "mass": MASS}, r"two columns for Mass \(the second is 'mass'\)"),
         ({"image": IMAGES, "Mass": [*MASS[:-1], "high"]}, r"column 'Mass': 'high' is not a number \(1 such cells\)"),
     ],
@@ -186,3 +198,27 @@ def test_bad_labels_are_named(tmp_path: Path, labels: Path) -> None:
         score(path, write(tmp_path / "t.csv", image=IMAGES, Edema=[0, 1] * 4))
     with pytest.raises(ValueError, match="there is no file .*nowhere.csv"):
         score(path, tmp_path / "nowhere.csv")
+
+
+def test_a_table_as_others_write_it(tmp_path: Path, labels: Path) -> None:
+    """Truth and probabilities side by side, percent signs, a finding nobody scored, semicolons, another order."""
+    rows = [
+        f"x;{IMAGES[n]}.png;{100 * MASS[n]:g} %;{EDEMA[n]};;{n % 2};{(n + 1) % 2}" for n in (3, 1, 2, 0, 7, 6, 5, 4)
+    ]
+    path = tmp_path / "theirs.csv"
+    path.write_text("\n".join(["study;filename;prob_Mass;prob_Edema;prob_Hernia;Mass;Edema", *rows]))
+    found = score(path, labels, resamples=5)
+    check(found)
+    assert found.analysis.branches == ("scored",)
+    assert found.analysis.mean.findings == ("Mass", "Edema")
+    assert found.not_scored == ("without a prefix",)
+    assert "Hernia (not predicted)" in found.left_out
+    assert "Not scored, for they hold only 0 and 1 (labels or calls): columns without a prefix." in str(found)
+    assert "Mean over findings, scored: average precision ." in str(found)
+
+
+def test_what_is_no_table_is_said(tmp_path: Path, labels: Path) -> None:
+    path = tmp_path / "book.csv"
+    path.write_bytes(b"PK\x03\x04\xff\xfe\xfa")
+    with pytest.raises(ValueError, match=r"book.csv cannot be read as CSV .*; save the table as .csv or .parquet"):
+        score(path, labels)

@@ -1,7 +1,8 @@
 """Score probabilities that any program made: a table of predictions beside a table of labels.
 
 Columns are found by what they are called, in any spelling `labels.canonical` knows, with or without a prefix
-("prob_Edema", "fusion_Edema", "Lung Mass"). What is on one side only is left out and named.
+("prob_Edema", "fusion_Edema", "Lung Mass") or a usual suffix ("Edema_score"). What is on one side only is left out and
+named.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy.special import expit
 
 from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.results import Analysis, Frozen
-from agcxr.evaluation.tables import text_table
+from agcxr.evaluation.tables import interval, number, text_table
 from agcxr.labels import LABELS, NO_FINDING, canonical
 
 IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
@@ -26,6 +27,9 @@ LABEL_LISTS = ("findinglabels",)
 TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
 CALLS = "call"
 """Prefix of the 0 and 1 that `agcxr predict` writes: no scores."""
+CALIBRATED = "calibrated"
+"""Prefix of what `agcxr predict` makes of the scores."""
+SUFFIXES = ("prob", "proba", "probability", "pred", "prediction", "score", "logit")
 PLAIN = "scored"
 ORDER = {"global": 0, "local": 1, "fusion": 3}
 """The last branch is compared with the others; branches of other names stand between."""
@@ -44,21 +48,32 @@ class Scored(Frozen):
     without_score: int
     """Predictions with an empty cell (files their program could not read); left out."""
     left_out: tuple[str, ...]
-    """Findings on one side only, with the side."""
+    """Findings on one side only, with the side; a column without a single score is none."""
+    not_scored: tuple[str, ...] = ()
+    """Kinds of columns that hold nothing but 0 and 1 beside others with probabilities: labels or calls."""
     matched_by: Literal["path", "file name", "stem"]
     patients_from: str | None
     """The file whose patient column was used; None: every film counts as its own patient."""
     analysis: Analysis
 
     def __str__(self) -> str:
-        lines = [text_table(self.analysis), f"{self.films:,} films, matched by {self.matched_by}."]
+        lines = [text_table(self.analysis)]
+        for branch in self.analysis.mean.branches:
+            said = f"Mean over findings, {branch.branch}: average precision {interval(branch.average_precision)}"
+            lines.append(f"{said}, Brier score {interval(branch.brier)}, ECE {number(branch.ece)}.")
+        lines.append(f"{self.films:,} films, matched by {self.matched_by}.")
         if self.predictions_without_labels or self.labels_without_predictions:
             lines.append(
                 f"Not scored: {self.predictions_without_labels:,} predictions without labels, "
                 f"{self.labels_without_predictions:,} labelled films without prediction."
             )
         if self.without_score:
-            lines.append(f"{self.without_score:,} predictions with an empty cell were left out.")
+            several = "s" * (self.without_score > 1)
+            lines.append(f"{self.without_score:,} prediction{several} with an empty cell left out.")
+        if self.not_scored:
+            lines.append(
+                f"Not scored, for they hold only 0 and 1 (labels or calls): columns {', '.join(self.not_scored)}."
+            )
         if self.left_out:
             lines.append(f"Findings left out: {'; '.join(self.left_out)}.")
         if self.patients_from is None:
@@ -73,6 +88,7 @@ class _Predictions:
     images: pd.Series
     patients: pd.Series | None
     branches: Mapping[str, pd.DataFrame]
+    not_scored: tuple[str, ...]
 
 
 def score(
@@ -106,7 +122,7 @@ def score(
     truth = _truth(truth_frame, Path(labels))
     labelled = _image_names(truth_frame, Path(labels), image_column)
     branches = dict(said.branches)
-    by, joined = _match(said.images, labelled, f"{predictions} and {labels}")
+    by, joined = _match(said.images, labelled, (Path(predictions), Path(labels)))
     if against is not None:
         other = _read_predictions(Path(against), image_column, patient_column, logits)
         branches, joined = _beside(said, other, Path(predictions), Path(against), joined)
@@ -130,6 +146,7 @@ def score(
         labels_without_predictions=len(truth) - len(set(truth_rows)),
         without_score=len(rows) - len(scores.patient_N),
         left_out=left_out,
+        not_scored=said.not_scored,
         matched_by=by,
         patients_from=patients_from,
         analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, unit=unit),
@@ -141,8 +158,13 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"there is no file {path}; expected a .csv, .csv.gz or .parquet table")
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    # As text, so that names and patient numbers stay as they are written.
-    frame = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
+    try:
+        # As text, so that names and patient numbers stay as they are written.
+        frame = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
+        if len(frame.columns) == 1 and (marks := [m for m in ";\t" if m in str(frame.columns[0])]):
+            frame = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, sep=marks[0])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as CSV ({error}); save the table as .csv or .parquet") from error
     return frame.rename(columns=lambda name: str(name).strip())
 
 
@@ -178,6 +200,10 @@ def split_column(column: str) -> tuple[str, str] | None:
     for at, letter in enumerate(column):
         if letter in "_-.: /" and (finding := canonical(column[at + 1 :])):
             return column[:at].strip().lower(), finding
+    for at, letter in enumerate(column):
+        last = column[at + 1 :].strip().lower()
+        if letter in "_-.: /" and last in SUFFIXES and (finding := canonical(column[:at])):
+            return last, finding
     return None
 
 
@@ -197,6 +223,18 @@ def _read_predictions(path: Path, image_column: str | None, patient_column: str 
             f"{path} has no column named after a finding; it has {', '.join(map(str, frame.columns[:12]))}; "
             f"expected some of {', '.join(LABELS)}, with or without a prefix such as prob_"
         )
+    filled = {p: {n: v for n, v in branch.items() if v.notna().any()} for p, branch in columns.items()}
+    columns = {p: branch for p, branch in filled.items() if branch}
+    if not columns:
+        raise ValueError(f"every column of a finding in {path} is empty: there is nothing to score")
+    if "prob" in columns:
+        columns.pop(CALIBRATED, None)  # the same order, and no values for findings that could not be calibrated
+    binary = [
+        p for p, branch in columns.items() if all(values.dropna().isin([0, 1]).all() for values in branch.values())
+    ]
+    not_scored = tuple(f"{p}_..." if p else "without a prefix" for p in binary) if len(binary) < len(columns) else ()
+    if not_scored:
+        columns = {p: branch for p, branch in columns.items() if p not in binary}
     # As `agcxr predict` writes it: prob_ is the fusion, beside global_ and local_.
     several = len(columns) > 1
     named = {("fusion" if p == "prob" and several else p) or PLAIN: pd.DataFrame(c) for p, c in columns.items()}
@@ -205,13 +243,17 @@ def _read_predictions(path: Path, image_column: str | None, patient_column: str 
     order = sorted(named, key=lambda name: (ORDER.get(name, 2), name))
     branches = {name: named[name].apply(expit) if logits else named[name] for name in order}
     images = _image_names(frame, path, image_column)
-    return _Predictions(images, _column(frame, PATIENT_COLUMNS, patient_column), branches)
+    patients = _column(frame, PATIENT_COLUMNS, patient_column)
+    return _Predictions(images, patients, branches, not_scored)
 
 
 def _numbers(values: pd.Series, path: Path, column: str) -> pd.Series:
     text = values.astype(str).str.strip()
     empty = text.str.lower().isin(["", "nan", "none", "na"])
+    percent = text.str.endswith("%")
+    text = text.mask(percent, text.str.rstrip("% "))
     numbers = pd.to_numeric(text.mask(empty), errors="coerce")
+    numbers = numbers.mask(percent, numbers / 100)
     odd = text[numbers.isna() & ~empty]
     if len(odd):
         raise ValueError(f"{path}, column {column!r}: {odd.iloc[0]!r} is not a number ({len(odd)} such cells)")
@@ -249,7 +291,9 @@ def _from_lists(listed: pd.Series, path: Path) -> pd.DataFrame:
     return pd.DataFrame({label: [float(label in row) for row in rows] for label in LABELS})
 
 
-def _match(left: pd.Series, right: pd.Series, files: str) -> tuple[Literal["path", "file name", "stem"], np.ndarray]:
+def _match(
+    left: pd.Series, right: pd.Series, files: tuple[Path, Path]
+) -> tuple[Literal["path", "file name", "stem"], np.ndarray]:
     """Row numbers (left, right) of the same image: by the whole name, the file name or its stem, whichever of them
     tells images apart and finds most."""
     keys: tuple[tuple[Literal["path", "file name", "stem"], Callable[[str], str]], ...] = (
@@ -258,12 +302,13 @@ def _match(left: pd.Series, right: pd.Series, files: str) -> tuple[Literal["path
         ("stem", lambda text: PurePosixPath(text.replace("\\", "/")).name.split(".")[0]),
     )
     best: tuple[Literal["path", "file name", "stem"], np.ndarray] | None = None
-    twice: str | None = None
+    twice: tuple[int, str, int] | None = None
     for name, key in keys:
         sides = [side.astype(str).map(key).reset_index(drop=True) for side in (left, right)]
         doubled = [side[side.duplicated()] for side in sides]
         if any(len(side) for side in doubled):
-            twice = twice or next(str(side.iloc[0]) for side in doubled if len(side))
+            at = 0 if len(doubled[0]) else 1
+            twice = twice or (at, str(doubled[at].iloc[0]), len(doubled[at]))
             continue
         frames = [
             pd.DataFrame({"key": side, column: np.arange(len(side))}) for side, column in zip(sides, "ab", strict=True)
@@ -272,10 +317,15 @@ def _match(left: pd.Series, right: pd.Series, files: str) -> tuple[Literal["path
         if len(rows) and (best is None or len(rows) > len(best[1])):
             best = name, rows
     if best is None:
-        hint = f"; {twice!r} occurs more than once" if twice else ""
+        if twice:
+            at, name, rows_more = twice
+            raise ValueError(
+                f"{files[at]}: image {name!r} occurs more than once ({rows_more} rows too many in all); "
+                "keep one row an image"
+            )
         raise ValueError(
-            f"no image of {files} could be matched by path, file name or stem (e.g. {left.iloc[0]!r} and "
-            f"{right.iloc[0]!r}){hint}"
+            f"no image of {files[0]} and {files[1]} could be matched by path, file name or stem "
+            f"(e.g. {left.iloc[0]!r} and {right.iloc[0]!r})"
         )
     return best
 
@@ -287,7 +337,7 @@ def _beside(
     names = [other_path.stem, path.stem]
     if names[0] == names[1]:
         names = [str(other_path), str(path)]
-    _, rows = _match(said.images, other.images, f"{path} and {other_path}")
+    _, rows = _match(said.images, other.images, (path, other_path))
     own = list(said.branches.values())[-1]
     theirs = list(other.branches.values())[-1]
     aligned = pd.DataFrame(np.nan, index=own.index, columns=theirs.columns)
@@ -319,9 +369,16 @@ def _complete(scores: Scores, path: Path) -> Scores:
     """The films that have every score, once the scores are seen to be probabilities."""
     kept = scores.subset(np.asarray(np.isfinite(scores.score_BNK).all(axis=(0, 2))))
     score_BNK = kept.score_BNK
+    if not len(kept.patient_N):
+        raise ValueError(f"{path}: no labelled film has a score for every finding; fill or drop the empty columns")
     if score_BNK.size and (score_BNK.min() < 0 or score_BNK.max() > 1):
         raise ValueError(
             f"{path}: scores run from {score_BNK.min():g} to {score_BNK.max():g}; expected probabilities in [0, 1]; "
-            "if they are logits, pass --logits"
+            + (
+                "if they are percentages, divide them by 100; "
+                if score_BNK.min() >= 0 and score_BNK.max() <= 100
+                else ""
+            )
+            + "if they are logits, pass --logits"
         )
     return kept
