@@ -199,6 +199,13 @@ def test_rsna_and_its_boxes(tmp_path):
     assert any("films of NIH ChestX-ray14 under other names" in note for note in made.notes)
 
 
+def test_boxes_end_at_the_edge_of_the_film(tmp_path):
+    labels = write(tmp_path / "rsna.csv", RSNA.replace("264.0,152.0,213.0", "-4.0,512.0,2000.0"))
+    boxes = read_collection("rsna", Options(labels, write(tmp_path / "films.csv", RSNA_HEADERS))).boxes
+    assert boxes is not None
+    assert boxes.iloc[0].tolist()[2:] == [0, 0.5, 1, 891 / 1024]
+
+
 def test_vindr_readers(tmp_path):
     one, two, three = (read("vindr", tmp_path, readers=readers).frame for readers in (1, 2, 3))
     assert one["image_id"].tolist() == ["50a4.dicom", "9a5c.dicom", "0c37.dicom"]
@@ -235,14 +242,17 @@ def test_views(tmp_path):
         ("chexpert", CHEXPERT.splitlines()[0], "has a header and no rows"),
         ("padchest", PADCHEST.replace("b_1", "a_1"), "the film a_1.png is listed more than once"),
         ("siim", SIIM.replace("10245 5", "10245"), "a mask of SIIM is no list of runs: '10245 1019"),
+        ("rsna", RSNA.replace(",1\n", ",yes\n"), "table.csv, column 'Target': 'yes' is not a number"),
+        ("rsna", RSNA.replace("213.0", "wide"), "column 'width': 'wide' is not a number"),
         ("openi", CHEXPERT, "cannot be read as Open-i's reports"),
         ("vindr", "", "cannot be read as a table"),
         ("nih", "", "unknown collection 'nih'; expected one of chexpert"),
     ],
 )
 def test_wrong_tables_are_named(name, text, reason, tmp_path):
+    headers = write(tmp_path / "headers.csv", RSNA_HEADERS) if name == "rsna" else None
     with pytest.raises(ValueError, match=reason):
-        read_collection(name, Options(labels=write(tmp_path / "table.csv", text)))
+        read_collection(name, Options(labels=write(tmp_path / "table.csv", text), metadata=headers))
 
 
 def test_a_table_that_is_not_installed(monkeypatch):

@@ -109,6 +109,14 @@ def test_absent_and_broken_files(tmp_path, read):
         read(broken)
 
 
+def test_whose_patients_the_tables_name(tmp_path):
+    assert nih.collection_of(tmp_path) == "nih"
+    (tmp_path / "lesions.csv").touch()  # a phantom that does not say its seed
+    assert nih.collection_of(tmp_path) is None
+    (tmp_path / "collection.txt").write_text("phantom, seed 3\n")
+    assert nih.collection_of(tmp_path) == "phantom, seed 3"
+
+
 @pytest.mark.skipif(not NIH.is_dir(), reason="the real tables (../shared/nih) are not here")
 def test_the_official_files():
     entries = nih.read_entries(NIH / "Data_Entry_2017_v2020.csv.gz")

@@ -111,7 +111,8 @@ def test_boxes_cover_every_label_and_no_other(collection: Path) -> None:
 def test_number_of_workers_changes_nothing(collection: Path, tmp_path: Path) -> None:
     parallel = write_phantom(tmp_path / "two", 40, seed=5, size=96, workers=2, progress=False)
     files = sorted(path.relative_to(collection) for path in collection.rglob("*") if path.is_file())
-    assert len(files) == 45
+    assert len(files) == 46
+    assert (collection / "collection.txt").read_text() == "phantom, seed 5\n"
     for path in files:
         assert (collection / path).read_bytes() == (parallel / path).read_bytes(), path
 
@@ -143,6 +144,8 @@ def test_an_interrupted_call_leaves_no_folder_that_looks_finished(
 def test_writing_refuses_a_full_folder_and_odd_shares(collection: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds films already; give another folder or remove it"):
         write_phantom(collection, 2, size=96, progress=False)
+    with pytest.raises(ValueError, match=r"the folder to make is \.; give it a name of its own, such as phantom"):
+        write_phantom(".", 2, progress=False)
     with pytest.raises(ValueError, match="test_share 1.2 is not a share"):
         write_phantom(tmp_path / "x", 2, test_share=1.2, progress=False)
     assert not (tmp_path / "x").exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import fields
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_prepared_folder(films, capsys):
     assert made.index["Cardiomegaly"].sum() == 4  # patients 1 and 15
     assert set(made.index.loc[made.index["split"] == "test", "patient"]) == {"5", "10", "15", "20"}
     plan = made.plan
+    assert (plan.source.name, plan.source.collection) == ("nih", "nih")
     assert (plan.labels, plan.size, plan.resize_rule, plan.split.rule) == (LABELS, 16, RESIZE_RULE, "official")
     assert plan.leak_check.clean
     assert (plan.counts.prepared, plan.counts.rejected, plan.counts.boxed_images) == (40, 0, 4)
@@ -93,6 +95,8 @@ def test_bad_films_are_rejected_and_nothing_else_is_lost(films, capsys):
         prepared(films, max_rejected=0.05)
     made = prepared(films, max_rejected=0.1)
     assert "continuing: 37 of 40 films are done" in capsys.readouterr().err
+    prepared(films, max_rejected=0.1)
+    assert "prepared already; to try its 3 rejected films again, delete it first" in capsys.readouterr().err
     rejected = pd.read_csv(made.folder / "rejected.csv").set_index("image_id")["reason"]
     assert rejected["00000002_000.png"].startswith("truncated PNG")
     assert rejected["00000007_001.png"].endswith("it looks like text")
@@ -165,6 +169,35 @@ def test_a_broken_archive_costs_only_what_stands_behind_the_break(films, capsys)
     assert reasons.str.contains("missing: no file of this name; .*images_004.tar.gz breaks off").all()
     assert "images_004.tar.gz breaks off" in capsys.readouterr().err
     check_pixels(made, films)
+
+
+def test_without_the_official_lists_the_split_is_named(films, capsys):
+    (films / "test_list.txt").unlink()
+    assert prepared(films, limit=9).plan.split.rule == "patient"
+    assert "note: no train_val_list.txt and test_list.txt in" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no train_val_list.txt and test_list.txt in"):
+        prepared(films, split="official", out=films / "x")
+
+
+def test_two_rows_are_never_one_file(films):
+    table = films / "Data_Entry.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1].replace(".png", ".jpg")]))
+    with pytest.raises(
+        ValueError, match=r"rows 00000001_000.png and 00000001_000.jpg both name the file .*; keep the one"
+    ):
+        prepared(films, split="patient")
+
+
+def test_names_with_accents_are_found_however_they_are_stored(films):
+    """A table from one system (composed letters), files from another (apart, as macOS stores them)."""
+    (films / "images" / "00000001_000.png").rename(films / "images" / unicodedata.normalize("NFD", "Müller 胸.png"))
+    for name in ("Data_Entry.csv", "train_val_list.txt", "test_list.txt", "BBox.csv"):
+        path = films / name
+        path.write_text(path.read_text().replace("00000001_000", unicodedata.normalize("NFC", "Müller 胸")))
+    made = prepared(films)
+    assert made.index["image_id"].iloc[0] == "Müller 胸.png"
+    assert len(made.index) == 40
 
 
 def test_limit_and_seed_and_split(films):
@@ -340,6 +373,8 @@ def test_bad_arguments(films):
         ({"size": 8}, "size 8; expected 16 to 4096"),
         ({"max_rejected": 5}, "max_rejected 5; expected a share from 0 to 1"),
         ({"workers": 0}, "workers 0"),
+        ({"out": Path(".")}, r"the folder to make is \.; give it a name of its own, such as prepared"),
+        ({"out": Path("..")}, r"the folder to make is \.\.; give it a name of its own"),
         ({"images": films / "absent"}, "absent does not exist; expected a folder of images"),
         ({"lists": films / "images"}, "no train_val_list.txt and test_list.txt in"),
         ({"boxes": films / "Data_Entry.csv"}, "it looks like the label table"),

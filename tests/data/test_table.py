@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,46 @@ def test_folders_in_the_image_column_tell_equal_names_apart(tmp_path):
         (TEXT, {"label_columns": ["Fracture"]}, "none of Fracture is one of Atelectasis"),
         (TEXT.replace("Fracture", "Effusion"), {}, "'Pleural Effusion' and 'Effusion' both mean Effusion"),
         (TEXT + TEXT.splitlines()[1], {}, "1 rows have no image or one listed before, first 'data/p1/view1.jpg'"),
-        ("", {}, "cannot be read as a table"),
+        ("", {}, "cannot be read as a table: it is empty"),
+        (TEXT.splitlines()[0], {}, "has a header and no rows"),
+        ("\n".join(f"{line},9" if line[:4] == "data" else line for line in TEXT.splitlines()), {}, "more cells than"),
     ],
 )
 def test_bad_tables(tmp_path, text, options, reason):
     with pytest.raises(ValueError, match=reason):
         read_table(table(tmp_path, text), **{"image_column": "Path"} | options)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        (
+            "labels.csv",
+            TEXT.encode("utf-16"),
+            r"it is not text in UTF-8 \(a spreadsheet or another encoding\?\); save it",
+        ),
+        ("labels.zip", b"no archive", r"labels.zip cannot be read as a table: File is not a zip file"),
+        (
+            "labels.csv.gz",
+            gzip.compress(TEXT.encode())[:-20],
+            "cannot be read as a table: Compressed file ended before",
+        ),
+    ],
+)
+def test_tables_that_are_no_text(tmp_path, name, data, reason):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=reason):
+        read_table(tmp_path / name, "Path")
+
+
+def test_a_table_that_is_absent(tmp_path):
+    with pytest.raises(ValueError, match=r"none.csv cannot be read as a table: No such file or directory$"):
+        read_table(tmp_path / "none.csv", "Path")
+
+
+def test_films_without_a_patient_are_not_one_patient(tmp_path):
+    made = read_table(
+        table(tmp_path, TEXT.replace(",p1,", ",,").replace(",p2,", ", ,")), "Path", patient_column="patient"
+    )
+    assert made.frame["patient"].tolist() == ["data/p1/view1.jpg", "data/p2/view1.jpg", "p3"]
+    assert made.notes[-1] == "2 films without a patient count as patients of their own"

@@ -207,7 +207,7 @@ def _rsna(options: Options) -> Rows:
     headers = ShippedTable(
         options.metadata, "kaggle_stage_2_train_images_dicom_headers.csv.gz", ("PatientID", "ViewPosition")
     )
-    target = pd.to_numeric(table["Target"]).groupby(table["patientId"], sort=False).max()
+    target = table.numbers("Target").groupby(table["patientId"], sort=False).max()
     facts = headers.table.drop_duplicates("PatientID").set_index("PatientID").reindex(target.index).fillna("")
     images = pd.Series(target.index, dtype=str)
     labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
@@ -223,9 +223,10 @@ def _rsna(options: Options) -> Rows:
         view=facts["ViewPosition"].map(nih.view).to_numpy(),
     )
     drawn = table.table[table["x"] != ""]
-    x, y, w, h = (pd.to_numeric(drawn[name]).to_numpy() / FRAME for name in ("x", "y", "width", "height"))
+    x, y, w, h = (table.numbers(name)[drawn.index].to_numpy() / FRAME for name in ("x", "y", "width", "height"))
     boxes = pd.DataFrame({"image_id": drawn["patientId"] + ".dcm", "finding": "Pneumonia"})
     boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h).reset_index(drop=True)
+    boxes[["x0", "y0", "x1", "y1"]] = boxes[["x0", "y0", "x1", "y1"]].clip(0, 1)
     meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
     return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd), boxes)
 

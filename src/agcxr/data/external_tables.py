@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
+from agcxr.data.nih import read_strings
+
 FRAME = 1024
 """Boxes of RSNA and masks of SIIM are in pixels of 1024 x 1024 films."""
 
@@ -30,24 +32,26 @@ class ShippedTable:
 
     def __post_init__(self) -> None:
         path = self.path or shipped(self.shipped or "")
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except _BROKEN as error:
-            raise ValueError(f"{path} cannot be read as a table: {error}") from error
-        table.columns = table.columns.str.strip()
+        table = read_strings(path)
         absent = [name for name in self.needs if name not in table]
         if absent:
             raise ValueError(
                 f"{path} is not the table expected here: it has no column {', '.join(map(repr, absent))}; "
                 f"its columns are {', '.join(table.columns)[:200]}"
             )
-        if not len(table):
-            raise ValueError(f"{path} has a header and no rows")
-        object.__setattr__(self, "table", table.apply(lambda column: column.str.strip()))
+        object.__setattr__(self, "table", table)
         object.__setattr__(self, "paths", (path,))
 
     def __getitem__(self, name: str) -> pd.Series:
         return self.table[name]
+
+    def numbers(self, name: str) -> pd.Series:
+        """A column of numbers, NaN where a cell is blank. ValueError names what is none."""
+        found = pd.to_numeric(self.table[name], errors="coerce").astype(float)
+        odd = self.table[name][found.isna() & (self.table[name] != "")]
+        if len(odd):
+            raise ValueError(f"{self.paths[0]}, column {name!r}: {odd.iloc[0]!r} is not a number")
+        return found
 
     def get(self, name: str) -> pd.Series:
         """A column that may be missing: then blank."""

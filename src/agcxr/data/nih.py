@@ -7,6 +7,8 @@ Read as the NIH gives them: headers with commas inside brackets, no newline at t
 import csv
 import gzip
 import re
+import warnings
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,19 @@ OLDEST = 120
 
 LISTS = ("train_val_list.txt", "test_list.txt")
 
-_BROKEN_TABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, pd.errors.ParserError)
+COLLECTION = "collection.txt"
+"""One line, beside the labels of a collection that only has the NIH's layout: its name."""
+
+_BROKEN_TABLE = (
+    OSError,
+    EOFError,
+    UnicodeError,
+    csv.Error,
+    zlib.error,
+    zipfile.BadZipFile,
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ def read_entries(path: str | Path) -> Table:
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} has a header and no rows") from error
     except _BROKEN_TABLE as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {_why(error)}") from error
 
     def column(name: str) -> pd.Series:
         at = names.get(name)
@@ -113,7 +127,7 @@ def read_list(path: str | Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
     except _BROKEN_TABLE as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {_why(error)}") from error
     if not names or any("," in name or not re.search(r"\.\w+$", name) for name in names[:100]):
         raise ValueError(f"{path} is not an image list (one file name a line): {looks_like(path)}")
     return names
@@ -158,6 +172,34 @@ def first_row(path: Path) -> list[str]:
     return rows[0]
 
 
+def read_strings(path: str | Path) -> pd.DataFrame:
+    """A CSV with a header (plain, .gz or .zip) as strings, "" where a cell is empty. ValueError says what is wrong."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Without index_col=False a row with one cell more than the header would move every name by a column.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except pd.errors.ParserWarning as error:
+        raise ValueError(
+            f"{path}: its rows have more cells than its header has names; name every column, or remove the separators "
+            "at the ends of the lines"
+        ) from error
+    except _BROKEN_TABLE as error:
+        raise ValueError(f"{path} cannot be read as a table: {_why(error)}") from error
+    if not len(table):
+        raise ValueError(f"{path} has a header and no rows")
+    table.columns = table.columns.str.strip()
+    return table.apply(lambda column: column.str.strip())
+
+
+def collection_of(folder: Path) -> str | None:
+    """Whose patients the tables of a folder in the NIH's layout name: what COLLECTION in it says, else `nih`; None for
+    a phantom that does not say."""
+    if (folder / COLLECTION).is_file():
+        return (folder / COLLECTION).read_text("utf-8", errors="replace").strip()[:200] or None
+    return None if (folder / "lesions.csv").is_file() else "nih"
+
+
 def looks_like(path: Path) -> str:
     """In words, which of the known files this one looks like."""
     try:
@@ -183,7 +225,16 @@ def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
     except _BROKEN_TABLE as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+        raise ValueError(f"{path} cannot be read as a table: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a table, without the words of the decoder."""
+    if isinstance(error, UnicodeError):
+        return "it is not text in UTF-8 (a spreadsheet or another encoding?); save it as CSV, UTF-8"
+    if isinstance(error, pd.errors.EmptyDataError):
+        return "it is empty"
+    return getattr(error, "strerror", None) or str(error).strip()
 
 
 def _compression(path: Path) -> Literal["gzip"] | None:

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agcxr.data.lesions import Lesion
+from agcxr.data.nih import COLLECTION
 from agcxr.data.phantom import Patient, check_film, draw_patient, film
 from agcxr.labels import FINDINGS, NO_FINDING
 
@@ -164,6 +165,8 @@ def write_phantom(
     Raises ValueError for bad values and FileExistsError where `out` holds anything already.
     """
     target = Path(out)
+    if target.name in ("", ".."):
+        raise ValueError(f"the folder to make is {target}; give it a name of its own, such as {target / 'phantom'}")
     orders = plan_films(n, seed=seed, prevalence=prevalence)
     check_film(set(), size, difficulty)
     if not 0 < test_share < 1:
@@ -183,6 +186,7 @@ def write_phantom(
             films = list(bar(pool.map(make, orders, chunksize=max(1, min(16, n // workers)))))
     _write_tables(folder, films, size)
     _write_lists(folder, orders, seed, test_share)
+    (folder / COLLECTION).write_text(f"phantom, seed {seed}\n", encoding="utf-8")
     _finish(folder, films, target)
     return target
 

@@ -81,6 +81,8 @@ def prepare(
     settings is returned as it is. Raises ValueError.
     """
     out = Path(out)
+    if out.name in ("", ".."):
+        raise ValueError(f"the folder to make is {out}; give it a name of its own, such as {out / 'prepared'}")
     storing.check()
     _check_rows(rows)
     wanted = _want(rows, files, storing)
@@ -127,13 +129,16 @@ def prepare_nih(
     found = nih.find_lists(lists or labels.parent)
     if found is None and (lists is not None or split == "official"):
         raise ValueError(f"no {' and '.join(nih.LISTS)} in {lists or labels.parent}; give their folder with --lists")
+    notes = entries.notes
     if split is None:
         split = "official" if found else "patient"
+        if not found:
+            notes += (f"no {' and '.join(nih.LISTS)} in {labels.parent}: split by patient, not as the NIH does",)
     train_val, test = (nih.read_list(path) for path in found) if found and split == "official" else ((), ())
     box_table = nih.read_boxes(boxes) if boxes is not None else None
     tables = [labels, *([Path(boxes)] if boxes is not None else []), *(found if found and split == "official" else ())]
     files = find_files(images)
-    source = source_of("nih", files, tables, entries.notes + (box_table.notes if box_table else ()))
+    source = source_of("nih", files, tables, notes + (box_table.notes if box_table else ()))
     return prepare(
         entries.frame,
         box_table.frame if box_table else None,
@@ -153,7 +158,9 @@ def source_of(name: str, files: ImageFiles, tables: Iterable[str | Path], notes:
     for path in tables:
         data = Path(path).read_bytes()
         read.append(SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return Source(name=name, images=tuple(map(str, files.folders)), tables=tuple(read), notes=notes)
+    collection = nih.collection_of(Path(read[0].path).parent) if name == "nih" else None if name == "table" else name
+    images = tuple(map(str, files.folders))
+    return Source(name=name, collection=collection, images=images, tables=tuple(read), notes=notes)
 
 
 MISSING = "missing: no file of this name"
@@ -191,7 +198,19 @@ def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
     paths = [files.find(name) or "" for name in rows["image_id"]]
     if files.archives and rows["image_id"].map(stem).duplicated().any():
         raise ValueError("files in archives are found by name alone, and two rows have the same; unpack the archives")
+    _check_apart(rows["image_id"], paths)
     return _Wanted(rows, paths, files.archives, table, left_out, len(files.duplicates))
+
+
+def _check_apart(names: pd.Series, paths: list[str]) -> None:
+    """No two rows may be one film: "a.png" beside "a.jpg", or "p1/a.png" beside "p2/a.png" with one a.png there."""
+    first: dict[str, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        if path and first.setdefault(path, name) != name:
+            raise ValueError(
+                f"the rows {first[path]} and {name} both name the file {path}; keep the one that is meant, or give the "
+                "folder that holds both films"
+            )
 
 
 def _is_finished(out: Path, partial: Path, fingerprint: str) -> bool:
@@ -205,9 +224,12 @@ def _is_finished(out: Path, partial: Path, fingerprint: str) -> bool:
         return False
     if not (out / "plan.json").is_file():
         raise ValueError(f"{out} exists and is not a prepared folder; choose another --out")
-    if read_plan(out).fingerprint != fingerprint:
+    plan = read_plan(out)
+    if plan.fingerprint != fingerprint:
         raise ValueError(f"{out} holds films prepared with other settings or tables; delete it or choose another --out")
-    _say(f"{out} is prepared already")
+    rejected = plan.counts.rejected
+    again = f"; to try its {rejected:,} rejected films again, delete it first" if rejected else ""
+    _say(f"{out} is prepared already{again}")
     return True
 
 

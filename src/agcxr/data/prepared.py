@@ -49,9 +49,11 @@ class SourceFile(_Model):
 
 
 class Source(_Model):
-    """Where the rows and films came from. notes: what was odd, for people."""
+    """Where the rows and films came from. collection: whose patients they are, so that patient 27 of one collection is
+    not taken for patient 27 of another; None where that is not known. notes: what was odd, for people."""
 
     name: str
+    collection: str | None = None
     images: tuple[str, ...] = ()
     tables: tuple[SourceFile, ...] = ()
     notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ side of the prepared image.
 
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,8 @@ def stem(name: str) -> str:
 
 
 def without_suffix(name: str) -> str:
-    """ "images\\00000013_005.png" -> "images/00000013_005"."""
-    name = name.replace("\\", "/")
+    """ "images\\00000013_005.png" -> "images/00000013_005". Accented letters are composed: macOS stores them apart."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
     head, dot, tail = name.rpartition(".")
     return head if dot and f".{tail.lower()}" in SUFFIXES else name
 

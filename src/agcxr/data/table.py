@@ -39,29 +39,29 @@ def read_table(
     are unknown (NaN). Without a patient column each film is its own patient, which a note says. Raises ValueError.
     """
     path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    table = nih.read_strings(path)
     given = [image_column, *(label_columns or ()), patient_column, age_column, sex_column, view_column]
     absent = [name for name in given if name is not None and name not in table]
     if absent:
         raise ValueError(f"{path} has no column {', '.join(map(repr, absent))}; it has {', '.join(table.columns)}")
-    images = table[image_column].str.strip()
+    images = table[image_column]
     if (images == "").any() or images.duplicated().any():
         odd = images[(images == "") | images.duplicated()]
         raise ValueError(f"{path}: {len(odd)} rows have no image or one listed before, first {odd.iloc[0]!r}")
-    frame = pd.DataFrame({"image_id": images, "patient": table[patient_column or image_column].str.strip()})
+    patients = table[patient_column or image_column]
+    frame = pd.DataFrame({"image_id": images, "patient": patients.where(patients != "", images)})
     frame["follow_up"] = pd.array([pd.NA] * len(frame), dtype="Int64")
     labels, notes = _labels(table, label_columns, path)
     frame[list(LABELS)] = labels
-    age, odd_ages = nih.read_ages(table[age_column].str.strip() if age_column else images.map(lambda _: ""))
+    age, odd_ages = nih.read_ages(table[age_column] if age_column else images.map(lambda _: ""))
     frame["age"] = age
-    frame["sex"] = table[sex_column].str.strip().str.upper().str[:1] if sex_column else ""
+    frame["sex"] = table[sex_column].str.upper().str[:1] if sex_column else ""
     frame["sex"] = frame["sex"].where(frame["sex"].isin(["M", "F"]), "")
     frame["view"] = table[view_column].map(nih.view) if view_column else ""
     if patient_column is None:
         notes += ("no patient column: each film counts as a patient of its own, so leaks between parts go unseen",)
+    elif (nameless := int((patients == "").sum())) > 0:
+        notes += (f"{nameless} films without a patient count as patients of their own",)
     return nih.Table(frame[list(nih.ROW_COLUMNS)], notes + odd_ages)
 
 
@@ -110,7 +110,7 @@ def _labels(table: pd.DataFrame, chosen: Sequence[str] | None, path: Path) -> tu
                 f"{path}: the columns {used[label]!r} and {name!r} both mean {label}; choose label_columns"
             )
         used[label] = name
-        cells = table[name].str.strip().str.lower()
+        cells = table[name].str.lower()
         unknown = sorted(set(cells) - set(VALUES))
         if unknown:
             raise ValueError(f"{path}, column {name!r}: {unknown[0]!r} is not a label; expected 0, 1, -1 or blank")
