@@ -48,18 +48,21 @@ def train(
         raise ValueError("--reuse is for one run, as stages of another seed differ; leave out --seeds or --reuse")
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from agcxr.evaluation.calibrate import calibrate_once
     from agcxr.training.run_folder import RunFolder
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
     data = RunFolder(out).data() if data is None else data
+    calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if seeds is None:
         train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
-        calibrate_once(out, data)
+        calibrated(out, data)
     else:
-        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrate_once(run, data))
-    print(f"Next: agcxr evaluate {out} --data {data}")
+        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data))
+    rank_zero_only(print)(f"Next: agcxr evaluate {out} --data {data}")
     return 0
 
 
