@@ -14,13 +14,14 @@ import pytest
 from evaluated import PARTS, SIZE, write_prepared, write_run
 
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.evaluate import Evaluated, PatientLeak, crop_rows, evaluate
+from agcxr.evaluation.evaluate import Evaluated, PatientLeak, check_leak, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.report import report
 from agcxr.evaluation.results import Results, load_results
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc
+from agcxr.models.checkpoint import Card, ModelArguments, Patients
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,26 @@ def test_a_leak_is_refused_with_its_count(folder: Path, tmp_path: Path) -> None:
     written = report(out.folder)
     for path in (written.html, written.markdown):
         assert "Leak: 2 patients (4 films) of this split were seen in training" in path.read_text(encoding="utf-8")
+
+
+def test_the_same_number_in_another_collection_is_another_patient() -> None:
+    patients = pd.Series(["27", "27", "30"])
+
+    def card(collection: str | None) -> Card:
+        return Card(
+            model=ModelArguments(backbone="resnet18"), train_patients=Patients.of(["27"], collection=collection)
+        )
+
+    other = check_leak(card("phantom, seed 0"), patients, "test", collection="nih", allow=False)
+    assert (other.checked, other.shared_patients, other.shared_films) == (True, 0, 0)
+    same = check_leak(card("nih"), patients, "test", collection="nih", allow=True)
+    assert (same.shared_patients, same.shared_films) == (1, 2)
+    with pytest.raises(PatientLeak, match=r"1 of the 2 patients of 'test' \(2 of 3 films\).*report say so$"):
+        check_leak(card("nih"), patients, "test", collection="nih", allow=False)
+    with pytest.raises(PatientLeak, match=r"number alone, as the model does not say of which .* if not of nih, they"):
+        check_leak(card(None), patients, "test", collection="nih", allow=False)
+    with pytest.raises(PatientLeak, match=r"number alone, as these films do not say of which .* if not of nih, they"):
+        check_leak(card("nih"), patients, "test", collection=None, allow=False)
 
 
 def test_a_card_without_patients_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +260,7 @@ def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluated) -> None:
     assert len({row.count("|") for row in rows}) >= 1
     assert "film \\<" in text
     assert "| Hernia | 0 | – | – | – |" in text
+    assert "<summary>Fusion minus local, finding by finding</summary>" in text
 
 
 def test_report_needs_the_predictions(done: Evaluated, tmp_path: Path) -> None:

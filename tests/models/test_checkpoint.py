@@ -101,6 +101,23 @@ def test_patients_are_known_by_salted_hashes_only(model, tmp_path):
     assert AGCNN.from_pretrained(tmp_path).card.train_patients == patients
 
 
+def test_patients_of_another_collection_are_others(model, tmp_path):
+    phantom = Patients.of(["27", "28"], collection="phantom, seed 0")
+    assert phantom.known(["27", "30"], "nih") == ()
+    assert phantom.known(["27", "30"], "phantom, seed 1") == ()
+    assert phantom.known(["27", "30"], "phantom, seed 0") == ("27",)
+    assert phantom.known(["27", "30"]) == ("27",)  # films that do not say: better one alarm too many
+    model.save_pretrained(tmp_path, model.new_card(train_patients=phantom))
+    card = tmp_path / "config.json"
+    assert '"collection": "phantom, seed 0"' in card.read_text()
+    values = json.loads(card.read_text())
+    del values["train_patients"]["collection"]
+    card.write_text(json.dumps(values))  # as cards were at first
+    found = AGCNN.from_pretrained(tmp_path).card.train_patients
+    assert found.collection is None
+    assert found.known(["27", "30"], "nih") == ("27",)
+
+
 def test_later_sections_keep_what_is_put_in(model, tmp_path):
     section = {"Mass": {"kind": "platt", "slope": 1.5, "points": [0.1, 0.2], "none": None}}
     point = OperatingPoint(threshold=0.25, sensitivity=0.9, specificity=0.5)

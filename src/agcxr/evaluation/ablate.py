@@ -158,7 +158,8 @@ def _run(
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r} to compare the arms on")
-    check_leak(predictor.model.card, films.index.iloc[rows]["patient"].astype(str), split, allow=split != "test")
+    patients, collection = films.index.iloc[rows]["patient"].astype(str), films.plan.source.collection
+    check_leak(predictor.model.card, patients, split, collection=collection, allow=split != "test")
     answers = predictor.predict_arrays(films.images, rows, batch_size=32, progress=progress)
     atomic(target, lambda beside: to_frame(films, rows, answers).to_parquet(beside, index=False))
 

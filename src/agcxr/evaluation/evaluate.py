@@ -75,7 +75,8 @@ def evaluate(
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     predictor = Predictor.from_pretrained(run, device=device, precision=precision)
     rows = _rows(films, split)
-    leak = check_leak(predictor.model.card, films.index.iloc[rows]["patient"].astype(str), split, allow=allow_leak)
+    patients = films.index.iloc[rows]["patient"].astype(str)
+    leak = check_leak(predictor.model.card, patients, split, collection=films.plan.source.collection, allow=allow_leak)
     folder = _folder(Path(run), split, out)
     clock = time.perf_counter()
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
@@ -120,22 +121,36 @@ def _rows(films: Prepared, split: str) -> np.ndarray:
     return rows
 
 
-def check_leak(card: Card | None, patients: pd.Series, split: str, *, allow: bool) -> LeakResult:
-    """Patients of a split (one name a film) that the checkpoint's card lists as trained on.
+def check_leak(
+    card: Card | None, patients: pd.Series, split: str, *, collection: str | None, allow: bool
+) -> LeakResult:
+    """Patients of a split (one name a film) that the checkpoint's card lists as trained on. `collection`: whose
+    patients they are, as the prepared folder's plan says.
 
     Raises PatientLeak where there are some and they are not allowed.
     """
     if card is None or card.train_patients is None:
         return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
-    shared = card.train_patients.known(patients)
+    shared = card.train_patients.known(patients, collection)
     on_films = int(patients.isin(shared).sum())
     if shared and not allow:
         raise PatientLeak(
             f"the model was trained on {len(shared):,} of the {patients.nunique():,} patients of {split!r} "
             f"({on_films:,} of {len(patients):,} films), so its results there would be too good; evaluate a split that "
             "shares no patients with training, or pass --allow-leak to go on and have the report say so"
+            + _by_number(card.train_patients.collection, collection)
         )
     return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
+
+
+def _by_number(trained: str | None, collection: str | None) -> str:
+    if trained and collection:
+        return ""
+    who = "the model does" if not trained else "these films do"
+    return (
+        f". (Patients were compared by number alone, as {who} not say of which collection; "
+        f"if not of {trained or collection or 'the same one'}, they are others.)"
+    )
 
 
 def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.DataFrame:

@@ -46,7 +46,7 @@ from agcxr.inference.maps import Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
-from agcxr.uncertainty import cluster_weights, difference, interval
+from agcxr.uncertainty import cluster_weights, difference, interval, mean_over
 
 LOCALIZATION = "localization.json"
 PICTURE = "localization.png"
@@ -100,7 +100,8 @@ def localize(
     data = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     chosen = choose_cases(data, split, predictor.labels)
     scored_patients = pd.Series({case.row: case.patient for case in chosen.scored})
-    leak = check_leak(predictor.model.card, scored_patients, split, allow=allow_leak)
+    collection = data.plan.source.collection
+    leak = check_leak(predictor.model.card, scored_patients, split, collection=collection, allow=allow_leak)
     rng = np.random.default_rng(seed)
     cases = (*chosen.scored, *chosen.fitting)
     folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
@@ -261,7 +262,7 @@ class Means:
 def _means(
     value_NV: Floats, finding_N: npt.NDArray[np.str_], findings: Sequence[str], weight_NR: Floats
 ) -> list[Means]:
-    """One a finding and, last, their mean. A resample without a finding leaves it out of its mean."""
+    """One a finding and, last, their mean; NaN on resamples without a finding, and so without a mean of them all."""
     means = []
     for finding in findings:
         mine = finding_N == finding
@@ -271,7 +272,7 @@ def _means(
         replicate = np.divide(sum_RV, total_R1, where=total_R1 > 0, out=np.full_like(sum_RV, np.nan))
         means.append(Means(value_NV[mine].mean(axis=0), replicate))
     value_FV, replicate_FRV = np.stack([m.value_V for m in means]), np.stack([m.replicate_RV for m in means])
-    return [*means, Means(value_FV.mean(axis=0), np.nanmean(replicate_FRV, axis=0))]
+    return [*means, Means(value_FV.mean(axis=0), mean_over(replicate_FRV))]
 
 
 def summarise(
@@ -285,9 +286,10 @@ def summarise(
     scores, gaps = [], []
     for at, finding in enumerate([*findings, MEAN]):
         mine_N = (finding_N == finding) | (finding == MEAN)
-        scores += [_score(track, finding, cases, mine_N, means[track.method][at]) for track in tracks]
+        own = [_score(track, finding, cases, mine_N, means[track.method][at]) for track in tracks]
+        scores += own
         gaps += [
-            _gap(method, floor, finding, measure, means[method][at], means[floor][at])
+            _gap(method, floor, finding, measure, means[method][at], means[floor][at], own[0].patients)
             for method in LOOKS
             for floor in FLOORS
             for measure in GAP_MEASURES
@@ -297,24 +299,26 @@ def summarise(
 
 def _score(track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArray[np.bool_], mean: Means) -> Score:
     measured = []
-    for v, name in enumerate(MEASURES):
-        found = interval(mean.value_V[v], mean.replicate_RV[:, v])
-        measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
     mine = [case for case, belongs in zip(cases, mine_N, strict=True) if belongs]
+    patients = len({case.patient for case in mine})
+    for v, name in enumerate(MEASURES):
+        found = interval(mean.value_V[v], mean.replicate_RV[:, v], patients=patients)
+        measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
     return Score(
         method=track.method,
         finding=finding,
         cases=len(mine),
         films=len({case.row for case in mine}),
-        patients=len({case.patient for case in mine}),
+        patients=patients,
         empty=0 if track.empty_N is None else int(track.empty_N[mine_N].sum()),
         measures=tuple(measured),
     )
 
 
-def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means, theirs: Means) -> Gap:
+def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means, theirs: Means, patients: int) -> Gap:
     v = MEASURES.index(measure)
-    found = difference(mine.value_V[v] - theirs.value_V[v], mine.replicate_RV[:, v] - theirs.replicate_RV[:, v])
+    replicate_R = mine.replicate_RV[:, v] - theirs.replicate_RV[:, v]
+    found = difference(mine.value_V[v] - theirs.value_V[v], replicate_R, patients=patients)
     return Gap(
         method=method,
         floor=floor,

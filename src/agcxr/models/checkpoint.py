@@ -66,15 +66,20 @@ class Patients(Frozen):
 
     salt: str
     hashes: tuple[str, ...]
+    collection: str | None = None
+    """Whose patients: `nih`, `chexpert`, `phantom, seed 0`, ... None: not known, as of first cards and plain tables."""
 
     @classmethod
-    def of(cls, ids: Iterable[str], salt: str | None = None) -> Patients:
+    def of(cls, ids: Iterable[str], salt: str | None = None, collection: str | None = None) -> Patients:
         """Hash patients under a fresh salt (or the given one, to be reproducible)."""
         salt = secrets.token_hex(16) if salt is None else salt
-        return cls(salt=salt, hashes=hash_patients(ids, salt))
+        return cls(salt=salt, hashes=hash_patients(ids, salt), collection=collection)
 
-    def known(self, ids: Iterable[str]) -> tuple[str, ...]:
-        """Those of `ids` that the model was trained on, sorted."""
+    def known(self, ids: Iterable[str], collection: str | None = None) -> tuple[str, ...]:
+        """Those of `ids` that the model was trained on, sorted. Patient 27 of one collection is another person than
+        patient 27 of another; where one of the two collections is not known, equal ids count as the same person."""
+        if collection and self.collection and collection != self.collection:
+            return ()
         trained = set(self.hashes)
         return tuple(sorted(one for one in set(ids) if _hash(one, self.salt) in trained))
 

@@ -242,7 +242,9 @@ def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: t
     scores = {f"{stage.stage}_val_auc": None if stage.val_auc != stage.val_auc else stage.val_auc for stage in stages}
     return model.new_card(
         prepared_size=data.train.size,
-        train_patients=Patients.of(prepared.index["patient"].iloc[data.train.row_N].astype(str)),
+        train_patients=Patients.of(
+            prepared.index["patient"].iloc[data.train.row_N].astype(str), collection=prepared.plan.source.collection
+        ),
         metrics=scores,
         seed=config.seed,
     )
