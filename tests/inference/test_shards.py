@@ -102,6 +102,20 @@ def test_pictures_have_the_names_that_one_process_gives(folder, engines, tmp_pat
     assert Path("00-2.png") in made
 
 
+def test_what_is_written_beside_the_rows_is_numbered_as_by_one_process(folder, engines, tmp_path):
+    class Numbers:
+        columns = ("dicom", "dicom_reason")
+
+        def save(self, film, prediction):
+            return (str(film.place + 1), None) if film.place % 4 else (None, "no study")
+
+    summary = run(job(folder, 3, tmp_path / "p.csv", also=(lambda engine: Numbers(),)), 3)
+    tally = write_predictions(Engine(), Films([str(folder)]), tmp_path / "one.csv", sinks=[Numbers()])
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert (summary.written, dict(summary.without)) == (tally.written, tally.without)
+    assert summary.written > 10
+
+
 def test_the_table_may_lie_among_the_films(folder, engines, tmp_path):
     expected = alone(folder, tmp_path / "one.csv")
     assert run(job(folder, 2, folder / "a.csv"), 2).ignored == 2

@@ -11,6 +11,7 @@ No process holds more than a few rows, and none talks to another but through tha
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -252,6 +253,9 @@ def _own(job: Job, shard: Shard) -> Iterator[BinaryIO]:
                     f"another process is writing {path}: the same command still runs, here or on another machine; wait "
                     "for it, or end it first"
                 ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network file systems know no locks
+                    raise
         yield file
 
 
