@@ -12,7 +12,7 @@ import itertools
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -28,8 +28,10 @@ from refusal_pictures import (
     cuttings,
     films,
     is_sideways,
+    most_of,
     part_of,
     shipped,
+    tilted,
     upright,
 )
 
@@ -101,7 +103,17 @@ def measured(decide: Decide) -> list[Row]:
     ask("medical pictures of other kinds", "refuse", shipped(MEDICAL))
     blank = (np.full((512, 512), value, np.uint8) for value in range(0, 256, 15))
     ask("blank", "refuse", (Radiograph(one, "blank", "array") for one in blank))
+    for kind, film in unseen():
+        ask(kind, "refuse", [film])
     return list(rows.values())
+
+
+def unseen() -> Iterator[tuple[str, Radiograph]]:
+    """Films of SPOILT_UNSEEN, with their kind."""
+    for kind, spoil in SPOILT_UNSEEN.items():
+        generator = np.random.default_rng(2)
+        for film in films("measure"):
+            yield kind, _array(spoil(upright(film), generator), film.name)
 
 
 SPOILT: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
@@ -113,6 +125,13 @@ SPOILT: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
     "a part of a film, or a film small in a frame": part_of,
 }
 """What can go wrong with an upright film."""
+
+SPOILT_UNSEEN: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
+    "half to three quarters of each side": most_of,
+    "tilted by 10 to 45 degrees": tilted,
+    "mirrored": lambda pixels, _: pixels[:, ::-1],
+}
+"""Likewise, but nothing was fitted on such films."""
 
 
 def _array(pixels: Bytes, name: str) -> Radiograph:

@@ -157,6 +157,20 @@ def _square(pixels: Bytes, share: float, generator: np.random.Generator) -> Byte
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
+def most_of(pixels: Bytes, generator: np.random.Generator) -> Bytes:
+    """Half to three quarters of each side of a film."""
+    return _square(pixels, generator.uniform(0.5, 0.75), generator)
+
+
+def tilted(pixels: Bytes, generator: np.random.Generator) -> Bytes:
+    """A film turned by 10 to 45 degrees about its middle, either way, on black or in its mean gray."""
+    height, width = pixels.shape
+    angle = float(generator.uniform(10, 45) * generator.choice([-1, 1]))
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+    fill = float(generator.choice([0, pixels.mean()]))
+    return np.asarray(cv2.warpAffine(pixels, turn, (width, height), borderValue=fill), np.uint8)
+
+
 # --- drawn ------------------------------------------------------------------------------------------------------------
 
 
