@@ -171,6 +171,19 @@ def test_a_broken_archive_costs_only_what_stands_behind_the_break(films, capsys)
     check_pixels(made, films)
 
 
+def test_archives_that_are_none(films, capsys):
+    place = films / "archives"
+    place.mkdir()
+    (place / "images_001.tar.gz").write_bytes(b"<html>Sign in</html>")
+    with pytest.raises(
+        ValueError, match=r"\(40 missing\).*; fetch the archive that breaks off again; or allow it with"
+    ):
+        prepared(films, images=place)
+    with pytest.raises(ValueError, match="none of the 40 rows of the table has a film under"):
+        prepared(films, images=place, subset=True)
+    assert capsys.readouterr().err.count("images_001.tar.gz breaks off: ") == 2
+
+
 def test_without_the_official_lists_the_split_is_named(films, capsys):
     (films / "test_list.txt").unlink()
     assert prepared(films, limit=9).plan.split.rule == "patient"

@@ -188,7 +188,7 @@ def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
         # Archives must be gone through once more here: which rows there are decides the draw and the split.
         listed: set[str] = set()
         for path in tqdm(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
-            listed.update(list_archive(path))
+            listed.update(list_archive(path, _say))
         here = rows["image_id"].map(lambda name: files.find(name) is not None or stem(name) in listed)
         rows = rows[here.astype(bool)]
         if not len(rows):
@@ -326,10 +326,12 @@ def _check_rejected(rejected: dict[int, str], wanted: _Wanted, max_rejected: flo
     if share <= max_rejected:
         return
     first = min(rejected)
-    missing = sum(reason.startswith("missing") for reason in rejected.values())
+    missing = sum(reason == MISSING for reason in rejected.values())
     cures = [f"allow it with --max-rejected {min(1.0, np.ceil(share * 1000) / 1000):g}"]
     if missing > len(rejected) / 2:
         cures.insert(0, "if the films are only a part of the collection, say so with --subset")
+    if any("breaks off" in reason for reason in rejected.values()):
+        cures.insert(0, "fetch the archive that breaks off again")
     raise ValueError(
         f"{len(rejected):,} of {len(wanted.rows):,} films ({share:.1%}) cannot be used ({_kinds(rejected)}), more than "
         f"the {max_rejected:.1%} allowed; the first is {wanted.rows['image_id'].iloc[first]} ({rejected[first]}); "

@@ -8,7 +8,7 @@ so they are listed only when asked to (`list_archive`) and otherwise read in one
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,12 +113,17 @@ def read_member(member: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
     return file.read() if file else b""
 
 
-def list_archive(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Stems of an archive's films; nothing is decoded. A broken archive gives what stands before the break."""
+def list_archive(path: str | os.PathLike[str], say: Callable[[str], None]) -> tuple[str, ...]:
+    """Stems of an archive's films; nothing is decoded. `say` hears of an archive that breaks off."""
     stems = []
     try:
         for key, _, _ in walk_archive(path):
             stems.append(key)
-    except BROKEN_ARCHIVE:
-        pass  # reading it for the films reports the break
+    except BROKEN_ARCHIVE as error:
+        say(why_broken(path, error))
     return tuple(stems)
+
+
+def why_broken(path: str | os.PathLike[str], error: Exception) -> str:
+    """One of BROKEN_ARCHIVE in words."""
+    return f"{path} breaks off: {str(error) or type(error).__name__}"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import cv2
 
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError, read_radiograph, resize
-from agcxr.data.sources import BROKEN_ARCHIVE, read_member, walk_archive
+from agcxr.data.sources import BROKEN_ARCHIVE, read_member, walk_archive, why_broken
 
 CHUNK = 16
 """Films a message: little enough to share out evenly, enough to make the messages cheap."""
@@ -115,7 +115,7 @@ def _work(job: Job, target: Target, file: BinaryIO, starting: Callable[[int], No
                 yield batch
                 batch = []
     except BROKEN_ARCHIVE as error:
-        batch.append(Done(-1, reason=f"{job.path} breaks off: {str(error) or type(error).__name__}"))
+        batch.append(Done(-1, reason=why_broken(job.path, error)))
     yield batch
 
 
