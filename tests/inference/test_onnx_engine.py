@@ -80,6 +80,16 @@ def test_prevalence_and_operating_point_are_chosen_when_it_runs(onnx_file, model
         OnnxPredictor(onnx_file, prevalence={"Flu": 0.1})
 
 
+def test_refusals_are_the_eager_one_s(exported, eager):
+    """In decision and in words: the check of the pixels, and the distance in feature space."""
+    whole = phantoms(1, 320)[0]
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)
+    pictures = [whole, 255 - whole, np.rot90(whole), whole[160:, :160], noise, np.zeros((300, 300), np.uint8)]
+    found = [(a.intake, b.intake) for a, b in ((exported(one), eager(one)) for one in pictures)]
+    assert [a for a, _ in found] == [b for _, b in found]
+    assert {"refuse"} == {a.decision for a, _ in found[1:3] + found[4:]}
+
+
 def rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
