@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 class Frozen(BaseModel):
@@ -21,6 +21,9 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
+
+Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+"""A number that may not exist: NaN in Python, null in JSON. (Its model must allow NaN.)"""
 
 Look = Literal["attention", "random", "centre", "whole"]
 

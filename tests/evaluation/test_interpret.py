@@ -178,7 +178,9 @@ def test_scores_json_is_written_and_read(found: Meaning, results: tuple[Path, Re
     with pytest.raises(ValueError, match=r"there is no scores.json in .*; make it with `agcxr evaluate RUN"):
         load_meaning(tmp_path)
     (tmp_path / "scores.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"is not of this version \(split: Field required\); run `agcxr evaluate`"):
+    with pytest.raises(
+        ValueError, match=r"is not a results file of this version \(split: Field required\); run `agcxr evaluate`"
+    ):
         load_meaning(tmp_path)
 
 

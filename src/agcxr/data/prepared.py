@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from agcxr.config import Frozen
 from agcxr.data.nih import BOX_COLUMNS
 from agcxr.data.splits import LeakCheck
 from agcxr.labels import LABELS
@@ -36,11 +37,7 @@ INDEX_COLUMNS: tuple[str, ...] = (
 CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceFile(_Model):
+class SourceFile(Frozen):
     """A table that was read, by content."""
 
     path: str
@@ -48,7 +45,7 @@ class SourceFile(_Model):
     sha256: str
 
 
-class Source(_Model):
+class Source(Frozen):
     """Where the rows and films came from. collection: whose patients they are, so that patient 27 of one collection is
     not taken for patient 27 of another; None where that is not known. notes: what was odd, for people."""
 
@@ -59,7 +56,7 @@ class Source(_Model):
     notes: tuple[str, ...] = ()
 
 
-class SplitPlan(_Model):
+class SplitPlan(Frozen):
     """How train, val and test were made."""
 
     rule: str
@@ -68,7 +65,7 @@ class SplitPlan(_Model):
     fraction: float | None = None
 
 
-class PartCount(_Model):
+class PartCount(Frozen):
     """Images and patients of one part."""
 
     part: str
@@ -76,7 +73,7 @@ class PartCount(_Model):
     patients: int
 
 
-class Counts(_Model):
+class Counts(Frozen):
     """table: rows of the label table; left_out: rows without a file (subset); drawn: after limit or fraction; prepared
     and rejected: their sum is drawn. boxes_left_out: boxes on films that are not here."""
 
@@ -93,7 +90,7 @@ class Counts(_Model):
     positives: dict[str, int]
 
 
-class Plan(_Model):
+class Plan(Frozen):
     """plan.json: everything a reader needs to know about a prepared folder without opening its arrays."""
 
     format: int

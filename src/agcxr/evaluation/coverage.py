@@ -7,13 +7,10 @@ Frame: boxes are (x0, y0, x1, y1) in fractions of the film. Shapes: N cases (an 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
-from agcxr.evaluation.results import Number
+from agcxr.evaluation.results import Frozen, Number, Stored
 from agcxr.evaluation.tables import DAGGER
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
@@ -24,11 +21,9 @@ COVERAGE = "coverage.json"
 MEAN = "Mean"
 
 
-class Covered(BaseModel):
+class Covered(Frozen):
     """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %. Its
     interval and p are NaN where all boxes are of one patient: one patient says nothing about others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     finding: str
     boxes: int
@@ -41,10 +36,10 @@ class Covered(BaseModel):
     p: Number
 
 
-class Coverage(BaseModel):
+class Coverage(Stored):
     """All findings with boxes in the split, then their mean."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    FILE = COVERAGE
 
     resamples: int
     rows: tuple[Covered, ...]
@@ -55,10 +50,6 @@ class Coverage(BaseModel):
             if row.finding == finding:
                 return row
         raise ValueError(f"no boxes of {finding!r}; there are {', '.join(row.finding for row in self.rows)}")
-
-    def save(self, folder: Path) -> None:
-        """Write coverage.json."""
-        (folder / COVERAGE).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def covered(found_N4: Floats, annotated_N4: Floats) -> Floats:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from agcxr.calibration import MIN_POSITIVES
-from agcxr.evaluation.results import Frozen, Interval, Number
+from agcxr.evaluation.results import Frozen, Interval, Number, Stored
 
 SCORES = "scores.json"
 Version = Literal["raw", "calibrated", "corrected"]
@@ -132,8 +130,10 @@ class Grouping(Frozen):
     """Films that do not say."""
 
 
-class Meaning(Frozen):
+class Meaning(Stored):
     """All of it, as stored in scores.json."""
+
+    FILE = SCORES
 
     format: Literal[1] = 1
     split: str
@@ -157,25 +157,7 @@ class Meaning(Frozen):
     level: float
     seed: int
 
-    def save(self, folder: Path) -> Path:
-        """Write scores.json into a folder; whole or not at all."""
-        target = folder / SCORES
-        partial = target.with_suffix(".json.partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(target)
-        return target
-
 
 def load_meaning(folder: str | Path) -> Meaning:
-    """Read scores.json of a results folder. ValueError says what is missing and which command makes it."""
-    path = Path(folder) / SCORES
-    if not path.is_file():
-        raise ValueError(f"there is no {SCORES} in {folder}; make it with `agcxr evaluate RUN --data PREPARED`")
-    try:
-        return Meaning.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"{path} is not of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
-        ) from error
+    """scores.json of a results folder; see `Stored.load`."""
+    return Meaning.load(folder)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from agcxr import config as configuration
 from agcxr import uncertainty
+from agcxr.config import Number as Number
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"
@@ -21,17 +23,40 @@ FORMAT = 1
 Measure = Literal["auroc", "average_precision"]
 
 
-def _null_is_nan(value: Any) -> Any:
-    return math.nan if value is None else value
+class Frozen(configuration.Frozen):
+    """A value object whose numbers may not exist: NaN is written as null."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
 
 
-Number = Annotated[float, BeforeValidator(_null_is_nan)]
+class Stored(Frozen):
+    """A value object with a file of its own, FILE, in a results folder."""
 
+    FILE: ClassVar[str]
 
-class Frozen(BaseModel):
-    """A value object: cannot change, refuses keys it does not know, writes NaN as null."""
+    def save(self, folder: Path) -> Path:
+        """Write the file; whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / self.FILE
+        partial = target.with_name(f"{self.FILE}.partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(target)
+        return target
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read the file. ValueError says what is missing or wrong and which command makes it."""
+        path = Path(folder) / cls.FILE
+        if not path.is_file():
+            raise ValueError(f"there is no {cls.FILE} in {folder}; make it with `agcxr evaluate RUN --data PREPARED`")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(
+                f"{path} is not a results file of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
+            ) from error
 
 
 class Interval(Frozen):
@@ -216,8 +241,10 @@ class Environment(Frozen):
     films_per_second: float
 
 
-class Results(Frozen):
+class Results(Stored):
     """An evaluation of a run on a split, as stored in results.json."""
+
+    FILE = RESULTS
 
     format: Literal[1] = 1
     run: str
@@ -235,26 +262,7 @@ class Results(Frozen):
     examples: tuple[Example, ...]
     environment: Environment
 
-    def save(self, folder: Path) -> Path:
-        """Write results.json into a folder; whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / RESULTS
-        partial = target.with_suffix(".json.partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(target)
-        return target
-
 
 def load_results(folder: str | Path) -> Results:
-    """Read results.json of a results folder. ValueError says what is missing and which command makes it."""
-    path = Path(folder) / RESULTS
-    if not path.is_file():
-        raise ValueError(f"there is no {RESULTS} in {folder}; make it with `agcxr evaluate RUN --data PREPARED`")
-    try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"{path} is not a results file of this version ({where}: {first['msg']}); run `agcxr evaluate` again"
-        ) from error
+    """results.json of a results folder; see `Stored.load`."""
+    return Results.load(folder)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from agcxr import config as configuration
-from agcxr.config import Train
+from agcxr.config import Number, Train
 from agcxr.training.run_folder import atomic
 from agcxr.training.stages import RunSummary, train
 
 SEEDS = "seeds.json"
-
-
-def _null_is_nan(value: Any) -> Any:
-    return float("nan") if value is None else value
-
-
-Number = Annotated[float, BeforeValidator(_null_is_nan)]
 
 
 class Spread(configuration.Frozen):
