@@ -47,6 +47,24 @@ def test_temperature_has_no_intercept():
     assert (curve.slope, curve.intercept) == (pytest.approx(0.5, abs=0.03), 0.0)
 
 
+def test_platt_by_hand():
+    # Two scores, so slope and intercept meet the mean target of each exactly. Platt's smoothing with 4 positives and 4
+    # negatives: 5/6 and 1/6. At .8, logit ln 4: three positives of four, (3 * 5/6 + 1/6) / 4 = 2/3, logit ln 2.
+    # At .2, logit -ln 4: one of four, 1/3, logit -ln 2. So the slope is a half and the intercept 0.
+    score, target = np.repeat([0.8, 0.2], 4), np.array([1.0, 1, 1, 0, 1, 0, 0, 0])
+    curve = fit_curve(target, score, "platt")
+    assert (curve.slope, curve.intercept) == (pytest.approx(0.5, abs=1e-4), pytest.approx(0, abs=1e-4))
+    # Scores of .8 and .5 with the same targets: ln 2 = slope * ln 4 + b, -ln 2 = b.
+    curve = fit_curve(target, np.repeat([0.8, 0.5], 4), "platt")
+    assert (curve.slope, curve.intercept) == (pytest.approx(1, abs=1e-4), pytest.approx(-np.log(2), abs=1e-4))
+
+
+def test_temperature_by_hand():
+    # As above: ln 2 = slope * ln 4 at both scores, by symmetry without an intercept. A temperature of 2.
+    score, target = np.repeat([0.8, 0.2], 4), np.array([1.0, 1, 1, 0, 1, 0, 0, 0])
+    assert fit_curve(target, score, "temperature").slope == pytest.approx(0.5, abs=1e-4)
+
+
 def test_isotonic_is_pool_adjacent_violators():
     # scores in order with targets 0 1 0 1: the middle pair violates and is pooled to 1/2
     curve = fit_curve(np.array([0.0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4]), "isotonic")
