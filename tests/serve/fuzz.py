@@ -1,24 +1,44 @@
-"""Hostile films and requests, from a seed."""
+"""Hostile films and requests, from a seed; as a command, the page docs/results/fuzz.md.
+
+Run: cd tests && python -m serve.fuzz [--files 2000] [--requests 500] [--seed 3] [--out ../docs/results/fuzz.md]
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
 import socket
 import struct
+import tempfile
+import time
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import make
 
 
-def seeds() -> list[bytes]:
+def kinds() -> dict[str, list[bytes]]:
     """Good files of every kind, small."""
     eight, sixteen = make.pixels(40, 30), make.pixels(40, 30, dtype=np.uint16)
     colour = np.dstack([eight, eight[::-1], eight])
-    films = [make.encode(eight), make.encode(sixteen), make.encode(colour), make.encode(eight, ".jpg")]
-    films += [make.encode(colour, ".jpg"), make.encode(colour, ".webp")]
-    return [*films, make.dicom(eight), make.dicom(sixteen)]
+    return {
+        "PNG": [make.encode(eight), make.encode(sixteen), make.encode(colour)],
+        "JPEG": [make.encode(eight, ".jpg"), make.encode(colour, ".jpg")],
+        "WebP": [make.encode(colour, ".webp")],
+        "DICOM": [make.dicom(eight), make.dicom(sixteen)],
+    }
+
+
+def seeds() -> list[bytes]:
+    return [film for films in kinds().values() for film in films]
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
@@ -75,7 +95,14 @@ def request(path: bytes, content: bytes, headers: bytes = b"", method: bytes = b
 
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
 FORM = b"Content-Type: multipart/form-data; boundary=xx\r\n"
-ROUTES = (b"/v1/predict", b"/v1/predict?pictures=true", b"/v1/film", b"/v1/map?finding=Mass", b"/v1/picture")
+ROUTES = (
+    b"/v1/predict",
+    b"/v1/predict?pictures=true",
+    b"/v1/film",
+    b"/v1/map?finding=Mass",
+    b"/v1/picture",
+    b"/v1/dicom",
+)
 
 
 def hostile(rng: np.random.Generator, films: list[bytes]) -> bytes:
@@ -117,6 +144,11 @@ def attack(rng: np.random.Generator, films: list[bytes]) -> bytes:
     """A mutated film in a proper request (three of four), or a hostile request."""
     if rng.random() < 0.25:
         return hostile(rng, films)
+    return sent(rng, films)
+
+
+def sent(rng: np.random.Generator, films: list[bytes]) -> bytes:
+    """A mutated film in a proper request to one of the routes."""
     film = mutate(films[int(rng.integers(0, len(films)))], rng)
     return request(ROUTES[int(rng.integers(0, len(ROUTES)))], body(b"a.png", film), FORM)
 
@@ -137,3 +169,136 @@ def talk(port: int, data: bytes, *, hang_up: bool = False, seconds: float = 20) 
     # Interim answers (100 Continue) come before the one that counts.
     lines = [line for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
     return int(lines[-1].split()[1]) if lines else 0
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+WARM_UP = 300
+"""Attacks before memory is first looked at: caches and pools fill."""
+
+
+@dataclass
+class Siege:
+    """What was sent to a server and what it said. statuses: kind of attack -> status -> count; 0: cut off."""
+
+    statuses: dict[str, Counter[int]] = field(default_factory=dict)
+    memory: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        return sum(sum(one.values()) for one in self.statuses.values())
+
+    @property
+    def failures(self) -> int:
+        """Answers that say the server itself failed; a 503 says that it was busy or took too long."""
+        return sum(n for one in self.statuses.values() for status, n in one.items() if status >= 500 and status != 503)
+
+
+def attacks(files: int, requests: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Mutated files by kind in turn, with hostile requests strewn in."""
+    rng, by_kind = np.random.default_rng(seed), kinds()
+    everything = [film for films in by_kind.values() for film in films]
+    owed = 0.0
+    for number in range(files):
+        kind = list(by_kind)[number % len(by_kind)]
+        yield kind, sent(rng, by_kind[kind])
+        owed += requests / files
+        while owed >= 1:
+            owed -= 1
+            yield "hostile request", hostile(rng, everything)
+
+
+def besiege(server: make.Running, files: int, requests: int, seed: int) -> Siege:
+    for _, data in attacks(WARM_UP, WARM_UP // 4, seed + 1000):
+        talk(server.port, data)
+    siege, start = Siege(memory=[server.memory()]), time.perf_counter()
+    for number, (kind, data) in enumerate(attacks(files, requests, seed), start=1):
+        status = talk(server.port, data)
+        siege.statuses.setdefault(kind, Counter())[status] += 1
+        if number % 250 == 0:
+            siege.memory.append(server.memory())
+    siege.memory.append(server.memory())
+    siege.seconds = time.perf_counter() - start
+    return siege
+
+
+def ask(server: make.Running, films: dict[str, list[bytes]]) -> Any:
+    """The server's answers for good films, with their pictures."""
+    import httpx
+
+    url = f"{server.url}/v1/predict?pictures=true"
+    every = [one for ones in films.values() for one in ones]
+    return [httpx.post(url, files={"file": ("a", one)}, timeout=60).json()["films"] for one in every]
+
+
+def page(siege: Siege, same: bool, metrics: str, command: str) -> str:
+    columns = sorted({status for one in siege.statuses.values() for status in one})
+    names = {0: "cut off"}
+    head = "| sent | " + " | ".join(names.get(status, str(status)) for status in columns) + " | together |"
+    rows = [
+        f"| {kind} | " + " | ".join(f"{one[status]:,}" for status in columns) + f" | {sum(one.values()):,} |"
+        for kind, one in siege.statuses.items()
+    ]
+    counted = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if line.startswith("agcxr_")}
+    errors, restarts = counted["agcxr_internal_errors_total"], counted["agcxr_decoder_restarts_total"]
+    answered = "exactly as before" if same else "OTHERWISE THAN BEFORE"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("agcxr", "fastapi", "uvicorn", "pydicom"))
+    memory = ", ".join(f"{one / MIB:.0f}" for one in siege.memory)
+    return f"""# The server under hostile files and requests
+
+Research use only. Made by `{command}` in {siege.seconds:.0f} s after {WARM_UP} attacks of warm-up; Python
+{platform.python_version()}, {packages}; {os.cpu_count()} cores. A real `agcxr serve` in a process of its own, with a
+tiny untrained network (the subject is the server). Each file is a good one of its kind with 1 to 4 mutations (bits,
+cuts, doubled or zeroed stretches, absurd lengths; checksums of PNGs made right again in 3 of 5), sent to one of
+`/v1/predict`, `/v1/film`, `/v1/map`, `/v1/picture`, `/v1/dicom`. Hostile requests: broken forms, lengths, encodings,
+paths, TLS on a plain port ...
+
+{head}
+|{"---|" * (len(columns) + 2)}
+{chr(10).join(rows)}
+
+200 is an answer (for `/v1/predict` with the status of the film in it), 400 to 431 say what is wrong with the request,
+422 what is wrong with the file, "cut off" is a connection closed on bytes that are no HTTP.
+
+- **Status 500: {siege.failures}**; errors of the program by its own count: {errors:.0f}; decoders killed or crashed:
+  {restarts:.0f}.
+- **Memory** of the server and its decoders after every 250 attacks, in MiB: {memory}. From first to last:
+  {(siege.memory[-1] - siege.memory[0]) / MIB:+.0f} MiB.
+- **Afterwards** eight good films (PNG of 8 and 16 bits and in colour, JPEG, WebP, DICOM) are answered
+  {answered}; films left in the queue: {counted["agcxr_queue_films"]:.0f}, bytes held for clients:
+  {counted["agcxr_held_bytes"]:.0f}.
+
+The test suite does the same with 200 attacks in every run, with 2,000 under `--slow` (`tests/serve/test_server.py`).
+"""
+
+
+def main() -> int:
+    import httpx
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    given = "" if (options.files, options.requests, options.seed) == (2000, 500, 3) else " ..."
+    with tempfile.TemporaryDirectory() as folder:
+        model = make.save_model(Path(folder) / "model")
+        options_of_it = '{"check_films": false, "limits": {"pixels": 4000000}}'
+        with make.running(model, Path(folder) / "log", options=options_of_it) as server:
+            good = kinds()
+            before = ask(server, good)
+            siege = besiege(server, options.files, options.requests, options.seed)
+            same = ask(server, good) == before
+            metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
+    text = page(siege, same, metrics, f"cd tests && python -m serve.fuzz{given}")
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+    return 1 if siege.failures or not same else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

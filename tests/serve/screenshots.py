@@ -21,11 +21,15 @@ from .test_page import BROWSER, FLAGS
 
 
 def films(folder: Path) -> list[Path]:
-    """Four chest films, one of them inverted, a picture that is none, and a letter."""
+    """Four chest films, one of them DICOM, one inverted, a picture that is none, and a letter."""
     drawn = {"admission": ("Effusion", "Cardiomegaly"), "follow-up": ("Mass",), "second film": ("Pneumothorax",)}
     for i, (name, findings) in enumerate(drawn.items()):
         pixels = film(np.random.default_rng(40 + i), findings, size=1024, difficulty=0.1).pixels_HW
-        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+        if name == "admission":
+            deep = np.rint(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), 0.7) * 16).astype(np.uint16)
+            (folder / f"{name}.dcm").write_bytes(make.dicom(deep, BodyPartExamined="CHEST"))
+        else:
+            cv2.imwrite(str(folder / f"{name}.png"), pixels)
     cv2.imwrite(str(folder / "night shift.png"), 255 - film(np.random.default_rng(78), (), size=512).pixels_HW)
     y, x = np.mgrid[0:480, 0:640] / 480
     colour = np.dstack([np.sin(5 * x + i) + np.cos((3 + i) * y * x) for i in range(3)])
@@ -73,8 +77,9 @@ def several(camera: Camera, paths: list[Path]) -> None:
     page = camera.open()
     page.set_input_files("#files", paths)
     expect(page.locator(".film.waiting, .film.reading")).to_have_count(0)
-    page.get_by_text("follow-up.png").click()
+    page.get_by_text("admission.dcm").click()
     camera.ready(page)
+    page.locator("#panel").evaluate("panel => panel.scrollTo(0, panel.scrollHeight)")
     camera.shoot(page, "several")
     page.get_by_text("letter.png").click()
     page.wait_for_timeout(300)

@@ -346,9 +346,12 @@ def test_openapi_is_complete(client):
     predict = spec["paths"]["/v1/predict"]["post"]
     assert "multipart/form-data" in predict["requestBody"]["content"]
     example = predict["responses"]["200"]["content"]["application/json"]["example"]
-    from agcxr.serve.answers import PredictAnswer
+    from agcxr.serve.answers import MapAnswer, PredictAnswer
 
     PredictAnswer.model_validate(example)
+    described = spec["paths"]["/v1/map"]["post"]["responses"]
+    MapAnswer.model_validate(described["200"]["content"]["application/json"]["example"])
+    assert set(described["422"]["content"]["application/json"]["examples"]) >= {"refused", "unreadable"}
     PredictAnswer.model_validate(predict["responses"]["422"]["content"]["application/json"]["example"])
 
 

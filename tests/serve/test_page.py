@@ -1,8 +1,10 @@
 """The page in a real browser: drop a film, read the result, move the slider, download. No console errors."""
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -117,6 +119,52 @@ def test_from_drop_to_download(page, tmp_path):
 def box_words(page):
     label = page.locator("#film").get_attribute("aria-label")
     return label.partition("pixels. ")[2]
+
+
+def test_dicom_results_of_a_dicom_film(page, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    from playwright.sync_api import expect
+
+    film = make.dicom(make.pixels(200, 160, dtype=np.uint16))
+    drop(page, ("ward.dcm", film))
+    wait_for_film(page)
+    expect(page.locator("#save-note")).to_contain_text("a .zip with the report (SR)")
+    with page.expect_download(timeout=60000) as download:  # the first of a server loads what makes them
+        page.get_by_role("button", name="DICOM", exact=True).click()
+    assert download.value.suggested_filename == "ward.agcxr-dicom.zip"
+    with zipfile.ZipFile(download.value.path()) as file:
+        made = {name: pydicom.dcmread(io.BytesIO(file.read(name))) for name in file.namelist()}
+    study = pydicom.dcmread(io.BytesIO(film)).StudyInstanceUID
+    assert {name: one.StudyInstanceUID for name, one in made.items()} == dict.fromkeys(
+        ("sr.dcm", "sc.dcm", "seg.dcm"), study
+    )
+    drop(page, ("other.png", make.encode(make.pixels(200, 160))))
+    expect(page.locator("#name")).to_have_text("other.png")
+    expect(page.locator("#save-dicom")).to_be_hidden()
+    expect(page.locator("#save-note")).to_have_text(
+        "No DICOM results: not a DICOM film, so there is no study to put DICOM results in."
+    )
+    assert page.problems == []
+
+
+def test_a_finding_too_rare_to_calibrate_shows_raw_scores_only(browser, tmp_path_factory):
+    from playwright.sync_api import expect
+
+    folder = tmp_path_factory.mktemp("rare")
+    model = make.save_model(folder / "model", rare=("Hernia",))
+    with make.running(model, folder / "log", options=json.dumps({"check_films": False})) as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        drop(page, ("a.png", make.encode(make.pixels())))
+        wait_for_film(page)
+        row = page.locator("#rows tr", has_text="Hernia")
+        expect(row.locator("td").first).to_have_text("raw")
+        expect(row.locator(".tick")).to_have_count(0)
+        expect(row).not_to_have_class("above")
+        expect(page.locator("#findings-note")).to_contain_text(
+            "Raw scores only, and no call, where validation held too few films to calibrate: Hernia."
+        )
+        page.close()
 
 
 def test_a_finding_has_a_map(page):

@@ -127,7 +127,7 @@ async def film(request: Request) -> Response:
     return _png(request, await _unless_gone(request, service.film(films[0])))
 
 
-@router.post("/v1/map", openapi_extra=openapi.FILM, tags=["films"])
+@router.post("/v1/map", responses=openapi.MAP, openapi_extra=openapi.FILM, tags=["films"])
 async def finding_map(
     request: Request, finding: Annotated[str, Query(max_length=40)], branch: Branch = "fusion"
 ) -> MapAnswer:

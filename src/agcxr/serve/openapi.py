@@ -78,6 +78,30 @@ ZIP: dict[int | str, dict[str, Any]] = {
     ),
 }
 
+MAP: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The map as a PNG over the whole film",
+        "content": {
+            "application/json": {
+                "example": {
+                    "research_only": RESEARCH_ONLY,
+                    "finding": "Effusion",
+                    "branch": "fusion",
+                    "empty": False,
+                    "heat": "iVBORw0KGgo...",
+                }
+            }
+        },
+    },
+    422: _errors(
+        "The film or the question will not do",
+        unknown_finding="this model does not know that finding; it knows Atelectasis, Cardiomegaly ...",
+        refused="it lies on its side",
+        unreadable="not a PNG, JPEG, WebP or DICOM file: it looks like text",
+    ),
+    501: _error("no_maps", "an exported file has no maps of single findings; serve the run itself"),
+}
+
 _POINTS = {
     "youden": {"threshold": 0.31, "above": True},
     "sensitivity95": {"threshold": 0.12, "above": True},

@@ -206,3 +206,6 @@ def _as_dicom(engine: Engine, read: Read, prediction: Prediction) -> bytes:
         return to_zip(make_results(Source.from_json(read.header), prediction, engine.algorithm))
     except RadiographError as error:
         raise Problem(422, "no_study", str(error)) from error
+    except ValueError as error:  # a header may be hostile, and its values must not reach the message
+        words = f"its header holds values that no result can take over ({type(error).__name__})"
+        raise Problem(422, "no_study", words) from error

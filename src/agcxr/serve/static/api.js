@@ -37,6 +37,7 @@ function form(file) {
 export const predict = async (file) => (await ask("/v1/predict?pictures=true", form(file))).json();
 export const film = async (file) => new Uint8Array(await (await ask("/v1/film", form(file))).arrayBuffer());
 export const picture = async (file) => (await ask("/v1/picture", form(file))).blob();
+export const dicom = async (file) => (await ask("/v1/dicom", form(file))).blob();
 export const model = async () => (await ask("/v1/model")).json();
 export const examples = async () => (await ask("/v1/examples")).json();
 export const example = async (id) => (await ask(`/v1/examples/${id}`)).blob();

@@ -1,7 +1,7 @@
 // The page: films in, one of them on the stage, its reading beside it.
 
 import * as api from "./api.js";
-import { markChosen, pointName, pointsOf, showFindings, spoken, summary } from "./findings.js";
+import { first, markChosen, pointName, pointsOf, showFindings, spoken } from "./findings.js";
 import { grayCanvas, heatCanvas } from "./paint.js";
 import { decodePng, fromBase64 } from "./png.js";
 import { Viewer } from "./viewer.js";
@@ -68,7 +68,7 @@ async function read(film) {
 }
 
 function spokenResult(film) {
-  if (film.state === "read") return `${film.name} is read. Most probable: ${summary(film.answer.findings)}`;
+  if (film.state === "read") return `${film.name} is read. Most probable: ${first(film.answer.findings).join(" ")}`;
   return `${film.name}: ${film.reason}`;
 }
 
@@ -116,24 +116,25 @@ function railItem() {
 }
 
 function stateText(film) {
-  if (film.state === "read") return summary(film.answer.findings);
+  if (film.state === "read") return first(film.answer.findings).reverse().join(" "); // the number is never cut off
   return { waiting: "waiting", reading: film.reason ? "server busy" : "reading …", refused: "refused", unreadable: "unreadable", failed: "no answer" }[film.state];
 }
 
 async function thumbnail(film, canvas) {
   const data = film.answer?.pictures?.thumbnail;
-  const key = data ? film.name + data.length : "";
+  const key = data ? film.name + data.length : film.small ? film.name : "";
   if (canvas.dataset.key === key) return;
   canvas.dataset.key = key;
   canvas.getContext("2d").clearRect(0, 0, 72, 72);
-  if (!data) return;
-  const small = grayCanvas(await decodePng(fromBase64(data)));
+  if (!key) return;
+  const small = data ? grayCanvas(await decodePng(fromBase64(data))) : film.small;
   const { width, height } = film.answer.film, scale = Math.max(72 / width, 72 / height);
   canvas.getContext("2d").drawImage(small, (72 - width * scale) / 2, (72 - height * scale) / 2, width * scale, height * scale);
 }
 
 function select(film) {
   current = film;
+  if (film && $("welcome").contains(document.activeElement)) $("film").focus(); // what had it is about to go
   film?.pixels || viewer.show(null);
   show();
   showRail();
@@ -201,7 +202,17 @@ function showReading(film) {
   $("crop-text").textContent = attention.fallback
     ? "No region stood out, so the local branch read the whole view."
     : `${x1 - x0} × ${y1 - y0} pixels from (${x0}, ${y0}), ${Math.round(100 * share)} % of the film, as the local branch saw it.`;
+  showDicom(film);
   showCrop(film);
+}
+
+/** DICOM results belong in the study of a DICOM film; where there are none, the words say why. */
+function showDicom(film) {
+  const { available, reason } = film.answer.dicom;
+  $("save-dicom").hidden = !available;
+  $("save-note").textContent = available
+    ? "DICOM: a .zip with the report (SR), the picture (SC) and the region (SEG), for the film's own study. They name the patient as the film does."
+    : `No DICOM results: ${reason}${/[.)]$/.test(reason) ? "" : "."}`;
 }
 
 async function showCrop(film) {
@@ -236,6 +247,10 @@ async function showPixels(film) {
   if (film !== current || film.pixels.width !== width || film.pixels.height !== height) return;
   viewer.owner = film;
   viewer.show(film.pixels);
+  if (film.state === "refused" && !film.small) { // its answer holds no pictures
+    film.small = grayCanvas(viewer.levels[viewer.levels.length - 1]);
+    showRail();
+  }
 }
 
 function label(film) {
@@ -340,7 +355,7 @@ async function saving(button, make) {
     say(`${words} saved`);
   } catch (error) {
     say(error.message);
-    $("findings-note").textContent = error.message;
+    $("save-note").textContent = error.message;
   } finally {
     button.disabled = false;
     button.textContent = words;
@@ -370,6 +385,7 @@ $("retry").onclick = () => { change(current, "waiting", ""); work(); };
 $("clear").onclick = () => { films.length = 0; viewer.owner = null; select(null); showRail(); say("All films are closed"); };
 $("save-json").onclick = (event) => saving(event.target, () => save(new Blob([reportJson(current)], { type: "application/json" }), `${stem(current)}.agcxr.json`));
 $("save-picture").onclick = (event) => saving(event.target, async () => { const film = current; save(await api.picture(film.file), `${stem(film)}.agcxr.png`); });
+$("save-dicom").onclick = (event) => saving(event.target, async () => { const film = current; save(await api.dicom(film.file), `${stem(film)}.agcxr-dicom.zip`); });
 $("save-film").onclick = (event) => saving(event.target, async () => { const film = current; save(new Blob([await api.film(film.file)], { type: "image/png" }), `${stem(film)}.film.png`); });
 
 // --- opening films ---------------------------------------------------------------------------------------------------

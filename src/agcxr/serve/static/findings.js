@@ -22,9 +22,11 @@ export function showFindings({ head, body, note }, findings, point, choose) {
   head.replaceChildren(...columns.map(([text, kind]) => element("th", { text, scope: "col", class: kind })));
   body.replaceChildren(...findings.map((one) => row(one, point, calibrated, choose)));
   const points = findings.some((one) => one.operating_points[point]);
+  const rare = findings.filter((one) => one.uncalibrated && one.finding !== NONE).map((one) => spoken(one.finding));
   note.textContent = [
     points ? `The mark on each bar is the operating point (${pointName(point)}, set on validation films); bars that pass it are lit.` : "This checkpoint holds no operating points, so a number by itself says little: compare it within one film.",
     calibrated ? "" : "Probabilities are not calibrated.",
+    rare.length ? `Raw scores only, and no call, where validation held too few films to calibrate: ${rare.join(", ")}.` : "",
     choose ? "Choose a finding to see where it is read." : "",
   ].filter(Boolean).join(" ");
 }
@@ -46,10 +48,13 @@ function row(one, point, calibrated, choose) {
   }
   const line = element("div", { class: "line" }, name, bar), cell = element("th", { scope: "row" }, line);
   if (at) line.append(element("span", { class: "unseen", text: at.above ? `above the operating point ${two(at.threshold)}` : `below the operating point ${two(at.threshold)}` }));
-  const numbers = [...(calibrated ? [[one.calibrated ?? one.fusion, ""]] : []), [one.fusion, calibrated ? " minor" : ""], [one.global, " minor"], [one.local, " minor"]];
-  const made = element("tr", {}, cell, ...numbers.map(([share, kind]) => element("td", { class: `number${kind}`, text: two(share) })));
+  if (one.uncalibrated) line.append(element("span", { class: "unseen", text: one.uncalibrated }));
+  const numbers = [...(calibrated ? [[one.calibrated, ""]] : []), [one.fusion, calibrated ? " minor" : ""], [one.global, " minor"], [one.local, " minor"]];
+  const made = element("tr", {}, cell, ...numbers.map(([share, kind]) => share === null
+    ? element("td", { class: "number minor", text: "raw", title: one.uncalibrated || "" })
+    : element("td", { class: `number${kind}`, text: two(share) })));
   made.classList.toggle("above", Boolean(at && at.above) && !rest);
-  made.classList.toggle("unjudged", !at);
+  made.classList.toggle("unjudged", !at && !one.uncalibrated);
   made.classList.toggle("rest", rest);
   return made;
 }
@@ -69,9 +74,8 @@ export function markChosen(body, finding) {
   }
 }
 
-/** One line about a reading, for the list of films and for screen readers. */
-export function summary(findings) {
-  const real = findings.filter((one) => one.finding !== NONE), first = real[0];
-  if (!first) return "";
-  return `${spoken(first.finding)} ${two(first.calibrated ?? first.fusion)}`;
+/** The most probable finding as [words, number], for the list of films and for screen readers. */
+export function first(findings) {
+  const [one] = findings.filter((each) => each.finding !== NONE);
+  return one ? [spoken(one.finding), two(one.calibrated ?? one.fusion)] : ["", ""];
 }
