@@ -76,6 +76,35 @@ def test_batched_equals_single_in_any_layout():
     assert torch.equal(geometry.crop(image.to(memory_format=torch.channels_last), box, 24), together)
 
 
+def test_the_route_of_a_cpu_equals_that_of_other_devices_and_passes_no_gradient_by():
+    image, box = noise(5, 2, 40, 50), integer_boxes(5, 40, 50) * 0.97
+    plainly = geometry.crop(image, box, (24, 33))
+    asked = image.clone().requires_grad_()  # takes the route of tensor operations
+    found = geometry.crop(asked, box, (24, 33))
+    torch.testing.assert_close(found.detach(), plainly, rtol=0, atol=1e-6)
+    found.sum().backward()
+    assert asked.grad is not None
+    assert asked.grad.sum().item() == pytest.approx(found.numel(), rel=1e-5)  # the weights of a sample sum to one
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_crops_as_a_cpu_does_without_a_host_synchronisation():
+    image, box = noise(8, 1, 100, 130), integer_boxes(8, 100, 130) * 0.97
+    on_gpu = image.cuda(), box.cuda()
+    geometry.crop(*on_gpu, 64)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = geometry.crop(*on_gpu, 64)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), geometry.crop(image, box, 64), rtol=0, atol=1e-5)
+
+
+def test_no_images_give_no_crops():
+    assert geometry.crop(torch.zeros(0, 1, 8, 8), torch.zeros(0, 4), 4).shape == (0, 1, 4, 4)
+
+
 def test_autocast_keeps_coordinates_and_dtype():
     image, box = noise(4, 1, 224, 224), integer_boxes(4, 224, 224)
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,7 +8,9 @@ Shapes: B images, C channels, H x W pixels of the source, h x w pixels of the cr
 
 from __future__ import annotations
 
+import cv2
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -52,11 +54,56 @@ def crop(image_BCHW: Tensor, box_B4: Tensor, size: int | tuple[int, int]) -> Ten
     height, width = pair(size)
     with torch.autocast(image_BCHW.device.type, enabled=False):
         source, box = image_BCHW.float(), box_B4.detach().float()
+        if plain_cpu(source):
+            return _crop_on_cpu(source, box, height, width).to(image_BCHW.dtype)
         # A bilinear resize of an axis-aligned box is separable: rows first, then the columns as rows of the transpose,
         # so that both steps copy whole contiguous lines.
         rows_BChW = _lines(source, box[:, 1], box[:, 3], height)
         out_BCwh = _lines(rows_BChW.transpose(2, 3), box[:, 0], box[:, 2], width)
         return out_BCwh.transpose(2, 3).contiguous().to(image_BCHW.dtype)
+
+
+def plain_cpu(value: Tensor) -> bool:
+    """Whether the shortcuts of a CPU may be taken: nothing is traced or exported, and no gradient is asked for."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return value.device.type == "cpu" and not traced and not (value.requires_grad and torch.is_grad_enabled())
+
+
+def mixed(line_NM: Tensor, tap_T: Tensor, weight_T: Tensor) -> Tensor:
+    """Weighted sums of lines, in one pass over memory -> one line a row of `tap_T`, float32.
+
+    tap_T: (..., T) whole numbers, which lines; weight_T: of the same shape, the weight of each. The sum is taken in
+    the order of the taps.
+    """
+    taps = tap_T.shape[-1]
+    return F.embedding_bag(tap_T.reshape(-1, taps), line_NM, mode="sum", per_sample_weights=weight_T.reshape(-1, taps))
+
+
+def _crop_on_cpu(source_BCHW: Tensor, box_B4: Tensor, height: int, width: int) -> Tensor:
+    """`crop` in the same two steps, each a single pass over memory; OpenCV is what transposes fastest.
+
+    Shape suffixes: P planes = B x C, T taps.
+    """
+    batch, channels, rows, columns = source_BCHW.shape
+    planes = batch * channels
+    if not planes:
+        return source_BCHW.new_zeros(batch, channels, height, width)
+    plane_BC = torch.arange(planes).view(batch, channels)
+    tap_BhT, weight_BhT = _two(*_taps(box_B4[:, 1], box_B4[:, 3], height, rows))
+    tap_BChT = plane_BC[:, :, None, None] * rows + tap_BhT[:, None]
+    line = mixed(source_BCHW.reshape(-1, columns), tap_BChT, weight_BhT[:, None].expand_as(tap_BChT))
+    line = torch.from_numpy(cv2.transpose(line.numpy())).view(columns * planes, height)
+    # The lines are now (column, plane). Taken in the order (column of the crop, plane), their transpose is the answer.
+    tap_BwT, weight_BwT = _two(*_taps(box_B4[:, 0], box_B4[:, 2], width, columns))
+    tap_wBCT = tap_BwT.transpose(0, 1)[:, :, None] * planes + plane_BC[:, :, None]
+    line = mixed(line, tap_wBCT, weight_BwT.transpose(0, 1)[:, :, None].expand_as(tap_wBCT))
+    out = cv2.transpose(line.view(width, planes * height).numpy())
+    return torch.from_numpy(out).view(batch, channels, height, width)
+
+
+def _two(first_Bn: Tensor, second_Bn: Tensor, weight_Bn: Tensor) -> tuple[Tensor, Tensor]:
+    """Both taps of each sample and both weights, B n 2."""
+    return torch.stack([first_Bn, second_Bn], 2), torch.stack([1 - weight_Bn, weight_Bn], 2)
 
 
 def _lines(source_BCNM: Tensor, low_B: Tensor, high_B: Tensor, n: int) -> Tensor:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import ndimage
 
+from agcxr.models import attention
 from agcxr.models.attention import Attention, attend, elsewhere
 
 SIZE = 56
-ROUTES = ("opencv", "tensor")
+ROUTES = ("runs", "tensor")
 
 
 def features(n: int = 12, channels: int = 5, grid: int = 7, seed: int = 0) -> torch.Tensor:
@@ -134,6 +135,28 @@ def test_batched_equals_single_and_layout_does_not_matter():
         assert torch.equal(alone.heat_BHW[0], together.heat_BHW[k])
     other = attend(feature.to(memory_format=torch.channels_last), 224)
     assert torch.equal(other.box_B4, together.box_B4)
+
+
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="only x86 processors take the shortcut"
+)
+@pytest.mark.parametrize(
+    ("grid", "size"),
+    [
+        ((7, 7), (224, 224)),
+        ((7, 7), (112, 112)),
+        ((14, 5), (97, 131)),
+        ((16, 16), (512, 512)),
+        ((3, 9), (320, 320)),
+        ((7, 7), (64, 64)),
+        ((2, 3), (5, 2)),
+        ((1, 4), (96, 96)),
+    ],
+)
+def test_the_shortcut_upsamples_to_the_bits_of_interpolate(grid, size):
+    map_Bhw = torch.rand(9, *grid, generator=torch.Generator().manual_seed(0)) * 5
+    wanted = torch.nn.functional.interpolate(map_Bhw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    assert torch.equal(attention._upsampled(map_Bhw, size), wanted)
 
 
 def test_autocast_changes_nothing_and_no_gradient_flows():

@@ -14,7 +14,7 @@ from agcxr.models.regions import largest_region
 
 from . import shapes
 
-ROUTES = ("opencv", "tensor")
+ROUTES = ("runs", "tensor")
 
 
 def expected(mask: np.ndarray, heat: np.ndarray, connectivity: int) -> tuple[list[int], bool]:
@@ -60,8 +60,8 @@ def test_hard_masks_at_the_size_of_a_view(connectivity):
     for name in ("hilbert", "hilbert turned 2", "maze", "maze turned 1", "comb", "spiral", "snake turned 3"):
         mask = torch.from_numpy(masks[name].copy())[None]
         heat = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0))
-        by_tensor, by_opencv = (largest_region(mask, heat, connectivity, route) for route in ("tensor", "opencv"))
-        assert by_tensor.box_B4.tolist() == by_opencv.box_B4.tolist(), name
+        by_tensor, by_runs = (largest_region(mask, heat, connectivity, route) for route in ("tensor", "runs"))
+        assert by_tensor.box_B4.tolist() == by_runs.box_B4.tolist(), name
         assert bool(by_tensor.found_B), name
 
 
@@ -79,9 +79,9 @@ def test_every_mask_of_four_by_four(connectivity):
     """All 65,536: both routes agree, so the fixed number of rounds is enough on each."""
     mask = torch.tensor(list(itertools.product([False, True], repeat=16))).view(-1, 4, 4)
     heat = torch.rand(mask.shape, generator=torch.Generator().manual_seed(2))
-    by_tensor, by_opencv = (largest_region(mask, heat, connectivity, route) for route in ("tensor", "opencv"))
-    assert torch.equal(by_tensor.box_B4, by_opencv.box_B4)
-    assert torch.equal(by_tensor.found_B, by_opencv.found_B)
+    by_tensor, by_runs = (largest_region(mask, heat, connectivity, route) for route in ("tensor", "runs"))
+    assert torch.equal(by_tensor.box_B4, by_runs.box_B4)
+    assert torch.equal(by_tensor.found_B, by_runs.found_B)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -127,7 +127,7 @@ def test_a_gpu_gives_the_same_boxes_without_waiting_for_it(connectivity):
     masks = shapes.hard(64, np.random.default_rng(5))
     mask = torch.from_numpy(np.stack(list(masks.values())))
     heat = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0))
-    wanted = largest_region(mask, heat, connectivity, "opencv")
+    wanted = largest_region(mask, heat, connectivity, "runs")
     on_gpu = mask.cuda(), heat.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:

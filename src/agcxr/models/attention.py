@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,9 @@ from agcxr.models.regions import Route, largest_region
 
 FLAT = 1e-6
 """A heatmap whose range is under this share of its largest value is constant up to float32 rounding."""
+
+SMALL = 128
+"""torch resizes to a height and width of up to so many together by another kernel, which rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def attend(
         grid_Bhw = _statistic(feature_BDhw.detach(), statistic)
         grid_Bhw = torch.where(_usable(grid_Bhw)[:, None, None], grid_Bhw, 0.0)
         heat = _rescaled(_upsampled(grid_Bhw, size) if at == "input" else grid_Bhw)
-        mask = heat > (_quantile(heat, threshold) if normalise == "percentile" else threshold)
+        mask = _above(heat, _quantile(heat, threshold) if normalise == "percentile" else threshold)
         region = largest_region(mask, heat, connectivity, route)
         box_B4 = geometry.scale_boxes(region.box_B4, (heat.shape[1], heat.shape[2]), size)
         if at == "grid":
@@ -124,13 +128,48 @@ def _uniform(view_BCHW: Tensor) -> Tensor:
 def _statistic(feature_BDhw: Tensor, statistic: str) -> Tensor:
     """One float32 number a grid cell."""
     if statistic == "max":
+        if feature_BDhw.stride(1) == 1 and feature_BDhw.dtype == torch.float32:  # two fast passes, no copy
+            return torch.maximum(feature_BDhw.amax(1), feature_BDhw.amin(1).neg_())
         return feature_BDhw.abs().amax(1).float()
     order = 1 if statistic == "l1" else 2
     return torch.linalg.vector_norm(feature_BDhw, order, dim=1, dtype=torch.float32)
 
 
 def _upsampled(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
+    """F.interpolate, bilinear with half-pixel centres; on x86 processors the same bits in a sixth of the time."""
+    if not geometry.plain_cpu(map_Bhw) or map_Bhw.shape[1] < 2 or sum(size) <= SMALL or not len(map_Bhw):
+        return _interpolated(map_Bhw, size)
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):  # nothing is known of the rounding elsewhere
+        return _interpolated(map_Bhw, size)
+    # Separable: few rows to full width by F.interpolate itself, then the rows between them. It rounds the product of
+    # the second row and adds the first one's in one fused step, hence the order of the taps.
+    batch, rows, _ = map_Bhw.shape
+    line_NW = _interpolated(map_Bhw, (rows, size[1])).reshape(batch * rows, size[1])
+    tap_H2, weight_H2 = _row_taps(rows, size[0])
+    tap_BH2 = (torch.arange(batch) * rows)[:, None, None] + tap_H2
+    return geometry.mixed(line_NW, tap_BH2, weight_H2.expand_as(tap_BH2)).view(batch, *size)
+
+
+def _row_taps(rows: int, size: int) -> tuple[Tensor, Tensor]:
+    """The second and the first row that F.interpolate mixes for each of `size`, and its own weights: what it makes of
+    the identity matrix. A row more than there is, so that the weights past the last centre can be told apart."""
+    one = torch.eye(rows + 1)[:, None, :, None]
+    scale = (size / rows, 1.0)
+    weight_HN = F.interpolate(one, scale_factor=scale, mode="bilinear", align_corners=False)[:, 0, :size, 0].T
+    first_H = (weight_HN > 0).to(torch.uint8).argmax(1)
+    tap_H2 = torch.stack([first_H + 1, first_H], 1)
+    return tap_H2.clamp(max=rows - 1), weight_HN.gather(1, tap_H2)
+
+
+def _interpolated(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(map_Bhw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _above(heat_BHW: Tensor, cut: Tensor | float) -> Tensor:
+    """heat > cut; NumPy is five times as fast at it as torch on a CPU."""
+    if not geometry.plain_cpu(heat_BHW):
+        return heat_BHW > cut
+    return torch.from_numpy(heat_BHW.numpy() > (cut.numpy() if isinstance(cut, Tensor) else np.float32(cut)))
 
 
 def _usable(grid_Bhw: Tensor) -> Tensor:
@@ -140,10 +179,10 @@ def _usable(grid_Bhw: Tensor) -> Tensor:
 
 
 def _rescaled(map_Bhw: Tensor) -> Tensor:
-    """Each map to [0, 1] by its own minimum and maximum; a map of zeros stays so."""
+    """Each map to [0, 1] by its own minimum and maximum, in place; a map of zeros stays so."""
     low_B, high_B = map_Bhw.flatten(1).amin(1), map_Bhw.flatten(1).amax(1)  # aminmax is 20 times slower on a CPU
     span_B = torch.where(high_B > low_B, high_B - low_B, 1.0)
-    return (map_Bhw - low_B[:, None, None]).div_(span_B[:, None, None])
+    return map_Bhw.sub_(low_B[:, None, None]).div_(span_B[:, None, None])
 
 
 def _quantile(heat_BHW: Tensor, share: float) -> Tensor:

@@ -1,9 +1,10 @@
 """The largest connected region of each mask of a batch, as a box.
 
-Two routes with equal results: one OpenCV call for the whole batch on a CPU; elsewhere, and in exported models, tensor
-operations only, a fixed number of them, so that a GPU never waits for the host.
+Two routes with equal results: on a CPU the runs of all masks at once (a run is a stretch of mask pixels in a line);
+elsewhere, and in exported models, tensor operations only, a fixed number of them, so that a GPU never waits for the
+host.
 
-Shapes: B masks of H x W pixels; N nodes of a mask's graph; K neighbours of a node.
+Shapes: B masks of H x W pixels; R runs of all masks; N nodes of a mask's graph; K neighbours of a node.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-Route = Literal["auto", "opencv", "tensor"]
+from agcxr.geometry import plain_cpu
+
+Route = Literal["auto", "runs", "tensor"]
 
 JUMPS = 3
 """Pointer jumps a round. With three, the worst masks found (mazes, space-filling curves) settle in 7 rounds at 224."""
@@ -40,70 +44,118 @@ def largest_region(mask_BHW: Tensor, heat_BHW: Tensor, connectivity: int = 8, ro
     """
     if connectivity not in (4, 8):
         raise ValueError(f"connectivity is {connectivity!r}; expected 4 or 8")
-    if route not in ("auto", "opencv", "tensor"):
-        raise ValueError(f"route is {route!r}; expected 'auto', 'opencv' or 'tensor'")
+    if route not in ("auto", "runs", "tensor"):
+        raise ValueError(f"route is {route!r}; expected 'auto', 'runs' or 'tensor'")
     if mask_BHW.ndim != 3 or mask_BHW.shape != heat_BHW.shape or mask_BHW.dtype != torch.bool:
         raise ValueError(
             f"mask is {mask_BHW.dtype} {tuple(mask_BHW.shape)}, heat {tuple(heat_BHW.shape)}; "
             "expected a bool mask B x H x W and a heat of the same shape"
         )
     if route == "auto":
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        route = "opencv" if mask_BHW.device.type == "cpu" and not traced else "tensor"
-    return (_opencv if route == "opencv" else _tensor)(mask_BHW, heat_BHW, connectivity)
+        route = "runs" if plain_cpu(mask_BHW) else "tensor"
+    return (_by_runs if route == "runs" else _tensor)(mask_BHW, heat_BHW, connectivity)
 
 
 # --- the CPU route ----------------------------------------------------------------------------------------------------
 
 
-def _opencv(mask_BHW: Tensor, heat_BHW: Tensor, connectivity: int) -> Regions:
-    """All masks stacked into one tall picture, an empty line between them, labelled in one call.
+@dataclass(frozen=True)
+class _Runs:
+    """Stretches of mask pixels in the lines of all masks, in raster order.
 
-    Sizes are then counted over mask pixels only: OpenCV's own statistics take seven times as long as its labels.
+    Places count through one long array: the masks after each other, an empty line above each, an empty column at its
+    left, one empty place at the end. So no run goes on into the next line or mask.
     """
-    batch, height, width = mask_BHW.shape
-    tall = np.zeros((batch, height + 1, width), bool)
-    tall[:, :height] = mask_BHW.cpu().numpy()
-    count, picture = cv2.connectedComponents(tall.view(np.uint8).reshape(-1, width), connectivity=connectivity)
-    pixel = np.flatnonzero(tall)
-    label = picture.reshape(-1)[pixel]
-    size = np.bincount(label, minlength=count)
-    some_pixel = np.zeros(count, np.int64)
-    some_pixel[label] = pixel
-    image = some_pixel // ((height + 1) * width)
-    largest = np.zeros(batch, np.int64)
-    np.maximum.at(largest, image, size)
-    candidate = np.flatnonzero((size == largest[image]) & (size > 0))
-    if len(candidate) > np.count_nonzero(largest):
-        candidate = _by_peak_then_first(candidate, image, label, pixel, heat_BHW)
-    owner, position = np.unique(image[candidate], return_index=True)
-    chosen = np.full(batch, -1, picture.dtype)  # no region is called -1
-    chosen[owner] = candidate[position]
-    region_BHW = picture.reshape(batch, height + 1, width) == chosen[:, None, None]
-    in_x_BW, in_y_BH = region_BHW.any(1), region_BHW.any(2)  # in NumPy: four times as fast as in torch
-    found = largest > 0
-    box = np.zeros((batch, 4), np.float32)
-    box[:, 0], box[:, 2] = in_x_BW.argmax(1), width - in_x_BW[:, ::-1].argmax(1)
-    box[:, 1], box[:, 3] = in_y_BH.argmax(1), height + 1 - in_y_BH[:, ::-1].argmax(1)
-    return Regions(torch.from_numpy(box * found[:, None]), torch.from_numpy(found))
+
+    start_R: np.ndarray
+    stop_R: np.ndarray
+    """Exclusive."""
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, mask_BHW: np.ndarray) -> _Runs:
+        _, height, width = mask_BHW.shape
+        flat = _laid_out(mask_BHW)
+        edge = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        return cls(edge[::2], edge[1::2], height, width)
+
+    @property
+    def line(self) -> int:
+        """Places of a line."""
+        return self.width + 1
+
+    @property
+    def image_R(self) -> np.ndarray:
+        """The mask each run belongs to."""
+        return self.start_R // (self.line * (self.height + 1))
+
+    def labels(self, connectivity: int) -> tuple[int, np.ndarray]:
+        """How many regions there are, and the region of each run. Runs that touch in neighbouring lines are linked."""
+        reach = int(connectivity == 8)  # corners count
+        first = np.searchsorted(self.stop_R, self.start_R + self.line - reach, side="right")
+        last = np.searchsorted(self.start_R, self.stop_R + self.line + reach, side="left")
+        links_R = np.maximum(last - first, 0)  # of each run to those in the line below, which follow each other
+        end_R = np.cumsum(links_R)
+        below = np.arange(links_R.sum()) + np.repeat(first - (end_R - links_R), links_R)
+        graph = csr_array((np.ones(len(below), np.int8), below, np.concatenate([[0], end_R])), shape=(len(end_R),) * 2)
+        return connected_components(graph, directed=False)
+
+
+def _laid_out(value_BHW: np.ndarray) -> np.ndarray:
+    """The long array of _Runs; zeros where it is empty."""
+    batch, height, width = value_BHW.shape
+    flat = np.zeros(batch * (height + 1) * (width + 1) + 1, value_BHW.dtype)
+    flat[:-1].reshape(batch, height + 1, width + 1)[:, 1:, 1:] = value_BHW
+    return flat
+
+
+def _by_runs(mask_BHW: Tensor, heat_BHW: Tensor, connectivity: int) -> Regions:
+    """All masks at once: their runs, what is connected, and the bounds of the runs of the largest region of each."""
+    batch = len(mask_BHW)
+    runs = _Runs.of(mask_BHW.cpu().numpy())
+    box, found = np.zeros((batch, 4), np.float32), np.zeros(batch, bool)
+    if len(runs.start_R):
+        count, label_R = runs.labels(connectivity)
+        image_R = runs.image_R
+        image = np.zeros(count, np.int64)  # of each region
+        image[label_R] = image_R
+        size = np.bincount(label_R, runs.stop_R - runs.start_R, count)
+        largest = np.zeros(batch)
+        np.maximum.at(largest, image, size)
+        found = largest > 0
+        candidate = np.flatnonzero(size == largest[image])
+        if len(candidate) > np.count_nonzero(found):
+            candidate = _by_peak_then_first(candidate, image, label_R, runs, heat_BHW)
+        owner, position = np.unique(image[candidate], return_index=True)
+        chosen = np.full(batch, -1)
+        chosen[owner] = candidate[position]
+        kept = np.flatnonzero(label_R == chosen[image_R])
+        place, left = np.divmod(runs.start_R[kept], runs.line)
+        top, right = place % (runs.height + 1), left + runs.stop_R[kept] - runs.start_R[kept]
+        begin = np.searchsorted(image_R[kept], owner)
+        bounds = (np.minimum, left - 1), (np.minimum, top - 1), (np.maximum, right - 1), (np.maximum, top)
+        box[owner] = np.stack([bound.reduceat(value, begin) for bound, value in bounds], 1)
+    return Regions(torch.from_numpy(box), torch.from_numpy(found))
 
 
 def _by_peak_then_first(
-    candidate: np.ndarray, image: np.ndarray, label: np.ndarray, pixel: np.ndarray, heat_BHW: Tensor
+    candidate: np.ndarray, image: np.ndarray, label_R: np.ndarray, runs: _Runs, heat_BHW: Tensor
 ) -> np.ndarray:
     """Candidate regions in the order of their image, then the highest heat, then the first pixel in raster order.
 
-    `image` is each region's image, `label` and `pixel` the region and the place of each mask pixel in the stack.
+    `image` is each region's image, `label_R` each run's region.
     """
     rank = np.full(len(image), -1)
     rank[candidate] = np.arange(len(candidate))
-    tied = rank[label] >= 0
-    region, pixel = rank[label[tied]], pixel[tied]
+    tied = np.flatnonzero(rank[label_R] >= 0)
+    region, start = rank[label_R[tied]], runs.start_R[tied]
+    heat = _laid_out(heat_BHW.float().cpu().numpy())
+    highest = np.maximum.reduceat(heat, np.stack([start, runs.stop_R[tied]], 1).ravel())[::2]
     peak = np.full(len(candidate), -np.inf, np.float32)
     first = np.full(len(candidate), np.iinfo(np.int64).max)
-    heat = F.pad(heat_BHW.float(), (0, 0, 0, 1)).cpu().numpy().reshape(-1)  # the stack's empty line under each image
-    np.maximum.at(peak, region, heat[pixel])
-    np.minimum.at(first, region, pixel)
+    np.maximum.at(peak, region, highest)
+    np.minimum.at(first, region, start)
     return candidate[np.lexsort((first, -peak, image[candidate]))]
 
 
