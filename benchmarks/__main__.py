@@ -27,8 +27,10 @@ THEMES: dict[str, int] = {
     "predict_films": 180,
     "growth": 300,
     "patient_bootstrap": 240,
+    "processes": 240,
+    "paper_plan": 300,
 }
-BY_THEMSELVES = ("serve_load.py", "onnx_predict.py", "refusal.py")
+BY_THEMSELVES = ("serve_load.py", "onnx_predict.py", "onnx_parity.py", "refusal.py")
 """Programs with pages of their own: run them by `python benchmarks/<name>`."""
 
 RESULTS = Path(__file__).with_name("results")
@@ -80,7 +82,7 @@ def _theme(name: str, options: argparse.Namespace):  # -> measure.Page, which is
     from benchmarks.measure import Page, from_json
 
     module = importlib.import_module(f"benchmarks.{name}")
-    page = Page(module.THEME, f"{module.__doc__.strip()}\n\nMade by `python -m benchmarks --only {name}`.")
+    page = Page(module.THEME, f"{module.__doc__.strip()}\n\nMade by `{_command(name, options)}`.", module.LIMITS)
     with tempfile.TemporaryDirectory(prefix="agcxr-bench-") as folder:
         found = Path(folder).resolve() / "found.jsonl"
         command = [sys.executable, "-u", "-W", "ignore", "-m", "benchmarks", "--only", name, "--child", str(found)]
@@ -99,6 +101,12 @@ def _theme(name: str, options: argparse.Namespace):  # -> measure.Page, which is
         else:
             page.add(from_json(values))
     return page
+
+
+def _command(name: str, options: argparse.Namespace) -> str:
+    """What to type for this page."""
+    backbone = "" if options.backbone == "resnet18" else f" --backbone {options.backbone}"
+    return f"uv run python -m benchmarks --only {name}{backbone}{' --quick' if options.quick else ''}"
 
 
 def _child(name: str, options: argparse.Namespace) -> int:

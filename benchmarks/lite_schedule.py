@@ -10,9 +10,10 @@ schedule a little: attention once a film, and the fusion on the features of 4 fi
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,10 +31,19 @@ from benchmarks import materials
 from benchmarks.materials import Settings
 from benchmarks.measure import Fact, Found, Quartiles, Row, Timed, peak_mb, reset_peak, short, sync
 from benchmarks.reference import PillowFilms, Reference
+from benchmarks.training_step import bare_step
 
 THEME = "lite schedule"
 STAGES, EPOCHS = ("global", "local", "fusion"), (10, 8, 5)
 LITE_TRAIN, LITE_ALL = 8_484, 12_120
+
+LIMITS = """
+The networks: their bare steps in bf16 and channels last are the limit's row of stage I (validation, files and the loop
+are what ours adds). Stage II cannot be cheaper than its own step and, with attention for each view, a forward pass of
+the global branch; stage III than two forward passes an epoch, unless its features are cached. The reference loses, in
+this order, by float32 in the default layout, by decoding every film in every epoch (two worker processes, on the same
+cores) and by its loop over crops.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ def run(settings: Settings) -> Iterator[Found]:
     data = Data(_part(ready, label_NK, 0, n_train), _part(ready, label_NK, n_train, n))
     train = PillowFilms(films[:n_train], label_NK[:n_train], config, training=True)
     val = PillowFilms(films[n_train:], label_NK[n_train:], config, training=False)
+    bare, bare_s = bare_step(config, config.global_.batch_size), []
     costs: dict[str, list[Cost]] = {"ours": [], "reference": [], "options": []}
     peaks: dict[str, float] = dict.fromkeys(costs, 0.0)
     for i in range(rounds):
@@ -134,12 +145,32 @@ def run(settings: Settings) -> Iterator[Found]:
             found = _side(side, config, data, train, val, settings)
             costs[side].append(Cost(found, 0.0 if side == "reference" else prepare_s))
             peaks[side] = max(peaks[side], peak_mb())
+        bare_s.append(_steps(bare, n_train / config.global_.batch_size))
     # the first stage is the same with the options: it is taken from ours of the same round
     costs["options"] = [
         replace(own, stages=(plain.stages[0], *own.stages))
         for own, plain in zip(costs["options"], costs["ours"], strict=True)
     ]
     yield from _rows(costs, peaks, n_train, settings, gpu)
+    yield Row(
+        f"one of {EPOCHS[0]} epochs, global stage",
+        "its bare steps",
+        n_train,
+        Timed(tuple(cost.stages[0].epoch_s for cost in costs["ours"]), peaks["ours"]),
+        Timed(tuple(bare_s)),
+        peer=False,
+        note=f"ours validates {n_val} films too, which lite's epochs do in the same proportion",
+    )
+
+
+def _steps(step: Callable[[], None], n: float) -> float:
+    """Seconds of n steps, which need not be a whole number, from as many as that covers."""
+    sync()
+    start, whole = time.perf_counter(), max(1, math.ceil(n))
+    for _ in range(whole):
+        step()
+    sync()
+    return (time.perf_counter() - start) * n / whole
 
 
 def _side(

@@ -45,10 +45,16 @@ class Quartiles:
 
 @dataclass(frozen=True)
 class Timed:
-    """One side: seconds of each round, and the highest resident memory of the process while it ran, in MB."""
+    """One side: seconds of each round; the highest resident memory of the process and of the GPU meanwhile, in MB."""
 
     seconds: tuple[float, ...]
     peak_mb: float = float("nan")
+    gpu_mb: float = 0.0
+
+    @property
+    def memory(self) -> str:
+        """In words: `1,234`, or `1,234 + 567 GPU`."""
+        return f"{self.peak_mb:,.0f}" + (f" + {self.gpu_mb:,.0f} GPU" if self.gpu_mb else "")
 
 
 @dataclass(frozen=True)
@@ -94,26 +100,40 @@ class Row:
 
     def line(self) -> str:
         """For the screen."""
-        unit = "x" if self.peer else "of the limit"
-        goal = "" if self.target is None else f"; to reach {short(self.target)}: {verdict(self)}"
+        goal = "" if self.target is None else f"; to reach {self.in_unit(self.target)}: {verdict(self)}"
         return (
-            f"{self.what}: {short(self.rate)} images/s beside {short(self.other_rate)} ({self.beside}), n = "
-            f"{len(self.ratios)}, {self.ratio} {unit}{goal}; peak {self.ours.peak_mb:,.0f} MB"
+            f"{self.what}: {short(self.rate)} images/s beside {short(self.other_rate)} ({self.side}), n = "
+            f"{len(self.ratios)}, {self.spread}{goal}; peak {self.ours.memory} MB"
             + (f"\n    {self.note}" if self.note else "")
         )
 
+    @property
+    def side(self) -> str:
+        """The other side, with a word that says when it is a limit."""
+        return self.beside if self.peer else f"limit: {self.beside}"
+
+    @property
+    def spread(self) -> str:
+        """The paired ratio as people read it: times as fast, or the share of the limit reached."""
+        found = self.ratio
+        return f"{self.in_unit(found.median)} ({self.in_unit(found.low)} to {self.in_unit(found.high)})"
+
+    def in_unit(self, ratio: float) -> str:
+        """`4.20 x` beside a peer, `95.2 %` of a limit."""
+        return f"{short(ratio)} x" if self.peer else f"{100 * ratio:.1f} %"
+
     def cells(self) -> tuple[str, ...]:
         """For a Markdown table: see HEADS."""
-        goal = "-" if self.target is None else f"{short(self.target)}: {verdict(self)}"
+        goal = "-" if self.target is None else f"{self.in_unit(self.target)}: {verdict(self)}"
         return (
             self.what,
-            self.beside,
+            self.side,
             str(len(self.ratios)),
             short(self.rate),
             short(self.other_rate),
-            str(self.ratio),
+            self.spread,
             goal,
-            f"{self.ours.peak_mb:,.0f} / {self.other.peak_mb:,.0f}",
+            f"{self.ours.memory} / {self.other.memory}",
         )
 
 
@@ -123,7 +143,7 @@ HEADS = (
     "n",
     "ours, images/s",
     "theirs, images/s",
-    "paired ratio",
+    "paired ratio, or share of the limit",
     "to reach",
     "peak MB, ours / theirs",
 )
@@ -168,7 +188,7 @@ def alternate(sides: dict[str, Callable[[], Any]], rounds: int, *, warm_up: int 
         raise ValueError(f"rounds is {rounds}; expected at least 1")
     names = list(sides)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    peaks: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     gc.collect()
     gc.freeze()  # what was there before need not be looked through again between two sides
     try:
@@ -182,10 +202,12 @@ def alternate(sides: dict[str, Callable[[], Any]], rounds: int, *, warm_up: int 
                 sync()
                 if i >= warm_up:
                     seconds[name].append(time.perf_counter() - start)
-                    peaks[name].append(peak_mb())
+                    peaks[name].append((peak_mb(), gpu_mb()))
     finally:
         gc.unfreeze()
-    return {name: Timed(tuple(seconds[name]), max(peaks[name])) for name in names}
+    return {
+        name: Timed(tuple(seconds[name]), *(max(peak) for peak in zip(*peaks[name], strict=True))) for name in names
+    }
 
 
 def sync() -> None:
@@ -197,7 +219,11 @@ def sync() -> None:
 
 
 def reset_peak() -> None:
-    """Let the peak of resident memory start anew (Linux; elsewhere it covers the whole process)."""
+    """Let the peaks of memory start anew (resident: Linux; elsewhere it covers the whole process)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -207,6 +233,13 @@ def reset_peak() -> None:
 def peak_mb() -> float:
     """Highest resident memory since `reset_peak`, in MB; NaN where the system does not say."""
     return _status("VmHWM")
+
+
+def gpu_mb() -> float:
+    """Highest memory that tensors held on the GPU since `reset_peak`, in MB; 0 without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
 
 
 def resident_mb(kind: str = "Rss") -> float:
@@ -305,6 +338,8 @@ class Page:
 
     theme: str
     about: str
+    limits: str = ""
+    """What limits it, in words: printed under the table."""
     rows: list[Row] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     problem: str = ""
@@ -314,21 +349,23 @@ class Page:
         (self.rows if isinstance(found, Row) else self.facts).append(found)  # type: ignore[arg-type]
 
     def markdown(self, place: Place) -> str:
-        """The whole page."""
-        lines = [f"# {self.theme}", "", self.about.strip(), "", f"- {place.hardware}; load {place.load} at the start"]
-        lines += [f"- {place.versions}", f"- commit {place.commit}, {place.date}", ""]
-        for peer, title in ((True, "Beside what people use today"), (False, "Beside the limit")):
-            rows = [row for row in self.rows if row.peer == peer]
-            if rows:
-                lines += [f"## {title}", "", table(HEADS, [row.cells() for row in rows]), ""]
-                lines += [f"- {row.what}: {row.note}" for row in rows if row.note]
-                lines += [""]
+        """The whole page: one table, what limits it, further figures."""
+        parts = [f"# {self.theme[:1].upper()}{self.theme[1:]}", self.about.strip()]
+        parts += [
+            f"- {place.hardware}; load {place.load} at the start\n- {place.versions}\n"
+            f"- commit {place.commit}, {place.date}"
+        ]
+        if self.rows:
+            parts += ["## Measured", table(HEADS, [row.cells() for row in self.rows])]
+            parts += ["\n".join(f"- {row.what}, beside {row.beside}: {row.note}" for row in self.rows if row.note)]
+        if self.limits:
+            parts += ["## What limits it", self.limits.strip()]
         if self.facts:
-            lines += ["## Further figures", "", table(("what", "figure"), [(f.what, f.value) for f in self.facts]), ""]
-            lines += [f"- {fact.what}: {fact.note}" for fact in self.facts if fact.note] + [""]
+            cells = [(fact.what, fact.value, fact.note or "-") for fact in self.facts]
+            parts += ["## Further figures" if self.rows else "## Measured", table(("what", "figure", "note"), cells)]
         if self.problem:
-            lines += ["## This run did not finish", "", f"    {self.problem}", ""]
-        return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+            parts += ["## This run did not finish", f"    {self.problem}"]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -348,5 +385,5 @@ def from_json(values: dict[str, Any]) -> Found:
     if values.pop("kind") == "Fact":
         return Fact(**values)
     for side in ("ours", "other"):
-        values[side] = Timed(tuple(values[side]["seconds"]), values[side]["peak_mb"])
+        values[side] = Timed(**(values[side] | {"seconds": tuple(values[side]["seconds"])}))
     return Row(**values)

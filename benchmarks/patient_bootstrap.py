@@ -12,6 +12,10 @@ from benchmarks.measure import Fact, Found
 
 THEME = "patient bootstrap"
 
+LIMITS = """
+One weighted cumulative sum over the sorted scores of each label and branch for every resample: memory bandwidth.
+"""
+
 
 def run(settings: Settings) -> Iterator[Found]:
     """Each line that it prints. A quick run leaves it out: it knows one size only."""

@@ -26,6 +26,12 @@ from benchmarks.measure import Fact, Found, Row, Timed, alternate, peak_mb, rese
 THEME = "predict"
 BATCH = 16
 
+LIMITS = """
+Without a GPU the cores do both, so the sum of decode and network is what a perfect program would take; the smaller of
+both rates is out of reach there by that much. With a GPU the two overlap and the slower one rules: with few cores it is
+the decoding.
+"""
+
 
 def run(settings: Settings) -> Iterator[Found]:
     """Rows for the three limits, and memory over a longer stream."""

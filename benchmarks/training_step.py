@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,18 @@ from agcxr.training.stages import make_trainer, uses_bf16
 from agcxr.training.tasks import Data, StageTask
 from benchmarks import materials
 from benchmarks.materials import Settings
-from benchmarks.measure import Fact, Found, Row, Timed, peak_mb, short, sync
+from benchmarks.measure import Fact, Found, Row, Timed, gpu_mb, peak_mb, short, sync
 
 THEME = "training step"
 WARM_UP = 2
 GPU_BATCH = 64
+RESNET50_BATCH = 16  # on a CPU: few steps in half a minute
+
+LIMITS = """
+The bare step: forward, loss, backward, update. Stage I adds to it the reading of a batch, drawing and rendering its
+views, and Lightning's loop. Stage II with attention for each view adds a forward pass of the frozen global branch (a
+third of a step, whatever is done around it) and attention and crop; with attention once a film nothing but the crop.
+"""
 
 
 def bare_step(config: Train, batch: int) -> Callable[[], None]:
@@ -92,8 +99,10 @@ class Alternating(L.Callback):
         self.mark = time.perf_counter()
 
 
-def beside_bare(config: Train, stage: str, films: Films, rounds: int, block: int, folder: Path) -> Alternating:
-    """Run one epoch of a stage with `rounds` counted blocks."""
+def beside_bare(
+    config: Train, stage: str, films: Films, rounds: int, block: int, folder: Path, *, bare: bool = True
+) -> Alternating:
+    """Run one epoch of a stage with `rounds` counted blocks; without `bare`, with nothing between them."""
     batch = config.stage(stage).batch_size
     n = batch * block * (rounds + WARM_UP)
     data = Data(films.first(n), films.first(4))
@@ -102,50 +111,75 @@ def beside_bare(config: Train, stage: str, films: Films, rounds: int, block: int
     for at in range(0, 4 * batch, batch):
         films.read(order[at : at + batch], order[at : at + batch])
     read_s = (time.perf_counter() - start) / 4
-    keep = Alternating(bare_step(config, batch), block, read_s)
+    # With nothing in between, films are not read ahead unseen: the steps' own seconds hold all of it.
+    keep = Alternating(bare_step(config, batch), block, read_s) if bare else Alternating(lambda: None, block, 0.0)
     trainer = make_trainer(config, 1, [keep], folder)
     trainer.fit(StageTask(materials.network(config), config, stage, data))
     return keep
 
 
-def run(settings: Settings) -> Iterator[Found]:
-    """Stage I, then stage II with attention for each view and with attention computed once a film."""
-    gpu = materials.device().type == "cuda"
-    block, rounds = (10 if gpu else 1), settings.pick(30 if gpu else 12, 2)
-    plain = materials.recipe(settings)
+@dataclass(frozen=True)
+class Case:
+    """One row: a stage of a recipe, how many pairs, and the share of the bare step to reach."""
+
+    name: str
+    config: Train
+    stage: str
+    rounds: int
+    target: float
+
+
+def cases(settings: Settings, gpu: bool) -> list[Case]:
+    """Stage I, then stage II with attention for each view and with attention computed once a film; ResNet-50's stage I
+    too where another network is asked for."""
+    plain, rounds = materials.recipe(settings), settings.pick(30 if gpu else 9, 2)
     per_image = plain.model_copy(update={"local": plain.local.model_copy(update={"attention_per": "image"})})
-    cases = (
-        ("stage I step incl. data", plain, "global", 0.90 if gpu else 0.95),
-        ("stage II step, attention for each view", plain, "local", 1 / 1.45),
-        ("stage II step, attention once a film", per_image, "local", 1 / 1.1),
-    )
-    films = materials.tiled(settings.folder, GPU_BATCH * block * (rounds + WARM_UP))
-    for name, config, stage, target in cases:
-        if gpu:
-            larger = with_batch(config.stage(stage), GPU_BATCH)
-            config = config.model_copy(update={"global_" if stage == "global" else stage: larger})
-        found = beside_bare(config, stage, films, rounds, block, settings.folder)
+    share = 0.90 if gpu else 0.95
+    found = [
+        Case("stage I step incl. data", plain, "global", rounds, share),
+        Case("stage II step, attention for each view", plain, "local", rounds, 1 / 1.45),
+        Case("stage II step, attention once a film", per_image, "local", rounds, 1 / 1.1),
+    ]
+    if gpu:
+        found = [replace(one, config=_with_batch(one.config, one.stage, GPU_BATCH)) for one in found]
+    if settings.backbone != "resnet50" and not settings.quick:
+        large = _with_batch(plain.model_copy(update={"backbone": "resnet50"}), "global", RESNET50_BATCH)
+        large = _with_batch(large, "global", GPU_BATCH) if gpu else large
+        found.insert(0, Case("stage I step incl. data", large, "global", 30 if gpu else 5, share))
+    return found
+
+
+def _with_batch(config: Train, stage: str, batch: int) -> Train:
+    """The recipe with another batch size in one stage."""
+    larger = config.stage(stage).model_copy(update={"batch_size": batch})
+    return config.model_copy(update={"global_" if stage == "global" else stage: larger})
+
+
+def run(settings: Settings) -> Iterator[Found]:
+    """A row each of `cases`."""
+    gpu = materials.device().type == "cuda"
+    block = 10 if gpu else 1
+    films = materials.tiled(settings.folder, GPU_BATCH * block * (30 + WARM_UP))
+    for case in cases(settings, gpu):
+        config, stage = case.config, case.stage
+        found = beside_bare(config, stage, films, case.rounds, block, settings.folder)
         batch = config.stage(stage).batch_size
-        ours, other = Timed(tuple(found.ours), peak_mb()), Timed(tuple(found.other), peak_mb())
+        ours, other = (Timed(tuple(seconds), peak_mb(), gpu_mb()) for seconds in (found.ours, found.other))
         row = Row(
-            f"{name}, {settings.backbone}, batch {batch}",
+            f"{case.name}, {config.backbone}, batch {batch}",
             "bare step of stage I",
             batch * block,
             ours,
             other,
             peer=False,
-            target=target,
+            target=case.target,
         )
+        half = "bf16" if uses_bf16(config.precision) else "float32"
         note = f"takes {short(1 / row.ratio.median)} times the bare step; reading a batch {1000 * found.read_s:.2f} ms"
-        yield replace(row, note=note)
-        if config.local.attention_per == "image":
+        yield replace(row, note=f"{note}; {half}, channels last")
+        if stage == "local" and config.local.attention_per == "image":
             yield Fact(
                 "attention once a film: the pass before the first epoch",
-                f"{short(batch * block * (rounds + WARM_UP) / found.once_s)} films/s",
+                f"{short(batch * block * (case.rounds + WARM_UP) / found.once_s)} films/s",
                 "once for the whole stage, not in the step above",
             )
-
-
-def with_batch(stage: Any, batch: int) -> Any:
-    """The stage with another batch size."""
-    return stage.model_copy(update={"batch_size": batch})

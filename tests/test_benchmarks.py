@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -15,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import __main__ as program
-from benchmarks import attention_crop, measure, reference
+from benchmarks import attention_crop, measure, paper_plan, reference
 from benchmarks.lite_schedule import Cost, StageCost
 from benchmarks.measure import Fact, Page, Place, Quartiles, Row, Timed
 
@@ -138,13 +139,34 @@ def test_three_digits(value, said):
 
 
 def test_targets_are_judged_by_the_median_pair():
-    assert "2.00: reached" in row(target=2.0).cells()
-    assert "2.10: short of it" in row(target=2.1).cells()
+    assert "2.00 x: reached" in row(target=2.0).cells()
+    assert "2.10 x: short of it" in row(target=2.1).cells()
+    assert "95.0 %: reached" in row(target=0.95, peer=False).cells()
+    assert "200.0 % (150.0 % to 300.0 %)" in row(peer=False).cells()
 
 
 def test_a_schedule_is_epochs_times_their_cost():
     cost = Cost((StageCost(2.0), StageCost(3.0, 10.0), StageCost(1.0)), prepare_s=7.0)
     assert cost.seconds((10, 8, 5)) == 7 + 20 + 24 + 10 + 5
+
+
+def test_the_plan_for_the_paper_counts_every_pass_once():
+    rate = paper_plan.Rates(
+        first=10.0, second=5.0, third=20.0, second_once=8.0, third_cached=1000.0, forward=40.0, both=20.0
+    )
+    plain = paper_plan.as_published(rate, (2, 3, 4), train=1000, val=200)
+    assert plain.stages == (2 * (100 + 5), 3 * (200 + 5) + 5, 4 * 50 + 10)
+    assert plain.hours == pytest.approx((210 + 620 + 210) / 3600)
+    fewer = paper_plan.with_options(rate, (2, 3, 4), train=1000, val=200)
+    assert fewer.stages == (210, 3 * (125 + 5) + 30, 4 * 1 + (4 * 1000 + 200) / 20)
+    assert str(plain) == "17.3 min (I 210 s + II 10.3 min + III 210 s)".replace("210 s", "3.50 min")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(42, "42.0 s"), (600, "10.0 min"), (36_000, "10.0 h"), (864_000, "10.0 days")]
+)
+def test_times_in_words(seconds, said):
+    assert paper_plan.in_words(seconds) == said
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -156,12 +178,21 @@ def test_findings_travel_as_json():
 
 
 def test_a_page_says_where_and_how_much():
-    page = Page("steps", "About steps.")
+    page = Page("steps", "About steps.", "The disk.")
     for found in (row(), row(peer=False, beside="a copy", target=0.5), Fact("memory", "flat")):
         page.add(found)
     text = page.markdown(Place("a machine, 2 cores", "0.1", "Python 3.11", "abc", "2026-01-01"))
-    for expected in ("a machine, 2 cores; load 0.1", "commit abc", "today", "limit", "2.00 (1.50 to 3.00)", "flat"):
+    told = (
+        "# Steps",
+        "a machine, 2 cores; load 0.1",
+        "commit abc",
+        "2.00 x (1.50 x to 3.00 x)",
+        "limit: a copy",
+        "flat",
+    )
+    for expected in (*told, "## What limits it\n\nThe disk."):
         assert expected in text
+    assert text.count("\n| ---") == 2  # one table of rows, one of figures
     assert "did not finish" not in text
 
 
@@ -179,6 +210,21 @@ def test_a_theme_that_fails_leaves_a_page_and_the_others_go_on(monkeypatch, tmp_
     assert "failed: growth" in capsys.readouterr().out
 
 
-def test_every_theme_is_a_program():
+def test_every_theme_is_a_program_that_says_what_limits_it():
     for name in program.THEMES:
-        assert (Path(program.__file__).with_name(f"{name}.py")).is_file()
+        module = importlib.import_module(f"benchmarks.{name}")
+        assert module.THEME
+        assert module.LIMITS.strip()
+        assert callable(module.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in program.THEMES if name != "patient_bootstrap"])
+def test_every_theme_runs_at_its_smallest_size(name, tmp_path):
+    """In a process of its own, as it always does; the figures mean nothing."""
+    assert program.main(["--only", name, "--quick", "--backbone", "test_resnet", "--out", str(tmp_path)]) == 0
+    (page,) = tmp_path.glob("*.md")
+    text = page.read_text()
+    assert "## Measured" in text
+    assert "## What limits it" in text
+    assert "did not finish" not in text
