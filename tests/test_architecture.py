@@ -94,9 +94,9 @@ DIRECTION = """
     evaluation/results
     evaluation/boxes
     evaluation/cases
-    evaluation/localization
     evaluation/analysis
     evaluation/tables
+    evaluation/localization
     evaluation/coverage
     evaluation/score
     evaluation/localize_picture

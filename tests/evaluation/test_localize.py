@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from agcxr.config import Attention
-from agcxr.data.prepared import Plan, Prepared
+from agcxr.data.prepared import Plan, Prepared, Source
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
 from agcxr.evaluation.evaluate import PatientLeak
 from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, table_rows, text_table
 from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
+from agcxr.evaluation.page import Page, Section, Table, to_html, to_markdown
+from agcxr.evaluation.report_looks import looks
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
@@ -49,7 +51,13 @@ def folder(parts: dict[str, int], seed: int = 0) -> Prepared:
         [(f"{i:04d}.png", i, ("Mass", "Nodule")[i % 2], *box) for i, (_, box) in enumerate(drawn)],
         columns=["image_id", "row", "finding", "x0", "y0", "x1", "y1"],
     )
-    return Prepared(Path("tiny"), np.stack([film for film, _ in drawn]), index, boxes, Plan.model_construct())
+    return Prepared(
+        Path("tiny"),
+        np.stack([film for film, _ in drawn]),
+        index,
+        boxes,
+        Plan.model_construct(source=Source(name="made")),
+    )
 
 
 class Brightness(nn.Module):
@@ -172,6 +180,47 @@ def test_the_table_has_ours_and_the_published_rows(found, capsys):
     assert "published: Grad-CAM++" in printed
     with pytest.raises(ValueError, match="no score of 'fusion' on 'Hernia'; there are random, prior"):
         looked.score("fusion", "Hernia")
+
+
+def test_the_report_shows_every_measure_between_floor_and_ceiling_with_intervals(found):
+    looked, out = found
+    section = looks(looked, "localization.png")
+    page = Page("t", "s", "n", (Section("Summary", ()), section))
+    html, text = to_html(page, out), to_markdown(page, out)
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    mean, hits, mass, nodule = tables
+    titles = [row[0].text for row in mean.rows]
+    assert titles[:3] == ["Floor: random map", "Floor: centre prior", "Attention box"]
+    assert titles[-3:] == ["Published: Wang 2017", "Published: Grad-CAM++", "Published: random map"]
+    assert mean.head[1:] == (
+        "Hit",
+        "Energy",
+        "Mean",
+        *(f"> .{t}" for t in "12345"),
+        *(f"> {t}" for t in (".1", ".25", ".5", ".75", ".9")),
+    )
+    assert [cell.text for cell in mean.rows[-3][1:]] == [""] * 8 + [".63", ".49", ".33", ".24", ".21"]
+    assert [cell.text for cell in mean.rows[-2][1:]] == [""] * 3 + [".62", ".42", ".28", ".18", ".10"] + [""] * 5
+    assert all("–" in cell.soft for row in mean.rows[:8] for cell in row[1:])
+    assert (mass.folded, nodule.folded) == ("Mass, 12 cases", "Nodule, 12 cases")
+    assert [row[0] for row in hits.rows] == ["Mass", "Nodule", "Mean over findings"]
+    assert "lies inside the annotated box in 100 % of the cases" in text
+    assert "more often than that of a random map" in text
+    assert '<figure class="wide">' in html
+    assert "](localization.png)" in text
+
+
+def test_words_are_no_stronger_than_the_intervals(found):
+    looked = found[0]
+
+    def said(low: float, high: float) -> str:
+        gaps = tuple(gap.model_copy(update={"low": low, "high": high}) for gap in looked.gaps)
+        section = looks(looked.model_copy(update={"gaps": gaps}), "localization.png")
+        return section.blocks[0].text
+
+    assert ": less often than that of a random map (" in said(-0.2, -0.1)
+    assert ": not surely more often than that of a random map (" in said(-0.2, 0.1)
+    assert "and more often than that of a map that only knows where the finding usually lies" in said(0.1, 0.2)
 
 
 def test_batches_do_not_change_the_result(found):
@@ -297,3 +346,17 @@ def test_intervals_are_over_patients_not_over_films():
     assert hit.value == pytest.approx(1 / 11)
     assert (hit.low, hit.high) == (0.0, 1.0)
     assert all(gap.value == gap.low == gap.high == 0 for gap in gaps)
+
+
+def test_one_patient_has_no_interval():
+    cases = [case((0, 0, 1, 1), "Mass", f"p{i}") for i in range(9)] + [case((0, 0, 1, 1), "Hernia", "p0")]
+    value_NV = np.tile(np.linspace(0, 1, 10)[:, None], (1, len(MEASURES)))
+    tracks = [Track(method, value_NV, np.full(10, -1)) for method in METHODS]
+    scores, gaps = summarise(cases, tracks, 300, np.random.default_rng(0))
+    by_name = {score.finding: score.of("hit") for score in scores if score.method == "fusion"}
+    assert (by_name["Hernia"].value, by_name["Mass"].value) == (1.0, pytest.approx(4 / 9))
+    assert np.isnan(by_name["Hernia"].low)
+    assert by_name["Mass"].low < 4 / 9 < by_name["Mass"].high
+    # The mean is over both findings: resamples that lack the one patient of Hernia have none.
+    assert by_name["mean"].value == pytest.approx((1 + 4 / 9) / 2)
+    assert all(np.isnan(gap.low) and np.isnan(gap.p) for gap in gaps if gap.finding == "Hernia")

@@ -84,10 +84,10 @@ class Chosen:
     def fitted_words(self) -> str:
         """On which films thresholds and the prior are fitted."""
         if self.fitting:
-            what = f"{len(self.fitting)} boxed findings of validation films"
+            what = f"{len(self.fitting):,} boxed findings of validation films"
         else:
             what = "the other half of the patients of the scored films (two-fold cross-fitting)"
-        return what + (f"; the prior also on {len(self.extra)} of other patients' films" if self.extra else "")
+        return what + (f"; the prior also on {len(self.extra):,} of other patients' films" if self.extra else "")
 
 
 def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> Chosen:

@@ -10,7 +10,8 @@ from typing import Literal, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
-from agcxr.evaluation.results import LeakResult
+from agcxr.evaluation.results import LeakResult, Number
+from agcxr.evaluation.tables import NONE, chance
 from agcxr.inference.maps import Rectify
 
 MEAN = "mean"
@@ -44,16 +45,16 @@ TITLES: dict[str, str] = {
 class Record(BaseModel):
     """A value that is read back as it was written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 class Measured(Record):
-    """One of boxes.MEASURES as a mean over cases, in [0, 1], with its 95 % interval."""
+    """One of boxes.MEASURES as a mean over cases, in [0, 1], with its 95 % interval (NaN: cases of one patient)."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: Number
+    high: Number
 
 
 class Score(Record):
@@ -84,9 +85,9 @@ class Gap(Record):
     finding: str
     measure: str
     value: float
-    low: float
-    high: float
-    p: float
+    low: Number
+    high: Number
+    p: Number
 
 
 class Published(Record):
@@ -277,6 +278,8 @@ def _cells(texts: tuple[str, ...]) -> str:
 
 
 def _short(value: float) -> str:
+    if value != value:
+        return NONE
     return f"{value:.2f}".removeprefix("0") if value < 1 else "1"
 
 
@@ -301,14 +304,15 @@ def summary(found: Localization) -> str:
             f"{TITLES[method]:<26}{_short(hit.value):>6}{f'{_short(hit.low)}–{_short(hit.high)}':>16}"
             f"{_short(energy.value):>8}{_short(iou.value):>7}{_short(touching.value):>8}"
         )
-    columns = ("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p")
-    lines.append("{:<26}{:>6}{:>16}{:>12}{:>12}{:>7}".format(*columns))
+    columns = ("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p", "Centre prior")
+    lines.append("{:<26}{:>6}{:>16}{:>12}{:>12}{:>7}{:>14}".format(*columns))
     for finding in found.findings:
-        chance, seen = (found.score(method, finding) for method in ("random", "attention"))
+        luck, seen, usual = (found.score(method, finding) for method in ("random", "attention", "prior"))
         gap = found.gap("attention", "random", finding)
         lines.append(
-            f"{finding.replace('_', ' '):<26}{seen.cases:>6}{_short(chance.of('hit').value):>16}"
-            f"{_short(seen.of('hit').value):>12}{gap.value:>+12.2f}{gap.p:>7.3f}"
+            f"{finding.replace('_', ' '):<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
+            f"{_short(seen.of('hit').value):>12}{gap.value:>+12.2f}{chance(gap.p, 2 / (found.resamples + 1)):>7}"
+            f"{_short(usual.of('hit').value):>14}"
         )
     return "\n".join(lines)
 

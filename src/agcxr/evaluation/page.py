@@ -58,6 +58,8 @@ class Table:
     """A name over each column; equal neighbours share one."""
     folded: str = ""
     """Folded away under this title."""
+    stacked: bool = False
+    """Softer texts under their values, for tables of many columns."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class Picture:
 
     path: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A picture as wide as the page; small screens scroll it sideways."""
+
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ class Code:
     text: str
 
 
-Block: TypeAlias = Text | Heading | Table | Chart | Multiples | Gallery | Headline | Facts | Legend | Code
+Block: TypeAlias = Text | Heading | Table | Chart | Multiples | Gallery | Wide | Headline | Facts | Legend | Code
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,10 @@ def _html(block: Block, folder: Path) -> str:
             return f'<figure><div class="multiples" style="{style}">{cells}</div>{_caption(block.caption)}</figure>'
         case Gallery():
             return f"<h3>{escape(block.title)}</h3>" + "".join(_html_example(one, folder) for one in block.examples)
+        case Wide():
+            source, caption = _embedded(folder / block.picture.path), _caption(block.picture.caption)
+            image = f'<img src="{source}" alt="{escape(block.picture.caption)}" loading="lazy">'
+            return f'<figure class="wide"><div class="scroll">{image}</div>{caption}</figure>'
         case Headline():
             tiles = "".join(
                 f"<div><dt>{escape(n.label)}</dt><dd><b>{escape(n.value)}</b><span>{escape(n.detail)}</span></dd></div>"
@@ -255,7 +268,8 @@ def _html_table(table: Table) -> str:
         cells = [_html_cell(cell, "th" if i == 0 else "td", attributes(i)) for i, cell in enumerate(row)]
         rows.append(f"<tr{last}>{''.join(cells)}</tr>")
     body = f"<thead>{above}<tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<figure><div class="scroll"><table>{body}</table></div>{_caption(table.caption)}</figure>'
+    look = ' class="stacked"' if table.stacked else ""
+    return f'<figure{look}><div class="scroll"><table>{body}</table></div>{_caption(table.caption)}</figure>'
 
 
 def _html_cell(cell: Cell | str, tag: str, attributes: str) -> str:
@@ -308,6 +322,9 @@ def _markdown(block: Block, folder: Path) -> str:
             return _markdown_chart(svg, block.file, block.caption, folder)
         case Gallery():
             return "\n\n".join([f"### {block.title}", *map(_markdown_example, block.examples)])
+        case Wide():
+            caption = _plain(block.picture.caption)
+            return f"![{caption}]({block.picture.path})\n\n{caption}"
         case Headline():
             return "\n".join(f"- **{_plain(n.value)}** {_plain(n.label)} ({_plain(n.detail)})" for n in block.numbers)
         case Facts():
@@ -338,7 +355,7 @@ def _markdown_table(table: Table) -> str:
     def cell(value: Cell | str) -> str:
         one = Cell(value) if isinstance(value, str) else value
         text = f"**{_plain(one.text)}**" if one.strong else _plain(one.text)
-        return f"{text} {_plain(one.soft)}".strip()
+        return f"{text} ({_plain(one.soft)})" if one.soft else text
 
     groups = table.groups or ("",) * len(table.head)
     head = [_plain(f"{over} {name}".strip()) for over, name in zip(groups, table.head, strict=True)]

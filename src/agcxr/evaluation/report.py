@@ -26,7 +26,14 @@ from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, operating, per_finding, percent, span, words
 from agcxr.evaluation.results import PREDICTIONS, Results, load_results
 from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed
+from agcxr.inference.prediction import BRANCHES
 
+SPLITS = {
+    "official": "the official lists",
+    "patient": "random, by patient, seed {seed}",
+    "image": "random, by image, seed {seed}",
+    "test": "all films are test films",
+}
 NOTICE = "Research use only. Not a medical device."
 
 
@@ -39,7 +46,7 @@ class Written:
 
 
 def report(folder: str | Path, extra: tuple[Section, ...] = ()) -> Written:
-    """Write both reports into a results folder. `extra` sections come before the facts.
+    """Write both reports into a results folder. `extra` sections follow the pictures of where it looked.
 
     Raises ValueError where the folder holds no results or its predictions are missing.
     """
@@ -64,8 +71,8 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> 
         roc_curves(results, predictions),
         operating(results),
         attention(results),
-        training(folder),
         *extra,
+        training(folder),
         beside_published(results),
         _facts(results, folder),
         _reading(results),
@@ -178,7 +185,7 @@ def _plan_facts(path: Path) -> list[tuple[str, str]]:
     parts = ", ".join(f"{p.part} {p.images:,} films of {p.patients:,} patients" for p in plan.counts.parts)
     return [
         ("Source", plan.source.name),
-        ("Split", f"by {plan.split.rule}, seed {plan.split.seed}: {parts}"),
+        ("Split", f"{SPLITS.get(plan.split.rule, plan.split.rule).format(seed=plan.split.seed)}: {parts}"),
         ("Between the parts", str(plan.leak_check)),
         ("Prepared films", f"{plan.size} x {plan.size}, {plan.resize_rule}; {plan.counts.rejected:,} rejected"),
         ("Annotated boxes", f"{plan.counts.boxes:,} on {plan.counts.boxed_images:,} films"),
@@ -189,7 +196,8 @@ def _run_facts(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     run = json.loads(path.read_text(encoding="utf-8"))
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in run.get("stage_seconds", {}).items())
+    took = sorted(run.get("stage_seconds", {}).items(), key=lambda stage: BRANCHES.index(stage[0].split("+")[0]))
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took)
     return [("Trained on", str(run.get("hardware", NONE))), ("Training time", stages or NONE)]
 
 
@@ -210,8 +218,8 @@ def _reading(results: Results) -> Section:
                 "training again with another seed."
             ),
             Text(
-                "Labels of ChestX-ray14 were read from reports by a program and are partly wrong, so no number here is "
-                "the accuracy of a diagnosis."
+                "Labels of the public collections were read from reports by programs and are partly wrong, so no "
+                "number here is the accuracy of a diagnosis."
             ),
             Text(f"{NOTICE} The scores must not be used in the care of patients."),
         ),

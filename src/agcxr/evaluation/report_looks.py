@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from agcxr.evaluation import localization
 from agcxr.evaluation.coverage import MEAN, Coverage
-from agcxr.evaluation.localization import COLUMNS, METHODS, TITLES, Localization, Measured, TableRow, table_rows
-from agcxr.evaluation.page import Block, Cell, Example, Gallery, Picture, Section, Table, Text
+from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Measured, Method, TableRow, table_rows
+from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
 from agcxr.evaluation.report_tables import words
-from agcxr.evaluation.tables import NONE, chance, number, signed
+from agcxr.evaluation.tables import DAGGER, chance, number, signed
+from agcxr.uncertainty import FEW_PATIENTS
 
-OVERLAPS = tuple(name for name in COLUMNS if ">" in name)
-WHOLE = ("hit", "energy", "iou")
-NAMES = {"hit": "Hit", "energy": "Energy", "iou": "IoU"}
+ORDER = ("hit", "energy", "iou", *(name for name in localization.COLUMNS if ">" in name))
+"""Columns of the tables, names of boxes.MEASURES."""
+SHORT: dict[Method, tuple[str, str]] = {
+    "random": ("Floor", "Random map"),
+    "prior": ("Floor", "Centre prior"),
+    "attention": ("", "Attention"),
+    "global": ("Grad-CAM", "Global"),
+    "local": ("Grad-CAM", "Local"),
+    "fusion": ("Grad-CAM", "Fusion"),
+    "ceiling": ("Ceiling", "Grid"),
+    "ceiling-crop": ("Ceiling", "Crop's grid"),
+}
+"""(over it, name) of a method's column."""
 
 
 def looks(found: Localization, picture: str) -> Section:
     """Boxes and maps against the annotated boxes, between their floor and their ceiling. picture: its file's name."""
-    blocks: list[Block] = [Text(_said(found))]
-    blocks += [_compared(found), _overlaps(found), _hits(found)]
-    blocks.append(Gallery("Best, median and worst of the fusion map", (Example("", "", (Picture(picture, ""),)),)))
+    said = (
+        "Of every finding the film on which the fusion's map meets the annotation best, the median one and the worst. "
+        "Green: annotated. Blue: the box of the map. Orange, dashed: the attention box."
+    )
+    blocks: list[Block] = [*map(Text, _said(found)), _measured(found), Heading("How often the peak is inside")]
+    blocks += [_hits(found), Heading("Best, median and worst of the fusion's map"), Wide(Picture(picture, said))]
+    blocks += [Heading("Every measure, finding by finding"), *(_measured(found, name) for name in found.findings)]
     return Section("Where it looks, measured", tuple(blocks))
 
 
@@ -26,20 +42,44 @@ def crops(shown: Coverage) -> Section:
     return Section("What the crop shows", (_covered(shown),))
 
 
-def _said(found: Localization) -> str:
-    gap = found.gap("attention", "random")
-    verdict = "more often than" if gap.low > 0 else "less often than" if gap.high < 0 else "no surer than"
+def _said(found: Localization) -> tuple[str, ...]:
+    head = f"{found.cases:,} boxed findings on {found.films:,} films of {found.patients:,} patients. "
+    how = f"Map thresholds and the centre prior were fitted on {found.fitted}; a peak needs no threshold. "
+    chosen: dict[str, list[str]] = {}
+    for one in found.thresholds:
+        chosen.setdefault(localization.TITLES[one.method].removeprefix("floor: "), []).append(number(one.value, 2))
+    shares = ", ".join(f"{name} {' and '.join(values)}" for name, values in chosen.items())
+    how += f"Chosen, as shares of a map's maximum: {shares}. "
+    how += "Definitions: docs/localization.md." + "".join(f" Left out: {reason}." for reason in found.left_out)
     return (
-        f"{found.cases:,} boxed findings on {found.films:,} films of {found.patients:,} patients. The peak of the "
-        f"attention lies inside the annotated box {verdict} that of a random map ({signed(gap.value)}, 95 % interval "
-        f"{signed(gap.low)} to {signed(gap.high)}). Map thresholds and the centre prior were fitted on {found.fitted}. "
-        "Definitions: docs/localization.md." + "".join(f" Left out: {reason}." for reason in found.left_out)
+        head + _against(found, "attention", "The attention's peak"),
+        _against(found, "fusion", "The peak of the fusion's Grad-CAM"),
+        how,
     )
+
+
+def _against(found: Localization, method: Method, name: str) -> str:
+    """The hit rate beside both floors, in a sentence no stronger than the intervals."""
+    hit = found.score(method).of("hit")
+    gaps = [found.gap(method, floor) for floor in FLOORS]
+    than = [_than(gap) for gap in gaps]
+    whose = ("that of a random map", "that of a map that only knows where the finding usually lies (centre prior;")
+    shown = [f"{signed(gap.value)}, {signed(gap.low)} to {signed(gap.high)})" for gap in gaps]
+    return (
+        f"{name} lies inside the annotated box in {100 * hit.value:.0f} % of the cases, mean over findings: {than[0]} "
+        f"{whose[0]} ({shown[0]}, {'and' if than[0] == than[1] else 'but'} {than[1]} {whose[1]} {shown[1]}."
+    )
+
+
+def _than(gap: Gap) -> str:
+    if gap.low > 0:
+        return "more often than"
+    return "less often than" if gap.high < 0 else "not surely more often than"
 
 
 def _covered(shown: Coverage) -> Table:
     return Table(
-        head=("What the crop shows", "Boxes", "Coverage", "Chance", "Difference", "p"),
+        head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p"),
         rows=tuple(
             (
                 words(row.finding) if row.finding != MEAN else "Mean over findings",
@@ -61,57 +101,78 @@ def _covered(shown: Coverage) -> Table:
     )
 
 
-def _compared(found: Localization) -> Table:
-    def row(line: TableRow) -> tuple[Cell | str, ...]:
-        cells = dict(zip(COLUMNS, line.cells, strict=True))
-        return (Cell(_title(line.title), strong=line.kind == "ours"), *(_cell(cells[name]) for name in WHOLE))
-
-    lines = [line for line in table_rows(found) if line.kind != "published"]
+def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
+    """Every measure of every method, with intervals; for the mean also the published rows."""
+    mean = finding == localization.MEAN
+    lines = table_rows(found, finding)
+    title = "Mean over findings" if mean else f"{words(finding)}, {lines[0].cases:,} cases"
+    caption = (
+        "Hit: the peak lies inside the box. Energy: the share of the map inside the box. IoU: mean overlap of the "
+        "map's box with the annotated one, then the share of cases over each threshold; IoBB: intersection over the "
+        "area of the found box. 95 % intervals over patients. Published rows are of the NIH's boxes and compare with "
+        "runs on those only."
+    )
+    names = ("Hit", "Energy", "Mean", *(f"> {name.split('>')[1].removeprefix('0')}" for name in ORDER[3:]))
     return Table(
-        head=("Mean over findings", *(NAMES[name] for name in WHOLE)),
-        rows=tuple(row(line) for line in lines),
-        caption="Hit: the peak lies inside the box. Energy: the share of the map inside the box. IoU: mean overlap of "
-        "the map's box with the annotated one. 95 % intervals over patients.",
+        head=(title if mean else "", *names),
+        groups=(
+            "",
+            "",
+            "",
+            *("IoU" if name.startswith("iou") and not name.startswith("iobb") else "IoBB" for name in ORDER[2:]),
+        ),
+        rows=tuple(_line(line) for line in lines),
+        caption=caption if mean else "",
+        folded="" if mean else title,
+        stacked=True,
     )
 
 
-def _overlaps(found: Localization) -> Table:
-    def row(line: TableRow) -> tuple[Cell | str, ...]:
-        cells = dict(zip(COLUMNS, line.cells, strict=True))
-        texts = ("" if (m := cells[name]) is None else number(m.value, 2) for name in OVERLAPS)
-        return (Cell(_title(line.title), strong=line.kind == "ours"), *texts)
-
-    return Table(
-        head=("Share of boxes with", *(f"> {name.split('>')[1]}" for name in OVERLAPS)),
-        groups=("", *("IoU" if name.startswith("iou") else "IoBB" for name in OVERLAPS)),
-        rows=tuple(row(line) for line in table_rows(found)),
-        caption="IoBB: intersection over the area of the found box. Published rows are on the NIH's boxes.",
-    )
+def _line(line: TableRow) -> tuple[Cell | str, ...]:
+    cells = dict(zip(localization.COLUMNS, line.cells, strict=True))
+    bare = line.kind == "published"
+    return (Cell(_title(line.title), strong=line.kind == "ours"), *(_cell(cells[name], bare) for name in ORDER))
 
 
 def _hits(found: Localization) -> Table:
     def row(finding: str) -> tuple[Cell | str, ...]:
-        gap = found.gap("attention", "random", finding)
         scores = [found.score(method, finding).of("hit") for method in METHODS]
+        gaps = [found.gap("attention", floor, finding) for floor in FLOORS]
+        few = found.score("random", finding).patients < FEW_PATIENTS
+        name = "Mean over findings" if finding == localization.MEAN else words(finding) + DAGGER * few
         return (
-            words(finding),
+            name,
             f"{found.score('random', finding).cases:,}",
-            *(number(score.value, 2) for score in scores),
-            Cell(signed(gap.value, 2), f"{signed(gap.low, 2)} to {signed(gap.high, 2)}", strong=gap.low > 0),
-            chance(gap.p, 2 / found.resamples),
+            *(_cell(score) for score in scores),
+            *(Cell(signed(gap.value, 2), _ends(gap), strong=gap.low > 0) for gap in gaps),
         )
 
     return Table(
-        head=("Hit rate", "Cases", *(_title(TITLES[method]) for method in METHODS), "Attention − random", "p"),
-        rows=tuple(row(finding) for finding in found.findings),
+        head=("Hit rate", "Cases", *(SHORT[method][1] for method in METHODS), "random", "prior"),
+        groups=("", "", *(SHORT[method][0] for method in METHODS), "Attention −", "Attention −"),
+        rows=tuple(row(finding) for finding in (*found.findings, localization.MEAN)),
+        caption="Differences are paired; in bold where the interval lies over 0. Ceiling: the best that one cell of "
+        f"the feature grid can do, of the whole view's grid and of the crop's. {DAGGER} fewer than {FEW_PATIENTS} "
+        "patients: intervals are rough.",
+        summary=True,
+        stacked=True,
     )
+
+
+def _ends(gap: Gap) -> str:
+    return f"{signed(gap.low, 2)} to {signed(gap.high, 2)}" if gap.low == gap.low else "one patient"
 
 
 def _title(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _cell(measured: Measured | None) -> Cell:
+def _cell(measured: Measured | None, bare: bool = False) -> Cell:
     if measured is None:
-        return Cell(NONE)
-    return Cell(number(measured.value, 3), f"{number(measured.low, 2)}–{number(measured.high, 2)}")
+        return Cell("")
+    known = measured.low == measured.low and not bare
+    return Cell(number(measured.value, 2), f"{_short(measured.low)}–{_short(measured.high)}" if known else "")
+
+
+def _short(value: float) -> str:
+    return number(value, 2) if value < 1 else "1"

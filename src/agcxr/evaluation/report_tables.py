@@ -142,7 +142,34 @@ def fusion_gain(results: Results) -> Section:
         f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. The "
         f"intervals are not corrected for looking at {len(found)} findings. {few_patients(analysis)}"
     ).strip()
-    return Section("What fusion adds", (Chart(svg, "differences.svg", caption), *_second_opinion(results)))
+    chart = Chart(svg, "differences.svg", caption)
+    return Section("What fusion adds", (chart, *_second_opinion(results), *_every_gap(results)))
+
+
+def _every_gap(results: Results) -> tuple[Block, ...]:
+    """The last branch minus each other one, in both measures, folded away."""
+    analysis = results.analysis
+    last = analysis.branches[-1]
+
+    def cells(gap: Gap | None) -> tuple[Cell, Cell]:
+        if gap is None:
+            return Cell(NONE), Cell(NONE)
+        clear = gap.low > 0 or gap.high < 0
+        return Cell(signed(gap.value), span(gap, True), clear), Cell(chance(gap.p, p_floor(analysis, gap)))
+
+    out = []
+    for against in analysis.branches[:-1]:
+        rows = [
+            (Cell(name), *cells(gap_of(gaps, against)), *cells(gap_of(gaps, against, "average_precision")))
+            for name, gaps in (
+                *((marked(r), r.gaps) for r in analysis.labels if r.defined),
+                (f"Mean of {len(analysis.mean.findings)}", analysis.mean.gaps),
+            )
+        ]
+        head = ("Finding", "AUROC", "p", "Average precision", "p")
+        title = f"{last.capitalize()} minus {against}, finding by finding"
+        out.append(Table(head, tuple(rows), summary=True, folded=title))
+    return tuple(out)
 
 
 def _second_opinion(results: Results) -> tuple[Block, ...]:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.localize import PICTURE
 from agcxr.evaluation.page import Cell, Section, Table
 from agcxr.evaluation.report import Written, report
-from agcxr.evaluation.report_looks import looks
 from agcxr.evaluation.study import Study, study
 from agcxr.evaluation.tables import number
 from agcxr.training.seeds import SEEDS, Seeds, Spread, read_seeds, write_seeds
@@ -42,8 +40,7 @@ def evaluate_seeds(
 
 def _again(one: Study, found: Seeds) -> Written:
     """The report of a run once more, now that all seeds are known."""
-    looked = () if one.localization is None else (looks(one.localization, PICTURE),)
-    return report(one.folder, (*looked, seeds_section(found)))
+    return report(one.folder, (*one.sections, seeds_section(found)))
 
 
 def seeds_section(found: Seeds) -> Section:

@@ -31,6 +31,8 @@ class Study:
     results: Results
     meaning: Meaning
     localization: Localization | None
+    sections: tuple[Section, ...]
+    """Of the report, beyond those that `results` makes."""
     report: Written
 
 
@@ -66,7 +68,7 @@ def study(
     card = read_card(fetch(run) / CARD_FILE)
     meaning = interpret(done.folder, done.results, card.calibration)
     found: Localization | None = None
-    extra: tuple[Section, ...] = meaning_sections(meaning)
+    extra: tuple[Section, ...] = ()
     if has_boxes(films, split):
         shown = _coverage(done.folder, films, card.model, resamples, seed)
         extra += (crops(shown),)
@@ -87,7 +89,8 @@ def study(
         extra += (looks(found, PICTURE),)
         if progress:
             print(f"\n{summary(found)}")
-    return Study(done.folder, done.results, meaning, found, report(done.folder, extra))
+    extra += meaning_sections(meaning)
+    return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra))
 
 
 def _coverage(folder: Path, films: Prepared, model: ModelArguments, resamples: int, seed: int) -> Coverage:
