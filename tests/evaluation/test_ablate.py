@@ -21,7 +21,8 @@ from agcxr.config import Augment, Fusion, Local, Stage, Train
 from agcxr.evaluation import ablate as ablate_module
 from agcxr.evaluation.ablate import ablate
 from agcxr.evaluation.ablation import BinResult, Draws, Interval, Paired, read_ablation, sample, usable
-from agcxr.evaluation.ablation_size import bins, conclusions, read_lesions, size_study, small_findings
+from agcxr.evaluation.ablation_size import Advantage, bins, conclusions, read_lesions, size_study, small_findings
+from agcxr.evaluation.ablation_tables import answer, markdown
 from agcxr.evaluation.analysis import Scores
 
 LABELS = ("Nodule", "Mass", "No Finding")
@@ -160,6 +161,42 @@ def test_conclusions_in_words(gaps, said):
     assert said in conclusions(found)[0]
 
 
+def gap(low: float, high: float) -> Paired:
+    return Paired(value=(low + high) / 2, low=low, high=high, p=0.1)
+
+
+def test_the_answer_is_no_stronger_than_its_intervals(done):
+    """Better than random, undecided against centre, worse than whole: attention minus control is turned round."""
+    ends = {"random": (-0.03, -0.01), "centre": (-0.02, 0.01), "whole": (0.01, 0.03)}
+    arms = []
+    for arm in done.results.arms:
+        branches = arm.branches
+        if not arm.reference:
+            branches = tuple(one.model_copy(update={"against_reference": gap(*ends[arm.name])}) for one in branches)
+        arms.append(arm.model_copy(update={"branches": branches, "fusion_over_global": gap(-0.01, 0.03)}))
+    found = done.results.model_copy(update={"arms": tuple(arms), "sizes": None})
+    compared = (
+        "attention is better than the random box, +.020 (+.010 to +.030); it is not shown to differ from the centre "
+        "box, +.005 (−.010 to +.020); it is worse than the whole view, −.020 (−.030 to −.010)."
+    )
+    assert answer(found) == (
+        "The fusion is not shown to differ from its own global branch: +.010 (−.010 to +.030).",
+        f"All {len(found.findings)} findings, fusion: {compared}",
+        f"All {len(found.findings)} findings, local branch: {compared}",
+    )
+    assert "| the whole view | **−.020 (−.030 to −.010)** | **−.020 (−.030 to −.010)** |\n" in markdown(found)
+    assert answer(found.model_copy(update={"arms": tuple(arm for arm in arms if arm.reference)})) == ()
+
+
+def test_where_the_advantage_lies():
+    found = [row(1, 2, 0.01), row(2, 3, 0.01), row(3, 4, -0.01), row(4, 7, 0.01, "Mass")]
+    at = Advantage.of(found, "local", "whole")
+    assert (at.ranges(), at.endless) == ("1–3 cm (Nodule), 4–7 cm (Mass)", False)
+    assert [one.high_cm for one in at.run] == [2, 3]
+    assert Advantage.of(found[3:], "local", "whole").endless
+    assert Advantage.of(found, "fusion", "whole").run == ()
+
+
 def test_lesion_tables_are_checked(tmp_path):
     path = tmp_path / "lesions.csv"
     path.write_text("image,finding\na.png,Nodule\n")
@@ -251,6 +288,15 @@ def test_the_table_and_the_figures(done):
     assert "| attention (ref.) |" in text
     assert "| Arm | Global | Local | Fusion | Local − ref. | Fusion − ref. |" in text
     assert "- Fusion, attention against whole: " in text
+    assert (
+        text.index("## What attention adds") < text.index("![Every arm](figure.png)") < text.index("## Where the crop")
+    )
+    assert "| Mean AUROC, attention minus | Fusion | Local | Fusion, small findings | Local, small findings |" in text
+    assert all(f"\n| the {name} | " in text for name in ("random box", "centre box", "whole view"))
+    assert (
+        "| Fusion | Attention | − random box | − centre box | − whole view |\n|---|---|---|---|---|\n| Nodule |" in text
+    )
+    assert "<details><summary>Sensitivity</summary>" in text
     assert "40 resamples of the patients and of the seeds" in text
     for name in ("figure", "sizes"):
         assert (done.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -44,6 +44,10 @@ class Paired(Frozen):
         """The interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    def turned(self) -> Paired:
+        """The same difference, taken the other way round."""
+        return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low})
+
 
 class ArmBranch(Frozen):
     """Mean AUROC over the findings of one branch of an arm, its mean over the seeds, and each of them."""
@@ -112,8 +116,9 @@ class BinResult(Frozen):
 
 
 class SmallResult(Frozen):
-    """Mean AUROC over the small findings: the reference minus a control."""
+    """AUROC of a small finding, or its mean over them: the reference minus a control."""
 
+    finding: str = "mean"
     branch: str
     control: str
     auroc: Interval
@@ -129,6 +134,9 @@ class SizeStudy(Frozen):
     small_cm: float
     specificity: float
     small: tuple[SmallResult, ...]
+    """Means over the small findings."""
+    each: tuple[SmallResult, ...] = ()
+    """Finding by finding; results of the first version lack them."""
     bins: tuple[BinResult, ...]
     conclusions: tuple[str, ...]
 

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from agcxr.evaluation.ablation import Ablation, ArmBranch, ArmResult, BinResult, SizeStudy
+from agcxr.evaluation.ablation_tables import NAMES
 from agcxr.evaluation.controls import GROUPS, TITLES
 from agcxr.evaluation.tables import number, signed
 
@@ -29,7 +30,6 @@ STYLE: Any = {
     "svg.hashsalt": "agcxr",
     "axes.unicode_minus": True,
 }
-NAMES = {"whole": "whole view", "random": "random box", "centre": "centre box", "attention": "attention"}
 
 
 def draw_arms(found: Ablation) -> dict[str, bytes]:
@@ -57,7 +57,9 @@ def draw_arms(found: Ablation) -> dict[str, bytes]:
         _ticks(left, signed_ticks=False)
         _ticks(right, signed_ticks=True)
         left.set_title("Mean AUROC", loc="left", color=INK, fontsize=10, weight="bold", pad=8)
-        right.set_title("Difference from the reference", loc="left", color=INK, fontsize=10, weight="bold", pad=8)
+        right.set_title(
+            "Arm minus reference (left of 0: worse)", loc="left", color=INK, fontsize=10, weight="bold", pad=8
+        )
         _legend(figure, found)
         return _files(figure)
 
@@ -79,7 +81,7 @@ def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
                     f"{branch.capitalize()}: {_measure(measure, study)}", loc="left", fontsize=9.5, weight="bold"
                 )
         for axis in grid[-1]:
-            axis.set_xlabel("Diameter of the film's largest nodule or mass, cm", color=MUTED)
+            axis.set_xlabel("Diameter of the film's largest sign, cm", color=MUTED)
         keys = [
             Line2D([], [], color=colour, marker="o", ls="", mfc=colour, label=f"attention − {NAMES.get(name, name)}")
             for name, colour in zip(controls, _colours(controls), strict=True)
@@ -125,9 +127,9 @@ def _label(axis: Axes, arm: ArmResult, at: float) -> None:
     weight = "bold" if arm.reference else "normal"
     place = axis.get_yaxis_transform()
     axis.text(
-        -0.47,
+        -0.49,
         at,
-        f"{name}{'  (ref.)' if arm.reference else ''}",
+        f"{name}{' (ref.)' if arm.reference else ''}",
         transform=place,
         va="center",
         color=INK,
@@ -238,18 +240,20 @@ def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str], me
     axis.set_axisbelow(True)
     axis.tick_params(length=0, colors=MUTED, labelsize=8)
     axis.axhline(0, color=MUTED, lw=1, zorder=1)
+    ranges = sorted(dict.fromkeys((one.finding, one.low_cm, one.high_cm) for one in found), key=lambda at: at[2])
     for i, (control, colour) in enumerate(zip(controls, _colours(controls), strict=True)):
         for one in found:
             gap = one.auroc_gap if measure == "AUROC" else one.sensitivity_gap
             if one.control != control or not math.isfinite(gap.value):
                 continue
-            width = one.high_cm - one.low_cm
-            x = one.low_cm + width * (i + 1) / (len(controls) + 1)
+            x = ranges.index((one.finding, one.low_cm, one.high_cm)) + 0.7 * ((i + 0.5) / len(controls) - 0.5)
             axis.plot([x, x], [gap.low, gap.high], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
             face = colour if gap.clear else PAPER_WHITE
             axis.plot([x], [gap.value], "o", ms=5, mfc=face, mec=colour, mew=1.4, zorder=3)
-    for edge in sorted({edge for one in found for edge in (one.low_cm, one.high_cm)}):
-        axis.axvline(edge, color=RULE, lw=0.8, zorder=0)
+    for at in range(len(ranges) - 1):
+        axis.axvline(at + 0.5, color=RULE, lw=0.8, zorder=0)
+    axis.set_xlim(-0.5, len(ranges) - 0.5)
+    axis.set_xticks(range(len(ranges)), [f"{low:g}–{high:g}\n{finding}" for finding, low, high in ranges])
     axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else signed(value, 2)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -130,29 +130,38 @@ def size_study(
         findings=findings,
         small_cm=small_cm,
         specificity=specificity,
-        small=_small(by_arm, findings, reference, controls, draws),
+        small=_small(by_arm, findings, reference, draws),
+        each=tuple(row for name in findings for row in _small(by_arm, [name], reference, draws, name)),
         bins=found,
         conclusions=conclusions(found, draws.level),
     )
 
 
 def _small(
-    by_arm: Mapping[str, Sequence[Scores]], findings: Sequence[str], reference: str, controls: list[str], draws: Draws
+    by_arm: Mapping[str, Sequence[Scores]],
+    findings: Sequence[str],
+    reference: str,
+    draws: Draws,
+    name: str = "mean",
 ) -> tuple[SmallResult, ...]:
+    """Mean over the findings that have both classes; nothing where none has."""
     first = by_arm[reference][0]
-    used = [first.labels.index(name) for name in findings]
     target = first.target_NK
+    used = [first.labels.index(finding) for finding in findings]
     used = [k for k in used if (target[:, k] == 1).any() and (target[:, k] == 0).any()]
-    sampled = {name: sample(scores, used, draws) for name, scores in by_arm.items()}
+    if not used:
+        return ()
+    sampled = {arm: sample(scores, used, draws) for arm, scores in by_arm.items()}
     rows = []
     for branch in BRANCHES:
         b = first.branches.index(branch)
-        value = {name: float(one.value_B[b]) for name, one in sampled.items()}
-        replicate = {name: one.replicate_BR[b] for name, one in sampled.items()}
-        for control in controls:
+        value = {arm: float(one.value_B[b]) for arm, one in sampled.items()}
+        replicate = {arm: one.replicate_BR[b] for arm, one in sampled.items()}
+        for control in (arm for arm in by_arm if arm != reference):
             gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control])
             rows.append(
                 SmallResult(
+                    finding=name,
                     branch=branch,
                     control=control,
                     auroc=draws.interval(value[reference], replicate[reference]),
@@ -227,6 +236,43 @@ def _bin_result(
     )
 
 
+@dataclass(frozen=True)
+class Advantage:
+    """Where, in order of diameter, attention is better than a control for nodules and masses."""
+
+    focal: tuple[BinResult, ...]
+    """Of one branch and control, by diameter."""
+    better: tuple[BinResult, ...]
+    """Those whose interval of the AUROC difference lies over 0."""
+    run: tuple[BinResult, ...]
+    """The first unbroken row of them; the advantage ends with its last."""
+
+    @classmethod
+    def of(cls, found: Sequence[BinResult], branch: str, control: str) -> Advantage:
+        """From the bins of all branches and controls."""
+        focal = [one for one in found if (one.branch, one.control) == (branch, control)]
+        focal = sorted((one for one in focal if one.finding in ("Nodule", "Mass")), key=lambda one: one.high_cm)
+        better = [one for one in focal if one.auroc_gap.low > 0]
+        first = focal.index(better[0]) if better else len(focal)
+        run = list(takewhile(lambda one: one.auroc_gap.low > 0, focal[first:]))
+        return cls(tuple(focal), tuple(better), tuple(run))
+
+    @property
+    def endless(self) -> bool:
+        """It reaches the largest sizes there are."""
+        return bool(self.run) and self.run[-1] is self.focal[-1]
+
+    def ranges(self) -> str:
+        """The better diameters, neighbours of one finding joined: "1.2–3.1 cm (Nodule), 3.6–5.4 cm (Mass)"."""
+        joined: list[tuple[float, float, str]] = []
+        for one in self.better:
+            if joined and joined[-1][1:] == (one.low_cm, one.finding):
+                joined[-1] = (joined[-1][0], one.high_cm, one.finding)
+            else:
+                joined.append((one.low_cm, one.high_cm, one.finding))
+        return ", ".join(f"{low:g}–{high:g} cm ({finding})" for low, high, finding in joined)
+
+
 def conclusions(found: Sequence[BinResult], level: float = 0.95) -> tuple[str, ...]:
     """For each branch and control, in words: up to which diameter of nodules and masses attention has an advantage.
 
@@ -235,26 +281,19 @@ def conclusions(found: Sequence[BinResult], level: float = 0.95) -> tuple[str, .
     """
     said = []
     for branch, control in dict.fromkeys((one.branch, one.control) for one in found):
-        focal = [
-            one for one in found if (one.branch, one.control) == (branch, control) and one.finding in ("Nodule", "Mass")
-        ]
-        focal.sort(key=lambda one: one.high_cm)
-        if not focal:
+        at = Advantage.of(found, branch, control)
+        if not at.focal:
             continue
-        better = [one for one in focal if one.auroc_gap.low > 0]
         head = f"{branch.capitalize()}, attention against {control}: "
-        span = f"{focal[0].low_cm:g} to {focal[-1].high_cm:g} cm"
-        if not better:
-            worse = [one for one in focal if one.auroc_gap.high < 0]
+        span = f"{at.focal[0].low_cm:g} to {at.focal[-1].high_cm:g} cm"
+        if not at.better:
+            worse = [one for one in at.focal if one.auroc_gap.high < 0]
             tail = f", and {control} is better in {len(worse)}" if worse else ""
             said.append(
-                f"{head}no advantage is shown at any diameter of nodules and masses ({span}; {len(focal)} ranges, none "
-                f"with a {100 * level:g} % interval over 0{tail})."
+                f"{head}no advantage is shown at any diameter of nodules and masses ({span}; {len(at.focal)} ranges, "
+                f"none with a {100 * level:g} % interval over 0{tail})."
             )
             continue
-        ranges = ", ".join(f"{one.low_cm:g}–{one.high_cm:g} cm ({one.finding})" for one in better)
-        first = focal.index(better[0])
-        end = next((i for i in range(first, len(focal)) if focal[i] not in better), len(focal))
-        where = "has no end in the sizes there are" if end == len(focal) else f"ends at {focal[end - 1].high_cm:g} cm"
-        said.append(f"{head}the advantage {where}; the interval lies over 0 for {ranges} of {span}.")
+        where = "has no end in the sizes there are" if at.endless else f"ends at {at.run[-1].high_cm:g} cm"
+        said.append(f"{head}the advantage {where}; the interval lies over 0 for {at.ranges()} of {span}.")
     return tuple(said)
