@@ -133,7 +133,7 @@ def running(model: Path, log: Path, *, options: str = "{}", env: dict[str, str] 
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
-    for _ in range(1200):
+    for _ in range(3000):
         found = re.search(r"http://[^\s]+:\d+", log.read_text(encoding="utf-8"))
         if found and _answers(found[0]):
             return found[0]
