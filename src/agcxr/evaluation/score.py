@@ -128,11 +128,8 @@ def score(
         branches, joined = _beside(said, other, Path(predictions), Path(against), joined)
     findings, left_out = _common(branches, truth)
     rows, truth_rows = joined[:, 0], joined[:, 1]
-    patients_from, patient_N = None, truth_rows.astype(str)  # each film by itself
     in_labels = _column(truth_frame, PATIENT_COLUMNS, patient_column)
-    for path, column, at in ((predictions, said.patients, rows), (labels, in_labels, truth_rows)):
-        if column is not None:
-            patients_from, patient_N = str(path), column.to_numpy(str)[at]
+    patients_from, patient_N = _whose((predictions, said.patients, rows), (labels, in_labels, truth_rows))
     target_NK = truth[findings].to_numpy(np.float64)[truth_rows]
     score_BNK = np.stack([frame[findings].to_numpy(np.float64)[rows] for frame in branches.values()])
     scores = _complete(Scores(tuple(findings), tuple(branches), target_NK, score_BNK, patient_N), Path(predictions))
@@ -151,6 +148,18 @@ def score(
         patients_from=patients_from,
         analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, unit=unit),
     )
+
+
+def _whose(*tables: tuple[str | Path, pd.Series | None, np.ndarray]) -> tuple[str | None, np.ndarray]:
+    """The last table that knows the patients, and the patient of every film; else each film by itself.
+
+    `tables`: file, its column of patients, the row of every film in it.
+    """
+    source, patient_N = None, tables[-1][2].astype(str)
+    for path, column, rows in tables:
+        if column is not None:
+            source, patient_N = str(path), column.to_numpy(str)[rows]
+    return source, patient_N
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -318,9 +327,9 @@ def _match(
             best = name, rows
     if best is None:
         if twice:
-            at, name, rows_more = twice
+            at, doubled_name, rows_more = twice
             raise ValueError(
-                f"{files[at]}: image {name!r} occurs more than once ({rows_more} rows too many in all); "
+                f"{files[at]}: image {doubled_name!r} occurs more than once ({rows_more} rows too many in all); "
                 "keep one row an image"
             )
         raise ValueError(
