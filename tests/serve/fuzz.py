@@ -140,11 +140,11 @@ def hostile(rng: np.random.Generator, films: list[bytes]) -> bytes:
     return kinds[int(rng.integers(0, len(kinds)))]()
 
 
-def attack(rng: np.random.Generator, films: list[bytes]) -> bytes:
-    """A mutated film in a proper request (three of four), or a hostile request."""
+def attack(rng: np.random.Generator, films: list[bytes]) -> tuple[bytes, bool]:
+    """A mutated film in a proper request (three of four), or a hostile request; and whether it is the former."""
     if rng.random() < 0.25:
-        return hostile(rng, films)
-    return sent(rng, films)
+        return hostile(rng, films), False
+    return sent(rng, films), True
 
 
 def sent(rng: np.random.Generator, films: list[bytes]) -> bytes:
@@ -153,14 +153,19 @@ def sent(rng: np.random.Generator, films: list[bytes]) -> bytes:
     return request(ROUTES[int(rng.integers(0, len(ROUTES)))], body(b"a.png", film), FORM)
 
 
-def talk(port: int, data: bytes, *, hang_up: bool = False, seconds: float = 20) -> int:
-    """Send bytes, return the status of the answer; 0 where the connection was just closed."""
+def talk(port: int, data: bytes, *, patient: bool, hang_up: bool = False, seconds: float = 20) -> int:
+    """Send bytes, return the status of the answer; 0 where the connection was just closed.
+
+    `patient`: keep the line open until the answer comes. Else say at once that no more will be sent, which a request
+    that promises more needs, but which the server takes for a client that has gone: it drops the film's work.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
         try:
             link.sendall(data)
             if hang_up:
                 return 0
-            link.shutdown(socket.SHUT_WR)
+            if not patient:
+                link.shutdown(socket.SHUT_WR)
             answer = b""
             while piece := link.recv(65536):
                 answer = answer or piece
@@ -174,6 +179,7 @@ def talk(port: int, data: bytes, *, hang_up: bool = False, seconds: float = 20) 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
+HOSTILE = "hostile request"
 WARM_UP = 300
 """Attacks before memory is first looked at: caches and pools fill."""
 
@@ -207,15 +213,15 @@ def attacks(files: int, requests: int, seed: int) -> Iterator[tuple[str, bytes]]
         owed += requests / files
         while owed >= 1:
             owed -= 1
-            yield "hostile request", hostile(rng, everything)
+            yield HOSTILE, hostile(rng, everything)
 
 
 def besiege(server: make.Running, files: int, requests: int, seed: int) -> Siege:
-    for _, data in attacks(WARM_UP, WARM_UP // 4, seed + 1000):
-        talk(server.port, data)
+    for kind, data in attacks(WARM_UP, WARM_UP // 4, seed + 1000):
+        talk(server.port, data, patient=kind != HOSTILE)
     siege, start = Siege(memory=[server.memory()]), time.perf_counter()
     for number, (kind, data) in enumerate(attacks(files, requests, seed), start=1):
-        status = talk(server.port, data)
+        status = talk(server.port, data, patient=kind != HOSTILE)
         siege.statuses.setdefault(kind, Counter())[status] += 1
         if number % 250 == 0:
             siege.memory.append(server.memory())
@@ -249,8 +255,8 @@ def page(siege: Siege, same: bool, metrics: str, command: str) -> str:
     return f"""# The server under hostile files and requests
 
 Research use only. Made by `{command}` in {siege.seconds:.0f} s after {WARM_UP} attacks of warm-up; Python
-{platform.python_version()}, {packages}; {os.cpu_count()} cores. A real `agcxr serve` in a process of its own, with a
-tiny untrained network (the subject is the server). Each file is a good one of its kind with 1 to 4 mutations (bits,
+{platform.python_version()}, {packages}; {os.cpu_count()} cores. A real `agcxr serve` in a
+process of its own, with a tiny untrained network (the subject is the server). Each file is a good one of its kind with 1 to 4 mutations (bits,
 cuts, doubled or zeroed stretches, absurd lengths; checksums of PNGs made right again in 3 of 5), sent to one of
 `/v1/predict`, `/v1/film`, `/v1/map`, `/v1/picture`, `/v1/dicom`. Hostile requests: broken forms, lengths, encodings,
 paths, TLS on a plain port ...
@@ -260,7 +266,8 @@ paths, TLS on a plain port ...
 {chr(10).join(rows)}
 
 200 is an answer (for `/v1/predict` with the status of the film in it), 400 to 431 say what is wrong with the request,
-422 what is wrong with the file, "cut off" is a connection closed on bytes that are no HTTP.
+422 what is wrong with the file; 100 is a request that was dropped after "continue", "cut off" a connection closed on
+bytes that are no whole HTTP request.
 
 - **Status 500: {siege.failures}**; errors of the program by its own count: {errors:.0f}; decoders killed or crashed:
   {restarts:.0f}.
