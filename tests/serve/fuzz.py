@@ -153,7 +153,7 @@ def sent(rng: np.random.Generator, films: list[bytes]) -> bytes:
     return request(ROUTES[int(rng.integers(0, len(ROUTES)))], body(b"a.png", film), FORM)
 
 
-def talk(port: int, data: bytes, *, patient: bool, hang_up: bool = False, seconds: float = 20) -> int:
+def talk(port: int, data: bytes, *, patient: bool, hang_up: bool = False, seconds: float = 100) -> int:
     """Send bytes, return the status of the answer; 0 where the connection was just closed.
 
     `patient`: keep the line open until the answer comes. Else say at once that no more will be sent, which a request
@@ -191,6 +191,8 @@ class Siege:
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
     memory: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    slowest: tuple[float, int, str] = (0.0, 0, "")
+    """Seconds, number of the attack, kind."""
 
     @property
     def sent(self) -> int:
@@ -221,7 +223,9 @@ def besiege(server: make.Running, files: int, requests: int, seed: int) -> Siege
         talk(server.port, data, patient=kind != HOSTILE)
     siege, start = Siege(memory=[server.memory()]), time.perf_counter()
     for number, (kind, data) in enumerate(attacks(files, requests, seed), start=1):
+        before = time.perf_counter()
         status = talk(server.port, data, patient=kind != HOSTILE)
+        siege.slowest = max(siege.slowest, (time.perf_counter() - before, number, kind))
         siege.statuses.setdefault(kind, Counter())[status] += 1
         if number % 250 == 0:
             siege.memory.append(server.memory())
@@ -256,10 +260,10 @@ def page(siege: Siege, same: bool, metrics: str, command: str) -> str:
 
 Research use only. Made by `{command}` in {siege.seconds:.0f} s after {WARM_UP} attacks of warm-up; Python
 {platform.python_version()}, {packages}; {os.cpu_count()} cores. A real `agcxr serve` in a
-process of its own, with a tiny untrained network (the subject is the server). Each file is a good one of its kind with 1 to 4 mutations (bits,
-cuts, doubled or zeroed stretches, absurd lengths; checksums of PNGs made right again in 3 of 5), sent to one of
-`/v1/predict`, `/v1/film`, `/v1/map`, `/v1/picture`, `/v1/dicom`. Hostile requests: broken forms, lengths, encodings,
-paths, TLS on a plain port ...
+process of its own, with a tiny untrained network (the subject is the server). Each file is a good one of its kind
+with 1 to 4 mutations (bits, cuts, doubled or zeroed stretches, absurd lengths; checksums of PNGs made right again in 3
+of 5), sent to one of `/v1/predict`, `/v1/film`, `/v1/map`, `/v1/picture`, `/v1/dicom`. Hostile requests: broken forms,
+lengths, encodings, paths, TLS on a plain port ...
 
 {head}
 |{"---|" * (len(columns) + 2)}
@@ -269,8 +273,9 @@ paths, TLS on a plain port ...
 422 what is wrong with the file; 100 is a request that was dropped after "continue", "cut off" a connection closed on
 bytes that are no whole HTTP request.
 
-- **Status 500: {siege.failures}**; errors of the program by its own count: {errors:.0f}; decoders killed or crashed:
-  {restarts:.0f}.
+- **Status 500: {siege.failures}**; errors of the program by its own count: {errors:.0f}; decoders killed or
+  crashed: {restarts:.0f}.
+- **Slowest answer**: {siege.slowest[0]:.1f} s (attack {siege.slowest[1]:,}, {siege.slowest[2]}).
 - **Memory** of the server and its decoders after every 250 attacks, in MiB: {memory}. From first to last:
   {(siege.memory[-1] - siege.memory[0]) / MIB:+.0f} MiB.
 - **Afterwards** eight good films (PNG of 8 and 16 bits and in colour, JPEG, WebP, DICOM) are answered
