@@ -58,6 +58,40 @@ def test_one_box_a_film_follows_the_view(train_films):
     torch.testing.assert_close(mirrored[:, [0, 2]], 48 - of_view[:, [2, 0]], atol=1e-3, rtol=0)
 
 
+def test_boxes_of_films_are_found_once_for_all_views(prepared, tmp_path, monkeypatch):
+    """Attention per image, three cached views: one pass for the boxes of a part, and one a view for its features."""
+    passes = {"boxes": 0, "features": 0}
+    counted = {name: getattr(frozen, f"film_{name}") for name in passes}
+
+    def count(name):
+        def call(*args):
+            passes[name] += 1
+            return counted[name](*args)
+
+        return call
+
+    for name in passes:
+        monkeypatch.setattr(frozen, f"film_{name}", count(name))
+    local = tiny_config().local.model_copy(update={"attention_per": "image"})
+    config = tiny_config(local=local, fusion=Fusion(epochs=1, batch_size=8, cached_views=3))
+    opened = open_prepared(prepared)
+    data = Data(films(opened, "train"), films(opened, "val"))
+    stages.train_stage("fusion", network(config), config, data, RunFolder(tmp_path), progress=False)
+    assert passes == {"boxes": 2, "features": 4}
+
+
+def test_features_are_of_the_boxes_given(train_films):
+    config = tiny_config()
+    model = network(config)
+    centre = frozen.centre(len(train_films), train_films, config)
+    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    looked = frozen.film_features(model, train_films, centre, config, 8, ALONE)
+    given = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_N4)
+    torch.testing.assert_close(given, looked, atol=1e-4, rtol=0)
+    moved = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_N4 * 0.5)
+    assert not torch.allclose(moved, looked, atol=1e-2)
+
+
 def test_the_processes_parts_make_the_whole(train_films):
     config = tiny_config()
     model = network(config)

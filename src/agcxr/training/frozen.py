@@ -83,21 +83,23 @@ def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machi
 
 
 @torch.no_grad()
-def film_features(model: AGCNN, films: Films, views: Views, config: Train, batch_size: int, machine: Machine) -> Tensor:
-    """Pooled features of one view a film, global then local: N x 2D float32."""
-    per_image = config.local.attention_per == "image"
-    box_N4 = film_boxes(model, films, config, batch_size, machine) if per_image else None
+def film_features(
+    model: AGCNN,
+    films: Films,
+    views: Views,
+    config: Train,
+    batch_size: int,
+    machine: Machine,
+    box_N4: Tensor | None = None,
+) -> Tensor:
+    """Pooled features of one view a film, global then local: N x 2D float32. `box_N4`: of `film_boxes`, for crops that
+    do not depend on the view; without them the global branch looks at each view."""
 
-    def features(batch: FilmBatch, views: Views, box_B4: Tensor | None = None) -> Tensor:
+    def features(batch: FilmBatch, views: Views) -> Tensor:
+        box_B4 = None if box_N4 is None else box_in_view(box_N4[batch.place_B], views, config)
         return torch.cat(branches(model, picture(batch, views, config), box_B4), 1).float()
 
-    if box_N4 is None:
-        return _over(films, views, features, batch_size, machine)
-
-    def with_boxes(batch: FilmBatch, views: Views) -> Tensor:
-        return features(batch, views, box_in_view(box_N4[batch.place_B], views, config))
-
-    return _over(films, views, with_boxes, batch_size, machine)
+    return _over(films, views, features, batch_size, machine)
 
 
 @torch.no_grad()

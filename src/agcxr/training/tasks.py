@@ -140,20 +140,26 @@ class StageTask(L.LightningModule):
             self._cache_features(batch_size, machine)
 
     def _cache_features(self, batch_size: int, machine: Machine) -> None:
-        """Features of the validation films; with `fusion.cached_views` also of V views of the training films."""
+        """Features of the validation films; with `fusion.cached_views` also of V views of the training films. Boxes a
+        film are found once for all its views."""
         train, val, config = self.data.train, self.data.val, self.config
-        centre = frozen.centre(len(val), val, config)
-        self._val_feature_NC = frozen.film_features(self.model, val, centre, config, batch_size, machine)
+
+        def boxes(films: Films) -> Tensor | None:
+            per_image = config.local.attention_per == "image"
+            return frozen.film_boxes(self.model, films, config, batch_size, machine) if per_image else None
+
+        def features(films: Films, views: Views, box_N4: Tensor | None) -> Tensor:
+            return frozen.film_features(self.model, films, views, config, batch_size, machine, box_N4)
+
+        self._val_feature_NC = features(val, frozen.centre(len(val), val, config), boxes(val))
         if not self.cached_views:
             return
         width = self._val_feature_NC.shape[1]
         device = frozen.feature_device(self.cached_views, len(train), width, self.device)
         shown = [frozen.centre(len(train), train, config)]
         shown += [self._random_views(len(train), -view) for view in range(1, self.cached_views)]
-        found = [
-            frozen.film_features(self.model, train, views, config, batch_size, machine).to(device) for views in shown
-        ]
-        self._train_feature_VNC = torch.stack(found)
+        box_N4 = boxes(train)
+        self._train_feature_VNC = torch.stack([features(train, views, box_N4).to(device) for views in shown])
 
     @property
     def cached_views(self) -> int:
