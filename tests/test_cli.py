@@ -126,6 +126,30 @@ def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, 
     assert (seen["settings"], str(seen["data"])) == (config.paper(), "d")
 
 
+def test_resume_of_several_seeds_knows_settings_and_films(monkeypatch, tmp_path, capsys):
+    import agcxr.training.seeds as training_seeds
+    from agcxr import config
+
+    seen = {}
+
+    def train_seeds(data, settings, out, seeds, **kw):
+        seen.update(data=data, settings=settings, out=out, seeds=seeds, resume=kw["resume"])
+
+    monkeypatch.setattr(training_seeds, "train_seeds", train_seeds)
+    for seed in (2, 10):  # as numbers: 2 is the first
+        (tmp_path / f"seed{seed}").mkdir()
+        config.to_yaml(config.demo().model_copy(update={"seed": seed}), tmp_path / f"seed{seed}" / "config.yaml")
+    (tmp_path / "seed2" / "run.json").write_text('{"data": "/films"}')
+    words = ["train", "--out", str(tmp_path), "--resume"]
+    assert main([*words, "--seeds", "2,10"]) == 0
+    assert (str(seen["data"]), seen["out"], seen["seeds"], seen["resume"]) == ("/films", tmp_path, (2, 10), True)
+    assert seen["settings"] == config.demo().model_copy(update={"seed": 2})
+    assert main(words) == 2
+    assert f"holds runs of several seeds; name them with --seeds, or give --out {tmp_path}/seed2" in (
+        capsys.readouterr().err
+    )
+
+
 def test_missing_folder_is_an_error_in_words(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "none")]) == 2
     assert f"agcxr evaluate: {tmp_path / 'none'}" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import tyro
 
 from agcxr import config
 from agcxr.prepare_commands import prepare_commands
-from agcxr.train_commands import train_commands
+from agcxr.train_commands import begun_in, train_commands
 
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -353,7 +353,7 @@ def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callabl
     if "settings" not in inspect.signature(command).parameters:
         return command
     given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
-    begun = Path(_value_of("--out", flags) or "") / "config.yaml"
+    begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
     if "--resume" in flags and not any(given.values()) and begun.is_file():
         return _with_default(command, "settings", config.from_yaml(begun))
     start = config.preset(given["preset"] or "lite")

@@ -40,7 +40,7 @@ def train(
         preset: lite, paper, paper-densenet or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
-        resume: Go on with the run in `out`, with the settings it was begun with.
+        resume: Go on with the run in `out`, or with --seeds its runs, with the settings they were begun with.
         reuse: Another run on the same films: take over those of its finished stages that would be trained alike.
         settings: Every setting.
     """
@@ -55,7 +55,10 @@ def train(
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    data = RunFolder(out).data() if data is None else data
+    begun = begun_in(out)
+    if seeds is None and begun != out:
+        raise ValueError(f"{out} holds runs of several seeds; name them with --seeds, or give --out {begun}")
+    data = RunFolder(begun).data() if data is None else data
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if seeds is None:
         train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
@@ -64,6 +67,12 @@ def train(
         train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data))
     rank_zero_only(print)(f"Next: agcxr evaluate {out} --data {data}")
     return 0
+
+
+def begun_in(out: Path) -> Path:
+    """The run folder that says how `out` was begun: itself, or the first of its runs of several seeds."""
+    runs = [] if (out / "config.yaml").is_file() else [path.parent for path in out.glob("seed*/config.yaml")]
+    return min(runs, key=lambda run: (len(run.name), run.name), default=out)
 
 
 def ablate(
