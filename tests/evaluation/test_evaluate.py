@@ -16,7 +16,8 @@ from evaluated import PARTS, SIZE, write_prepared, write_run
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.evaluate import Evaluated, PatientLeak, check_leak, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
-from agcxr.evaluation.report import report
+from agcxr.evaluation.page import to_html
+from agcxr.evaluation.report import compose, report
 from agcxr.evaluation.results import Results, load_results
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
@@ -113,12 +114,52 @@ def test_the_same_number_in_another_collection_is_another_patient() -> None:
         check_leak(card("nih"), patients, "test", collection=None, allow=False)
 
 
+@pytest.mark.parametrize(
+    ("trained", "films", "why"),
+    [
+        ("nih", "rsna", "rsna holds films of nih under names of its own, as nih does"),
+        ("siim", "nih", "siim holds films of nih under names of its own"),
+        ("rsna", "siim", "siim holds films of nih under names of its own"),
+        (None, "siim", "siim holds films of nih under names of its own, and the model does not say of which"),
+        ("rsna", None, "rsna holds films of nih under names of its own, and these films do not say of which"),
+        ("rsna", "rsna", ""),
+        ("chexpert", "rsna", ""),
+        ("phantom, seed 0", "rsna", ""),
+    ],
+)
+def test_collections_of_the_same_films_cannot_be_checked(trained: str | None, films: str | None, why: str) -> None:
+    card = Card(model=ModelArguments(backbone="resnet18"), train_patients=Patients.of(["1"], collection=trained))
+    found = check_leak(card, pd.Series(["2", "3"]), "test", collection=films, allow=False)
+    assert (found.checked, found.shared_patients) == (not why, 0)
+    assert found.unchecked.startswith(why) if why else found.unchecked == ""
+
+
+def test_a_gap_without_an_interval_claims_nothing(done: Evaluated, tmp_path: Path) -> None:
+    mean = done.results.analysis.mean
+    bare = tuple(gap.model_copy(update={"low": math.nan, "high": math.nan, "p": math.nan}) for gap in mean.gaps)
+    branches = tuple(
+        one.model_copy(update={"auroc": one.auroc.model_copy(update={"low": math.nan, "high": math.nan})})
+        for one in mean.branches
+    )
+    analysis = done.results.analysis.model_copy(
+        update={"mean": mean.model_copy(update={"gaps": bare, "branches": branches})}
+    )
+    page = compose(done.results.model_copy(update={"analysis": analysis}), done.folder)
+    shown = to_html(page, done.folder)
+    assert "without an interval: too few patients for any claim." in shown
+    assert "no interval: too few patients" in shown
+    assert "(interval )" not in shown
+    assert "the interval includes 0" not in shown
+    assert "95 % interval <" not in shown
+
+
 def test_a_card_without_patients_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", trained_on=None)
     out = evaluate(run, folder / "prepared", split="val", resamples=5, examples=0, device="cpu")
     assert not out.results.leak.checked
     assert "Leakage could not be checked" in report(out.folder).html.read_text(encoding="utf-8")
     shown = capsys.readouterr()
+    assert "Leakage could not be checked: the checkpoint does not name its training patients." in shown.out
     assert re.search(r"^Finding +Positives +Global +Local +Fusion +Fusion − global +p$", shown.out, re.M)
     assert re.search(r"^Mean of 13 ", shown.out, re.M)
     assert "films/s" in shown.err

@@ -36,6 +36,8 @@ Name = Literal["chexpert", "mimic", "padchest", "openi", "rsna", "vindr", "siim"
 COLLECTIONS: tuple[Name, ...] = get_args(Name)
 View = Literal["PA", "AP", "LATERAL", "unknown"]
 
+UNDER_OTHER_NAMES = {"rsna": "nih", "siim": "nih"}
+"""Collections whose films are another's, under names of their own: names cannot tell whom the two share."""
 FROM_NIH = (
     "these films are films of NIH ChestX-ray14 under other names: a model trained on the NIH's has seen many of them, "
     "and no leak check by patient can tell"

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from agcxr.calibration import POINTS, Scale, operating_points
+from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Points, Scores, analyse
 from agcxr.evaluation.examples import draw_examples
@@ -102,6 +103,8 @@ def evaluate(
     results.save(folder)
     if progress:
         print(text_table(analysis))
+        if leak.unchecked:
+            print(f"Leakage could not be checked: {leak.unchecked}.")
     return Evaluated(folder, results)
 
 
@@ -131,6 +134,8 @@ def check_leak(
     """
     if card is None or card.train_patients is None:
         return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
+    if why := _unchecked(card.train_patients.collection, collection):
+        return LeakResult(checked=False, why=why, shared_patients=0, shared_films=0, allowed=allow)
     shared = card.train_patients.known(patients, collection)
     on_films = int(patients.isin(shared).sum())
     if shared and not allow:
@@ -141,6 +146,17 @@ def check_leak(
             + _by_number(card.train_patients.collection, collection)
         )
     return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
+
+
+def _unchecked(trained: str | None, collection: str | None) -> str:
+    """Why names of patients cannot tell whom two collections share; empty where they can."""
+    for renamed, other in ((collection, trained), (trained, collection)):
+        origin = UNDER_OTHER_NAMES.get(renamed or "")
+        if origin and renamed != other and (other is None or UNDER_OTHER_NAMES.get(other, other) == origin):
+            whose = "the model does" if other == trained else "these films do"
+            also = f", and {whose} not say of which collection" if other is None else f", as {other} does"
+            return f"{renamed} holds films of {origin} under names of its own{also}"
+    return ""
 
 
 def _by_number(trained: str | None, collection: str | None) -> str:

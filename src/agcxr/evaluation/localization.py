@@ -324,6 +324,8 @@ def print_table(found: Localization, *, per_finding: bool = False, file: TextIO 
     print(f"fitted on {found.fitted}", file=out)
     if found.leak.shared_patients:
         print(f"LEAK: the model was trained on {found.leak.shared_patients} of these patients", file=out)
+    if found.leak.unchecked:
+        print(f"leakage could not be checked: {found.leak.unchecked}", file=out)
     for reason in found.left_out:
         print(f"left out: {reason}", file=out)
     empty = ", ".join(f"{m} {found.score(m).empty}" for m in ("global", "local", "fusion"))

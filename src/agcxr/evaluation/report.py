@@ -90,15 +90,20 @@ def _summary(results: Results) -> Section:
     analysis = results.analysis
     mean, last = analysis.mean, analysis.mean.branches[-1]
     level = f"{100 * analysis.resampling.level:g} %"
-    tiles = [Number(number(last.auroc.value), f"Mean AUROC, {last.branch}", f"{level} interval {span(last.auroc)}")]
+    tiles = [Number(number(last.auroc.value), f"Mean AUROC, {last.branch}", _interval(level, span(last.auroc)))]
     for gap in mean.gaps:
         if gap.measure == "auroc":
-            detail = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(analysis, gap))}"
+            shown = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(analysis, gap))}"
+            detail = _interval("", "") if math.isnan(gap.low) else shown
             tiles.append(Number(signed(gap.value), f"{gap.branch.capitalize()} minus {gap.against}", detail))
     whole = results.crops[0]
     area = f"of films; median box {percent(whole.area_median, 0)} of the film"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), Text(_verdict(results))))
+
+
+def _interval(level: str, ends: str) -> str:
+    return f"{level} interval {ends}" if ends else "no interval: too few patients"
 
 
 def _warnings(results: Results) -> tuple[Block, ...]:
@@ -111,8 +116,8 @@ def _warnings(results: Results) -> tuple[Block, ...]:
                 warning=True,
             )
         )
-    if not results.leak.checked:
-        out.append(Text("Leakage could not be checked: the checkpoint does not name its training patients.", True))
+    if results.leak.unchecked:
+        out.append(Text(f"Leakage could not be checked: {results.leak.unchecked}.", True))
     if results.analysis.patients < 200:
         out.append(Text(f"Only {results.analysis.patients:,} patients: read the intervals before the values.", True))
     return tuple(out)
@@ -127,7 +132,12 @@ def _verdict(results: Results) -> str:
     if gap is None or math.isnan(gap.value):
         return f"No mean AUROC is defined on this split.{left}"
     amount = f"by {number(abs(gap.value))} (interval {span(gap, sign=True)})"
-    if gap.low > 0:
+    if math.isnan(gap.low):
+        said = (
+            f"{over} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
+            "few patients for any claim."
+        )
+    elif gap.low > 0:
         said = f"{over} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
     elif gap.high < 0:
         said = f"{over} the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
@@ -171,8 +181,8 @@ def _facts(results: Results, folder: Path) -> Section:
 
 
 def _leak(results: Results) -> str:
-    if not results.leak.checked:
-        return "not possible: the checkpoint does not name its training patients"
+    if results.leak.unchecked:
+        return f"not possible: {results.leak.unchecked}"
     if results.leak.shared_patients:
         return f"{results.leak.shared_patients:,} patients shared with training; allowed on request"
     return "no patient of this split was trained on"

@@ -193,10 +193,16 @@ class LeakResult(Frozen):
     """Patients of the split whom the checkpoint saw in training."""
 
     checked: bool
-    """False where the checkpoint names no training patients."""
+    why: str = ""
+    """Why it was not checked; empty: the checkpoint names no training patients."""
     shared_patients: int
     shared_films: int
     allowed: bool
+
+    @property
+    def unchecked(self) -> str:
+        """Why nothing is known of leakage, in words; empty where it was checked."""
+        return "" if self.checked else self.why or "the checkpoint does not name its training patients"
 
 
 class BranchProbability(Frozen):
