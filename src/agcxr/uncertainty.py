@@ -195,6 +195,12 @@ def mean_over(replicate_KR: Floats) -> Floats:
     return replicate_KR.mean(axis=0) if len(replicate_KR) else np.full(replicate_KR.shape[-1], np.nan)
 
 
+def patients_of_the_rarer(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> int:
+    """How many patients have a film with the finding (1), or one without it (0), whichever are fewer. NaN: unknown."""
+    target, patient = np.asarray(target_N), np.asarray(patient_N)
+    return min(len(np.unique(patient[target == one])) for one in (0, 1))
+
+
 def interval(value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 

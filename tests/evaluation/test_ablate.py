@@ -22,7 +22,7 @@ from agcxr.evaluation import ablate as ablate_module
 from agcxr.evaluation.ablate import ablate
 from agcxr.evaluation.ablation import BinResult, Draws, Interval, Paired, read_ablation, sample, usable
 from agcxr.evaluation.ablation_size import Advantage, bins, conclusions, read_lesions, size_study, small_findings
-from agcxr.evaluation.ablation_tables import answer, markdown
+from agcxr.evaluation.ablation_tables import answer, markdown, span
 from agcxr.evaluation.analysis import Scores
 
 LABELS = ("Nodule", "Mass", "No Finding")
@@ -131,6 +131,22 @@ def test_where_only_the_small_ones_gain_the_advantage_ends_there():
     assert first.sensitivity_gap.low > 0.2
     assert (last.auroc_gap.value, last.auroc_gap.high) == (0, 0)
     assert found.conclusions[1].startswith("Fusion, attention against centre: the advantage ends at 2")
+
+
+def test_a_bin_of_one_patient_has_no_interval():
+    scores = made(400, noise=1.5)
+    positive = scores.target_NK[:, 0] == 1
+    one = replace(scores, patient_N=np.where(positive, "one", scores.patient_N.astype(object)))
+    table = lesions(*[(f"{i}.png", "Nodule", 1.5) for i in np.flatnonzero(positive)])
+    by_arm = {"attention": [one], "centre": [replace(one, score_BNK=one.score_BNK * 0.5)]}
+    found = size_study([f"{i}.png" for i in range(400)], table, by_arm, "attention", Draws.of(1, 20, 0.95, 0))
+    for row in found.bins:
+        assert 0 < row.auroc.value < 1
+        ends = [row.auroc.low, row.auroc_gap.low, row.auroc_gap.p, row.sensitivity.high, row.sensitivity_gap.high]
+        assert np.isnan(ends).all()
+    assert all(math.isnan(row.gap.low) and math.isnan(row.auroc.high) for row in (*found.each, *found.small))
+    assert span(found.bins[0].auroc_gap) == "+.000"
+    assert "no advantage is shown" in found.conclusions[0]
 
 
 def row(low: float, high: float, gap_low: float, finding: str = "Nodule") -> BinResult:
@@ -285,6 +301,9 @@ def test_what_is_shared_was_trained_once(done):
 
 def test_the_table_and_the_figures(done):
     text = (done.folder / "table.md").read_text()
+    assert text.startswith("# Ablation on noise, test films\n")
+    known = done.results.model_copy(update={"collection": "phantom, seed 3"})
+    assert markdown(known).startswith("# Ablation on phantom, seed 3, test films\n")
     assert "| attention (ref.) |" in text
     assert "| Arm | Global | Local | Fusion | Local − ref. | Fusion − ref. |" in text
     assert "- Fusion, attention against whole: " in text

@@ -163,6 +163,27 @@ def test_small_groups_are_named_and_left_out() -> None:
     assert math.isnan(rare.groups[0].auroc.value)
 
 
+def test_findings_of_few_patients_in_a_group_are_marked(found: Meaning, tmp_path: Path) -> None:
+    """Nine patients with Mass, one with all nodules: marked both, and one patient gives no interval."""
+    target = np.zeros((80, 2))
+    target[:36:4, 0] = target[40:60, 1] = 1
+    patient = np.arange(80).astype(object)
+    patient[40:60] = 40
+    frame = pd.DataFrame({"age": [50.0] * 80, "sex": ["F"] * 80, "view": ["PA"] * 80})
+    score = np.random.default_rng(0).random((80, 2))
+    films = Films(("Mass", "Nodule"), target, score, score, patient)
+    (sex,) = measure_groups(films, divisions(frame, target)[:1], resamples=20, seed=0, positives=5)
+    mass, nodule = sex.groups[0].findings
+    assert (mass.few_patients, nodule.few_patients) == (True, True)
+    assert not math.isnan(mass.auroc.low)
+    assert not math.isnan(nodule.auroc.value)
+    assert np.isnan([nodule.auroc.low, nodule.observed_expected.high]).all()
+    told = found.model_copy(update={"groupings": (sex,)})
+    shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
+    assert "20†" in shown
+    assert "† Fewer than 10 patients with the finding, or without it" in shown
+
+
 def test_without_a_calibration_scores_are_as_they_are(results: tuple[Path, Results], tmp_path: Path) -> None:
     folder, evaluated = results
     (tmp_path / "predictions.parquet").write_bytes((folder / "predictions.parquet").read_bytes())

@@ -195,6 +195,7 @@ def _compare(
     return Ablation(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=films.plan.source.name,
+        collection=films.plan.source.collection,
         split=split,
         films=len(first.target_NK),
         patients=len(np.unique(first.patient_N)),

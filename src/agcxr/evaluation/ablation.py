@@ -156,6 +156,9 @@ class Ablation(Frozen):
     format: Literal[1] = 1
     made: str
     data: str
+    """The kind of source, such as `nih` (whose layout the phantom has too)."""
+    collection: str | None = None
+    """Whose films these are, as the plan says; None where it does not, and in results of the first version."""
     split: str
     films: int
     patients: int
@@ -232,11 +235,13 @@ class Draws:
         """Replicates of each seed -> of their mean, the seeds drawn anew in each resample."""
         return np.einsum("sr,s...r->...r", self.seed_weight_SR, replicate_SXR)
 
-    def interval(self, value: float, replicate_R: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, self.level))
+    def interval(self, value: float, replicate_R: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
+        """Of a measure; `patients` as for `uncertainty.interval`."""
+        return Interval.of(uncertainty.interval(value, replicate_R, self.level, patients=patients))
 
-    def paired(self, value: float, replicate_R: Floats) -> Paired:
-        return Paired.of(uncertainty.difference(value, replicate_R, self.level))
+    def paired(self, value: float, replicate_R: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Paired:
+        """Of a difference on the same resamples, likewise."""
+        return Paired.of(uncertainty.difference(value, replicate_R, self.level, patients=patients))
 
 
 @dataclass(frozen=True)

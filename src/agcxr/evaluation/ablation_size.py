@@ -17,8 +17,10 @@ import pandas as pd
 from agcxr import metrics
 from agcxr.evaluation.ablation import BinResult, Draws, Paired, SizeStudy, SmallResult, sample
 from agcxr.evaluation.analysis import Scores
+from agcxr.evaluation.results import Interval
 from agcxr.labels import FINDINGS, canonical
 from agcxr.metrics import Floats
+from agcxr.uncertainty import FEWEST_PATIENTS, patients_of_the_rarer
 
 SMALL_CM = 4.0
 """A finding is small where half of its signs are at most this wide."""
@@ -120,8 +122,9 @@ def size_study(
     cut = bins(films, first.labels, first.target_NK, lesions, findings)
     sampled = {name: _sample_bins(cut, scores, draws, specificity) for name, scores in by_arm.items()}
     controls = [name for name in by_arm if name != reference]
+    patients = [patients_of_the_rarer(one.target_N, first.patient_N) for one in cut]
     found = tuple(
-        _bin_result(one, k, branch, sampled, reference, control, draws)
+        _bin_result(one, k, branch, sampled, reference, control, draws, patients[k])
         for branch in BRANCHES
         for control in controls
         for k, one in enumerate(cut)
@@ -151,6 +154,7 @@ def _small(
     used = [k for k in used if (target[:, k] == 1).any() and (target[:, k] == 0).any()]
     if not used:
         return ()
+    patients = FEWEST_PATIENTS if len(used) > 1 else patients_of_the_rarer(target[:, used[0]], first.patient_N)
     sampled = {arm: sample(scores, used, draws) for arm, scores in by_arm.items()}
     rows = []
     for branch in BRANCHES:
@@ -158,14 +162,14 @@ def _small(
         value = {arm: float(one.value_B[b]) for arm, one in sampled.items()}
         replicate = {arm: one.replicate_BR[b] for arm, one in sampled.items()}
         for control in (arm for arm in by_arm if arm != reference):
-            gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control])
+            gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control], patients)
             rows.append(
                 SmallResult(
                     finding=name,
                     branch=branch,
                     control=control,
-                    auroc=draws.interval(value[reference], replicate[reference]),
-                    auroc_control=draws.interval(value[control], replicate[control]),
+                    auroc=draws.interval(value[reference], replicate[reference], patients),
+                    auroc_control=draws.interval(value[control], replicate[control], patients),
                     gap=gap,
                 )
             )
@@ -212,13 +216,23 @@ def _threshold(target_N: Floats, score_N: Floats, specificity: float) -> float:
 
 
 def _bin_result(
-    one: Bin, k: int, branch: str, sampled: Mapping[str, _Sampled], reference: str, control: str, draws: Draws
+    one: Bin,
+    k: int,
+    branch: str,
+    sampled: Mapping[str, _Sampled],
+    reference: str,
+    control: str,
+    draws: Draws,
+    patients: int,
 ) -> BinResult:
     b = BRANCHES.index(branch)
     ours, theirs = sampled[reference], sampled[control]
 
     def gap(value_BK: Floats, other_BK: Floats, replicate_BKR: Floats, other_BKR: Floats) -> Paired:
-        return draws.paired(float(value_BK[b, k] - other_BK[b, k]), replicate_BKR[b, k] - other_BKR[b, k])
+        return draws.paired(float(value_BK[b, k] - other_BK[b, k]), replicate_BKR[b, k] - other_BKR[b, k], patients)
+
+    def interval(value_BK: Floats, replicate_BKR: Floats) -> Interval:
+        return draws.interval(float(value_BK[b, k]), replicate_BKR[b, k], patients)
 
     return BinResult(
         finding=one.finding,
@@ -227,11 +241,11 @@ def _bin_result(
         films=one.films,
         branch=branch,
         control=control,
-        auroc=draws.interval(float(ours.auroc_BK[b, k]), ours.auroc_BKR[b, k]),
-        auroc_control=draws.interval(float(theirs.auroc_BK[b, k]), theirs.auroc_BKR[b, k]),
+        auroc=interval(ours.auroc_BK, ours.auroc_BKR),
+        auroc_control=interval(theirs.auroc_BK, theirs.auroc_BKR),
         auroc_gap=gap(ours.auroc_BK, theirs.auroc_BK, ours.auroc_BKR, theirs.auroc_BKR),
-        sensitivity=draws.interval(float(ours.sensitivity_BK[b, k]), ours.sensitivity_BKR[b, k]),
-        sensitivity_control=draws.interval(float(theirs.sensitivity_BK[b, k]), theirs.sensitivity_BKR[b, k]),
+        sensitivity=interval(ours.sensitivity_BK, ours.sensitivity_BKR),
+        sensitivity_control=interval(theirs.sensitivity_BK, theirs.sensitivity_BKR),
         sensitivity_gap=gap(ours.sensitivity_BK, theirs.sensitivity_BK, ours.sensitivity_BKR, theirs.sensitivity_BKR),
     )
 

@@ -14,9 +14,11 @@ NAMES = {"whole": "whole view", "random": "random box", "centre": "centre box", 
 
 
 def span(found: Paired | None) -> str:
-    """ "+.012 (+.003 to +.021)"; "–" where there is none."""
+    """ "+.012 (+.003 to +.021)"; "+.012" where one patient alone gives no interval; "–" where there is none."""
     if found is None or found.value != found.value:
         return NONE
+    if found.low != found.low:
+        return signed(found.value)
     return f"{signed(found.value)} ({signed(found.low)} to {signed(found.high)})"
 
 
@@ -97,7 +99,7 @@ def text(found: Ablation) -> str:
 
 def markdown(found: Ablation) -> str:
     """table.md: the answer, every group as a table, then what was found by size, then how to read it."""
-    parts = [f"# Ablation on {found.data}, {found.split} films", "", *_answer(found)]
+    parts = [f"# Ablation on {found.collection or found.data}, {found.split} films", "", *_answer(found)]
     parts += ["![Every arm](figure.png)", ""]
     for group, arms in _grouped(found):
         parts += [f"## {TITLES[group]}", "", *_group(found, arms), ""]  # type: ignore[index]

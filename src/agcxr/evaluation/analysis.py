@@ -109,8 +109,7 @@ def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
 def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float) -> FindingResult:
     target = scores.target_NK[:, k]
     positive = target == 1
-    with_it, without_it = (len(np.unique(scores.patient_N[some])) for some in (positive, target == 0))
-    rarer = min(with_it, without_it)
+    rarer = uncertainty.patients_of_the_rarer(target, scores.patient_N)
     second = uncertainty.delong(
         target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k]
     )
@@ -129,7 +128,7 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positives=int(positive.sum()),
         negatives=int((target == 0).sum()),
         unknown=int(np.isnan(target).sum()),
-        positive_patients=with_it,
+        positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
         gaps=tuple(gaps),

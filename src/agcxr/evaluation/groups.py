@@ -179,12 +179,14 @@ def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int,
 
 def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
     target, now, then = one.films.target_NK[:, k], one.now_K[k], one.then_K[k]
+    rarer = uncertainty.patients_of_the_rarer(target, one.films.patient_N)
     return GroupFinding(
         finding=one.films.findings[k],
         positives=int((target == 1).sum()),
         negatives=int((target == 0).sum()),
-        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level),
-        observed_expected=_interval(float(now.ratio[0]), then.ratio, level),
+        few_patients=0 < rarer < uncertainty.FEW_PATIENTS,
+        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer),
+        observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer),
         ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
     )
 
@@ -196,5 +198,5 @@ def _pooled(measures_K: list[Measures]) -> Floats:
     return np.divide(observed, expected, out=np.full_like(expected, np.nan), where=expected > 0)
 
 
-def _interval(value: float, replicate_R: Floats, level: float) -> Interval:
-    return Interval.of(uncertainty.interval(value, replicate_R, level))
+def _interval(value: float, replicate_R: Floats, level: float, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
+    return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))

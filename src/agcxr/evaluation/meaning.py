@@ -83,6 +83,8 @@ class GroupFinding(Frozen):
     finding: str
     positives: int
     negatives: int
+    few_patients: bool = False
+    """As of `FindingMeaning`, in the group."""
     auroc: Interval
     observed_expected: Interval
     ece: Interval

@@ -335,12 +335,13 @@ def _by_finding(grouping: Grouping, found: Meaning) -> list[Block]:
         one = group.of(name)
         if one is None:
             return (Cell(NONE), Cell(NONE), Cell(NONE))
-        return Cell(f"{one.positives:,}"), _cell(one.auroc), _cell(one.observed_expected, 2)
+        return Cell(f"{one.positives:,}{DAGGER * one.few_patients}"), _cell(one.auroc), _cell(one.observed_expected, 2)
 
     head = ("Finding", *(side for _ in groups for side in ("Positives", "AUROC", "Obs. / exp.")))
     over = ("", *(group.name for group in groups for _ in range(3)))
     rows = tuple((Cell(words(name)), *(cell for g in groups for cell in cells(g, name))) for name in names)
     caption = f"{NONE}: fewer than {found.group_positives} films with the finding, or without it, in the group."
+    caption = f"{caption} {dagger_note(any(one.few_patients for g in groups for one in g.findings))}".strip()
     return [Table(head, rows, caption, groups=over, folded=f"Each finding, by {grouping.by.lower()}")]
 
 
