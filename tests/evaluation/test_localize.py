@@ -13,7 +13,7 @@ from agcxr.data.prepared import Plan, Prepared, Source
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
 from agcxr.evaluation.evaluate import PatientLeak
-from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, table_rows, text_table
+from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, summary, table_rows, text_table
 from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
 from agcxr.evaluation.page import Page, Section, Table, to_html, to_markdown
 from agcxr.evaluation.report_looks import looks
@@ -178,6 +178,11 @@ def test_the_table_has_ours_and_the_published_rows(found, capsys):
     printed = capsys.readouterr().out
     assert "24 boxed findings on 24 test films" in printed
     assert "published: Grad-CAM++" in printed
+    few = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 9}) for one in looked.scores)})
+    many = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 10}) for one in looked.scores)})
+    assert "Mass† " in summary(few)
+    assert summary(few).endswith("† Boxes of fewer than 10 patients: p is rough, of one patient there is none.")
+    assert "†" not in summary(many)
     with pytest.raises(ValueError, match="no score of 'fusion' on 'Hernia'; there are random, prior"):
         looked.score("fusion", "Hernia")
 

@@ -91,6 +91,16 @@ def test_shards_make_the_table_of_one_process_to_the_byte(world, folder, engines
     assert max(len(engine.asked) for engine in engines) == -(-23 // world)
 
 
+def test_only_what_the_processes_wrote_is_removed(folder, engines, tmp_path):
+    a_job = job(folder, 2, tmp_path / "p.csv")
+    run(a_job, 2)
+    assert not a_job.folder.exists()
+    a_job.folder.mkdir()
+    (a_job.folder / "mine.csv").write_text("kept")
+    run(a_job, 2)
+    assert [path.name for path in a_job.folder.iterdir()] == ["mine.csv"]
+
+
 def test_pictures_have_the_names_that_one_process_gives(folder, engines, tmp_path):
     pictures = folder / "pictures"
     run(job(folder, 3, tmp_path / "p.csv", explain=pictures), 3)

@@ -33,7 +33,6 @@ from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
 
 Role = Literal["sr", "sc", "seg"]
-ROLES: tuple[Role, ...] = ("sr", "sc", "seg")
 SERIES: dict[Role, tuple[int, str]] = {
     "sr": (9901, "AGCXR report (research use only)"),
     "sc": (9902, "AGCXR explained picture (research use only)"),

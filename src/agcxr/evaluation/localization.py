@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
 from agcxr.evaluation.results import LeakResult, Number
-from agcxr.evaluation.tables import NONE, chance
+from agcxr.evaluation.tables import DAGGER, NONE, chance
 from agcxr.inference.maps import Rectify
+from agcxr.uncertainty import FEW_PATIENTS
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
@@ -309,11 +310,14 @@ def summary(found: Localization) -> str:
     for finding in found.findings:
         luck, seen, usual = (found.score(method, finding) for method in ("random", "attention", "prior"))
         gap = found.gap("attention", "random", finding)
+        name = finding.replace("_", " ") + DAGGER * (seen.patients < FEW_PATIENTS)
         lines.append(
-            f"{finding.replace('_', ' '):<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
+            f"{name:<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
             f"{_short(seen.of('hit').value):>12}{gap.value:>+12.2f}{chance(gap.p, 2 / (found.resamples + 1)):>7}"
             f"{_short(usual.of('hit').value):>14}"
         )
+    if any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings):
+        lines.append(f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: p is rough, of one patient there is none.")
     return "\n".join(lines)
 
 

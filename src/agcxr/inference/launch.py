@@ -7,7 +7,6 @@ One, unless `--devices` or `--nodes` ask for more, or torchrun or srun started s
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -274,7 +273,7 @@ def _start(job: Job, request: Request, start: Start) -> int:
         return summary.status
     except ChildProcessError:
         if fresh and start.world == len(start.ranks) and not any(record and record.rows for record in foreman.look()):
-            shutil.rmtree(job.folder)
+            job.clear()
         raise
     finally:
         foreman.close()

@@ -16,11 +16,11 @@ import hashlib
 import io
 import itertools
 import os
-import shutil
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -142,6 +142,14 @@ class Job:
                 f"{self.folder} holds finished rows of another job ({told}); the command that began it goes on with "
                 "it; or delete that folder to begin anew"
             )
+
+    def clear(self) -> None:
+        """Remove what the processes wrote, and the folder where nothing else lies in it."""
+        for path in self.folder.iterdir():
+            if re.fullmatch(r"\d{5}\.(csv|json|json\.part|log)", path.name):
+                path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def films(self) -> tuple[Films, Iterator[FilmFile]]:
         """The films and the walk through them, with the names of their pictures where these are asked for."""
@@ -356,7 +364,7 @@ class Foreman:
                 f"did files come or go meanwhile, or do machines see other folders? Delete {job.folder} to begin anew"
             )
         tally = _deal(job, self._world, records[0].films)
-        shutil.rmtree(job.folder)
+        job.clear()
         first, seconds = records[0], time.perf_counter() - self._start
         summary = summarise(job.target, tally, first.ignored, first.empty, first.closed, seconds)
         if self._progress:
