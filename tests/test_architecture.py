@@ -88,6 +88,7 @@ DIRECTION = """
     inference/launch
     inference/ray_engine
     inference/parity
+    inference/resizing
     inference/export
 
     evaluation/published

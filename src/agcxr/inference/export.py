@@ -29,6 +29,7 @@ from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
+from agcxr.inference.resizing import count, resize
 from agcxr.models.agcnn import AGCNN
 
 OPSET = 20
@@ -212,7 +213,7 @@ class Whole(nn.Module):
         calibrated = () if self.curves is None else (self.curves(fusion),)
         views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
         box_B4 = map_boxes(out.box_B4, views, self.model.image_size, to="prepared")
-        across, down = (_count(films_BHW.shape[axis]) / self.size for axis in (2, 1))
+        across, down = (count(films_BHW.shape[axis]) / self.size for axis in (2, 1))
         scale_4 = torch.stack([across, down, across, down]).float()
         crop_BVV = (out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8)
         return (
@@ -227,51 +228,6 @@ class Whole(nn.Module):
             out.pooled_global_BD,
             prepared_BSS.to(torch.uint8),
         )
-
-
-def resize(films_BHW: Tensor, size: int) -> Tensor:
-    """RESIZE_RULE in tensor operations: films uint8 B x H x W -> gray levels 0 ... 255 as float32, B x S x S.
-
-    OpenCV's INTER_AREA averages over areas where neither side grows, and otherwise interpolates between two pixels
-    with weights of its own. Both are separable, so each is two products with matrices computed from H and W: columns
-    first, as OpenCV does. Ties are rounded as it rounds them: to even, but upwards at exactly half the size.
-    Equal to OpenCV's 8-bit result where both ratios are whole, and within one gray level otherwise: OpenCV rounds each
-    product before it adds, and a product of matrices does not, which decides where a mean lies midway between levels.
-    """
-    height, width = _count(films_BHW.shape[1]), _count(films_BHW.shape[2])
-    grows = (height < size) | (width < size)
-    whole = (torch.remainder(height, size) == 0) & (torch.remainder(width, size) == 0)
-    down_SH = _lines(films_BHW.shape[1], size, grows, whole)
-    across_SW = _lines(films_BHW.shape[2], size, grows, whole)
-    sums_BSS = down_SH @ (films_BHW.float() @ across_SW.T)
-    # Sums of whole pixels are exact in float32; the one division comes last, as in OpenCV.
-    area = torch.where(whole & ~grows, height * width / size**2, 1.0)
-    mean_BSS = sums_BSS * (1.0 / area.float())
-    half = (height == 2 * size) & (width == 2 * size)
-    return torch.where(half, torch.floor(mean_BSS + 0.5), torch.round(mean_BSS)).clamp(0, 255)
-
-
-def _count(n: int) -> Tensor:
-    """A side as a float64 scalar; in an export the side is known only when the file runs."""
-    return torch.arange(n, dtype=torch.float64)[-1] + 1
-
-
-def _lines(n: int, size: int, grows: Tensor, whole: Tensor) -> Tensor:
-    """Weights of N source lines in each of `size` lines, float32 S x N. Sums rather than means if `whole`."""
-    count = _count(n)
-    scale = 1.0 / (size / count)  # OpenCV's way to write N / S, and its last bit
-    line_S1, pixel_1N = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)[None]
-    low_S1 = line_S1 * scale
-    overlap_SN = (torch.minimum(low_S1 + scale, pixel_1N + 1) - torch.maximum(low_S1, pixel_1N)).clamp(min=0)
-    overlap_SN = torch.where(overlap_SN > 1e-3, overlap_SN, 0.0)  # OpenCV leaves out what is less
-    mean_SN = overlap_SN / torch.minimum(scale, count - low_S1)
-    first_S1 = low_S1.floor()
-    second_S1 = ((line_S1 + 1) - (first_S1 + 1) * (size / count)).float().double()
-    second_S1 = torch.where((second_S1 <= 0) | (first_S1 >= count - 1), 0.0, second_S1 - second_S1.floor())
-    first_S1 = torch.minimum(first_S1, count - 1)
-    between_SN = torch.where(pixel_1N == first_S1, 1 - second_S1, 0.0)
-    between_SN = between_SN + torch.where(pixel_1N == first_S1 + 1, second_S1, 0.0)
-    return torch.where(grows, between_SN, torch.where(whole, overlap_SN, mean_SN)).float()
 
 
 class View(nn.Module):

@@ -178,7 +178,7 @@ class Engine:
 
 def _intake(film: Read, answers: EagerBatch | ExportedBatch, row: int) -> Intake | None:
     """The check of the pixels, made when the film was decoded, and the distance of its features, where known."""
-    distance_N = getattr(answers, "distance_N", None)  # an exported file does not know it
+    distance_N = getattr(answers, "distance_N", None)
     if film.intake is None or distance_N is None:
         return film.intake
     from agcxr.inference.novelty import judge_distance
