@@ -102,10 +102,13 @@ def evaluate(
     )
     results.save(folder)
     if progress:
-        print(text_table(analysis))
-        if leak.unchecked:
-            print(f"Leakage could not be checked: {leak.unchecked}.")
+        print(_shown(results))
     return Evaluated(folder, results)
+
+
+def _shown(results: Results) -> str:
+    unchecked = results.leak.unchecked
+    return text_table(results.analysis) + (f"\nLeakage could not be checked: {unchecked}." if unchecked else "")
 
 
 def _folder(run: Path, split: str, out: str | Path | None) -> Path:
