@@ -59,12 +59,12 @@ def _sums(lines_BNM: Tensor, line_KS: Tensor, weight_KS: Tensor) -> Tensor:
 def _between(rows_BHS: Tensor, down: _Axis) -> Tensor:
     """Where a side grows: rows, whole numbers of 1 / 2048 gray levels, mixed as OpenCV's integers mix them."""
     weight_2S = down.between_KS(inside=False)
-    mixed = torch.full((), 2.0, dtype=torch.float64)
+    parts = []
     for tap in (0, 1):
         row_BSS = rows_BHS.index_select(1, down.clipped(down.first_S + tap))
         sixteenth_BSS = torch.floor(row_BSS / 16).double()
-        mixed = mixed + torch.floor(sixteenth_BSS * (weight_2S[tap][:, None] / 65536))
-    return torch.floor(mixed / 4).float()
+        parts.append(torch.floor(sixteenth_BSS * (weight_2S[tap][:, None] / 65536)))
+    return torch.floor((parts[0] + parts[1] + 2) / 4).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ def _axis(n: int, size: int) -> _Axis:
 
 def _over(number: float, by: Tensor) -> Tensor:
     """A true division: `number / by` would be traced as a reciprocal and a product, which are other last bits."""
-    return torch.full((), number, dtype=by.dtype) / by
+    return torch.tensor(number, dtype=by.dtype) / by
 
 
 def count(n: int) -> Tensor:
