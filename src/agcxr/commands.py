@@ -22,7 +22,7 @@ Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
-def demo(out: Path = Path("agcxr-demo"), *, films: int = 2500, seed: int = 0) -> int:
+def demo(out: Path = Path("agcxr-demo"), *, films: int = 2000, seed: int = 0) -> int:
     """The whole method on synthetic films: make, prepare, train, evaluate, explain (minutes on two cores).
 
     Args:

@@ -271,8 +271,8 @@ def demo() -> Train:
         image_size=56,
         resize=64,
         augment=Augment(flip=0.0),
-        global_=Stage(epochs=14, lr=2e-3, **learning),
-        local=Local(epochs=10, lr=2e-3, crop_source="prepared", start="global", threshold=0.5, min_side=8, **learning),
+        global_=Stage(epochs=12, lr=2e-3, **learning),
+        local=Local(epochs=7, lr=2e-3, crop_source="prepared", start="global", threshold=0.5, min_side=8, **learning),
         fusion=Fusion(epochs=8, lr=5e-4, cached_views=4, start="global", **learning),
     )
 

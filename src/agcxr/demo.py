@@ -34,7 +34,7 @@ class Demo:
     seconds: float
 
 
-def run_demo(out: Path, *, films: int = 2500, seed: int = 0, settings: config.Train | None = None) -> Demo:
+def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Train | None = None) -> Demo:
     """Make, prepare, train, evaluate and explain. Parts that an earlier call finished in `out` are kept.
 
     Raises ValueError where a part of `out` was made with other settings.
