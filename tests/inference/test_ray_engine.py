@@ -92,8 +92,8 @@ def on_ray(made, home, *flags):
     assert "1 could not be read" in done.stderr
 
 
-PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0"}
-"""For machines that do other work too."""
+PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+"""For machines that do other work too, and for tests that run under `uv run`."""
 
 
 def test_ray_writes_the_rows_of_the_plain_engine(made, tmp_path):

@@ -81,6 +81,8 @@ def predict_on_ray(request: Request, out: str, *, actors: int = 1, nodes: int = 
 
 
 def _ray() -> Any:
+    # Under `uv run` Ray would pack the working folder and build the environment anew for every worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
         import ray.data
