@@ -46,7 +46,7 @@ RESAMPLES, BATCH, WRITE_S = 100, 32, 25.0
 LIMITS = """
 The data path by copies in memory, until the films no longer fit into the system's cache and the disk is read anew in
 every epoch. Prepare (without decoding) by opening and reading a file. Evaluate and the bootstrap by sorting scores once
-for each label and branch (N log N) and by one pass of sums over them for every resample.
+for each label and branch (N log N), and by one product with the patients' counts for every resample.
 """
 
 
@@ -100,6 +100,7 @@ def tiled_file(path: Path, few_MSS: np.ndarray, n: int) -> int:
             some = few_MSS[: n - done]
             file.write(some.tobytes())
             done += len(some)
+        os.fsync(file.fileno())  # or the system writes it out beside the epoch that is timed
     return done
 
 

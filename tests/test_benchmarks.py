@@ -219,7 +219,7 @@ def test_every_theme_is_a_program_that_says_what_limits_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in program.THEMES if name != "patient_bootstrap"])
+@pytest.mark.parametrize("name", program.THEMES)
 def test_every_theme_runs_at_its_smallest_size(name, tmp_path):
     """In a process of its own, as it always does; the figures mean nothing."""
     assert program.main(["--only", name, "--quick", "--backbone", "test_resnet", "--out", str(tmp_path)]) == 0

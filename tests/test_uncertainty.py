@@ -71,7 +71,7 @@ def test_every_resample_equals_scikit_learn(case) -> None:  # type: ignore[no-un
 def test_chunks_do_not_matter(case, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     target, score, patient = case
     whole = uncertainty.bootstrap(target, score, patient, rng=np.random.default_rng(2), resamples=20)
-    monkeypatch.setattr(uncertainty, "CHUNK_BYTES", 8 * 120 * 3)
+    monkeypatch.setattr(uncertainty, "CHUNK_BYTES", 4 * 40 * 3)
     parts = uncertainty.bootstrap(target, score, patient, rng=np.random.default_rng(2), resamples=20)
     np.testing.assert_array_equal(whole.auroc_BKR, parts.auroc_BKR)
     np.testing.assert_array_equal(whole.brier_BKR, parts.brier_BKR)

@@ -3,11 +3,12 @@
 Films of one patient are alike, so whole patients are drawn with replacement and every film of a patient counts as
 often as its patient was drawn. All branches see the same draws, which makes their differences paired.
 
-Shapes: N films, K labels, B branches, R resamples, P operating points.
+Shapes: N films, C clusters (patients), K labels, B branches, R resamples, P operating points.
 
-The speed: a resample only changes how often a film counts, not the order of the scores. Films are sorted once per
-branch and label, and cut at the positives; the weight between two cuts, for all resamples at once, is a product with
-a sparse 0/1 matrix. AUROC and AP of each resample follow exactly, ties included.
+The speed: a resample only changes how often a patient counts, not the order of the scores. Films are sorted once per
+branch and label, and cut at the positives; the weight between two cuts, for all resamples at once, is a product of a
+sparse matrix (films of each patient in each stretch) with how often each patient was drawn. AUROC and AP of each
+resample follow exactly, ties included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from agcxr.metrics import Floats, known
 
 CHUNK_BYTES = 6 * 2**20
 """Weights held at once; what stays in a cache is fastest. Results do not change: resamples are drawn singly."""
+Counts = npt.NDArray[np.float32]
+"""How often something counts: whole numbers, exact in float32 up to 16 million, at half the memory of float64."""
 
 
 FEWEST_PATIENTS = 2
@@ -73,34 +76,41 @@ def cluster_weights(cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Gen
     As many clusters are drawn as there are, with replacement. Successive chunks together have `resamples` columns.
     """
     name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
-    if len(name) == 0:
+    for count in _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (8 * max(1, len(cluster)))):
+        yield count[cluster].astype(np.float64)
+
+
+def _drawn(clusters: int, resamples: int, rng: np.random.Generator, *, step: int) -> Iterator[Counts]:
+    """Chunks C x r, r about `step`, of how often each cluster was drawn."""
+    if clusters == 0:
         raise ValueError("no films were given; a bootstrap needs at least one")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}; 1000 is usual")
-    step = max(1, CHUNK_BYTES // (8 * len(cluster)))
+    step = max(1, step)
     for start in range(0, resamples, step):
-        width = min(step, resamples - start)
-        count = np.empty((len(name), width))
-        for column in range(width):
-            draw = rng.integers(len(name), size=len(name))
-            count[:, column] = np.bincount(draw, minlength=len(name))
-        yield count[cluster]
+        count = np.empty((clusters, min(step, resamples - start)), np.float32)
+        for column in range(count.shape[1]):
+            draw = rng.integers(clusters, size=clusters)
+            count[:, column] = np.bincount(draw, minlength=clusters)
+        yield count
 
 
 @dataclass(frozen=True)
 class SortedCurve:
     """One branch's scores of one label, sorted once and cut at the scores G that positive films have."""
 
-    positive_GN: sparse.csr_array
-    """Positive films at each such score, from high to low."""
-    negative_SN: sparse.csr_array
-    """Negative films in S = 2 G + 1 stretches: above the first such score, at it, between it and the next, ..."""
+    positive_GC: sparse.csr_array
+    """Positive films of each cluster at each such score, from high to low."""
+    negative_SC: sparse.csr_array
+    """Negative films of each in S = 2 G + 1 stretches: above the first such score, at it, between it and the next, ..."""
 
     @classmethod
-    def of(cls, target_N: npt.ArrayLike, score_N: npt.ArrayLike) -> SortedCurve | None:
-        """None where a class is absent."""
+    def of(
+        cls, target_N: npt.ArrayLike, score_N: npt.ArrayLike, cluster_N: npt.NDArray[np.intp], clusters: int
+    ) -> SortedCurve | None:
+        """None where a class is absent. cluster_N: each film's cluster, 0 to `clusters` - 1."""
         target = np.asarray(target_N, dtype=np.float64)
-        film = np.flatnonzero(~np.isnan(target))
+        whose = cluster_N[~np.isnan(target)]
         positive, score, _ = known(target, score_N)
         if positive.all() or not positive.any():
             return None
@@ -108,14 +118,14 @@ class SortedCurve:
         left = np.searchsorted(cut, -score, side="left")
         right = np.searchsorted(cut, -score, side="right")
         return cls(
-            _selector(left[positive], film[positive], len(cut), len(target)),
-            _selector((left + right)[~positive], film[~positive], 2 * len(cut) + 1, len(target)),
+            _tally(left[positive], whose[positive], len(cut), clusters),
+            _tally((left + right)[~positive], whose[~positive], 2 * len(cut) + 1, clusters),
         )
 
-    def measures(self, weight_NR: Floats) -> tuple[Floats, Floats]:
+    def measures(self, count_CR: Counts) -> tuple[Floats, Floats]:
         """(AUROC, AP) of each resample, R numbers each; NaN where a class has no weight."""
-        pos = self.positive_GN @ weight_NR
-        neg = np.cumsum(self.negative_SN @ weight_NR, axis=0)
+        pos = (self.positive_GC @ count_CR).astype(np.float64)
+        neg = np.cumsum(self.negative_SC @ count_CR, axis=0, dtype=np.float64)
         above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1]
         true = np.cumsum(pos, axis=0)
         total_pos = true[-1]
@@ -130,8 +140,9 @@ class SortedCurve:
         return np.where(absent, np.nan, auroc), np.where(absent, np.nan, ap)
 
 
-def _selector(row: npt.NDArray[np.int64], column: npt.NDArray[np.int64], rows: int, columns: int) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=(rows, columns))
+def _tally(row: npt.NDArray[np.int64], column: npt.NDArray[np.intp], rows: int, columns: int) -> sparse.csr_array:
+    """How many films there are of each row and column."""
+    return sparse.csr_array((np.ones(len(row), np.float32), (row, column)), shape=(rows, columns))
 
 
 def bootstrap(
@@ -158,35 +169,74 @@ def bootstrap(
         )
     threshold = np.zeros((0, branches, labels)) if threshold_PBK is None else np.asarray(threshold_PBK, np.float64)
     pairs = [(b, k) for b in range(branches) for k in range(labels)]
-    curves = [SortedCurve.of(target[:, k], score[b, :, k]) for b, k in pairs]
+    name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
+    curves = [SortedCurve.of(target[:, k], score[b, :, k], cluster, len(name)) for b, k in pairs]
+    sums = Sums.of(target, score, threshold, cluster, len(name))
     chunks: list[tuple[Floats, ...]] = []
-    for weight_NR in cluster_weights(cluster_N, resamples, rng):
-        nothing = np.full(weight_NR.shape[1], np.nan)
-        ranked = [curve.measures(weight_NR) if curve else (nothing, nothing) for curve in curves]
+    for count_CR in _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name)))):
+        nothing = np.full(count_CR.shape[1], np.nan)
+        ranked = [curve.measures(count_CR) if curve else (nothing, nothing) for curve in curves]
         auroc, ap = (np.stack(part).reshape(branches, labels, -1) for part in zip(*ranked, strict=True))
-        chunks.append((auroc, ap, *_linear(target, score, threshold, weight_NR)))
+        chunks.append((auroc, ap, *sums.measures(count_CR)))
     auroc, ap, brier, sensitivity, specificity = (np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
-    return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(np.unique(np.asarray(cluster_N))))
+    return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(name))
 
 
-def _linear(target_NK: Floats, score_BNK: Floats, threshold_PBK: Floats, weight_NR: Floats) -> tuple[Floats, ...]:
-    """(Brier, sensitivity, specificity) of each resample: ratios of weighted sums, so plain matrix products."""
-    positive, negative = (target_NK == 1).astype(np.float64), (target_NK == 0).astype(np.float64)
-    weight_RN = weight_NR.T
-    pos_KR, neg_KR = (weight_RN @ positive).T, (weight_RN @ negative).T
-    error = np.where(np.isnan(target_NK), 0.0, (score_BNK - np.nan_to_num(target_NK)) ** 2)
-    undefined = np.where(np.isnan(threshold_PBK), np.nan, 1.0)[..., None]
-    points, branches, labels = threshold_PBK.shape
-    hit = np.empty((points, branches, labels, weight_NR.shape[1]))
-    clear = np.empty_like(hit)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        brier = np.stack([(weight_RN @ error[b]).T / (pos_KR + neg_KR) for b in range(branches)])
-        for p in range(points):
-            for b in range(branches):
-                called = score_BNK[b] >= threshold_PBK[p, b]
-                hit[p, b] = (weight_RN @ (positive * called)).T / pos_KR
-                clear[p, b] = (weight_RN @ (negative * ~called)).T / neg_KR
-    return brier, hit * undefined, clear * undefined
+@dataclass(frozen=True)
+class Sums:
+    """What each cluster adds to Brier scores, sensitivities and specificities: ratios of weighted sums over films."""
+
+    positive_CK: Floats
+    negative_CK: Floats
+    error_CBK: Floats
+    hit_CPBK: Floats
+    clear_CPBK: Floats
+    undefined_PBK: Floats
+    """NaN where there is no operating point, else 1."""
+
+    @classmethod
+    def of(
+        cls,
+        target_NK: Floats,
+        score_BNK: Floats,
+        threshold_PBK: Floats,
+        cluster_N: npt.NDArray[np.intp],
+        clusters: int,
+    ) -> Sums:
+        """cluster_N: each film's cluster, 0 to `clusters` - 1."""
+        films = sparse.csr_array(
+            (np.ones(len(cluster_N)), (cluster_N, np.arange(len(cluster_N)))), shape=(clusters, len(cluster_N))
+        )
+
+        def total(film_NX: npt.NDArray[np.generic]) -> Floats:
+            return films @ film_NX.astype(np.float64)
+
+        def totals(of_branches: list[npt.NDArray[np.generic]]) -> Floats:
+            return np.stack([total(film_NK) for film_NK in of_branches], axis=1)
+
+        positive, negative = target_NK == 1, target_NK == 0
+        wrong = [np.where(np.isnan(target_NK), 0.0, (s - np.nan_to_num(target_NK)) ** 2) for s in score_BNK]
+        points = [[s >= at for s, at in zip(score_BNK, point, strict=True)] for point in threshold_PBK]
+        shape = (clusters, *threshold_PBK.shape)
+        hit, clear = np.empty(shape), np.empty(shape)
+        for p, called in enumerate(points):
+            hit[:, p] = totals([positive & c for c in called])
+            clear[:, p] = totals([negative & ~c for c in called])
+        undefined = np.where(np.isnan(threshold_PBK), np.nan, 1.0)
+        return cls(total(positive), total(negative), totals(wrong), hit, clear, undefined)
+
+    def measures(self, count_CR: Counts) -> tuple[Floats, Floats, Floats]:
+        """(Brier B x K x R, sensitivity and specificity P x B x K x R); NaN where a class has no weight."""
+        exact_CR = count_CR.astype(np.float64)
+
+        def drawn(sum_CX: Floats) -> Floats:
+            return np.tensordot(sum_CX, exact_CR, axes=(0, 0))
+
+        pos, neg = drawn(self.positive_CK), drawn(self.negative_CK)
+        undefined = self.undefined_PBK[..., None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            brier = drawn(self.error_CBK) / (pos + neg)
+            return brier, drawn(self.hit_CPBK) / pos * undefined, drawn(self.clear_CPBK) / neg * undefined
 
 
 def mean_over(replicate_KR: Floats) -> Floats:
