@@ -95,6 +95,30 @@ def test_operating_points_on_ten_films():
     assert points["specificity95"].threshold == pytest.approx(0.65)
 
 
+def test_no_operating_point_lies_over_every_score():
+    # 1 of 10 negatives ties with the best positive: under 95 % specificity unless nothing is called
+    target, score = np.array([1.0] + [0.0] * 10), np.array([1.0, 1.0] + [0.1] * 9)
+    points = operating_points(target, score)
+    assert points.keys() == {"youden", "sensitivity95"}
+    assert points["youden"].threshold == 1.0
+    assert points["youden"].specificity == pytest.approx(0.9)
+
+
+def test_a_finding_too_rare_to_calibrate_has_no_operating_point():
+    target, score = _films()
+    for positives, kept in ((9, None), (10, {"youden", "sensitivity95", "specificity95"})):
+        rare = np.zeros(len(target))
+        rare[:positives] = 1
+        made = fit_calibration(rare[:, None], score[:, None], np.arange(len(target)).astype(object), ("Hernia",))
+        points = made.findings["Hernia"].points
+        assert (None if points is None else points.keys()) == kept
+    # cards of earlier versions hold points of such findings; nothing is called by them
+    old = _calibration()
+    few = old.findings["Mass"].model_copy(update={"positives": 9})
+    old = old.model_copy(update={"findings": old.findings | {"Mass": few}})
+    assert np.isnan(Scale.of(old, LABELLED).cut.score_K[0])
+
+
 def test_prevalence_correction_by_hand():
     # p = .5 where half are ill: likelihood ratio 1, so the probability is the prevalence wherever it goes
     assert at_prevalence(np.array([0.5]), 0.5, 0.1)[0] == pytest.approx(0.1)

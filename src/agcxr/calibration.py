@@ -25,7 +25,7 @@ Point = Literal["youden", "sensitivity95", "specificity95"]
 KINDS: tuple[Kind, ...] = ("none", "temperature", "platt", "isotonic")
 POINTS: tuple[Point, ...] = ("youden", "sensitivity95", "specificity95")
 MIN_POSITIVES = 10
-"""A finding with fewer positives or negatives in validation than this keeps its raw score."""
+"""A finding with fewer positives or negatives in validation than this keeps its raw score and has no operating point."""
 FOLDS = 5
 EPSILON = 1e-7
 Prevalence: TypeAlias = float | Mapping[str, float]
@@ -99,7 +99,7 @@ class Calibration(Frozen):
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """An operating point, label by label; NaN where the checkpoint has none for a label."""
+    """An operating point, label by label; NaN where there is none, or where validation held too few films to trust it."""
 
     point: Point
     score_K: Array
@@ -158,7 +158,7 @@ class Scale:
         threshold = np.full(len(self.labels), np.nan)
         for k, label in enumerate(self.labels):
             known = self.calibration.findings.get(label)
-            if known is not None and known.points is not None and self.point in known.points:
+            if known is not None and known.enough and known.points is not None and self.point in known.points:
                 threshold[k] = known.points[self.point].threshold
         probability = np.where(np.isnan(threshold), np.nan, self.probabilities(np.nan_to_num(threshold)))
         stored = [self.calibration.findings.get(label) for label in self.labels]
@@ -246,12 +246,11 @@ def fit_curve(target_N: NDArray[np.floating], score_N: NDArray[np.floating], kin
 
 def operating_points(target_N: NDArray[np.floating], score_N: NDArray[np.floating]) -> dict[Point, OperatingPoint]:
     """Youden's point (max sensitivity + specificity - 1), the highest threshold with sensitivity >= 95 % and the lowest
-    with specificity >= 95 %."""
+    with specificity >= 95 %. A point that only a threshold over every score would reach is left out."""
     from sklearn.metrics import roc_curve
 
     false_positive, sensitivity, threshold = roc_curve(target_N, score_N, drop_intermediate=False)
     specificity = 1 - false_positive
-    threshold = np.clip(threshold, 0, 1)  # the first is infinite: nothing is called
     enough_sensitivity = int(np.argmax(sensitivity >= 0.95))
     enough_specificity = int(np.flatnonzero(specificity >= 0.95)[-1])
     rows: dict[Point, int] = {
@@ -266,6 +265,7 @@ def operating_points(target_N: NDArray[np.floating], score_N: NDArray[np.floatin
             specificity=float(specificity[row]),
         )
         for point, row in rows.items()
+        if np.isfinite(threshold[row])  # the first is infinite: nothing is called
     }
 
 
@@ -289,7 +289,7 @@ def _fit_finding(target: Array, score: Array, kind: Kind) -> FindingCalibration:
         prevalence=positives / films,
         positives=positives,
         films=films,
-        points=operating_points(target, score) if 0 < positives < films else None,
+        points=operating_points(target, score) if common else None,
     )
 
 

@@ -7,6 +7,8 @@ import pydicom
 from dicom_made import film, pixels, written
 
 from agcxr.cli import main
+from agcxr.dicom.algorithm import Algorithm
+from agcxr.inference.predictor import Predictor
 
 
 def test_predict_writes_dicom_beside_the_rows(model_folder, tmp_path, capsys):
@@ -31,6 +33,24 @@ def test_predict_writes_dicom_beside_the_rows(model_folder, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "DICOM results of 2 films" in said
     assert "1 without: not a DICOM file" in said
+
+
+def test_a_film_that_is_none_for_the_model_has_no_dicom_results(model_folder, tmp_path):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(written(film(1, Manufacturer="agcxr")))
+    flags = ["--out", str(tmp_path / "p.csv"), "--dicom", str(tmp_path / "out")]
+    assert main(["predict", str(model_folder), str(path), *flags]) == 1  # the film is in the table, but results were asked for
+    (row,) = csv.DictReader((tmp_path / "p.csv").read_text().splitlines())
+    assert (row["dicom"], row["dicom_reason"]) == ("", "a result of agcxr itself")
+    assert row["prob_Effusion"]
+
+
+def test_another_precision_makes_other_objects(predictor):
+    plain = Algorithm.of(predictor)
+    half = Predictor(predictor.model, device="cpu", precision="bf16")
+    assert Algorithm.of(half).version != plain.version
+    assert "precision bf16" in Algorithm.of(half).parameters
+    assert Algorithm.of(Predictor(predictor.model, device="cpu", precision="fp32")).version == plain.version
 
 
 def test_without_failures_the_status_is_0(model_folder, tmp_path, capsys):

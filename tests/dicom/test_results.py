@@ -15,6 +15,7 @@ import pytest
 from dicom_made import CR, DX, SC, film, pixels, written
 from pydicom.dataset import Dataset
 
+from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
@@ -123,10 +124,12 @@ def test_findings_come_with_scores_and_operating_points(of_a_film):
 
 def test_an_operating_point_of_a_finding_too_rare_to_calibrate_is_not_spoken_of(predictor, algorithm):
     data = written(film())
-    prediction = predictor(data)
-    assert prediction.cut is not None
-    few = dataclasses.replace(prediction.cut, fitted_K=np.zeros(len(LABELS), bool))
-    made = make_results(read_source(data), dataclasses.replace(prediction, cut=few), algorithm)
+    prediction, fitted = predictor(data), algorithm.calibration.findings
+    few = algorithm.calibration.model_copy(
+        update={"findings": {name: one.model_copy(update={"positives": 9}) for name, one in fitted.items()}}
+    )
+    cut = Scale.of(few, LABELS).cut
+    made = make_results(read_source(data), dataclasses.replace(prediction, cut=cut), algorithm)
     for group in groups(made.sr)[1:]:
         assert child(group, "CALL") is None
         assert number(group, "PROBABILITY") is None
@@ -163,11 +166,15 @@ def test_the_zip_holds_the_three_files(predictor, algorithm):
 def test_an_exported_file_has_an_identity_of_its_own(tmp_path, algorithm):
     facts = SimpleNamespace(image_size=64, prepared_size=72, card={"model": {"backbone": "test_resnet", "resize": 72}})
     (tmp_path / "model.onnx").write_bytes(b"weights")
-    exported = SimpleNamespace(path=tmp_path / "model.onnx", facts=facts, calibration=None)
+    told = {"path": tmp_path / "model.onnx", "facts": facts, "calibration": None}
+    exported = SimpleNamespace(**told, runtime="onnxruntime", precision="fp32")
     found = Algorithm.of_exported(exported)
     assert found.fingerprint == hashlib.sha256(b"weights").hexdigest()[:16]
     assert found.version != algorithm.version
     assert found.parameters[:2] == ("backbone test_resnet", "view 64 of 72 px")
+    others = [SimpleNamespace(**told, runtime="openvino", precision=precision) for precision in ("fp32", "bf16")]
+    assert len({Algorithm.of_exported(one).version for one in (exported, *others)}) == 3
+    assert Algorithm.of_exported(others[1]).parameters[-1] == "precision bf16, exported file on openvino"
 
 
 def test_the_box_is_a_region_in_the_films_pixels(of_a_film):
@@ -351,8 +358,17 @@ def test_codes_are_complete_and_short():
     assert codes.finding_code("Something else entirely").value == "SOMETHING_ELSE_E"
 
 
-@pytest.mark.parametrize(("sop_class", "bare"), [(CR, False), (DX, True), (SC, False), (SC, True)])
-def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare):
+ANSWERS = {
+    "as it is": {},
+    "no region stood out": {"fallback": True},
+    "no calibration": {"cut": None, "calibrated_K": None},
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("bare", [False, True], ids=["full", "bare"])
+@pytest.mark.parametrize("sop_class", [CR, DX, SC], ids=["CR", "DX", "SC"])
+def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare, answer):
     program = shutil.which("dciodvfy")
     if program is None:
         pytest.skip("dciodvfy is not here (Debian: apt-get install dicom3tools)")
@@ -363,8 +379,9 @@ def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare
     else:
         ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "12.5"
         ds.LossyImageCompressionMethod = "ISO_10918_1"
-    _, objects = results(predictor, algorithm, written(ds))
-    for role, made in objects.items():
+    data = written(ds)
+    prediction = dataclasses.replace(predictor(data), **ANSWERS[answer])
+    for role, made in make_results(read_source(data), prediction, algorithm):
         path = tmp_path / f"{role}.dcm"
         path.write_bytes(to_bytes(made))
         said = subprocess.run([program, path], capture_output=True, text=True, timeout=60)

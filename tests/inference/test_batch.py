@@ -195,7 +195,7 @@ def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
 
         def answer(self, path):
             threshold = np.full(15, 0.5)
-            threshold[LABELS.index("Hernia")] = np.nan
+            threshold[[LABELS.index("Hernia"), LABELS.index("Mass")]] = np.nan
             cut = Cut("youden", threshold, threshold / 4, np.array([label != "Mass" for label in LABELS]))
             return prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut)
 
@@ -205,7 +205,7 @@ def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
     assert [value for key, value in row.items() if key.startswith("calibrated_") and value] == ["0.125000"] * 14
     # fusion scores are 0, 1/14, ..., 1: the eighth is .5 itself
     called = "".join(row[f"call_{label}"] or "-" for label in LABELS)
-    assert called == "0000000111111-1"
+    assert called == "0000-00111111-1"
     assert list(row)[46:76] == [f"{kind}_{label}" for kind in ("calibrated", "call") for label in LABELS]
 
 

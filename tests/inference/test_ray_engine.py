@@ -122,7 +122,7 @@ def test_types_of_the_columns():
 
 def test_values_of_a_row():
     table = Table(LABELS, calibrated=True, also=("picture",))
-    threshold = np.full(15, 0.5)
+    threshold = np.where([label == "Mass" for label in LABELS], np.nan, 0.5)
     cut = Cut("youden", threshold, threshold, np.array([label != "Mass" for label in LABELS]))
     answer = prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut, intake=Intake("warn", ("a", "b")))
     row = dict(zip(table.columns, table.values("f.png", answer), strict=True))
@@ -130,7 +130,7 @@ def test_values_of_a_row():
         "f.png",
         None,
         0.125,
-        0,
+        None,
     )
     assert (row["box_x0"], row["width"], row["intake"], row["intake_reason"]) == (10.0, 50, "warn", "a; b")
     assert (row["error"], row["picture"]) == (None, None)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from agcxr.calibration import Calibration, Cut
+from agcxr.calibration import Calibration
 from agcxr.config import Attention
 
 if TYPE_CHECKING:
@@ -33,7 +31,8 @@ class Algorithm:
     """A model as its results name it."""
 
     fingerprint: str
-    """Hex, 16 digits: of the weights and of the card, or of an exported file's bytes."""
+    """Hex, 16 digits: of the weights and of the card, or of an exported file's bytes; and of how they are computed where
+    that is not the plain way (fp32; an exported file on ONNX Runtime), since answers then differ."""
     package: str
     """Version of agcxr."""
     parameters: tuple[str, ...]
@@ -60,6 +59,8 @@ class Algorithm:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         digest.update((model.card or model.new_card()).model_dump_json(exclude={"versions"}).encode())
+        if predictor.precision != "fp32":
+            digest.update(predictor.precision.encode())
         attention = model.attention
         return cls(
             fingerprint=digest.hexdigest()[:16],
@@ -79,6 +80,8 @@ class Algorithm:
         """Identity of an exported file: another than its run's, since the last digits of its answers may differ."""
         with open(predictor.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256")
+        if (how := (predictor.runtime, predictor.precision)) != ("onnxruntime", "fp32"):
+            digest.update(" ".join(how).encode())
         facts, model = predictor.facts, predictor.facts.card.get("model")
         told: dict[str, Any] = model if isinstance(model, dict) else {}
         attention = Attention.model_validate(told.get("attention", {}))
@@ -89,19 +92,11 @@ class Algorithm:
                 f"backbone {told.get('backbone', 'unknown')}",
                 f"view {facts.image_size} of {told.get('resize', facts.prepared_size)} px",
                 f"attention {attention.statistic}, threshold {attention.threshold:g}",
-                "precision fp32, exported file",
+                f"precision {predictor.precision}, exported file on {predictor.runtime}",
             ),
             attention=attention,
             calibration=predictor.calibration,
         )
-
-
-def spoken(cut: Cut | None) -> Cut | None:
-    """The operating point without findings too rare in validation to be calibrated: no call may rest on those."""
-    if cut is None:
-        return None
-    score_K, probability_K = (np.where(cut.fitted_K, one, np.nan) for one in (cut.score_K, cut.probability_K))
-    return replace(cut, score_K=score_K, probability_K=probability_K)
 
 
 def derived_uid(*parts: str) -> str:

@@ -12,7 +12,7 @@ from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.results import Refused, make_results, to_bytes
-from agcxr.dicom.source import read_source
+from agcxr.dicom.source import read_source, why_not_read
 from agcxr.inference.films import FilmFile
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Prediction
@@ -40,7 +40,10 @@ class DicomFiles:
         if data[:4] in (b"\x89PNG", b"RIFF") or data[:3] == b"\xff\xd8\xff":
             return None, "not a DICOM file, so there is no study to put results in"
         try:
-            results = make_results(read_source(data), prediction, self._algorithm)
+            source = read_source(data)
+            if reason := why_not_read(source):
+                return None, reason
+            results = make_results(source, prediction, self._algorithm)
         except Refused as error:
             return None, f"refused, {error}"
         except RadiographError as error:

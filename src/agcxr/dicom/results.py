@@ -25,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
-from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid, spoken
+from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.report import content, region_tracking
 from agcxr.dicom.source import Source
@@ -78,7 +78,7 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
     if prediction.intake is not None and prediction.intake.decision == "refuse":
         raise Refused("; ".join(prediction.intake.reasons))
     # The name may be a file's, and file names may name patients.
-    prediction = replace(prediction, name="Chest film", cut=spoken(prediction.cut))
+    prediction = replace(prediction, name="Chest film")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
         return Results(

@@ -238,13 +238,13 @@ class _Row:
 
 
 def _rows(prediction: Prediction) -> list[_Row]:
-    """The findings to show, called ones first, then by probability; "No Finding" last."""
+    """The findings to show: called ones, then those calibrated, each by probability; "No Finding" last."""
     shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
     cut = prediction.cut
     thresholds = [np.nan] * len(shown) if cut is None else cut.probability_K.tolist()
     fitted = [True] * len(shown) if cut is None else cut.fitted_K.tolist()
     numbers = zip(prediction.labels, shown.tolist(), thresholds, prediction.calls(), fitted, strict=True)
-    rows = sorted((_Row(*one) for one in numbers), key=lambda row: (not row.called, -row.bar))
+    rows = sorted((_Row(*one) for one in numbers), key=lambda row: (not row.called, not row.fitted, -row.bar))
     findings = [row for row in rows if row.finding != NO_FINDING]
     return findings[:TOP] + [row for row in rows if row.finding == NO_FINDING]
 
@@ -266,7 +266,7 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
         _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
     for i, row in enumerate(_rows(prediction)):
         base = head_y + 32 + i * ROW + (8 if row.finding == NO_FINDING else 0)
-        quiet = row.finding == NO_FINDING or row.called is False
+        quiet = row.finding == NO_FINDING or (prediction.cut is not None and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
         _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
         _bar(draw, (bar_x, bar_end, base), row, fill)

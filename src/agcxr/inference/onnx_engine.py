@@ -99,7 +99,7 @@ class OnnxPredictor:
         point: Point = "youden",
         prevalence: Prevalence | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.runtime, self.precision = Path(path), runtime, precision
         if runtime not in get_args(RuntimeName) or precision not in get_args(Precision):
             raise ValueError(
                 f"runtime is {runtime!r} in {precision!r}; expected 'onnxruntime' or 'openvino', in 'fp32' or 'bf16'"

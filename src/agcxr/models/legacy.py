@@ -24,6 +24,10 @@ from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN, Branch
 from agcxr.models.backbones import load_strictly, read_state_dict
 
+CROPPED_OTHERWISE = (
+    "; its local and fusion branches were trained on crops by Otsu's threshold and from the film's central third, and "
+    "here see the paper's: trust the global branch"
+)
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 """Before PyTorch 0.4 the parts of a dense layer were called `norm.1`, `conv.1`, ..."""
 
@@ -59,7 +63,7 @@ def import_chexnet(files: Sequence[str | os.PathLike[str]]) -> AGCNN:
         _fill_branch(model.local_branch, states[local_path], local_path)
         fusion = {name.removeprefix("fc."): value for name, value in states[fusion_path].items()}
         load_strictly(model.fusion_head, fusion, str(fusion_path))
-        source = "AG-CNN of " + ", ".join(path.name for path in (global_path, local_path, fusion_path))
+        source = "AG-CNN of " + ", ".join(path.name for path in (global_path, local_path, fusion_path)) + CROPPED_OTHERWISE
     model.card = model.new_card(prepared_size=model.resize, source=source)
     return model.eval()
 

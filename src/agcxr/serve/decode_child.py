@@ -164,10 +164,11 @@ def _header(data: bytes, kind: str) -> tuple[bytes, str | None]:
     """What DICOM results take over from a film, and why there can be none."""
     if kind != "dicom":
         return b"", "not a DICOM film, so there is no study to put DICOM results in"
-    from agcxr.dicom.source import read_source
+    from agcxr.dicom.source import read_source, why_not_read
 
     try:
-        return read_source(data).to_json(), None
+        source = read_source(data)
+        return source.to_json(), why_not_read(source)
     except RadiographError as error:
         return b"", str(error)
 
