@@ -99,6 +99,8 @@ DIRECTION = """
     evaluation/tables
     evaluation/localization
     evaluation/coverage
+    evaluation/score_tables
+    evaluation/score_results
     evaluation/score
     evaluation/localize_picture
     evaluation/examples

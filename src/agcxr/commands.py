@@ -228,38 +228,50 @@ def score(
     labels: Path,
     *,
     against: Path | None = None,
-    out: Path | None = None,
+    points_from: tuple[Path, ...] = (),
+    out: tuple[Path, ...] = (),
     image_column: str | None = None,
     patient_column: str | None = None,
     logits: bool = False,
     resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> int:
-    """Evaluate probabilities made by any program: AUROC with intervals from a CSV and a label table.
+    """Evaluate probabilities made by any program: the measures of `evaluate` from a CSV and a label table.
 
     Args:
         predictions: CSV or Parquet with an image column and a column per finding, prefixed (prob_) or not.
         labels: Label table, e.g. Data_Entry_2017_v2020.csv.
         against: Another program's predictions, to compare with film by film.
-        out: Also write the results as JSON.
+        points_from: Predictions of validation films, to choose operating points on; a second file for --against.
+            Labels beside them, or in --labels.
+        out: Files to write too: results as .json, tables as .md.
         image_column: What the images' column is called, where it is not found by itself.
         patient_column: The same for patients.
         logits: The scores are logits.
         resamples: Of the bootstrap over patients.
+        level: Of the intervals.
+        seed: Of the resamples.
     """
     from agcxr.evaluation.score import score as score_file
+    from agcxr.evaluation.score_results import check_out
 
+    check_out(out)
     scored = score_file(
         predictions,
         labels,
         against=against,
+        points_from=points_from,
         image_column=image_column,
         patient_column=patient_column,
         logits=logits,
         resamples=resamples,
+        level=level,
+        seed=seed,
     )
     print(scored)
-    if out:
-        out.write_text(scored.model_dump_json(indent=1), encoding="utf-8")
+    for file in out:
+        scored.save(file)
     return 0
 
 

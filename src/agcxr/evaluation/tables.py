@@ -42,9 +42,14 @@ def interval(found: Interval) -> str:
     return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
 
 
+def words(finding: str) -> str:
+    """A finding as people write it."""
+    return finding.replace("_", " ")
+
+
 def marked(result: FindingResult) -> str:
     """The finding as people write it, with a dagger where few patients have it (see `few_patients`)."""
-    return result.finding.replace("_", " ") + DAGGER * result.few_patients
+    return words(result.finding) + DAGGER * result.few_patients
 
 
 def few_patients(analysis: Analysis) -> str:
@@ -67,14 +72,20 @@ def p_floor(analysis: Analysis, gap: Gap) -> float:
     return 2 / (analysis.resampling.resamples - gap.left_out + 1)
 
 
-def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc") -> Gap | None:
-    """The difference from a branch, if it was measured."""
-    return next((gap for gap in gaps if gap.against == against and gap.measure == measure), None)
+def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc", point: str = "") -> Gap | None:
+    """The difference from a branch, if it was measured; `point`: at which operating point."""
+    wanted = (against, measure, point)
+    return next((gap for gap in gaps if (gap.against, gap.measure, gap.point) == wanted), None)
 
 
 def text_table(analysis: Analysis) -> str:
     """AUROC per finding and branch with intervals, the difference of the last branch from the first, counts, and the
     mean over the findings; then, in words, what was left out."""
+    return "\n".join([*aligned(table_rows(analysis)), *notes(analysis)])
+
+
+def table_rows(analysis: Analysis) -> list[list[str]]:
+    """The cells of `text_table`: head, a row a finding, the mean."""
     first, last = analysis.branches[0], analysis.branches[-1]
     paired = len(analysis.branches) > 1
     head = ["Finding", "Positives", *(name.capitalize() for name in analysis.branches)]
@@ -82,11 +93,15 @@ def text_table(analysis: Analysis) -> str:
     rows = [head]
     rows += [
         _row(analysis, marked(result), f"{result.positives:,}", result.branches, result.gaps)
-        for result in analysis.labels
+        for result in analysis.stated
     ]
     mean = analysis.mean
-    rows.append(_row(analysis, f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return [*rows, _row(analysis, f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table for a terminal: the first column set left, a rule under the head and over the last row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
@@ -94,8 +109,7 @@ def text_table(analysis: Analysis) -> str:
         for row in rows
     ]
     rule = "─" * len(lines[0])
-    lines = [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()]
-    return "\n".join([*lines, *notes(analysis)])
+    return [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()]
 
 
 def _row(
@@ -121,10 +135,12 @@ def notes(analysis: Analysis) -> list[str]:
         f"seed {how.seed}."
     ]
     lines += [said] if (said := few_patients(analysis)) else []
-    absent = [result for result in analysis.labels if not result.defined]
+    if analysis.unstated:
+        lines.append(f"Not stated on these films, and left out: {', '.join(map(words, analysis.unstated))}.")
+    absent = [result for result in analysis.stated if not result.defined]
     if absent:
         why = ", ".join(
-            f"{result.finding} (no {'positives' if result.positives == 0 else 'negatives'})" for result in absent
+            f"{words(result.finding)} (no {'positives' if result.positives == 0 else 'negatives'})" for result in absent
         )
         lines.append(f"Undefined, and left out of the mean: {why}.")
     mean_lost = analysis.mean.branches[0].auroc.left_out
@@ -134,7 +150,7 @@ def notes(analysis: Analysis) -> list[str]:
         )
         lines.append(
             f"{mean_lost:,} resamples lacked a class of some finding and are left out of the mean's interval "
-            f"(rarest: {rare.finding}, {rare.positives} films of {rare.positive_patients} "
+            f"(rarest: {words(rare.finding)}, {rare.positives} films of {rare.positive_patients} "
             f"{'patient' if rare.positive_patients == 1 else 'patients'})."
         )
     return lines

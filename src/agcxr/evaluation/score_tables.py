@@ -1,0 +1,375 @@
+"""Tables of any program -> scores, labels and patients, image by image.
+
+Columns are found by what they are called, in any spelling `labels.canonical` knows, with or without a prefix
+("prob_Edema", "fusion_Edema", "Lung Mass") or a usual suffix ("Edema_score"). Images are found by the ends of their
+names.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import expit
+
+from agcxr.data.radiograph import without_suffix
+from agcxr.labels import LABELS, canonical
+
+IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
+PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
+LABEL_LISTS = ("findinglabels",)
+TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
+CALLS = "call"
+"""Prefix of the 0 and 1 that `agcxr predict` writes: no scores."""
+CALIBRATED = "calibrated"
+"""Prefix of what `agcxr predict` makes of the scores."""
+SUFFIXES = ("prob", "proba", "probability", "pred", "prediction", "score", "logit")
+UNNAMED = "without a prefix"
+PLAIN = "scored"
+"""The branch of a table that has only one."""
+ORDER = {"global": 0, "local": 1, "fusion": 3}
+"""The last branch is compared with the others; branches of other names stand between."""
+EMPTY = ("", "nan", "none", "na", "<na>")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.I)
+PATIENT_FOLDER = re.compile(r"(?:^|/)(patient\d+|p\d{8})(?=/)")
+"""How CheXpert and MIMIC-CXR name a patient's folder."""
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How tables are read: what columns are called where they are not found by themselves; scores are logits."""
+
+    image_column: str | None = None
+    patient_column: str | None = None
+    logits: bool = False
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores by branch: frames with a column a finding, a row an image."""
+
+    path: Path
+    table: pd.DataFrame
+    """As it was read."""
+    images: pd.Series
+    patients: pd.Series | None
+    branches: Mapping[str, pd.DataFrame]
+    not_scored: tuple[str, ...]
+    """Kinds of columns that hold nothing but 0 and 1 beside others with probabilities."""
+
+    @property
+    def labelled(self) -> bool:
+        """The table holds labels too."""
+        names = [str(name) for name in self.table.columns]
+        prefixes = {parts[0] for name in names if (parts := split_column(name))}
+        return (
+            any(_key(name) in LABEL_LISTS for name in names)
+            or not prefixes.isdisjoint(TRUTH_PREFIXES)
+            or UNNAMED in self.not_scored
+        )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of the images: 0, 1 or NaN (unknown), a column a finding."""
+
+    path: Path
+    table: pd.DataFrame
+    """As it was read."""
+    images: pd.Series
+    patients: pd.Series | None
+    truth: pd.DataFrame
+
+
+def read_predictions(path: Path, how: Reading) -> Predictions:
+    """The scores of a table (.csv, .csv.gz, .parquet). ValueError says what is missing or wrong."""
+    table = _read(path)
+    columns = _score_columns(table, path)
+    if not {"prob", "fusion"}.isdisjoint(columns):
+        columns.pop(CALIBRATED, None)  # the same order, and no values for findings that could not be calibrated
+    binary = [
+        prefix for prefix, branch in columns.items() if all(v.dropna().isin([0, 1]).all() for v in branch.values())
+    ]
+    not_scored = (
+        tuple(f"{prefix}_..." if prefix else UNNAMED for prefix in binary) if len(binary) < len(columns) else ()
+    )
+    if not_scored:
+        columns = {prefix: branch for prefix, branch in columns.items() if prefix not in binary}
+    return Predictions(path, table, *_whose_images(table, path, how), _branches(columns, how.logits), not_scored)
+
+
+def _branches(columns: Mapping[str, Mapping[str, pd.Series]], logits: bool) -> dict[str, pd.DataFrame]:
+    """Frames by the branch's name, in the order in which they are shown."""
+    # As `agcxr predict` writes it: prob_ is the fusion, beside global_ and local_.
+    names = {"prob": "fusion", "": PLAIN} if len(columns) > 1 else dict.fromkeys(columns, PLAIN)
+    named = {names.get(prefix, prefix): pd.DataFrame(branch) for prefix, branch in columns.items()}
+    order = sorted(named, key=lambda name: (ORDER.get(name, 2), name))
+    return {name: named[name].apply(expit) if logits else named[name] for name in order}
+
+
+def read_labels(path: Path, how: Reading) -> Labels:
+    """The labels of a table (.csv, .csv.gz, .parquet). ValueError says what is missing or wrong."""
+    return _labels(_read(path), path, how)
+
+
+def own_labels(said: Predictions, how: Reading) -> Labels:
+    """The labels that stand beside the scores."""
+    return _labels(said.table, said.path, how)
+
+
+def check_columns(how: Reading, *tables: Labels | Predictions) -> None:
+    """ValueError where a column was asked for and no table has it: a slip of the pen must not go unnoticed."""
+    names = {str(name) for one in tables for name in one.table.columns}
+    for asked, flag in ((how.image_column, "--image-column"), (how.patient_column, "--patient-column")):
+        if asked is not None and asked not in names:
+            files = " and ".join(str(one.path) for one in tables)
+            raise ValueError(f"{flag} is {asked!r}, but {files} have no such column; they have {_some(sorted(names))}")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """As text, so that names and patient numbers stay as they are written."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; expected a .csv, .csv.gz or .parquet table")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Without index_col=False a row with one cell more than the header would move every name by a column.
+            table = pd.read_csv(
+                path, sep=_separator(path), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig"
+            )
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        raise ValueError(
+            f"{path} has rows with more cells than its header has names. Are decimals written with a comma (0,258)? "
+            "Then put semicolons between the cells. Else name every column, and end no line with a separator"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); save it as .csv (UTF-8) or .parquet") from error
+    if not len(table):
+        raise ValueError(f"{path} has a header and no rows")
+    return table.rename(columns=lambda name: str(name).strip())
+
+
+def _separator(path: Path) -> str:
+    """Comma, semicolon or tab, whichever the header has most of."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig") as file:
+        header = str(file.readline())
+    return max(",;\t", key=header.count)
+
+
+def _key(column: str) -> str:
+    return "".join(letter for letter in str(column).lower() if letter.isalnum())
+
+
+def _some(names: Sequence[object]) -> str:
+    """The first of many names."""
+    return ", ".join(map(str, names[:12])) + ", ..." * (len(names) > 12)
+
+
+def _column(table: pd.DataFrame, names: Sequence[str], asked: str | None) -> pd.Series | None:
+    if asked is not None and asked in table.columns:
+        return table[asked].astype(str).str.strip()
+    for name in names:
+        for column in table.columns:
+            if _key(column) == name:
+                return table[column].astype(str).str.strip()
+    return None
+
+
+def _whose_images(table: pd.DataFrame, path: Path, how: Reading) -> tuple[pd.Series, pd.Series | None]:
+    images = _column(table, IMAGE_COLUMNS, how.image_column)
+    if images is None:
+        raise ValueError(
+            f"{path} has no image column among {_some(list(table.columns))}; name one `image`, or pass --image-column"
+        )
+    return images, _column(table, PATIENT_COLUMNS, how.patient_column)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def split_column(column: str) -> tuple[str, str] | None:
+    """(prefix, finding) of a column such as "prob_Edema", ("", finding) of "Edema"; None if it is no finding's."""
+    finding = canonical(column)
+    if finding:
+        return "", finding
+    for at, letter in enumerate(column):
+        if letter in "_-.: /" and (finding := canonical(column[at + 1 :])):
+            return column[:at].strip().lower(), finding
+    for at, letter in enumerate(column):
+        last = column[at + 1 :].strip().lower()
+        if letter in "_-.: /" and last in SUFFIXES and (finding := canonical(column[:at])):
+            return last, finding
+    return None
+
+
+def _score_columns(table: pd.DataFrame, path: Path) -> dict[str, dict[str, pd.Series]]:
+    """Prefix -> finding -> scores, without columns that are empty."""
+    columns: dict[str, dict[str, pd.Series]] = {}
+    for column in table.columns:
+        parts = split_column(str(column))
+        if parts is None or parts[0] in (*TRUTH_PREFIXES, CALLS):
+            continue
+        branch = columns.setdefault(parts[0], {})
+        if parts[1] in branch:
+            raise ValueError(f"{path} has two columns for {parts[1]} (the second is {column!r}); keep one of them")
+        branch[parts[1]] = _numbers(table[column], path, str(column))
+    if not columns:
+        raise ValueError(
+            f"{path} has no column named after a finding; it has {_some(list(table.columns))}; "
+            f"expected some of {', '.join(LABELS)}, with or without a prefix such as prob_"
+        )
+    filled = {prefix: {n: v for n, v in branch.items() if v.notna().any()} for prefix, branch in columns.items()}
+    columns = {prefix: branch for prefix, branch in filled.items() if branch}
+    if not columns:
+        raise ValueError(f"every column of a finding in {path} is empty: there is nothing to score")
+    return columns
+
+
+def _numbers(cells: pd.Series, path: Path, column: str) -> pd.Series:
+    """0.258, .258, 0,258 and 25.8 % are numbers; an empty cell is NaN."""
+    text = cells.astype(str).str.strip()
+    empty = text.str.lower().isin(EMPTY)
+    percent = text.str.endswith("%")
+    bare = text.mask(percent, text.str.rstrip("% "))
+    bare = bare.mask(bare.str.fullmatch(DECIMAL_COMMA), bare.str.replace(",", "."))
+    numbers = pd.to_numeric(bare.mask(empty), errors="coerce")
+    numbers = numbers.mask(percent, numbers / 100)
+    odd = text[numbers.isna() & ~empty]
+    if len(odd):
+        raise ValueError(f"{path}, column {column!r}: {odd.iloc[0]!r} is not a number ({len(odd)} such cells)")
+    return numbers.astype(np.float64)
+
+
+def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
+    return Labels(path, table, *_whose_images(table, path, how), _truth(table, path))
+
+
+def _truth(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    for column in table.columns:
+        if _key(column) in LABEL_LISTS:
+            return _from_lists(table[column].astype(str), path)
+    found: dict[str, pd.Series] = {}
+    for column in table.columns:
+        parts = split_column(str(column))
+        if parts and parts[0] in ("", *TRUTH_PREFIXES) and parts[1] not in found:
+            values = _numbers(table[column], path, str(column))
+            values = values.mask(values == -1)
+            if odd := sorted(set(values.dropna()) - {0.0, 1.0}):
+                raise ValueError(
+                    f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {odd[0]:g}"
+                )
+            found[parts[1]] = values
+    if not found:
+        raise ValueError(
+            f"{path} has no labels: neither a column `Finding Labels` nor one named after a finding; "
+            f"it has {_some(list(table.columns))}"
+        )
+    return pd.DataFrame(found)
+
+
+def _from_lists(listed: pd.Series, path: Path) -> pd.DataFrame:
+    rows = [[canonical(part) or part for part in text.split("|") if part.strip()] for text in listed]
+    if odd := sorted({name for row in rows for name in row} - set(LABELS)):
+        raise ValueError(f"{path}: unknown finding {odd[0]!r} in the labels; expected some of {', '.join(LABELS)}")
+    return pd.DataFrame({label: [float(label in row) for row in rows] for label in LABELS})
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Match:
+    """The same images in two tables."""
+
+    by: str
+    """What of their names is the same, in words."""
+    rows_M2: Rows
+
+
+def match(left: Predictions | Labels, right: Predictions | Labels) -> Match:
+    """The same images by the ends of their paths, without the extensions of films.
+
+    So many parts (the name and folders over it) are compared as find the most images, as long as they tell the images
+    of each table apart. So "valid/patient1/study1/view1_frontal.jpg" is found in "CheXpert-v1.0-small/valid/patient1/
+    ...", and "00000013_005.dcm" is "images/00000013_005.png". ValueError where nothing is found, or an image has two
+    rows.
+    """
+    sides = [_parts(one.images) for one in (left, right)]
+    best, rows_M2 = "", np.empty((0, 2), np.intp)
+    deepest = max(len(parts) for side in sides for parts in side)
+    for count in range(deepest, 0, -1):
+        keys = [["/".join(parts[-count:]) for parts in side] for side in sides]
+        row_of = [{key: row for row, key in enumerate(side)} for side in keys]
+        for side, rows, one in zip(keys, row_of, (left, right), strict=True):
+            if len(rows) < len(side) and not len(rows_M2):
+                raise ValueError(_ambiguous(side, one, whole=count == deepest))
+        if any(len(rows) < len(side) for side, rows in zip(keys, row_of, strict=True)):
+            break  # and fewer parts tell them apart even less
+        same = [(row, row_of[1][key]) for row, key in enumerate(keys[0]) if key in row_of[1]]
+        if len(same) > len(rows_M2):
+            best = "file name" if count == 1 else f"the last {count} parts of their paths"
+            rows_M2 = np.array(same, np.intp)
+        if len(rows_M2) == min(map(len, sides)):
+            break
+    if not len(rows_M2):
+        raise ValueError(
+            f"no image of {left.path} is in {right.path} (e.g. {left.images.iloc[0]!r} and {right.images.iloc[0]!r}); "
+            "their names must be the same but for the extension and the folders before"
+        )
+    return Match(best, rows_M2)
+
+
+def _parts(images: pd.Series) -> list[list[str]]:
+    return [[part for part in without_suffix(name).split("/") if part not in ("", ".")] for name in images]
+
+
+def _ambiguous(keys: list[str], one: Predictions | Labels, *, whole: bool) -> str:
+    doubled = next(key for key, times in Counter(keys).items() if times > 1)
+    more = f"({len(keys) - len(set(keys))} rows too many in all)"
+    if whole:
+        return f"{one.path}: image {doubled!r} occurs more than once {more}; keep one row an image"
+    return (
+        f"no path of the two tables is the same, and {doubled!r} alone stands for several images of {one.path} "
+        f"{more}; write the same folders before the names in both, or keep one row an image"
+    )
+
+
+def whose(found: Match, said: Predictions, known: Labels) -> tuple[str | None, npt.NDArray[np.object_]]:
+    """Where the patients stand, in words (None: nowhere), and the patient of every matched film.
+
+    The labels' column comes first, then the predictions', then folders such as patient64541 in either's paths. A film
+    without a patient is its own.
+    """
+    film_M = _names(known, found.rows_M2[:, 1])
+    places = ((known, found.rows_M2[:, 1]), (said, found.rows_M2[:, 0]))
+    for one, row_M in places:
+        if one.patients is not None:
+            patient_M = one.patients.to_numpy(object)[row_M]
+            empty = np.array([text.lower() in EMPTY for text in patient_M])
+            return str(one.path), np.where(empty, film_M, patient_M)
+    for one, row_M in places:
+        folder_M = [PATIENT_FOLDER.search(name) for name in _names(one, row_M)]
+        if first := next((folder[1] for folder in folder_M if folder), None):
+            named = [folder[1] if folder else film for folder, film in zip(folder_M, film_M, strict=True)]
+            return f"the paths in {one.path}, such as {first}", np.array(named, dtype=object)
+    return None, film_M
+
+
+def _names(one: Predictions | Labels, row_M: Rows) -> npt.NDArray[np.object_]:
+    return np.array([without_suffix(name) for name in one.images.to_numpy(object)[row_M]], dtype=object)
