@@ -25,7 +25,7 @@ from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation import ablation
 from agcxr.evaluation.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
 from agcxr.evaluation.ablation_figure import draw_arms, draw_sizes
-from agcxr.evaluation.ablation_size import bins, read_lesions, size_study, small_findings
+from agcxr.evaluation.ablation_size import bins, ranged_findings, read_lesions, size_study
 from agcxr.evaluation.ablation_tables import markdown, text
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
@@ -77,7 +77,9 @@ def ablate(
         raise ValueError("the comparison by lesion size is with the controls; add `controls` to --only")
     if table is not None:  # before hours of training
         here = films.index[films.index["split"] == split]
-        bins(here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, small_findings(table))
+        bins(
+            here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, ranged_findings(table)
+        )
     _claim(root, base)
     needed = runs(arms(base, groups), base)
     if progress:
@@ -164,6 +166,17 @@ def _run(
     atomic(target, lambda beside: to_frame(films, rows, answers).to_parquet(beside, index=False))
 
 
+def _answers(run: Path, films: Prepared, split: str) -> pd.DataFrame:
+    """What an arm said. Differences are paired film by film, so another set of films must not slip in."""
+    path = _predictions(run, split)
+    frame = pd.read_parquet(path)
+    if frame["image_id"].tolist() != films.index.loc[films.index["split"] == split, "image_id"].astype(str).tolist():
+        raise ValueError(
+            f"{path} is not of the films of {films.folder}; give those it was made of, or --out a new folder"
+        )
+    return frame
+
+
 def _compare(
     root: Path,
     rows: Sequence[Arm],
@@ -176,11 +189,9 @@ def _compare(
     start: float,
 ) -> Ablation:
     folders = dict.fromkeys([REFERENCE, *(arm.folder for arm in rows)])
-    frames = {
-        name: [pd.read_parquet(_predictions(root / f"seed{seed}" / name, split)) for seed in seeds] for name in folders
-    }
+    frames = {name: [_answers(root / f"seed{seed}" / name, films, split) for seed in seeds] for name in folders}
     scores = {name: [to_scores(frame, LABELS) for frame in each] for name, each in frames.items()}
-    draws = Draws.of(len(seeds), *how, seed=0)
+    draws = Draws(*how, seed=0)
     first = scores[REFERENCE][0]
     used, left_out = ablation.usable(first)
     if not used:

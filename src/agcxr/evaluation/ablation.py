@@ -1,7 +1,8 @@
 """Predictions of the arms of an ablation -> mean AUROCs with intervals and paired differences, typed: results.json.
 
-Intervals are percentiles of a bootstrap over patients that all arms, branches and seeds share; with several seeds each
-resample also draws the seeds anew, so that the spread between runs is in the interval.
+All arms, branches and seeds share the resamples of a bootstrap over patients. Of one seed, intervals are percentiles of
+them. Several seeds and the patients are what readers and cases are in a multi-reader multi-case study, and intervals
+are made as there (`over_seeds`), so that they cover other patients and training again.
 
 Shapes: N films, K labels, B branches, S seeds, R resamples.
 """
@@ -15,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
+from scipy import stats
 
 from agcxr import metrics, uncertainty
 from agcxr.evaluation.analysis import Scores
@@ -26,6 +28,10 @@ from agcxr.metrics import Floats
 RESULTS = "results.json"
 
 
+NOISE = 1e-9
+"""Differences under it are rounding, and 0: arms that answer alike have neither a sign nor a clear interval."""
+
+
 class Paired(Frozen):
     """A difference on the same resamples, with interval and two-sided p."""
 
@@ -34,19 +40,23 @@ class Paired(Frozen):
     high: Number
     p: Number
     left_out: int = 0
-
-    @classmethod
-    def of(cls, found: uncertainty.Difference) -> Paired:
-        return cls(value=found.value, low=found.low, high=found.high, p=found.p, left_out=found.left_out)
+    per_seed: tuple[Number, ...] = ()
+    """Each seed's own difference; results of the first version lack them."""
 
     @property
     def clear(self) -> bool:
         """The interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def agreeing(self) -> int:
+        """How many seeds have a difference of the mean's sign; none where the mean is 0."""
+        return sum(one * self.value > 0 for one in self.per_seed)
+
     def turned(self) -> Paired:
         """The same difference, taken the other way round."""
-        return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low})
+        each = tuple(-one for one in self.per_seed)
+        return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low, "per_seed": each})
 
 
 class ArmBranch(Frozen):
@@ -94,6 +104,7 @@ class Resampled(Frozen):
     seed: int
     patients: int
     over_seeds: bool
+    """Intervals cover the seeds as well as the patients."""
 
 
 class BinResult(Frozen):
@@ -126,11 +137,21 @@ class SmallResult(Frozen):
     gap: Paired
 
 
+class FindingSize(Frozen):
+    """How large the signs of a finding are."""
+
+    finding: str
+    signs: int
+    median_cm: Number
+
+
 class SizeStudy(Frozen):
     """What attention adds, by the size of what there is to find."""
 
     findings: tuple[str, ...]
     """The small ones: their median diameter is at most small_cm."""
+    diameters: tuple[FindingSize, ...] = ()
+    """Of all findings, the smallest first; results of the first version lack them."""
     small_cm: float
     specificity: float
     small: tuple[SmallResult, ...]
@@ -204,21 +225,11 @@ def read_ablation(folder: str | Path) -> Ablation:
 
 @dataclass(frozen=True)
 class Draws:
-    """The resamples that everything is compared on: the same patients for all, and the same draws of the seeds."""
+    """The resamples of the patients that everything is compared on, and the intervals made from them."""
 
     resamples: int
     level: float
     seed: int
-    seed_weight_SR: Floats
-    """How much each seed counts in each resample; columns sum to 1."""
-
-    @classmethod
-    def of(cls, seeds: int, resamples: int, level: float, seed: int) -> Draws:
-        """Draw with replacement as many seeds as there are."""
-        rng = np.random.default_rng([seed, 0x5EED])
-        drawn = rng.integers(seeds, size=(seeds, resamples))
-        weight = np.stack([(drawn == s).sum(0) for s in range(seeds)]) / seeds
-        return cls(resamples, level, seed, weight)
 
     def bootstrap(self, scores: Scores, threshold_PBK: Floats | None = None) -> uncertainty.Replicates:
         """Every measure on the shared resamples of the patients."""
@@ -231,29 +242,59 @@ class Draws:
             threshold_PBK=threshold_PBK,
         )
 
-    def over_seeds(self, replicate_SXR: Floats) -> Floats:
-        """Replicates of each seed -> of their mean, the seeds drawn anew in each resample."""
-        return np.einsum("sr,s...r->...r", self.seed_weight_SR, replicate_SXR)
+    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
+        """Of the mean over the seeds of a measure from 0 to 1; `patients` as for `uncertainty.interval`."""
+        if len(value_S) == 1:
+            return Interval.of(uncertainty.interval(value_S[0], replicate_SR[0], self.level, patients=patients))
+        low, high, _, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
+        low, high = np.clip([low, high], 0, 1).tolist()
+        return Interval(value=float(value_S.mean()), low=low, high=high, left_out=left_out)
 
-    def interval(self, value: float, replicate_R: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
-        """Of a measure; `patients` as for `uncertainty.interval`."""
-        return Interval.of(uncertainty.interval(value, replicate_R, self.level, patients=patients))
+    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Paired:
+        """Of the mean over the seeds of a difference on the same resamples, likewise."""
+        if len(value_S) == 1:
+            found = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)
+            low, high, p, left_out = found.low, found.high, found.p, found.left_out
+        else:
+            low, high, p, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
+        value, low, high, *each = (
+            0.0 if abs(one) < NOISE else float(one) for one in (value_S.mean(), low, high, *value_S)
+        )
+        return Paired(value=value, low=low, high=high, p=p, left_out=left_out, per_seed=tuple(each))
 
-    def paired(self, value: float, replicate_R: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Paired:
-        """Of a difference on the same resamples, likewise."""
-        return Paired.of(uncertainty.difference(value, replicate_R, self.level, patients=patients))
+
+def over_seeds(
+    value_S: Floats, replicate_SR: Floats, level: float, patients: int = uncertainty.FEWEST_PATIENTS
+) -> tuple[float, float, float, int]:
+    """(low, high, p of 0, resamples left out) of a mean over two seeds or more, for other patients and other seeds.
+
+    As of readers and cases (Obuchowski and Rockette 1995): the variance is that between the seeds over their number,
+    and the covariance of two seeds on the same patients; Student's t with the degrees of freedom of Hillis (2007). It
+    is never narrower than what the patients alone make it. Drawing so few seeds with replacement would not do: their
+    interval never leaves the range of the seeds, which of three seeds holds the mean of all seeds 3 times in 4.
+    """
+    have_SR = replicate_SR[:, ~np.isnan(replicate_SR).any(0)]
+    seeds, left_out = len(value_S), replicate_SR.shape[1] - have_SR.shape[1]
+    value = float(value_S.mean())
+    if np.isnan(value) or have_SR.shape[1] < 2 or patients < uncertainty.FEWEST_PATIENTS:
+        return float("nan"), float("nan"), float("nan"), left_out
+    training = float(value_S.var(ddof=1)) / seeds
+    covariance_SS = np.cov(have_SR)
+    shared = max(0.0, float(covariance_SS.sum() - covariance_SS.trace()) / (seeds * (seeds - 1)))
+    freedom = (seeds - 1) * ((training + shared) / training) ** 2 if training > NOISE**2 else np.inf
+    error_2 = np.sqrt([training + shared, float(have_SR.mean(0).var(ddof=1))])  # of both, and of the patients alone
+    freedom_2 = np.array([freedom, np.inf])
+    half = float(np.max(error_2 * stats.t.ppf((1 + level) / 2, freedom_2)))
+    p = float(np.max(2 * stats.t.sf(abs(value) / np.maximum(error_2, NOISE), freedom_2)))
+    return value - half, value + half, p, left_out
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Mean AUROC over some findings of every branch: of each seed, their mean, and the resamples of the mean."""
+    """Mean AUROC over some findings, of every seed and branch, and on every resample."""
 
     value_SB: Floats
-    replicate_BR: Floats
-
-    @property
-    def value_B(self) -> Floats:
-        return self.value_SB.mean(0)
+    replicate_SBR: Floats
 
 
 def usable(scores: Scores) -> tuple[list[int], tuple[str, ...]]:
@@ -278,7 +319,7 @@ def sample(by_seed: Sequence[Scores], used: list[int], draws: Draws) -> Sampled:
             scores.patient_N,
         )
         replicates.append(draws.bootstrap(chosen).auroc_BKR.mean(1))
-    return Sampled(np.array(values), draws.over_seeds(np.stack(replicates)))
+    return Sampled(np.array(values), np.stack(replicates))
 
 
 def arm_branches(
@@ -287,14 +328,14 @@ def arm_branches(
     """Every branch of an arm, beside the reference and the paper."""
     rows = []
     for b, name in enumerate(branches):
-        value, replicate_R = float(found.value_B[b]), found.replicate_BR[b]
-        gap = draws.paired(value - float(reference.value_B[b]), replicate_R - reference.replicate_BR[b])
+        value_S, replicate_SR = found.value_SB[:, b], found.replicate_SBR[:, b]
+        gap = draws.paired(value_S - reference.value_SB[:, b], replicate_SR - reference.replicate_SBR[:, b])
         published = _of(arm.paper, name)
         rows.append(
             ArmBranch(
                 branch=name,
-                auroc=draws.interval(value, replicate_R),
-                per_seed=tuple(found.value_SB[:, b].tolist()),
+                auroc=draws.interval(value_S, replicate_SR),
+                per_seed=tuple(value_S.tolist()),
                 against_reference=None if arm.reference else gap,
                 paper=published,
                 paper_against_reference=float("nan") if arm.reference else published - _of(PAPER_REFERENCE, name),
@@ -305,8 +346,8 @@ def arm_branches(
 
 def over_global(branch: int, found: Sampled, draws: Draws) -> Paired:
     """A branch of an arm minus its own global branch (branch 0)."""
-    value = float(found.value_B[branch] - found.value_B[0])
-    return draws.paired(value, found.replicate_BR[branch] - found.replicate_BR[0])
+    value_SB, replicate_SBR = found.value_SB, found.replicate_SBR
+    return draws.paired(value_SB[:, branch] - value_SB[:, 0], replicate_SBR[:, branch] - replicate_SBR[:, 0])
 
 
 def _of(paper: Paper | None, branch: str) -> float:

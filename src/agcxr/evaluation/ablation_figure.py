@@ -14,14 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from agcxr.evaluation.ablation import Ablation, ArmBranch, ArmResult, BinResult, SizeStudy
-from agcxr.evaluation.ablation_tables import NAMES
-from agcxr.evaluation.controls import GROUPS, TITLES
+from agcxr.evaluation.ablation import Ablation, ArmResult, BinResult, SizeStudy
+from agcxr.evaluation.ablation_size import BRANCHES, FOCAL
+from agcxr.evaluation.controls import GROUPS, NAMES, TITLES
 from agcxr.evaluation.tables import number, signed
 
 PAPER_WHITE, INK, MUTED, RULE, ACCENT, WARM = "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea", "#0a6c8f", "#b3541e"
 ROW, HEAD, SPACE = 0.27, 0.38, 0.14
 """Inches: a row, a group's heading, and the space under a group."""
+MARKS = {"fusion": ("o", 5.0, ACCENT, -0.06), "local": ("s", 4.4, MUTED, 0.06)}
+"""Of a branch: shape, size, colour, and how far under the middle of its row. Hollow is kept for "includes 0"."""
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -33,57 +35,53 @@ STYLE: Any = {
 
 
 def draw_arms(found: Ablation) -> dict[str, bytes]:
-    """{"png": ..., "svg": ...}: a row an arm; mean AUROC, then the difference from the reference."""
+    """{"png": ..., "svg": ...}: a row an arm; mean AUROC, then each branch's difference from the reference, on a scale
+    of its own: the local branch's are many times the fusion's."""
     rows, heads, y = _places(found)
     height = y + 1.35
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, height), facecolor=PAPER_WHITE)
         FigureCanvasAgg(figure)
         bottom, top = 0.78 / height, 1 - 0.57 / height
-        left = figure.add_axes((0.2, bottom, 0.36, top - bottom))
-        right = figure.add_axes((0.615, bottom, 0.36, top - bottom))
-        for axis in (left, right):
+        places = ((0.19, 0.31), (0.54, 0.205), (0.785, 0.205))
+        left, middle, right = axes = [figure.add_axes((x, bottom, w, top - bottom)) for x, w in places]
+        for axis in axes:
             _frame(axis, y)
         for group, at in heads:
             left.text(
-                -0.51, at, TITLES[group], transform=left.get_yaxis_transform(), weight="bold", color=INK, va="center"
+                -0.57, at, TITLES[group], transform=left.get_yaxis_transform(), weight="bold", color=INK, va="center"
             )
         for arm, at in rows:
             _label(left, arm, at)
             _values(left, arm, at)
-            _gaps(right, arm, at)
+            for axis, name in ((middle, "fusion"), (right, "local")):
+                _gap(axis, arm, name, at)
         left.axvline(found.reference.branch("global").auroc.value, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-        right.axvline(0, color=MUTED, lw=1, zorder=1)
-        _ticks(left, signed_ticks=False)
-        _ticks(right, signed_ticks=True)
-        left.set_title("Mean AUROC", loc="left", color=INK, fontsize=10, weight="bold", pad=8)
-        right.set_title(
-            "Arm minus reference (left of 0: worse)", loc="left", color=INK, fontsize=10, weight="bold", pad=8
-        )
+        titles = ("Mean AUROC", "Fusion − reference", "Local − reference")
+        for axis, title in zip(axes, titles, strict=True):
+            axis.set_title(title, loc="left", color=INK, fontsize=10, weight="bold", pad=8)
+            _ticks(axis, signed_ticks=axis is not left)
+        for axis in (middle, right):
+            axis.axvline(0, color=MUTED, lw=1, zorder=1)
         _legend(figure, found)
         return _files(figure)
 
 
 def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
-    """{"png": ..., "svg": ...}: attention minus each control, by diameter; a panel a branch and kind of finding."""
-    focal = [one for one in study.bins if one.finding in ("Nodule", "Mass")]
+    """{"png": ..., "svg": ...}: AUROC, attention minus each control, by diameter of nodules and masses; a panel a
+    branch. Sensitivities stay in the tables: a range holds a dozen films, and most differences are exactly 0."""
+    focal = [one for one in study.bins if one.finding in FOCAL]
     controls = list(dict.fromkeys(one.control for one in study.bins))
-    branches = list(dict.fromkeys(one.branch for one in study.bins))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 2.75 * max(1, len(branches)) + 0.9), facecolor=PAPER_WHITE, layout="constrained")
+        figure = Figure(figsize=(9.2, 6.2), facecolor=PAPER_WHITE, layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(max(1, len(branches)), 2, squeeze=False, sharex=True)
-        for axes, branch in zip(grid, branches, strict=False):
-            for axis, measure in zip(axes, ("AUROC", "Sensitivity"), strict=True):
-                here = [one for one in focal if one.branch == branch]
-                _by_size(axis, here, controls, measure, study)
-                axis.set_title(
-                    f"{branch.capitalize()}: {_measure(measure, study)}", loc="left", fontsize=9.5, weight="bold"
-                )
-        for axis in grid[-1]:
-            axis.set_xlabel("Diameter of the film's largest sign, cm", color=MUTED)
+        for axis, branch in zip(figure.subplots(len(BRANCHES), 1), BRANCHES, strict=True):
+            _by_size(axis, [one for one in focal if one.branch == branch], controls)
+            title = f"{branch.capitalize()}: AUROC, attention minus control (under 0: worse)"
+            axis.set_title(title, loc="left", fontsize=9.5, weight="bold", color=INK)
+        axis.set_xlabel("Diameter of the film's largest sign, cm", color=MUTED)
         keys = [
-            Line2D([], [], color=colour, marker="o", ls="", mfc=colour, label=f"attention − {NAMES.get(name, name)}")
+            Line2D([], [], color=colour, marker="o", ls="", mfc=colour, label=f"− {NAMES.get(name, name)}")
             for name, colour in zip(controls, _colours(controls), strict=True)
         ]
         keys.append(
@@ -127,7 +125,7 @@ def _label(axis: Axes, arm: ArmResult, at: float) -> None:
     weight = "bold" if arm.reference else "normal"
     place = axis.get_yaxis_transform()
     axis.text(
-        -0.49,
+        -0.55,
         at,
         f"{name}{' (ref.)' if arm.reference else ''}",
         transform=place,
@@ -141,41 +139,44 @@ def _label(axis: Axes, arm: ArmResult, at: float) -> None:
 
 
 def _values(axis: Axes, arm: ArmResult, at: float) -> None:
-    for name, colour, face, shift in (("local", MUTED, PAPER_WHITE, 0.05), ("fusion", ACCENT, ACCENT, -0.05)):
+    for name, (shape, size, colour, shift) in MARKS.items():
         one = arm.branch(name)
         if not math.isfinite(one.auroc.value):
             continue
-        axis.plot(
-            [one.auroc.low, one.auroc.high], [at + shift] * 2, color=colour, lw=1.6, solid_capstyle="round", zorder=2
-        )
-        if len(one.per_seed) > 1:
-            axis.plot(one.per_seed, [at + shift] * len(one.per_seed), "|", color=colour, ms=5, mew=0.9, zorder=2)
-        axis.plot([one.auroc.value], [at + shift], "o", ms=5, mfc=face, mec=colour, mew=1.4, zorder=3)
+        _seeds(axis, one.per_seed, at + shift, colour)
+        _line(axis, one.auroc.low, one.auroc.high, at + shift, colour)
+        axis.plot([one.auroc.value], [at + shift], shape, ms=size, mfc=colour, mec=colour, mew=1.4, zorder=3)
 
 
-def _gaps(axis: Axes, arm: ArmResult, at: float) -> None:
+def _gap(axis: Axes, arm: ArmResult, name: str, at: float) -> None:
+    """An arm's difference from the reference, and the paper's."""
+    (shape, size, colour, _), one = MARKS[name], arm.branch(name)
     if arm.reference:
-        axis.plot([0], [at], "o", ms=5, color=INK, zorder=3)
-    for name, colour, shift in (("local", MUTED, 0.05), ("fusion", ACCENT, -0.05)):
-        _gap(axis, arm.branch(name), at + shift, colour)
-    published = arm.branch("fusion").paper_against_reference
-    if not arm.reference and math.isfinite(published):
-        axis.plot([published], [at], "D", ms=4.2, mfc=PAPER_WHITE, mec=WARM, mew=1.2, zorder=4)
-
-
-def _gap(axis: Axes, one: ArmBranch, at: float, colour: str) -> None:
+        axis.plot([0], [at], shape, ms=size, color=INK, zorder=3)
     gap = one.against_reference
-    if gap is None or not math.isfinite(gap.value):
-        return
-    if math.isfinite(gap.low):
-        axis.plot([gap.low, gap.high], [at, at], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
-    axis.plot([gap.value], [at], "o", ms=5, mfc=colour if gap.clear else PAPER_WHITE, mec=colour, mew=1.4, zorder=3)
+    if gap is not None and math.isfinite(gap.value):
+        _seeds(axis, gap.per_seed, at, colour)
+        _line(axis, gap.low, gap.high, at, colour)
+        face = colour if gap.clear else PAPER_WHITE
+        axis.plot([gap.value], [at], shape, ms=size, mfc=face, mec=colour, mew=1.4, zorder=3)
+    if not arm.reference and math.isfinite(one.paper_against_reference):
+        axis.plot([one.paper_against_reference], [at], "x", ms=5, mec=WARM, mew=1.6, zorder=4)
+
+
+def _line(axis: Axes, low: float, high: float, at: float, colour: str) -> None:
+    if math.isfinite(low):
+        axis.plot([low, high], [at, at], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
+
+
+def _seeds(axis: Axes, each: Sequence[float], at: float, colour: str) -> None:
+    if len(each) > 1:
+        axis.plot(each, [at] * len(each), "|", color=colour, ms=6, mew=0.9, zorder=2)
 
 
 def _ticks(axis: Axes, *, signed_ticks: bool) -> None:
     low, high = axis.get_xlim()
     axis.set_xlim(low, high)
-    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.xaxis.set_major_locator(MaxNLocator(5 if not signed_ticks else 4, steps=[1, 2, 2.5, 5, 10]))
     step = axis.get_xticks()[1] - axis.get_xticks()[0]
     places = max(
         2, -math.floor(math.log10(step) + 1e-9) + (abs(step * 10 ** -math.floor(math.log10(step)) - 2.5) < 1e-6)
@@ -191,13 +192,15 @@ def _ticks(axis: Axes, *, signed_ticks: bool) -> None:
 def _legend(figure: Figure, found: Ablation) -> None:
     dashed = Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="reference's global branch")
     keys = [
-        Line2D([], [], color=ACCENT, marker="o", ms=5, lw=1.6, label="fusion"),
-        Line2D([], [], color=MUTED, marker="o", ms=5, lw=1.6, mfc=PAPER_WHITE, label="local"),
+        *(
+            Line2D([], [], color=colour, marker=shape, ms=size, lw=1.6, label=name)
+            for name, (shape, size, colour, _) in MARKS.items()
+        ),
         dashed,
     ]
-    published = (arm.branch("fusion").paper_against_reference for arm in found.arms if not arm.reference)
+    published = (one.paper_against_reference for arm in found.arms if not arm.reference for one in arm.branches)
     if any(math.isfinite(value) for value in published):
-        keys.append(Line2D([], [], color=WARM, marker="D", ms=4.2, mfc=PAPER_WHITE, ls="", label="paper's fusion"))
+        keys.append(Line2D([], [], color=WARM, marker="x", ms=5, mew=1.6, ls="", label="in the paper"))
     figure.legend(
         handles=keys,
         loc="lower center",
@@ -210,11 +213,11 @@ def _legend(figure: Figure, found: Ablation) -> None:
     height = figure.get_size_inches()[1]
     level = f"{100 * found.resampled.level:g} %"
     how = f"{found.films:,} {found.split} films of {found.patients:,} patients; {level} intervals over patients"
-    how += f" and {len(found.seeds)} seeds (ticks: each seed)" if many else f", seed {found.seeds[0]}"
+    how += f" and {len(found.seeds)} seeds (ticks)" if many else f", seed {found.seeds[0]}"
     figure.text(
         0.5,
         0.42 / height,
-        f"{how}; at the right, solid: the interval leaves out 0.",
+        f"{how}; left of 0: worse; hollow: the interval includes 0.",
         ha="center",
         color=MUTED,
         fontsize=8,
@@ -228,11 +231,7 @@ def _colours(controls: Sequence[str]) -> list[str]:
     return [(ACCENT, WARM, "#5b5ea6", "#4d7c3a")[i % 4] for i in range(len(controls))]
 
 
-def _measure(measure: str, study: SizeStudy) -> str:
-    return "AUROC" if measure == "AUROC" else f"sensitivity at {100 * study.specificity:g} % specificity"
-
-
-def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str], measure: str, study: SizeStudy) -> None:
+def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str]) -> None:
     axis.set_facecolor(PAPER_WHITE)
     for side in axis.spines.values():
         side.set_visible(False)
@@ -243,7 +242,7 @@ def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str], me
     ranges = sorted(dict.fromkeys((one.finding, one.low_cm, one.high_cm) for one in found), key=lambda at: at[2])
     for i, (control, colour) in enumerate(zip(controls, _colours(controls), strict=True)):
         for one in found:
-            gap = one.auroc_gap if measure == "AUROC" else one.sensitivity_gap
+            gap = one.auroc_gap
             if one.control != control or not math.isfinite(gap.value):
                 continue
             x = ranges.index((one.finding, one.low_cm, one.high_cm)) + 0.7 * ((i + 0.5) / len(controls) - 0.5)

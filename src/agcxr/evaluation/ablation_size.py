@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from agcxr import metrics
-from agcxr.evaluation.ablation import BinResult, Draws, Paired, SizeStudy, SmallResult, sample
+from agcxr.evaluation.ablation import BinResult, Draws, FindingSize, Paired, SizeStudy, SmallResult, sample
 from agcxr.evaluation.analysis import Scores
+from agcxr.evaluation.controls import NAMES
 from agcxr.evaluation.results import Interval
 from agcxr.labels import FINDINGS, canonical
 from agcxr.metrics import Floats
@@ -26,7 +27,9 @@ SMALL_CM = 4.0
 """A finding is small where half of its signs are at most this wide."""
 SPECIFICITY = 0.9
 MOST_BINS, FILMS_A_BIN, FEWEST_FILMS = 4, 12, 5
-BRANCHES = ("local", "fusion")
+BRANCHES = ("fusion", "local")
+FOCAL = ("Nodule", "Mass")
+"""One sign seen from 1 to 7 cm: a nodule of more than 3 cm is called a mass."""
 
 
 def read_lesions(path: str | Path) -> pd.DataFrame:
@@ -46,11 +49,25 @@ def read_lesions(path: str | Path) -> pd.DataFrame:
     return table[["image_id", "finding", "diameter_cm"]]
 
 
+def diameters(lesions: pd.DataFrame) -> tuple[FindingSize, ...]:
+    """How large the signs of each finding are, the smallest first."""
+    found = lesions.groupby("finding")["diameter_cm"].agg(["size", "median"]).sort_values("median")
+    return tuple(
+        FindingSize(finding=str(name), signs=int(row["size"]), median_cm=float(row["median"]))
+        for name, row in found.iterrows()
+    )
+
+
 def small_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
-    """Findings whose median diameter is at most `small_cm`, in label order; Nodule and Mass are always among them."""
-    median = lesions.groupby("finding")["diameter_cm"].median()
-    focal = {"Nodule", "Mass"} & set(median.index)
-    return tuple(name for name in FINDINGS if name in focal or (name in median.index and median[name] <= small_cm))
+    """Findings whose median diameter is at most `small_cm`, in label order."""
+    small = {one.finding for one in diameters(lesions) if one.median_cm <= small_cm}
+    return tuple(name for name in FINDINGS if name in small)
+
+
+def ranged_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
+    """Findings that are looked at by ranges of diameter, in label order: the small ones, nodules and masses."""
+    wanted = {*small_findings(lesions, small_cm), *FOCAL} & set(lesions["finding"])
+    return tuple(name for name in FINDINGS if name in wanted)
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ def size_study(
     """
     first = by_arm[reference][0]
     findings = tuple(name for name in small_findings(lesions, small_cm) if name in first.labels)
-    cut = bins(films, first.labels, first.target_NK, lesions, findings)
+    cut = bins(films, first.labels, first.target_NK, lesions, ranged_findings(lesions, small_cm))
     sampled = {name: _sample_bins(cut, scores, draws, specificity) for name, scores in by_arm.items()}
     controls = [name for name in by_arm if name != reference]
     patients = [patients_of_the_rarer(one.target_N, first.patient_N) for one in cut]
@@ -131,12 +148,13 @@ def size_study(
     )
     return SizeStudy(
         findings=findings,
+        diameters=diameters(lesions),
         small_cm=small_cm,
         specificity=specificity,
         small=_small(by_arm, findings, reference, draws),
         each=tuple(row for name in findings for row in _small(by_arm, [name], reference, draws, name)),
         bins=found,
-        conclusions=conclusions(found, draws.level),
+        conclusions=conclusions(found),
     )
 
 
@@ -159,8 +177,8 @@ def _small(
     rows = []
     for branch in BRANCHES:
         b = first.branches.index(branch)
-        value = {arm: float(one.value_B[b]) for arm, one in sampled.items()}
-        replicate = {arm: one.replicate_BR[b] for arm, one in sampled.items()}
+        value = {arm: one.value_SB[:, b] for arm, one in sampled.items()}
+        replicate = {arm: one.replicate_SBR[:, b] for arm, one in sampled.items()}
         for control in (arm for arm in by_arm if arm != reference):
             gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control], patients)
             rows.append(
@@ -178,12 +196,12 @@ def _small(
 
 @dataclass(frozen=True)
 class _Sampled:
-    """AUROC and sensitivity of every bin and branch of an arm, means over its seeds."""
+    """AUROC and sensitivity of every seed, branch and bin of an arm."""
 
-    auroc_BK: Floats
-    auroc_BKR: Floats
-    sensitivity_BK: Floats
-    sensitivity_BKR: Floats
+    auroc_SBK: Floats
+    auroc_SBKR: Floats
+    sensitivity_SBK: Floats
+    sensitivity_SBKR: Floats
 
 
 def _sample_bins(cut: Sequence[Bin], by_seed: Sequence[Scores], draws: Draws, specificity: float) -> _Sampled:
@@ -204,8 +222,7 @@ def _sample_bins(cut: Sequence[Bin], by_seed: Sequence[Scores], draws: Draws, sp
             for b, score in enumerate(score_BNK)
         ]
         parts.append((np.array(auroc), again.auroc_BKR, np.array(hit), again.sensitivity_PBKR[0]))
-    auroc_BK, auroc_BKR, hit_BK, hit_BKR = (np.stack(part) for part in zip(*parts, strict=True))
-    return _Sampled(auroc_BK.mean(0), draws.over_seeds(auroc_BKR), hit_BK.mean(0), draws.over_seeds(hit_BKR))
+    return _Sampled(*(np.stack(part) for part in zip(*parts, strict=True)))
 
 
 def _threshold(target_N: Floats, score_N: Floats, specificity: float) -> float:
@@ -228,11 +245,12 @@ def _bin_result(
     b = BRANCHES.index(branch)
     ours, theirs = sampled[reference], sampled[control]
 
-    def gap(value_BK: Floats, other_BK: Floats, replicate_BKR: Floats, other_BKR: Floats) -> Paired:
-        return draws.paired(float(value_BK[b, k] - other_BK[b, k]), replicate_BKR[b, k] - other_BKR[b, k], patients)
+    def gap(value_SBK: Floats, other_SBK: Floats, replicate_SBKR: Floats, other_SBKR: Floats) -> Paired:
+        at = (slice(None), b, k)
+        return draws.paired(value_SBK[at] - other_SBK[at], replicate_SBKR[at] - other_SBKR[at], patients)
 
-    def interval(value_BK: Floats, replicate_BKR: Floats) -> Interval:
-        return draws.interval(float(value_BK[b, k]), replicate_BKR[b, k], patients)
+    def interval(value_SBK: Floats, replicate_SBKR: Floats) -> Interval:
+        return draws.interval(value_SBK[:, b, k], replicate_SBKR[:, b, k], patients)
 
     return BinResult(
         finding=one.finding,
@@ -241,73 +259,53 @@ def _bin_result(
         films=one.films,
         branch=branch,
         control=control,
-        auroc=interval(ours.auroc_BK, ours.auroc_BKR),
-        auroc_control=interval(theirs.auroc_BK, theirs.auroc_BKR),
-        auroc_gap=gap(ours.auroc_BK, theirs.auroc_BK, ours.auroc_BKR, theirs.auroc_BKR),
-        sensitivity=interval(ours.sensitivity_BK, ours.sensitivity_BKR),
-        sensitivity_control=interval(theirs.sensitivity_BK, theirs.sensitivity_BKR),
-        sensitivity_gap=gap(ours.sensitivity_BK, theirs.sensitivity_BK, ours.sensitivity_BKR, theirs.sensitivity_BKR),
+        auroc=interval(ours.auroc_SBK, ours.auroc_SBKR),
+        auroc_control=interval(theirs.auroc_SBK, theirs.auroc_SBKR),
+        auroc_gap=gap(ours.auroc_SBK, theirs.auroc_SBK, ours.auroc_SBKR, theirs.auroc_SBKR),
+        sensitivity=interval(ours.sensitivity_SBK, ours.sensitivity_SBKR),
+        sensitivity_control=interval(theirs.sensitivity_SBK, theirs.sensitivity_SBKR),
+        sensitivity_gap=gap(
+            ours.sensitivity_SBK, theirs.sensitivity_SBK, ours.sensitivity_SBKR, theirs.sensitivity_SBKR
+        ),
     )
 
 
-@dataclass(frozen=True)
-class Advantage:
-    """Where, in order of diameter, attention is better than a control for nodules and masses."""
-
-    focal: tuple[BinResult, ...]
-    """Of one branch and control, by diameter."""
-    better: tuple[BinResult, ...]
-    """Those whose interval of the AUROC difference lies over 0."""
-    run: tuple[BinResult, ...]
-    """The first unbroken row of them; the advantage ends with its last."""
-
-    @classmethod
-    def of(cls, found: Sequence[BinResult], branch: str, control: str) -> Advantage:
-        """From the bins of all branches and controls."""
-        focal = [one for one in found if (one.branch, one.control) == (branch, control)]
-        focal = sorted((one for one in focal if one.finding in ("Nodule", "Mass")), key=lambda one: one.high_cm)
-        better = [one for one in focal if one.auroc_gap.low > 0]
-        first = focal.index(better[0]) if better else len(focal)
-        run = list(takewhile(lambda one: one.auroc_gap.low > 0, focal[first:]))
-        return cls(tuple(focal), tuple(better), tuple(run))
-
-    @property
-    def endless(self) -> bool:
-        """It reaches the largest sizes there are."""
-        return bool(self.run) and self.run[-1] is self.focal[-1]
-
-    def ranges(self) -> str:
-        """The better diameters, neighbours of one finding joined: "1.2–3.1 cm (Nodule), 3.6–5.4 cm (Mass)"."""
-        joined: list[tuple[float, float, str]] = []
-        for one in self.better:
-            if joined and joined[-1][1:] == (one.low_cm, one.finding):
-                joined[-1] = (joined[-1][0], one.high_cm, one.finding)
-            else:
-                joined.append((one.low_cm, one.high_cm, one.finding))
-        return ", ".join(f"{low:g}–{high:g} cm ({finding})" for low, high, finding in joined)
-
-
-def conclusions(found: Sequence[BinResult], level: float = 0.95) -> tuple[str, ...]:
-    """For each branch and control, in words: up to which diameter of nodules and masses attention has an advantage.
-
-    In order of diameter, the advantage ends with the first unbroken row of bins whose intervals of the AUROC
-    difference lie over 0; all such bins are named.
-    """
+def conclusions(found: Sequence[BinResult]) -> tuple[str, ...]:
+    """For each branch and control, in words: at which diameters of nodules and masses attention is better, at which it
+    is worse, and at which the interval of the AUROC difference includes 0."""
     said = []
     for branch, control in dict.fromkeys((one.branch, one.control) for one in found):
-        at = Advantage.of(found, branch, control)
-        if not at.focal:
+        focal = [one for one in found if (one.branch, one.control) == (branch, control) and one.finding in FOCAL]
+        focal.sort(key=lambda one: one.high_cm)
+        if not focal:
             continue
-        head = f"{branch.capitalize()}, attention against {control}: "
-        span = f"{at.focal[0].low_cm:g} to {at.focal[-1].high_cm:g} cm"
-        if not at.better:
-            worse = [one for one in at.focal if one.auroc_gap.high < 0]
-            tail = f", and {control} is better in {len(worse)}" if worse else ""
-            said.append(
-                f"{head}no advantage is shown at any diameter of nodules and masses ({span}; {len(at.focal)} ranges, "
-                f"none with a {100 * level:g} % interval over 0{tail})."
-            )
-            continue
-        where = "has no end in the sizes there are" if at.endless else f"ends at {at.run[-1].high_cm:g} cm"
-        said.append(f"{head}the advantage {where}; the interval lies over 0 for {at.ranges()} of {span}.")
+        better, worse = ([one.auroc_gap.low > 0 for one in focal], [one.auroc_gap.high < 0 for one in focal])
+        neither = [not (up or down) for up, down in zip(better, worse, strict=True)]
+        lists = (("better", better), ("worse", worse), ("undecided", neither))
+        where = "; ".join(f"{verdict} at {_ranges(focal, which)}" for verdict, which in lists)
+        said.append(
+            f"{branch.capitalize()}, attention against the {NAMES.get(control, control)}, {len(focal)} ranges of "
+            f"{focal[0].low_cm:g} to {focal[-1].high_cm:g} cm: {where}.{_end(focal, better)}"
+        )
     return tuple(said)
+
+
+def _ranges(focal: Sequence[BinResult], which: Sequence[bool]) -> str:
+    """Those diameters, neighbours of one finding joined: "1.2–3.1 cm (Nodule), 3.6–5.4 cm (Mass)"; "none", "all"."""
+    if all(which) or not any(which):
+        return "all" if all(which) else "none"
+    joined: list[tuple[float, float, str]] = []
+    for one in (one for one, chosen in zip(focal, which, strict=True) if chosen):
+        if joined and joined[-1][1:] == (one.low_cm, one.finding):
+            joined[-1] = (joined[-1][0], one.high_cm, one.finding)
+        else:
+            joined.append((one.low_cm, one.high_cm, one.finding))
+    return ", ".join(f"{low:g}–{high:g} cm ({finding})" for low, high, finding in joined)
+
+
+def _end(focal: Sequence[BinResult], better: Sequence[bool]) -> str:
+    """Where the advantage ends: only where the better ranges are the smallest ones without a gap, and not all."""
+    count = sum(better)
+    if not 0 < count < len(focal) or not all(better[:count]):
+        return ""
+    return f" The advantage ends at {focal[count - 1].high_cm:g} cm: above it, none is shown."

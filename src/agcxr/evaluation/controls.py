@@ -31,6 +31,8 @@ TITLES: dict[str, str] = {
 }
 REFERENCE = "attention"
 """Folder of the reference run."""
+NAMES = {"whole": "whole view", "random": "random box", "centre": "centre box", "attention": "attention"}
+"""Arms of the controls, as people say them."""
 
 TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
