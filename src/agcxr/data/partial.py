@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,9 @@ class Partial:
         self.done: dict[int, Done] = {}
         self._pending: list[Done] = []
         self._flushed = time.monotonic()
+        # Waiting for the disk here would keep the next job from workers that have none.
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         _check_ours(self.folder)
@@ -61,6 +65,7 @@ class Partial:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
+        self._flusher.shutdown()
         self._journal.close()
         self._images.close()
         self._lock.close()
@@ -73,17 +78,29 @@ class Partial:
         """A film was written. It counts once flushed."""
         self.done[done.row] = done
         self._pending.append(done)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        if time.monotonic() - self._flushed > FLUSH_SECONDS and (self._flushing is None or self._flushing.done()):
+            self._begin_flush()
 
     def flush(self) -> None:
+        """What was added is on the disk when this returns."""
+        self._begin_flush()
+        assert self._flushing is not None
+        self._flushing.result()
+
+    def _begin_flush(self) -> None:
+        """In the background; raises what the flush before it could not write."""
+        if self._flushing is not None:
+            self._flushing.result()
+        self._flushing = self._flusher.submit(self._write, self._pending)
+        self._pending, self._flushed = [], time.monotonic()
+
+    def _write(self, films: list[Done]) -> None:
         """Pixels to the disk first, then their names to the journal."""
-        if self._pending:
+        if films:
             os.fsync(self._images.fileno())
-            self._journal.writelines(f"{d.row},{d.width},{d.height}\n" for d in self._pending)
+            self._journal.writelines(f"{d.row},{d.width},{d.height}\n" for d in films)
             self._journal.flush()
             os.fsync(self._journal.fileno())
-        self._pending, self._flushed = [], time.monotonic()
 
     def close_gaps(self) -> np.ndarray:
         """Move the last films into the places of the missing ones: int array, place -> row of the settings' film list.

@@ -32,7 +32,7 @@ class Target:
     max_pixels: int = MAX_PIXELS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Done:
     """One film: written (width, height: its original size) or, with a reason, not. `row` -1: a remark on an archive."""
 
