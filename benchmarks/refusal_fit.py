@@ -1,15 +1,19 @@
-"""Fit the intake's two models and write src/agcxr/intake.json:  python benchmarks/refusal_fit.py
+"""Fit the intake's three models and write src/agcxr/intake.json:  python benchmarks/refusal_fit.py
 
 On the films of 3 of 5 patients of ../shared/nih, on what is made of them, on photographs of scikit-image and on drawn
-pictures (benchmarks/refusal_pictures.py). A minute or two on one core.
+pictures (benchmarks/refusal_pictures.py). A minute or two on one core. With --held-out it writes nothing, but
+prints how films and tilted films are judged by a fit without their patient: what LEANS was chosen by.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from refusal_pictures import (
     DRAWN,
@@ -22,29 +26,47 @@ from refusal_pictures import (
     noise,
     part_of,
     shipped,
+    turned_by,
     upright,
 )
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from agcxr import intake
-from agcxr.intake import GRID, KINDS, Coefficients, Floats, features, grid_copy, ways
+from agcxr.intake import (
+    ANGLES_A,
+    GRID,
+    KINDS,
+    TEXTURE,
+    Coefficients,
+    Complexes,
+    Floats,
+    edges,
+    features,
+    grid_copy,
+    ways,
+)
 
 OUT = Path(intake.__file__).with_suffix(".json")
 COMPONENTS = 12
 PENALTY = 0.03
 PER_PICTURE, PER_DRAWING = 40, 150
+TILTS, BLUR, LEAN_PENALTY = 2, 3.5, 0.01
+"""Tilted copies of a picture; degrees by which the right angle is spread over its neighbours; the weights' penalty."""
 
 
 def main() -> None:
     if not FILMS.is_dir():
         raise SystemExit(f"{FILMS} is not here")
+    if sys.argv[1:] == ["--held-out"]:
+        return held_out()
     generator = np.random.default_rng(0)
     real = [upright(film) for film in films("fit")]
     seen = real + [changed(pixels, generator) for pixels in real]
     copies_NGG = np.stack([grid_copy(pixels) for pixels in seen])
     numbers = orientation(copies_NGG)
     numbers = appearance(copies_NGG, numbers)
+    numbers = replace(numbers, lean_P=leaning(*turned_films(seen, np.random.default_rng(1))))
     pictures = {
         "film": [_held(pixels, generator) for pixels in seen],
         "part": [part_of(pixels, generator) for pixels in real],
@@ -71,8 +93,68 @@ def orientation(copies_NGG: Floats) -> Coefficients:
     score_NV = ways_NVD @ weight_D
     heats = np.linspace(1, 6, 51)
     surprise = [np.mean(np.log(np.exp(h * (score_NV - score_NV[:, :1])).sum(1))) for h in heats]
-    empty = np.zeros(0)
-    return Coefficients(weight_D.reshape(GRID, GRID), float(heats[int(np.argmin(surprise))]), *([empty] * 7))
+    none, empty = np.zeros(0, np.complex128), np.zeros(0)
+    return Coefficients(weight_D.reshape(GRID, GRID), float(heats[int(np.argmin(surprise))]), none, *([empty] * 7))
+
+
+def turned_films(pictures: list[Bytes], generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """Edges (N x A x 2P: real and imaginary parts) of films tilted at random, a quarter of them not; their angles."""
+    edges_NA2P, angle_N = [], []
+    for pixels in pictures:
+        for _ in range(TILTS):
+            angle = 0.0 if generator.random() < 0.25 else float(generator.uniform(-45, 45))
+            # Films are not square, but are squeezed into one: what was turned before that is sheared.
+            height, width = pixels.shape
+            shape = (round(width * generator.uniform(0.85, 1)), round(height * generator.uniform(0.85, 1)))
+            film = cv2.resize(
+                pixels if generator.random() < 0.5 else pixels[:, ::-1], shape, interpolation=cv2.INTER_AREA
+            )
+            fill = float(generator.choice([0, film.mean()]))
+            film = turned_by(film, angle, fill, cut=generator.random() < 0.5)
+            edges_NA2P.append(_parts(edges(cv2.resize(film, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA))))
+            angle_N.append(angle)
+    return np.stack(edges_NA2P), np.array(angle_N)
+
+
+def leaning(edges_NA2P: Floats, angle_N: Floats) -> Complexes:
+    """Weights with which the right angle of A, and a little its neighbours, score highest (a conditional logit, L2)."""
+    away_NA = (angle_N[:, None] - ANGLES_A + 180) % 360 - 180
+    right_NA = np.exp(-0.5 * (away_NA / BLUR) ** 2)
+    right_NA /= right_NA.sum(1, keepdims=True)
+    flat = edges_NA2P.reshape(-1, edges_NA2P.shape[2])
+
+    def loss(weight: Floats) -> tuple[float, Floats]:
+        score_NA = (flat @ weight.astype(np.float32)).reshape(right_NA.shape).astype(np.float64)
+        score_NA -= score_NA.max(1, keepdims=True)
+        log_NA = score_NA - np.log(np.exp(score_NA).sum(1, keepdims=True))
+        slope = ((np.exp(log_NA) - right_NA).astype(np.float32).ravel() @ flat) / len(right_NA)
+        surprise = -(right_NA * log_NA).sum(1).mean()
+        return surprise + LEAN_PENALTY / 2 * weight @ weight, slope + LEAN_PENALTY * weight
+
+    fitted = minimize(loss, np.zeros(flat.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    real, imaginary = fitted.reshape(2, -1)
+    return np.asarray(real + 1j * imaginary)
+
+
+def held_out(folds: int = 4) -> None:
+    """Shares of films, by how far they are tilted, that pass limits of the two probabilities of a tilt."""
+    names, pictures = zip(*((film.name, upright(film)) for film in films("fit")), strict=True)
+    fold_N = np.repeat([int(hashlib.md5(name.split("_")[0].encode()).hexdigest(), 16) % folds for name in names], TILTS)
+    edges_NA2P, angle_N = turned_films(list(pictures), np.random.default_rng(1))
+    tilts = []
+    for fold in range(folds):
+        weight_P = leaning(edges_NA2P[fold_N != fold], angle_N[fold_N != fold])
+        score_NA = edges_NA2P[fold_N == fold] @ np.concatenate([weight_P.real, weight_P.imag])
+        tilts += [
+            (angle, intake.tilt_of(intake.softmax(one)))
+            for angle, one in zip(angle_N[fold_N == fold], score_NA, strict=True)
+        ]
+    for least, most in ((0, 0.1), (5, 10), (10, 20), (20, 30), (30, 45)):
+        some = [tilt for angle, tilt in tilts if least <= abs(angle) < most]
+        leans = {limit: np.mean([tilt.leans > limit for tilt in some]) for limit in (0.6, 0.7, 0.75, 0.8, 0.9)}
+        far = {limit: np.mean([tilt.leans_far > limit for tilt in some]) for limit in (0.9, 0.95, 0.98)}
+        print(f"{least} to {most} degrees, {len(some)}: leans", *(f"> {a}: {100 * b:.1f} %" for a, b in leans.items()))
+        print("    leans far", *(f"> {a}: {100 * b:.1f} %" for a, b in far.items()))
 
 
 def appearance(copies_NGG: Floats, numbers: Coefficients) -> Coefficients:
@@ -118,6 +200,10 @@ def _held(pixels: Bytes, generator: np.random.Generator) -> Bytes:
     return 255 - turned if generator.random() < 0.3 else turned
 
 
+def _parts(edges_AP: Complexes) -> Floats:
+    return np.concatenate([edges_AP.real, edges_AP.imag], 1).astype(np.float32)
+
+
 def dump(numbers: Coefficients, counts: dict[str, int]) -> str:
     """intake.json: four digits are enough, and components as whole numbers of steps."""
     step = float(np.abs(numbers.components_KGG).max() / 999)
@@ -129,6 +215,7 @@ def dump(numbers: Coefficients, counts: dict[str, int]) -> str:
         "pixel_step": step,
         "components_KGG": np.rint(numbers.components_KGG / step).astype(int).tolist(),
     }
+    data["lean_2P"] = [[float(f"{one:.4g}") for one in part] for part in (numbers.lean_P.real, numbers.lean_P.imag)]
     for name in ("upright_GG", "mean_GG", "variances_K", "centre_D", "scale_D", "weight_CD", "bias_C"):
         data[name] = [
             [float(f"{one:.4g}") for one in row] if isinstance(row, list) else float(f"{row:.6g}")

@@ -162,13 +162,27 @@ def most_of(pixels: Bytes, generator: np.random.Generator) -> Bytes:
     return _square(pixels, generator.uniform(0.5, 0.75), generator)
 
 
-def tilted(pixels: Bytes, generator: np.random.Generator) -> Bytes:
-    """A film turned by 10 to 45 degrees about its middle, either way, on black or in its mean gray."""
+def tilted(
+    pixels: Bytes, generator: np.random.Generator, least: float = 10, most: float = 45, *, cut: bool = False
+) -> Bytes:
+    """A film turned by so many degrees, either way, on black or in its mean gray, or cut free of both."""
+    angle = float(generator.uniform(least, most) * generator.choice([-1, 1]))
+    return turned_by(pixels, angle, float(generator.choice([0, pixels.mean()])), cut=cut)
+
+
+def turned_by(pixels: Bytes, angle: float, fill: float, *, cut: bool = False) -> Bytes:
+    """Turned to the left about its middle within the same frame.
+
+    cut: only the upright part within it, so that no corner shows that it was turned.
+    """
     height, width = pixels.shape
-    angle = float(generator.uniform(10, 45) * generator.choice([-1, 1]))
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
-    fill = float(generator.choice([0, pixels.mean()]))
-    return np.asarray(cv2.warpAffine(pixels, turn, (width, height), borderValue=fill), np.uint8)
+    made = np.asarray(cv2.warpAffine(pixels, turn, (width, height), borderValue=fill), np.uint8)
+    if not cut:
+        return made
+    share = 1 / (np.cos(np.deg2rad(angle)) + np.sin(np.deg2rad(abs(angle))))
+    top, left = (int(np.ceil(side * (1 - share) / 2)) for side in (height, width))
+    return np.ascontiguousarray(made[top : height - top, left : width - left])
 
 
 # --- drawn ------------------------------------------------------------------------------------------------------------

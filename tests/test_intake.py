@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,21 @@ import pytest
 from agcxr import intake
 from agcxr.data.phantom import film as phantom
 from agcxr.data.radiograph import Radiograph, from_array, read_radiograph
-from agcxr.intake import KINDS, WAYS, Intake, coefficients, grid_copy, judge, measure_pixels, ways
+from agcxr.intake import (
+    ANGLES_A,
+    KINDS,
+    TEXTURE,
+    WAYS,
+    Intake,
+    Tilt,
+    angles,
+    coefficients,
+    grid_copy,
+    judge,
+    measure_pixels,
+    tilt_of,
+    ways,
+)
 
 NIH = Path(__file__).parents[2] / "shared" / "nih" / "images"
 
@@ -53,6 +68,62 @@ def test_the_words_of_the_turns():
     lies[0, 1] = 1  # top right; turned to the left it is top left
     assert ways(lies)[1].tolist() == [[1, 0], [0, 0]]
     assert np.array_equal(ways(lies)[4:], -ways(lies)[:4])
+
+
+def tilted(chest: np.ndarray, degrees: float) -> np.ndarray:
+    """To the left within its frame, on black."""
+    turn = cv2.getRotationMatrix2D((255.5, 255.5), degrees, 1)
+    return cv2.warpAffine(chest, turn, (512, 512))
+
+
+@pytest.mark.parametrize(("degrees", "side"), [(35, "left"), (-35, "right"), (43, "left")])
+def test_tilted_films_are_refused_with_the_angle(chest, degrees, side):
+    found = asked(tilted(chest, degrees))
+    assert found.decision == "refuse"
+    said = re.fullmatch(r"it looks turned by about (\d+) degrees to the (left|right): turn it upright", *found.reasons)
+    assert said
+    assert said[2] == side
+    assert abs(int(said[1]) - abs(degrees)) <= 8
+
+
+def test_a_small_tilt_is_no_matter_a_larger_one_is_warned_of(chest):
+    assert asked(tilted(chest, 4)) == Intake("accept")
+    found = asked(tilted(chest, 19))
+    assert found.decision == "warn"
+    assert found.reasons[0].startswith("it looks turned by about ")
+
+
+def test_an_inverted_film_that_leans_is_both(chest):
+    found = asked(255 - tilted(chest, 35))
+    assert found.decision == "refuse"
+    assert "degrees to the left" in found.reasons[0]
+    assert found.reasons[1:] == (WAYS[4],)
+
+
+def test_angles_go_round_with_the_film(chest):
+    """Turned by 90 degrees, the probabilities move by 12 angles of 7.5; its negative has the same."""
+    small = cv2.resize(chest, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA)
+    numbers = coefficients()
+    angle_A = angles(small, numbers)
+    assert angle_A.sum() == pytest.approx(1)
+    assert abs(ANGLES_A[angle_A.argmax()]) <= 7.5
+    assert angles(np.rot90(small), numbers) == pytest.approx(np.roll(angle_A, 12), abs=1e-3)
+    assert angles(255 - small, numbers) == pytest.approx(angle_A, abs=1e-4)
+
+
+def test_what_is_no_film_when_put_straight_is_not_called_tilted():
+    stripes = (127 + 127 * np.sin(np.add(*np.mgrid[:512, :512]) / 9)).astype(np.uint8)
+    assert measure_pixels(stripes, coefficients()).tilt is None
+
+
+def test_tilt_is_the_mean_about_the_best_angle():
+    angle_A = np.zeros(len(ANGLES_A))
+    angle_A[ANGLES_A == 0], angle_A[ANGLES_A == 30], angle_A[ANGLES_A == 22.5] = 0.5, 0.3, 0.1
+    angle_A[ANGLES_A == -15] = 0.1
+    assert tilt_of(angle_A) == Tilt(pytest.approx(28.125), pytest.approx(0.5), pytest.approx(0.4))
+    angle_A[:] = 0
+    angle_A[0], angle_A[ANGLES_A == -165] = 0.4, 0.6
+    assert tilt_of(angle_A) == Tilt(pytest.approx(-165), pytest.approx(0.6), 0)
 
 
 def test_inverted_films_are_refused(chest):
@@ -118,12 +189,26 @@ def test_small_faint_and_long_films_are_warned_of(chest):
     assert asked(cv2.resize(chest, (900, 500))).decision == "warn"
 
 
-@pytest.mark.parametrize("position", ["LATERAL", "LL", "rl "])
+@pytest.mark.parametrize("position", ["LATERAL", "LAT", "LL", "rl ", "LLO"])
 def test_lateral_views_are_known_by_their_tag(chest, position):
     found = asked(chest, view_position=position)
     assert found.decision == "refuse"
     assert "lateral view" in found.reasons[0]
     assert asked(chest, view_position="PA").decision == "accept"
+
+
+@pytest.mark.parametrize(
+    ("part", "decision"),
+    [
+        *((part, "accept") for part in (None, "", " ", "CHEST", "thorax", "CHEST PA")),
+        *((part, "warn") for part in ("RIB", "CHESTABDOMEN", "UNKNOWN")),
+        *((part, "refuse") for part in ("KNEE", "ABDOMEN", "lt hand ")),
+    ],
+)
+def test_the_body_part_that_a_file_states(chest, part, decision):
+    found = asked(chest, body_part=part)
+    words = f"its file states the body part {(part or '').strip().upper()}; films of the chest are expected"
+    assert found == Intake(decision, () if decision == "accept" else (words,))
 
 
 def test_two_opinions():

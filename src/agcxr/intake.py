@@ -1,12 +1,13 @@
 """Is this a frontal chest film, upright and whole? Looked at before any probability is shown.
 
-Plain checks (size, shape, contrast, colour, what the file says of the view) and two small linear models whose numbers
-stand in intake.json: one scores how upright a 24 x 24 copy is, for its four turns and their negatives; one tells
-films, parts of films and other pictures apart by how far the copy is from the films it was fitted on and by its
-texture. Fitted by benchmarks/refusal_fit.py, measured in docs/results/refusal.md. No network, no torch; some
-milliseconds a film.
+Plain checks (size, shape, contrast, colour, what the file says of the view and the body part) and three small linear
+models whose numbers stand in intake.json: one scores how upright a 24 x 24 copy is, for its four turns and their
+negatives; one by which angle a film is turned, from how the edges in it run; one tells films, parts of films and other
+pictures apart by how far the copy is from the films it was fitted on and by its texture. Fitted by
+benchmarks/refusal_fit.py, measured in docs/results/refusal.md. No network, no torch; some milliseconds a film.
 
-Shapes: H, W the film; G = 24 the side of the copy; V = 8 ways to hold it; D features; C kinds of picture.
+Shapes: H, W the film; T = 128 the side of its small copy, G = 24 of its tiny one; V = 8 ways to hold it; A = 48 angles;
+P points of a disc; D features; C kinds of picture.
 """
 
 from __future__ import annotations
@@ -21,14 +22,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agcxr.data.dicomfile import is_lateral, part_fits
 from agcxr.data.radiograph import Radiograph
 
 Decision = Literal["accept", "warn", "refuse"]
 Floats = NDArray[np.float64]
+Complexes = NDArray[np.complex128]
 
 GRID = 24
 TEXTURE = 128
-"""Side of the copy that texture is measured on."""
+"""Side of the copy that texture and the run of edges are measured on."""
+
+ANGLES_A: Floats = np.arange(-180, 180, 7.5)
+"""Degrees by which a film may be turned to the left."""
+
+FIELD, POINTS, DISC = 32, 16, 0.9
+"""Side of the field of edges, points along its side, and the share of the disc that fits in it in which they lie."""
+
+LEANING, FAR = 10.0, 20.0
+"""Degrees from the nearest quarter turn beyond which an angle is a tilt (the next is 15), and a large one (22.5)."""
 
 KINDS: tuple[str, ...] = ("film", "part", "other")
 WAYS: tuple[str, ...] = (
@@ -55,6 +67,10 @@ FLAT, FAINT = 12, 40
 SURE, LIKELY = 0.95, 0.6
 """Probability of a fault from which a film is refused, and warned of."""
 
+LEANS = 0.75
+"""Probability of a tilt from which a film is put straight, and warned of where it then looks right; refused where the
+tilt is SURE to be large. Chosen on the films that are fitted on, each judged without its patient (--held-out)."""
+
 NOT_FILM, SOME_OTHER = 0.02, 0.3
 """A picture is refused as none of a chest if it is less probably a film than the one, and more probably another picture
 than the other; a part of a film is only warned of. Chosen on the films that the models were fitted on."""
@@ -80,6 +96,8 @@ class Coefficients:
     upright_GG: Floats
     """Weight of each pixel in "this is how a film is held"."""
     temperature: float
+    lean_P: Complexes
+    """Weight, at each point of the disc, of how edges run there in a film that is held upright."""
     mean_GG: Floats
     components_KGG: Floats
     """Orthonormal directions in which films differ from their mean, and how much (variances_K)."""
@@ -90,12 +108,26 @@ class Coefficients:
     bias_C: Floats
 
 
+@dataclass(frozen=True)
+class Tilt:
+    """By how many degrees to the left a film is turned, and the probabilities that it leans at all, and far."""
+
+    degrees: float
+    leans: float
+    leans_far: float
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the two models say of one picture. way_V: probability of each way to hold it; kind_C: of each kind."""
+    """What the models say of one picture. way_V: probability of each way to hold it; kind_C: of each kind.
+
+    tilt: None unless it leans and is a film, one way up or inverted, once put straight; the two others are then about
+    the straight one, so that they do not blame the corners.
+    """
 
     way_V: Floats
     kind_C: Floats
+    tilt: Tilt | None = None
 
 
 def judge(film: Radiograph) -> Intake:
@@ -107,17 +139,41 @@ def judge(film: Radiograph) -> Intake:
 
 
 def measure(film: Radiograph) -> Measured:
-    """Run the two models."""
+    """Run the models."""
     return measure_pixels(film.to_uint8(), coefficients())
 
 
 def measure_pixels(pixels_HW: NDArray[np.uint8], numbers: Coefficients) -> Measured:
     """The same for 8-bit pixels and given coefficients."""
+    small_TT = np.asarray(cv2.resize(pixels_HW, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA), np.uint8)
+    tilt = tilt_of(angles(small_TT, numbers))
+    if tilt.leans > LEANS:
+        way_V, kind_C = _held_and_kind(turned(small_TT, -tilt.degrees), numbers)
+        if kind_C[0] > 0.5 and way_V[0] + way_V[4] > 0.5:
+            return Measured(way_V, kind_C, tilt)
+    return Measured(*_held_and_kind(pixels_HW, numbers))
+
+
+def _held_and_kind(pixels_HW: NDArray[np.uint8], numbers: Coefficients) -> tuple[Floats, Floats]:
     copy_GG = grid_copy(pixels_HW)
-    way_V = _softmax(numbers.temperature * np.array([(numbers.upright_GG * one).sum() for one in ways(copy_GG)]))
+    way_V = softmax(numbers.temperature * np.array([(numbers.upright_GG * one).sum() for one in ways(copy_GG)]))
     features_D = features(pixels_HW, ways(copy_GG)[int(way_V.argmax())], numbers)
-    kind_C = _softmax(numbers.weight_CD @ ((features_D - numbers.centre_D) / numbers.scale_D) + numbers.bias_C)
-    return Measured(way_V, kind_C)
+    return way_V, softmax(numbers.weight_CD @ ((features_D - numbers.centre_D) / numbers.scale_D) + numbers.bias_C)
+
+
+def angles(small_TT: NDArray[np.uint8], numbers: Coefficients) -> Floats:
+    """Probability of each angle."""
+    return softmax((edges(small_TT) @ numbers.lean_P.conj()).real)
+
+
+def tilt_of(angle_A: Floats) -> Tilt:
+    """The most probable of the angles that are no quarter turns, averaged with its neighbours."""
+    lean_A = np.abs((ANGLES_A + 45) % 90 - 45)
+    best = ANGLES_A[int(np.where(lean_A > LEANING, angle_A, -1).argmax())]
+    away_A = (ANGLES_A - best + 180) % 360 - 180
+    near_A = np.where(np.abs(away_A) <= LEANING, angle_A, 0)
+    degrees = (best + (near_A * away_A).sum() / near_A.sum() + 180) % 360 - 180
+    return Tilt(float(degrees), float(angle_A[lean_A > LEANING].sum()), float(angle_A[lean_A > FAR].sum()))
 
 
 def grid_copy(pixels_HW: NDArray[np.uint8]) -> Floats:
@@ -130,6 +186,37 @@ def ways(copy_GG: Floats) -> Floats:
     """V x G x G: turned to the left by 0, 90, 180, 270 degrees, then the negatives of these."""
     turned = np.stack([np.rot90(copy_GG, turns) for turns in range(4)])
     return np.concatenate([turned, -turned])
+
+
+def turned(pixels_HW: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    """Turned to the left about the middle; what comes in at the corners mirrors what is beside it."""
+    height, width = pixels_HW.shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    return np.asarray(cv2.warpAffine(pixels_HW, turn, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
+
+
+def edges(small_TT: NDArray[np.uint8]) -> Complexes:
+    """A x P: how the edges at the points of the disc would run, were the film turned back by each angle.
+
+    As complex numbers of twice an edge's angle, so that its two sides (dark to bright, bright to dark) are one, and
+    inverted films are as good. The disc stays clear of the corners, which would betray how far a film was turned.
+    """
+    smooth = cv2.GaussianBlur(small_TT.astype(np.float32), (0, 0), 1.5)
+    slope = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) + 1j * cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    run = slope**2 / (np.abs(slope) + 1e-3)
+    run_FF2 = cv2.resize(np.dstack([run.real, run.imag]), (FIELD, FIELD), interpolation=cv2.INTER_AREA)
+    at_AP2 = cv2.remap(cv2.GaussianBlur(run_FF2, (0, 0), 1), *_places_AP(), cv2.INTER_LINEAR)
+    at_AP = (at_AP2[..., 0] + 1j * at_AP2[..., 1]) * np.exp(2j * np.deg2rad(ANGLES_A))[:, None]
+    return np.asarray(at_AP / (np.abs(at_AP).mean() + 1e-3))
+
+
+@cache
+def _places_AP() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Column and row, on the field of edges, of the disc's points in a film turned by each angle."""
+    y, x = (np.mgrid[:POINTS, :POINTS] + 0.5) * 2 / POINTS - 1
+    point_P = (x + 1j * y)[np.hypot(x, y) <= DISC]
+    place_AP = (np.exp(-1j * np.deg2rad(ANGLES_A))[:, None] * point_P + 1 + 1j) * FIELD / 2 - (0.5 + 0.5j)
+    return place_AP.real.astype(np.float32), place_AP.imag.astype(np.float32)
 
 
 def features(pixels_HW: NDArray[np.uint8], held_GG: Floats, numbers: Coefficients) -> Floats:
@@ -172,7 +259,8 @@ def coefficients() -> Coefficients:
     data = json.loads((resources.files("agcxr") / "intake.json").read_text(encoding="utf-8"))
     arrays = {name: np.array(data[name], np.float64) for name in _ARRAYS}
     pixels = arrays.pop("components_KGG") * data["pixel_step"]
-    return Coefficients(temperature=float(data["temperature"]), components_KGG=pixels, **arrays)
+    lean_P = np.array(data["lean_2P"][0]) + 1j * np.array(data["lean_2P"][1])
+    return Coefficients(temperature=float(data["temperature"]), lean_P=lean_P, components_KGG=pixels, **arrays)
 
 
 _ARRAYS = (
@@ -200,15 +288,25 @@ def _plain(film: Radiograph) -> Intake:
             "refuse" if high - low < FLAT else "warn",
             (f"it has almost no contrast: {high - low:.0f} of 256 gray levels are in use",),
         )
-    position = (film.view_position or "").strip().upper()
-    if position in _LATERAL:
+    return found & _stated(film)
+
+
+def _stated(film: Radiograph) -> Intake:
+    """What the file says of the view and the body part."""
+    found = Intake("accept")
+    if is_lateral(film.view_position):
+        position = (film.view_position or "").strip().upper()
         found &= Intake(
             "refuse", (f"its file says that it is a lateral view ({position}); frontal films are expected",)
         )
+    fits = part_fits(film.body_part)
+    if fits != "yes":
+        part = (film.body_part or "").strip().upper()[:16]  # as long as the standard lets it be
+        found &= Intake(
+            "refuse" if fits == "no" else "warn",
+            (f"its file states the body part {part}; films of the chest are expected",),
+        )
     return found
-
-
-_LATERAL = frozenset({"LATERAL", "LAT", "LL", "RL", "LLD", "RLD"})
 
 
 def _pixels(measured: Measured, *, colour: bool) -> Intake:
@@ -223,6 +321,11 @@ def _pixels(measured: Measured, *, colour: bool) -> Intake:
         return found & Intake("refuse" if refused else "warn", (reason,))
     if part > LIKELY:
         found &= Intake("warn", ("it does not look like a whole chest film (cropped, or small within its frame?)",))
+    if measured.tilt:
+        degrees = round(measured.tilt.degrees / 5) * 5
+        reason = f"it looks turned by about {abs(degrees)} degrees to the {'left' if degrees > 0 else 'right'}"
+        decision: Decision = "refuse" if measured.tilt.leans_far > SURE else "warn"
+        found &= Intake(decision, (f"{reason}: turn it upright",))
     best = int(measured.way_V.argmax())
     wrong = 1 - float(measured.way_V[0])
     if wrong > LIKELY and part <= LIKELY:
@@ -235,6 +338,6 @@ def _thinned(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels_HW[::step, ::step]
 
 
-def _softmax(score: Floats) -> Floats:
+def softmax(score: Floats) -> Floats:
     raised = np.exp(score - score.max())
     return np.asarray(raised / raised.sum())

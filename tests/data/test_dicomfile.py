@@ -18,6 +18,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from agcxr.data.dicomfile import is_lateral, part_fits
 from agcxr.data.radiograph import RadiographError, read_radiograph
 
 
@@ -222,6 +223,33 @@ def test_facts_are_read_tolerantly():
         None,
         (0.2, 0.2),
     )
+
+
+@pytest.mark.parametrize("stated", [{}, {"BodyPartExamined": ""}])
+def test_no_body_part(stated):
+    assert read(picture(), **stated).body_part is None
+
+
+def test_body_part_is_read():
+    assert read(picture(), BodyPartExamined="KNEE").body_part == "KNEE"
+    assert read_radiograph(encode(picture())).body_part is None
+
+
+@pytest.mark.parametrize(
+    ("part", "fits"),
+    [
+        *((part, "yes") for part in (None, "", "CHEST", "Thorax", "CHEST PA", "TÓRAX", "THORAX AP", "LUNG")),
+        *((part, "no") for part in ("KNEE", "SECRETKNEE", "LSPINE", "ABDOMEN", "skull", "FOREARM", "PELVIS")),
+        *((part, "unsure") for part in ("RIB", "CHESTABDOMEN", "THORACIC SPINE", "GENOU", "UNKNOWN", "HEART")),
+    ],
+)
+def test_which_body_parts_fit(part, fits):
+    assert part_fits(part) == fits
+
+
+def test_which_views_are_lateral():
+    assert all(is_lateral(view) for view in ("LATERAL", "LAT", "ll ", "RL", "LLD", "RLD", "LLO", "RLO"))
+    assert not any(is_lateral(view) for view in (None, "", "PA", "AP", "AP SUPINE"))
 
 
 def test_without_preamble_and_meta():

@@ -8,9 +8,10 @@ of at most 65,536) and the picture is one look-up. Needs the extra `dicom`.
 import io
 import math
 import struct
+import unicodedata
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,65 @@ BROKEN = (
 )
 
 
+LATERAL_VIEWS = frozenset({"LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "LLO", "RLO"})
+"""View positions that are not frontal: lateral, lateral decubitus and lateral oblique, left and right."""
+
+CHEST_WORDS = ("CHEST", "THORA", "TORA", "LUNG")
+"""What names a chest within a stated body part, in the languages that share the word (thorax, torax, torace)."""
+
+OTHER_WORDS = (
+    *(
+        "SKULL",
+        "HEAD",
+        "BRAIN",
+        "FACE",
+        "FACIAL",
+        "NOSE",
+        "NASAL",
+        "ORBIT",
+        "SINUS",
+        "JAW",
+        "MANDIB",
+        "MAXILL",
+        "TEETH",
+    ),
+    *("DENTAL", "NECK", "SPINE", "SACR", "COCCYX", "BREAST", "ABD", "KUB", "PELV", "HIP", "KIDNEY", "LIVER", "BLADDER"),
+    *(
+        "COLON",
+        "STOMACH",
+        "SHOULDER",
+        "SCAPULA",
+        "CLAVICLE",
+        "HUMER",
+        "ELBOW",
+        "ARM",
+        "RADIUS",
+        "ULNA",
+        "WRIST",
+        "HAND",
+    ),
+    *(
+        "FINGER",
+        "THUMB",
+        "FEMUR",
+        "THIGH",
+        "KNEE",
+        "PATELLA",
+        "LEG",
+        "TIBIA",
+        "FIBULA",
+        "ANKLE",
+        "FOOT",
+        "FEET",
+        "HEEL",
+    ),
+    *("CALCAN", "TOE", "EXTREM", "LIMB"),
+)
+"""What names another one (the standard's terms of PS3.16 CID 4031, shortened where sites write them differently)."""
+
+PartFits = Literal["yes", "no", "unsure"]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the header says, read tolerantly: None where it says nothing usable."""
@@ -49,6 +109,28 @@ class Facts:
     patient_age: int | None = None
     patient_sex: str | None = None
     pixel_spacing_mm: tuple[float, float] | None = None
+    body_part: str | None = None
+
+
+def is_lateral(view: str | None) -> bool:
+    """Whether a stated view position is none of a frontal film. What is not stated passes."""
+    return _folded(view) in LATERAL_VIEWS
+
+
+def part_fits(part: str | None) -> PartFits:
+    """Whether a stated body part is the chest. Sites write it freely ("CHEST PA", "Torax", "LT KNEE"), so words within
+    it count; "unsure" where it names both (CHESTABDOMEN) or nothing known (RIB). What is not stated passes."""
+    text = _folded(part)
+    if not text:
+        return "yes"
+    chest, other = (any(word in text for word in words) for words in (CHEST_WORDS, OTHER_WORDS))
+    return "unsure" if chest == other else "yes" if chest else "no"
+
+
+def _folded(text: str | None) -> str:
+    """Upper case without accents."""
+    plain = unicodedata.normalize("NFKD", text or "")
+    return "".join(one for one in plain if not unicodedata.combining(one)).strip().upper()
 
 
 def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
@@ -68,7 +150,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
         _state_syntax(dataset)
         stored = _stored_pixels(dataset, max_pixels)
         decoded = _present(dataset, stored)
-        facts = Facts(*_facts(dataset))
+        facts = _facts(dataset)
     except RadiographError:
         raise
     except (*BROKEN, BytesLengthException, InvalidDicomError) as error:
@@ -264,8 +346,8 @@ def _first(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _facts(dataset: "Dataset") -> tuple[str | None, int | None, str | None, tuple[float, float] | None]:
-    view = str(dataset.get("ViewPosition") or "").strip().upper() or None
+def _facts(dataset: "Dataset") -> Facts:
+    view, part = (str(dataset.get(name) or "").strip().upper() or None for name in ("ViewPosition", "BodyPartExamined"))
     sex = str(dataset.get("PatientSex") or "").strip().upper()[:1]
     text = str(dataset.get("PatientAge") or "").strip().upper()
     age = None
@@ -279,7 +361,7 @@ def _facts(dataset: "Dataset") -> tuple[str | None, int | None, str | None, tupl
         if spacing is None and value is not None and not isinstance(value, str | float) and len(value) == 2:
             pair = (float(value[0]), float(value[1]))
             spacing = pair if all(math.isfinite(v) and v > 0 for v in pair) else None
-    return view, age, sex if sex in ("M", "F", "O") else None, spacing
+    return Facts(view, age, sex if sex in ("M", "F", "O") else None, spacing, part)
 
 
 def _class_name(dataset: "Dataset") -> str:

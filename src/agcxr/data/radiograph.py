@@ -7,7 +7,7 @@ side of the prepared image.
 import os
 import stat
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Radiograph:
     patient_age: int | None = None
     patient_sex: str | None = None
     pixel_spacing_mm: tuple[float, float] | None = None
+    body_part: str | None = None
 
     @property
     def height(self) -> int:
@@ -106,14 +107,7 @@ def read_radiograph(
         from agcxr.data.dicomfile import decode_dicom
 
         decoded, facts = decode_dicom(data, max_pixels)
-        return _made(
-            decoded,
-            name,
-            view_position=facts.view_position,
-            patient_age=facts.patient_age,
-            patient_sex=facts.patient_sex,
-            pixel_spacing_mm=facts.pixel_spacing_mm,
-        )
+        return _made(decoded, name, **asdict(facts))
     raise RadiographError(f"not a PNG, JPEG, WebP or DICOM file: {_looks_like(data)}")
 
 

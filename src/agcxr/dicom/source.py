@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
-from agcxr.data.dicomfile import BROKEN, check_deflated
+from agcxr.data.dicomfile import BROKEN, check_deflated, is_lateral, part_fits
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -105,10 +105,9 @@ def read_source(data: bytes) -> Source:
 def why_not_read(source: Source) -> str | None:
     """Why a film is not one for this model, in words; None where it may be one. What a header leaves open passes."""
     header = source.dataset
-    part, view = str(header.get("BodyPartExamined") or "").upper(), str(header.get("ViewPosition") or "").upper()
-    if part and not any(word in part for word in ("CHEST", "THORAX", "LUNG")):
+    if part_fits(str(header.get("BodyPartExamined") or "")) == "no":
         return "not a film of the chest"
-    if view in ("LL", "RL", "LATERAL", "LLD", "RLD", "LLO", "RLO"):
+    if is_lateral(str(header.get("ViewPosition") or "")):
         return "not a frontal view"
     if str(header.get("Manufacturer") or "").lower() == "agcxr":
         return "a result of agcxr itself"
