@@ -105,6 +105,7 @@ DIRECTION = """
     evaluation/localize_picture
     evaluation/examples
     evaluation/calibrate
+    evaluation/points
     evaluation/evaluate
     evaluation/agreement
     evaluation/meaning
@@ -120,6 +121,7 @@ DIRECTION = """
     evaluation/charts
     evaluation/page
     evaluation/report_tables
+    evaluation/report_points
     evaluation/report_pictures
     evaluation/report
     evaluation/report_looks

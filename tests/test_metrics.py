@@ -104,9 +104,14 @@ def test_reliability_by_hand() -> None:
     assert metrics.ece([0, 1, 1, 1], [0.1, 0.3, 0.9, 1.0], bins=2) == table.expected_error
 
 
-def test_reliability_by_mass_and_empty() -> None:
-    table = metrics.reliability([0, 1, 0, 1], [0.01, 0.02, 0.03, 0.9], bins=2, by="mass")
-    assert table.count.tolist() == [2, 2]
+def test_reliability_by_positives_and_empty() -> None:
+    target, probability = [0, 0, 0, 1, 0, 1, 1, 1, 0], [0.01, 0.01, 0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9]
+    table = metrics.reliability(target, probability, bins=2, by="positives")
+    assert table.count.tolist() == [6, 3]  # two positives each, and the negatives as they fall
+    assert table.frequency.tolist() == [2 / 6, 2 / 3]
+    tied = metrics.reliability([1, 1, 1, 0], [0.5, 0.5, 0.5, 0.1], bins=3, by="positives")
+    assert tied.count.tolist() == [1, 3]
+    assert metrics.reliability([0, 0], [0.2, 0.4], bins=3, by="positives").count.tolist() == [2]
     assert np.isnan(metrics.ece([np.nan], [0.5]))
     assert np.isnan(metrics.brier([np.nan], [0.5]))
     with pytest.raises(ValueError, match="bins must be at least 1, got 0"):

@@ -191,9 +191,14 @@ class Reliability:
 
 
 def reliability(
-    target_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, bins: int = 15, by: Literal["width", "mass"] = "width"
+    target_N: npt.ArrayLike,
+    probability_N: npt.ArrayLike,
+    *,
+    bins: int = 15,
+    by: Literal["width", "positives"] = "width",
 ) -> Reliability:
-    """Bins of equal width on [0, 1] (the last includes 1), or of as equal a number of films as ties allow."""
+    """Bins of equal width on [0, 1] (the last includes 1), or of as equal a number of positive films as ties allow:
+    bins of equal numbers of films would crowd at 0 where the finding is rare."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     positive, probability, _ = known(target_N, probability_N)
@@ -201,7 +206,8 @@ def reliability(
     if by == "width":
         group = np.minimum((probability * bins).astype(np.int64), bins - 1)
     else:
-        edges = np.quantile(probability, np.arange(1, bins) / bins) if len(probability) else np.zeros(bins - 1)
+        among = np.sort(probability[positive])
+        edges = among[len(among) * np.arange(1, bins) // bins] if len(among) else np.ones(bins - 1)
         group = np.searchsorted(edges, probability, side="right")
     count = np.bincount(group, minlength=bins)
     held = count > 0

@@ -21,9 +21,11 @@ SIZE = 72
 PARTS = {"train": 6, "val": 24, "test": 48}
 
 
-def write_prepared(folder: Path, *, boxed: bool = True) -> Path:
+def write_prepared(
+    folder: Path, *, boxed: bool = True, collection: str | None = None, stated: tuple[str, ...] = LABELS
+) -> Path:
     """78 films, two a patient. Hernia never occurs; Mass is unknown on the first test film; every fourth test film
-    has a box of its first finding."""
+    has a box of its first finding. Labels that are not `stated` are unknown on all films, and have no boxes."""
     rng = np.random.default_rng(0)
     count = sum(PARTS.values())
     index = pd.DataFrame({"image_id": [f"film <{n}> & co.png" for n in range(count)]})
@@ -33,6 +35,7 @@ def write_prepared(folder: Path, *, boxed: bool = True) -> Path:
     label[:, LABELS.index("Hernia")] = 0
     first = PARTS["train"] + PARTS["val"]
     label[first, LABELS.index("Mass")] = np.nan
+    label[:, [k for k, name in enumerate(LABELS) if name not in stated]] = np.nan
     index[list(LABELS)] = label
     index = index.assign(age=50.0, sex="F", view="PA", follow_up=0, width=SIZE, height=SIZE)
     rows = []
@@ -46,11 +49,11 @@ def write_prepared(folder: Path, *, boxed: bool = True) -> Path:
     columns = ["image_id", "finding", "x0", "y0", "x1", "y1", "row"]
     boxes = pd.DataFrame(rows, columns=columns)
     boxes[[*BOX_COLUMNS, "row"]].to_parquet(folder / "boxes.parquet")
-    (folder / "plan.json").write_text(_plan(count, len(rows)).model_dump_json())
+    (folder / "plan.json").write_text(_plan(count, len(rows), collection).model_dump_json())
     return folder
 
 
-def _plan(count: int, boxes: int) -> Plan:
+def _plan(count: int, boxes: int, collection: str | None) -> Plan:
     parts = tuple(PartCount(part=part, images=n, patients=n // 2) for part, n in PARTS.items())
     counts = dict.fromkeys(Counts.model_fields, 0) | {"prepared": count, "boxes": boxes, "boxed_images": boxes}
     return Plan(
@@ -58,7 +61,7 @@ def _plan(count: int, boxes: int) -> Plan:
         labels=LABELS,
         size=SIZE,
         resize_rule="made in a test",
-        source=Source(name="noise"),
+        source=Source(name="noise", collection=collection),
         split=SplitPlan(rule="patient", seed=0),
         leak_check=LeakCheck(patients_train_val=0, patients_train_test=0, patients_val_test=0, images_in_two_parts=0),
         counts=Counts(**(counts | {"parts": parts, "positives": {}})),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,49 @@ def test_gaps_are_paired_and_signed(analysis: Analysis) -> None:
     mean = tables.gap_of(analysis.mean.gaps, "local", "average_precision")
     assert mean is not None
     assert math.isnan(mean.delong_p)
+
+
+def test_gaps_at_operating_points_are_paired_too(analysis: Analysis) -> None:
+    effusion = analysis.label("Effusion")
+    gap = tables.gap_of(effusion.gaps, "local", "specificity", "half")
+    assert gap is not None
+    fusion, local = effusion.branches[2].points[0], effusion.branches[1].points[0]
+    assert gap.value == pytest.approx(fusion.specificity.value - local.specificity.value)
+    assert gap.low <= gap.value <= gap.high
+    mean = tables.gap_of(analysis.mean.gaps, "global", "sensitivity", "half")
+    assert mean is not None
+    each = [
+        tables.gap_of(analysis.label(name).gaps, "global", "sensitivity", "half") for name in analysis.mean.findings
+    ]
+    assert mean.value == pytest.approx(np.mean([one.value for one in each if one]))
+    assert tables.gap_of(effusion.gaps, "global", "sensitivity") is None  # of no point
+
+
+def test_branches_without_thresholds_have_no_gaps_there_and_rare_findings_no_part_in_the_mean() -> None:
+    scores, threshold = make_scores(), np.full((2, 3, 5), 0.5)
+    threshold[0, :2] = np.nan  # as of a checkpoint, which holds the fusion's
+    threshold[:, 2, USED.index("Hernia")] = np.nan
+    positives = np.array([31, 22, 2, 0, 40])
+    found = analyse(scores, resamples=20, points=Points(("kept", "chosen"), threshold, positives))
+    mass, hernia = found.label("Mass"), found.label("Hernia")
+    assert {gap.point for gap in mass.gaps} == {"", "chosen"}
+    assert {gap.point for gap in hernia.gaps} == {""}
+    assert (mass.chosen_on, hernia.chosen_on) == (22, 2)
+    common = [found.label(name).branches[2].points[0].sensitivity.value for name in ("Effusion", "Mass")]
+    assert found.mean.branches[2].points[0].sensitivity.value == pytest.approx(np.mean(common))
+    assert tables.gap_of(found.mean.gaps, "global", "sensitivity", "kept") is None
+    assert tables.gap_of(found.mean.gaps, "global", "sensitivity", "chosen") is not None
+
+
+def test_findings_that_no_film_states_are_not_called_absent() -> None:
+    scores = make_scores()
+    scores.target_NK[:, [1, 4]] = np.nan
+    found = analyse(scores, resamples=5)
+    assert found.unstated == ("Mass", "No Finding")
+    table = tables.text_table(found)
+    assert "Not stated on these films, and left out: Mass, No Finding." in table
+    assert not re.search(r"^Mass", table, re.M)
+    assert "Undefined, and left out of the mean: Fibrosis (no positives)." in table
 
 
 def test_seed_decides() -> None:

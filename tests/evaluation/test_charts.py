@@ -64,6 +64,8 @@ def test_forest_marks_what_leaves_out_zero() -> None:
 def test_files_stand_alone() -> None:
     unit = Axis(0, 1, (0, 1))
     chart = lines([Line([0, 1], [0, 1])], unit, unit, width=100, height=80, name="one")
+    noted = grid([chart], ["Observed / expected"], 1, (100, 80), ["1 is best"])
+    assert '<text class="soft" x="92" y="14" text-anchor="end">1 is best</text>' in noted
     text = standalone(grid([chart] * 3, ["a", "b", "c"], 2, (100, 80)))
     root = ElementTree.fromstring(text)
     assert root.get("viewBox") == "0 0 216 220"

@@ -14,15 +14,19 @@ import pytest
 from evaluated import PARTS, SIZE, write_prepared, write_run
 
 from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.evaluate import Evaluated, PatientLeak, check_leak, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.page import to_html
 from agcxr.evaluation.report import compose, report
+from agcxr.evaluation.report_tables import difference
 from agcxr.evaluation.results import Results, load_results
+from agcxr.evaluation.study import study
+from agcxr.evaluation.tables import gap_of, number, signed
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc
-from agcxr.models.checkpoint import Card, ModelArguments, Patients
+from agcxr.models.checkpoint import CARD_FILE, Card, ModelArguments, Patients, read_card
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,10 @@ def test_results_are_written_and_read(done: Evaluated) -> None:
     assert again.analysis.mean.left_out == ("Hernia",)
     assert again.analysis.resampling.clusters == PARTS["test"] // 2
     assert again.points_from == "the 24 validation films"
-    assert not math.isnan(edema.branches[0].points[0].sensitivity.value)
+    effusion = again.analysis.label("Effusion")
+    assert not math.isnan(effusion.branches[0].points[0].sensitivity.value)
+    assert effusion.chosen_on == 10
+    assert math.isnan(edema.branches[0].points[0].threshold)  # 5 positive validation films
     assert again.leak.checked
     assert again.leak.shared_patients == 0
 
@@ -202,6 +209,15 @@ def test_examples_are_best_median_and_worst(done: Evaluated) -> None:
 def test_choice_of_films_by_hand() -> None:
     found = [Candidate(n, "Mass", merit) for n, merit in enumerate([0.1, 0.9, 0.5, 0.3, 0.7])]
     assert [(kind, one.row) for kind, one in choose(found, 1)] == [("best", 1), ("median", 2), ("worst", 0)]
+    large = [Candidate(n, "Emphysema", 0.9 - n / 100) for n in range(5)]
+    small = [Candidate(10 + n, ("Mass", "Nodule", "Hernia")[n % 3], 0.5 - n / 100) for n in range(9)]
+    shown = choose([*large, *small], 3)
+    for kind in ("best", "median", "worst"):  # each of another finding, though large ones hit best
+        assert len({one.finding for which, one in shown if which == kind}) == 3
+    assert [one.row for kind, one in shown if kind == "best"] == [0, 10, 11]
+    assert len({one.row for _, one in shown}) == 9
+    alike = [Candidate(n, "Pneumonia", n / 10) for n in range(9)]
+    assert [one.row for _, one in choose(alike, 3)] == [8, 7, 6, 5, 4, 3, 2, 1, 0]  # one finding only: more films of it
     assert [one.row for _, one in choose(found[:1], 3)] == [0]
     assert choose([], 3) == []
 
@@ -300,8 +316,89 @@ def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluated) -> None:
     rows = [line for line in text.splitlines() if line.startswith("| Edema")]
     assert len({row.count("|") for row in rows}) >= 1
     assert "film \\<" in text
+    assert "| Film, attended box and annotated box | Attention on it | Crop, as the local branch saw it |" in text
     assert "| Hernia | 0 | – | – | – |" in text
     assert "<summary>Fusion minus local, finding by finding</summary>" in text
+
+
+def test_synthetic_films_are_called_so(tmp_path: Path) -> None:
+    films = write_prepared(tmp_path / "prepared", collection="phantom, seed 3")
+    done = evaluate(write_run(tmp_path / "run"), films, resamples=5, examples=0, progress=False)
+    assert done.results.synthetic
+    text = report(done.folder).markdown.read_text(encoding="utf-8")
+    assert "test split of phantom, seed 3: 48 films of 24 patients" in text
+    assert "Synthetic films (phantom, seed 3): a program drew them." in text
+    assert "- Source: phantom, seed 3, in the layout of noise" in text
+    assert "Fusion − global | p |\n" in text
+    for said in ("Lite", "Guan", "read from reports by programs", "Beside published numbers"):
+        assert said not in text
+
+
+def test_a_partly_labelled_collection_end_to_end(tmp_path: Path) -> None:
+    """As RSNA's: Pneumonia alone is stated, with its boxes."""
+    films = write_prepared(tmp_path / "prepared", collection="rsna", stated=("Pneumonia",))
+    done = study(write_run(tmp_path / "run"), films, resamples=20, progress=False)
+    analysis = done.results.analysis
+    assert [one.finding for one in analysis.stated] == ["Pneumonia"]
+    text = done.report.markdown.read_text(encoding="utf-8")
+    assert text.count("Not stated on these films, and so left out: Atelectasis, Cardiomegaly,") == 1
+    assert f"**{number(analysis.mean.branches[2].auroc.value)}** AUROC of Pneumonia, fusion" in text
+    gap = gap_of(analysis.mean.gaps, "global")
+    assert gap is not None
+    assert f"On Pneumonia the fusion differs from the global branch by {signed(gap.value)} (interval" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert not [row for row in rows if re.match(r"\| (Edema|Hernia|No Finding) ", row)]
+    for said in (
+        "Mean of 1",
+        "ean over findings",
+        "1 findings",
+        "Left out for want",
+        "nan",
+        "By findings on the film",
+        "| .868 |",
+    ):
+        assert said not in text
+    assert re.search(r"^\| Guan 2018, ResNet-50 \| fusion \| \.776 \| \.776 \|$", text, re.M)
+    assert "Not known of" not in text.split("## Subgroups")[0]
+
+
+def test_the_verdict_has_signs(done: Evaluated) -> None:
+    mean = done.results.analysis.mean
+    gaps = tuple(gap.model_copy(update={"value": -0.109, "low": -0.256, "high": 0.018}) for gap in mean.gaps)
+    analysis = done.results.analysis.model_copy(update={"mean": mean.model_copy(update={"gaps": gaps})})
+    shown = to_html(compose(done.results.model_copy(update={"analysis": analysis}), done.folder), done.folder)
+    assert "differs from the global branch by −.109 (interval −.256 to +.018): the interval includes 0" in shown
+
+
+def test_what_is_worse_is_marked() -> None:
+    better, worse, same = difference(0.1, 0.05, 0.2), difference(-0.1, -0.2, -0.05), difference(-0.1, -0.2, 0.05)
+    assert (better.text, better.strong, better.worse) == ("+.100", True, False)
+    assert (worse.text, worse.strong, worse.worse) == ("▾ −.100", True, True)
+    assert (same.text, same.strong, same.worse) == ("−.100", False, False)
+    assert not difference(-0.1, -0.2, -0.05, lower_is_better=True).worse
+    assert difference(0.1, math.nan, math.nan).soft == ""
+
+
+def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    calibrate(run, folder / "prepared", progress=False)
+    own = evaluate(run, folder / "prepared", resamples=20, examples=0, progress=False).results
+    assert own.points_from == "the 24 validation films (those of the fusion in its training)"
+    effusion = own.analysis.label("Effusion")
+    assert {gap.point for gap in effusion.gaps} >= {"", "youden", "sensitivity95"}  # noise may not reach the third
+    kept = read_card(run / "model" / CARD_FILE).calibration
+    assert kept is not None
+    assert effusion.branches[2].points[0].threshold == kept.findings["Effusion"].points["youden"].threshold
+    text = report(run / "evaluation" / "test").markdown.read_text(encoding="utf-8")
+    assert "Fusion minus global at these points, finding by finding" in text
+    assert re.search(r"^\| Effusion \| 10 \| ", text, re.M)
+    assert "lands elsewhere here is shift and chance" in text
+    other = open_prepared(folder / "prepared")
+    other.index.loc[other.index["split"] == "val", "Effusion"] = 1 - other.index["Effusion"]
+    elsewhere = evaluate(run, other, resamples=20, examples=0, out=tmp_path / "out", progress=False).results
+    assert elsewhere.points_from == "the validation films of its training (kept in the checkpoint)"
+    assert {gap.point for gap in elsewhere.analysis.label("Effusion").gaps} == {""}
+    assert elsewhere.analysis.label("Effusion").chosen_on == 10
 
 
 def test_report_needs_the_predictions(done: Evaluated, tmp_path: Path) -> None:

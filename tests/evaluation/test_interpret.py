@@ -163,6 +163,30 @@ def test_small_groups_are_named_and_left_out() -> None:
     assert math.isnan(rare.groups[0].auroc.value)
 
 
+def test_films_with_unknown_findings_are_in_no_group_by_their_number(found: Meaning, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"age": [50.0] * 4, "sex": ["F"] * 4, "view": ["PA"] * 4})
+    unknown = math.nan
+    target = np.array([[0, 0, unknown], [1, 1, unknown], [unknown, 0, unknown], [unknown, 1, unknown]])
+    *_, counted = divisions(frame, target)  # the third is stated nowhere
+    assert counted.group_N.tolist() == ["No finding", "Two findings", "", ""]
+    assert [one.by for one in divisions(frame, target[:, 1:])] == [
+        "Sex",
+        "Age",
+        "View",
+    ]  # one finding: nothing to count
+    fewer = tuple(one.model_copy(update={"films": 0}) if one.finding == "Hernia" else one for one in found.findings)
+    told = found.model_copy(update={"findings": fewer})
+    shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
+    assert "Counted among the 13 findings that these films state." in shown
+
+
+def test_a_map_that_leaves_scores_as_they_are_is_no_gain(found: Meaning, tmp_path: Path) -> None:
+    told = found.model_copy(update={"method": "none"})
+    shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
+    assert "the mean calibration error (ECE) is ." in shown
+    assert "raw score</span>" not in shown
+
+
 def test_findings_of_few_patients_in_a_group_are_marked(found: Meaning, tmp_path: Path) -> None:
     """Nine patients with Mass, one with all nodules: marked both, and one patient gives no interval."""
     target = np.zeros((80, 2))

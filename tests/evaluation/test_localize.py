@@ -1,5 +1,7 @@
 """Localisation end to end on films where the answer is known, and its parts on literal examples."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,21 @@ from agcxr.config import Attention
 from agcxr.data.prepared import Plan, Prepared, Source
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
+from agcxr.evaluation.coverage import Coverage, Covered
 from agcxr.evaluation.evaluate import PatientLeak
-from agcxr.evaluation.localization import COLUMNS, METHODS, Localization, print_table, summary, table_rows, text_table
+from agcxr.evaluation.localization import (
+    CAM,
+    COLUMNS,
+    METHODS,
+    Localization,
+    print_table,
+    summary,
+    table_rows,
+    text_table,
+)
 from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
 from agcxr.evaluation.page import Page, Section, Table, to_html, to_markdown
-from agcxr.evaluation.report_looks import looks
+from agcxr.evaluation.report_looks import crops, looks
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
@@ -173,11 +185,14 @@ def test_the_table_has_ours_and_the_published_rows(found, capsys):
     assert named["iou>0.1"] is None
     assert named["iobb>0.9"].value == 0.209
     assert all(row.kind != "published" for row in table_rows(looked, "Mass"))
-    assert "Grad-CAM, fusion" in text_table(looked, "Mass")
+    assert "Grad-CAM (min-max), fusion" in text_table(looked, "Mass")
     print_table(looked)
     printed = capsys.readouterr().out
     assert "24 boxed findings on 24 test films" in printed
     assert "published: Grad-CAM++" in printed
+    assert (
+        "Grad-CAM (min-max) maps that are 0 everywhere, and score 0: global 0, local 24, fusion 0 of 24 each" in printed
+    )
     few = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 9}) for one in looked.scores)})
     many = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 10}) for one in looked.scores)})
     assert "Mass† " in summary(few)
@@ -206,13 +221,51 @@ def test_the_report_shows_every_measure_between_floor_and_ceiling_with_intervals
     )
     assert [cell.text for cell in mean.rows[-3][1:]] == [""] * 8 + [".63", ".49", ".33", ".24", ".21"]
     assert [cell.text for cell in mean.rows[-2][1:]] == [""] * 3 + [".62", ".42", ".28", ".18", ".10"] + [""] * 5
-    assert all("–" in cell.soft for row in mean.rows[:8] for cell in row[1:])
+    assert all(re.fullmatch(r"(\.\d\d|1\.00)–(\.\d\d|1\.00)", cell.soft) for row in mean.rows[:8] for cell in row[1:])
     assert (mass.folded, nodule.folded) == ("Mass, 12 cases", "Nodule, 12 cases")
     assert [row[0] for row in hits.rows] == ["Mass", "Nodule", "Mean over findings"]
     assert "lies inside the annotated box in 100 % of the cases" in text
     assert "more often than that of a random map" in text
     assert '<figure class="wide">' in html
     assert "](localization.png)" in text
+
+
+def test_published_rows_stand_beside_the_nihs_boxes_only():
+    data = folder({"test": 4})
+    drawn = replace(data, plan=Plan.model_construct(source=Source(name="nih", collection="phantom, seed 0")))
+    looked = localize(seeing(), drawn, resamples=10, progress=False)
+    assert looked.published == ()
+    text = to_markdown(Page("t", "s", "n", (looks(looked, "localization.png"),)), Path())
+    assert "Published" not in text
+    nih = replace(data, plan=Plan.model_construct(source=Source(name="nih", collection="nih")))
+    assert len(localize(seeing(), nih, resamples=10, progress=False).published) == 3
+
+
+def test_how_maps_were_made_and_which_are_empty_is_said():
+    """The crop holds the square and nothing else, so its map is flat: 0 everywhere once its lowest value is taken."""
+    predictor = seeing()
+    with torch.no_grad():
+        predictor.model.global_branch.head.weight[predictor.labels.index("Nodule")] = -1
+    for rectify, said in (
+        ("relu", "global 4, local 0, fusion 0 of 8 each"),
+        ("minmax", "global 0, local 8, fusion 0 of 8 each"),
+    ):
+        looked = localize(predictor, folder({"test": 8}), rectify=rectify, resamples=20, progress=False)
+        text = to_markdown(Page("t", "s", "n", (looks(looked, "localization.png"),)), Path())
+        assert f"Maps that are 0 everywhere have no box and score 0: {said}" in text
+        assert CAM[rectify] in text
+        assert "Selvaraju et al." in text
+
+
+def test_what_the_crop_shows_is_bold_both_ways():
+    row = Covered(
+        finding="Mass", boxes=20, patients=20, coverage=0.2, chance=0.4, gap=-0.2, gap_low=-0.3, gap_high=-0.1, p=0.01
+    )
+    one = row.model_copy(update={"finding": "Hernia", "gap_low": np.nan, "gap_high": np.nan})
+    text = to_markdown(Page("t", "s", "n", (crops(Coverage(resamples=99, rows=(row, one))),)), Path())
+    assert "**▾ −.200** (−.300 to −.100)" in text
+    assert "| −.200 (one patient) |" in text
+    assert "Differences in bold have an interval that leaves out 0; ▾ marks those for the worse." in text
 
 
 def test_words_are_no_stronger_than_the_intervals(found):

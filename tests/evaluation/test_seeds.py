@@ -8,6 +8,7 @@ from evaluated import write_prepared, write_run
 
 from agcxr.evaluation.results import load_results
 from agcxr.evaluation.seeds import evaluate_seeds
+from agcxr.evaluation.tables import number, signed
 from agcxr.training.seeds import Seeds, Spread, read_seeds, write_seeds
 
 
@@ -26,8 +27,12 @@ def test_every_run_is_evaluated_and_shows_all(tmp_path):
     fusion = found.spreads[2]
     assert (fusion.name, fusion.values) == ("fusion", pytest.approx(means))
     assert fusion.mean == pytest.approx(np.mean(means))
+    apart = found.spreads[3]
+    assert (apart.name, apart.difference) == ("fusion − global", True)
+    assert apart.values == pytest.approx([b - a for a, b in zip(found.spreads[0].values, means, strict=True)])
     for written in reports:
         text = written.markdown.read_text()
         for title in ("What a score means", "Subgroups", "Other seeds"):  # with all that one run's report has
             assert f"## {title}\n" in text
         assert "| Seed 0 | Seed 4 |" in text
+        assert f"| Fusion − global | **{signed(apart.mean)}** | {number(apart.sd)} |" in text

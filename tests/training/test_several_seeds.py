@@ -28,6 +28,11 @@ def test_spread_by_hand():
     assert (found.mean, found.sd, found.low, found.high) == (pytest.approx(0.8), pytest.approx(0.1), 0.7, 0.9)
     assert math.isnan(Spread.of("fusion", [0.7]).sd)
     assert math.isnan(Spread.of("fusion", [0.7, float("nan")]).mean)
+    apart = found.minus(Spread.of("global", [0.72, 0.81, 0.84]))
+    assert (apart.name, apart.values) == ("fusion − global", pytest.approx((-0.02, -0.01, 0.06)))
+    assert (apart.mean, apart.sd) == (pytest.approx(0.01), pytest.approx(0.0436, abs=1e-4))
+    signed = Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(apart,)).table()
+    assert signed.splitlines()[2].split()[-7:] == ["+.0100", ".0436", "−.0200", "+.0600", "−.0200", "−.0100", "+.0600"]
     table = Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(found,)).table()
     assert table.splitlines()[0] == "AUROC, 3 seeds"
     assert table.splitlines()[2].split() == ["fusion", ".8000", ".1000", ".7000", ".9000", ".7000", ".8000", ".9000"]
@@ -44,7 +49,9 @@ def test_runs_of_several_seeds_and_one_more(prepared, tmp_path, capsys):
     found = train_seeds(prepared, config, tmp_path, (0, 2, 3), resume=True)
     assert found == read_seeds(tmp_path)
     assert (found.seeds, found.runs) == ((0, 2, 3), ("seed0", "seed2", "seed3"))
-    assert [one.name for one in found.spreads] == ["global", "local", "fusion"]
+    assert [one.name for one in found.spreads] == ["global", "local", "fusion", "fusion − global"]
+    first, _, last, apart = found.spreads
+    assert apart.values == pytest.approx([b - a for a, b in zip(first.values, last.values, strict=True)])
     assert len(set(found.spreads[0].values)) == 3
     assert found.table() in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"there is no seeds.json in .*; make it with `agcxr train --seeds"):

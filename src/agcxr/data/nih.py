@@ -37,6 +37,9 @@ LISTS = ("train_val_list.txt", "test_list.txt")
 COLLECTION = "collection.txt"
 """One line, beside the labels of a collection that only has the NIH's layout: its name."""
 
+PHANTOM = "phantom"
+"""How the names of synthetic collections begin, as in "phantom, seed 0"."""
+
 _BROKEN_TABLE = (
     OSError,
     EOFError,

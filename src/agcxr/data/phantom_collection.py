@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agcxr.data.lesions import Lesion
-from agcxr.data.nih import COLLECTION
+from agcxr.data.nih import COLLECTION, PHANTOM
 from agcxr.data.phantom import Patient, check_film, draw_patient, film
 from agcxr.labels import FINDINGS, NO_FINDING
 
@@ -186,7 +186,7 @@ def write_phantom(
             films = list(bar(pool.map(make, orders, chunksize=max(1, min(16, n // workers)))))
     _write_tables(folder, films, size)
     _write_lists(folder, orders, seed, test_share)
-    (folder / COLLECTION).write_text(f"phantom, seed {seed}\n", encoding="utf-8")
+    (folder / COLLECTION).write_text(f"{PHANTOM}, seed {seed}\n", encoding="utf-8")
     _finish(folder, films, target)
     return target
 

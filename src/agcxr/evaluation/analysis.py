@@ -5,8 +5,9 @@ Shapes: N films, K labels, B branches, P operating points, R resamples.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,6 +60,8 @@ class Points:
 
     names: tuple[str, ...]
     threshold_PBK: Floats
+    positives_K: npt.NDArray[np.number] | None = None
+    """Positive films that they were chosen on."""
 
 
 def analyse(
@@ -116,13 +119,6 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
     branches = tuple(
         _branch(scores, b, k, replicates, points, level, second, rarer) for b in range(len(scores.branches))
     )
-    gaps = []
-    for a, b in pairs(scores.branches):
-        for measure, replicate_BKR in _measures(replicates):
-            value = _value(branches[a], measure) - _value(branches[b], measure)
-            gap = uncertainty.difference(value, replicate_BKR[a, k] - replicate_BKR[b, k], level, patients=rarer)
-            delong_p = second.p(a, b) if measure == "auroc" else float("nan")
-            gaps.append(_gap(scores, a, b, measure, gap, delong_p))
     return FindingResult(
         finding=scores.labels[k],
         positives=int(positive.sum()),
@@ -131,7 +127,8 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
-        gaps=tuple(gaps),
+        gaps=tuple(_gaps(branches, replicates, points, level, lambda one_KR, _: one_KR[k], rarer, second)),
+        chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
     )
 
 
@@ -183,76 +180,103 @@ def _branch(
 def _mean(
     scores: Scores, found: Sequence[FindingResult], replicates: Replicates, points: Points, level: float
 ) -> MeanResult:
+    """Over the findings that have both classes, and at an operating point a threshold."""
     findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
     used = [k for k in findings if found[k].defined]
+    pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
-    def interval(value: Iterable[float], replicate_KR: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(_average(value), mean_over(replicate_KR[used]), level))
+    def over(one_KR: Floats, point: int | None) -> Floats:
+        return mean_over(one_KR[used if point is None else pointed[point]])
+
+    def interval(value: Iterable[float], replicate_KR: Floats, point: int | None = None) -> Interval:
+        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, point), level))
+
+    def operating(b: int, p: int) -> OperatingResult:
+        own = [found[k].branches[b].points[p] for k in pointed[p]]
+        return OperatingResult(
+            point=points.names[p],
+            threshold=float("nan"),
+            sensitivity=interval((o.sensitivity.value for o in own), replicates.sensitivity_PBKR[p, b], p),
+            specificity=interval((o.specificity.value for o in own), replicates.specificity_PBKR[p, b], p),
+        )
 
     branches = []
     for b, name in enumerate(scores.branches):
         own = [found[k].branches[b] for k in used]
+        precision = (r.average_precision.value for r in own)
         branches.append(
             BranchResult(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
-                average_precision=interval(
-                    (r.average_precision.value for r in own), replicates.average_precision_BKR[b]
-                ),
+                average_precision=interval(precision, replicates.average_precision_BKR[b]),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b]),
                 ece=_average(r.ece for r in own),
-                points=tuple(
-                    OperatingResult(
-                        point=point,
-                        threshold=float("nan"),
-                        sensitivity=interval(
-                            (r.points[p].sensitivity.value for r in own), replicates.sensitivity_PBKR[p, b]
-                        ),
-                        specificity=interval(
-                            (r.points[p].specificity.value for r in own), replicates.specificity_PBKR[p, b]
-                        ),
-                    )
-                    for p, point in enumerate(points.names)
-                ),
+                points=tuple(operating(b, p) for p in range(len(points.names))),
             )
         )
-    gaps = []
-    for a, b in pairs(scores.branches):
-        for measure, replicate_BKR in _measures(replicates):
-            value = _value(branches[a], measure) - _value(branches[b], measure)
-            gap = uncertainty.difference(value, mean_over((replicate_BKR[a] - replicate_BKR[b])[used]), level)
-            gaps.append(_gap(scores, a, b, measure, gap, float("nan")))
     return MeanResult(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(gaps),
+        gaps=tuple(_gaps(branches, replicates, points, level, over)),
     )
 
 
-def _measures(replicates: Replicates) -> tuple[tuple[Measure, Floats], ...]:
-    return ("auroc", replicates.auroc_BKR), ("average_precision", replicates.average_precision_BKR)
+def _pointed(threshold_BK: Floats, used: Sequence[int]) -> list[int]:
+    """The findings with a threshold in every branch that has any."""
+    have_BK = threshold_BK[~np.isnan(threshold_BK).all(axis=1)]
+    return [k for k in used if not np.isnan(have_BK[:, k]).any()]
 
 
-def _value(branch: BranchResult, measure: Measure) -> float:
-    return branch.auroc.value if measure == "auroc" else branch.average_precision.value
+def _gaps(
+    branches: Sequence[BranchResult],
+    replicates: Replicates,
+    points: Points,
+    level: float,
+    pick: Callable[[Floats, int | None], Floats],
+    patients: int = FEWEST_PATIENTS,
+    delong: uncertainty.Delong | None = None,
+) -> Iterator[Gap]:
+    """Every paired difference. pick: a finding's resamples, or their mean, out of K x R, at an operating point or none.
+
+    Sensitivity and specificity are compared where both branches have a threshold, each its own.
+    """
+    for a, b in pairs([one.branch for one in branches]):
+        for measure, p, replicate_BKR in _measures(replicates, points):
+            value = _value(branches[a], measure, p) - _value(branches[b], measure, p)
+            if p is not None and math.isnan(value):
+                continue
+            replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
+            gap = uncertainty.difference(value, replicate_R, level, patients=patients)
+            yield Gap(
+                branch=branches[a].branch,
+                against=branches[b].branch,
+                measure=measure,
+                point="" if p is None else points.names[p],
+                value=gap.value,
+                low=gap.low,
+                high=gap.high,
+                p=gap.p,
+                left_out=gap.left_out,
+                delong_p=delong.p(a, b) if delong and measure == "auroc" else math.nan,
+            )
+
+
+def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure, int | None, Floats]]:
+    """What is compared: the measure, its operating point where it has one, and its resamples, B x K x R."""
+    yield "auroc", None, replicates.auroc_BKR
+    yield "average_precision", None, replicates.average_precision_BKR
+    for p in range(len(points.names)):
+        yield "sensitivity", p, replicates.sensitivity_PBKR[p]
+        yield "specificity", p, replicates.specificity_PBKR[p]
+
+
+def _value(branch: BranchResult, measure: Measure, point: int | None) -> float:
+    found: Interval = getattr(branch if point is None else branch.points[point], measure)
+    return found.value
 
 
 def _average(values: Iterable[float]) -> float:
     """NaN for none at all, and where one of them is NaN."""
     listed = list(values)
     return float(np.mean(listed)) if listed else float("nan")
-
-
-def _gap(scores: Scores, a: int, b: int, measure: Measure, gap: uncertainty.Difference, delong_p: float) -> Gap:
-    return Gap(
-        branch=scores.branches[a],
-        against=scores.branches[b],
-        measure=measure,
-        value=gap.value,
-        low=gap.low,
-        high=gap.high,
-        p=gap.p,
-        left_out=gap.left_out,
-        delong_p=delong_p,
-    )

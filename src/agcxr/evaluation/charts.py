@@ -168,7 +168,7 @@ class ForestRow:
 
 def forest(rows: Sequence[ForestRow], *, low_side: str, high_side: str, name: str, width: int = 440) -> str:
     """Differences as dots on their intervals around a line at 0; solid where the interval leaves out 0."""
-    left, right, top, step = 112, 92, 26, 22
+    left, right, top, step = 112, 100, 26, 22
     extent = [v for row in rows for v in (row.low, row.high, row.value) if math.isfinite(v)]
     axis = axis_over(extent, include=(0.0,))
     plot = width - left - right
@@ -251,14 +251,19 @@ def ranges(rows: Sequence[RangeRow], *, reference: float, name: str, width: int 
     return _svg(width, foot + 24, parts, name)
 
 
-def grid(charts: Sequence[str], titles: Sequence[str], columns: int, cell: tuple[int, int]) -> str:
-    """Several charts of one size as one, each under its title."""
+def grid(
+    charts: Sequence[str], titles: Sequence[str], columns: int, cell: tuple[int, int], notes: Sequence[str] = ()
+) -> str:
+    """Several charts of one size as one, each under its title, with a softer note at the other end of the line."""
     width, height = cell
     rows = math.ceil(len(charts) / columns)
     parts = []
-    for i, (chart, title) in enumerate(zip(charts, titles, strict=True)):
+    for i, (chart, title, note) in enumerate(zip(charts, titles, notes or [""] * len(charts), strict=True)):
         x, y = (i % columns) * (width + 16), (i // columns) * (height + 30)
         parts.append(f'<text class="strong" x="{x + 4}" y="{y + 14}">{escape(title)}</text>')
+        if note:
+            end = f'x="{x + width - 8}" y="{y + 14}" text-anchor="end"'
+            parts.append(f'<text class="soft" {end}>{escape(note)}</text>')
         parts.append(chart.replace("<svg ", f'<svg x="{x}" y="{y + 20}" width="{width}" height="{height}" ', 1))
     return _svg(columns * (width + 16) - 16, rows * (height + 30), parts, "")
 

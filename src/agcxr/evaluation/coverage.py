@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.evaluation.results import Frozen, Number, Stored
-from agcxr.evaluation.tables import DAGGER
+from agcxr.evaluation.tables import DAGGER, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
@@ -104,12 +104,11 @@ def text(found: Coverage) -> str:
     head = f"{'What the crop shows':<22}{'Boxes':>6}{'Coverage':>10}{'Chance':>8}{'Difference (95 %)':>26}{'p':>8}"
     lines = [head]
     for row in found.rows:
-        gap = f"{row.gap:+.3f} ({row.gap_low:+.3f} to {row.gap_high:+.3f})"
-        if np.isnan(row.gap_low):
-            gap = f"{row.gap:+.3f} (one patient)"
+        ends = "one patient" if np.isnan(row.gap_low) else f"{signed(row.gap_low)} to {signed(row.gap_high)}"
+        gap = f"{signed(row.gap)} ({ends})"
         p = p_words(row.p, 2 / (found.resamples + 1))
-        name = row.finding.replace("_", " ") + DAGGER * (row.patients < FEW_PATIENTS)
-        lines.append(f"{name:<22}{row.boxes:>6}{row.coverage:>10.3f}{row.chance:>8.3f}{gap:>26}{p:>8}")
+        name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
+        lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(row.chance):>8}{gap:>26}{p:>8}")
     note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: interval and p are rough."
     return "\n".join([*lines, note] if any(row.patients < FEW_PATIENTS for row in found.rows) else lines)
 

@@ -1,6 +1,6 @@
 """A trained run on a part of a prepared folder -> results.json, predictions.parquet, pictures, and the table on screen.
 
-Shapes: N films, K labels, B branches, P operating points.
+Shapes: N films, K labels, B branches.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agcxr.calibration import POINTS, Scale, operating_points
 from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation.analysis import Points, Scores, analyse
+from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
+from agcxr.evaluation.points import choose_points
 from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, LeakResult, Results
 from agcxr.evaluation.tables import text_table
 from agcxr.inference.prediction import BRANCHES, Precision
@@ -84,16 +84,16 @@ def evaluate(
     rate = len(rows) / (time.perf_counter() - clock)
     predictions = to_frame(films, rows, answers)
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    points, points_from = _points(predictor, films, split, batch_size)
+    points, points_from = choose_points(predictor, films, split, batch_size=batch_size)
     scores = to_scores(predictions, predictor.labels)
-    analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=points)
     _copy_facts(Path(run), films.folder, folder)
     results = Results(
         run=Path(run).resolve().name if Path(run).exists() else str(run),
         backbone=predictor.model.backbone_name,
         split=split,
+        collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        analysis=analysis,
+        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=points),
         crops=crop_rows(predictions, predictor.labels),
         leak=leak,
         points_from=points_from,
@@ -224,30 +224,6 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
             )
         )
     return tuple(rows)
-
-
-def _points(predictor: Predictor, films: Prepared, split: str, batch_size: int) -> tuple[Points, str]:
-    """Thresholds from the checkpoint where it has them, else chosen on the validation films; never on the split."""
-    labels, card = predictor.labels, predictor.model.card
-    threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
-    if card is not None and card.calibration is not None:
-        for p, point in enumerate(POINTS):
-            threshold[p, BRANCHES.index("fusion")] = Scale.of(card.calibration, labels, point).cut.score_K
-        return Points(tuple(POINTS), threshold), "the validation films of its training (kept in the checkpoint)"
-    rows = np.flatnonzero((films.index["split"] == "val").to_numpy())
-    if split == "val" or not len(rows):
-        return Points((), threshold[:0]), "nowhere: there are no validation films apart from this split"
-    scores = to_scores(
-        to_frame(films, rows, predictor.predict_arrays(films.images, rows, batch_size=batch_size)), labels
-    )
-    for b in range(len(BRANCHES)):
-        for k in range(len(labels)):
-            known = ~np.isnan(scores.target_NK[:, k])
-            target, score = scores.target_NK[known, k], scores.score_BNK[b, known, k]
-            if 0 < target.sum() < len(target):
-                chosen = operating_points(target, score)
-                threshold[:, b, k] = [chosen[point].threshold for point in POINTS]
-    return Points(tuple(POINTS), threshold), f"the {len(rows):,} validation films"
 
 
 def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:

@@ -66,16 +66,32 @@ def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate
 
 
 def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
-    """The `each` best, most median and worst, no film twice; fewer of each where there are few films."""
+    """The `each` best, most median and worst, no film twice; fewer of each where there are few films.
+
+    Each of another finding, as far as there are so many: large findings would take all of the best, small ones all of
+    the worst.
+    """
     ordered = sorted(found, key=lambda c: (-c.merit, c.row))
     each = min(each, len(ordered) // 3) or min(1, len(ordered))
-    middle = (len(ordered) - each) // 2
-    kinds: tuple[tuple[Kind, int], ...] = (("best", 0), ("median", middle), ("worst", len(ordered) - each))
-    chosen: dict[int, tuple[Kind, Candidate]] = {}
-    for kind, start in kinds:
-        for one in ordered[start : start + each]:
-            chosen.setdefault(one.row, (kind, one))
-    return list(chosen.values())
+    middle = (len(ordered) - 1) / 2
+    away = sorted(range(len(ordered)), key=lambda at: abs(at - middle))
+    kinds: tuple[tuple[Kind, list[Candidate]], ...] = (
+        ("best", ordered),
+        ("worst", ordered[::-1]),
+        ("median", [ordered[at] for at in away]),
+    )
+    chosen: dict[Kind, list[Candidate]] = {}
+    for kind, by_rank in kinds:
+        taken = {one.row for picked in chosen.values() for one in picked}
+        chosen[kind] = _apart([one for one in by_rank if one.row not in taken], each)
+    shown: tuple[Kind, ...] = ("best", "median", "worst")
+    return [(kind, one) for kind in shown for one in sorted(chosen[kind], key=lambda c: (-c.merit, c.row))]
+
+
+def _apart(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The first of each finding in turn; then, where findings are too few, the next films."""
+    firsts = {one.finding: one for one in reversed(ranked)}
+    return sorted(ranked, key=lambda one: one is not firsts[one.finding])[:count]
 
 
 def draw_examples(

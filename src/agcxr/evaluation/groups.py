@@ -76,15 +76,17 @@ class _Measured:
 
 
 def divisions(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Division, ...]:
-    """The four properties. `predictions` has the columns age (years), sex (F, M), view; `target_NK`: the findings."""
+    """The four properties, the number of findings only where more than one is stated. `predictions` has the columns age
+    (years), sex (F, M), view; `target_NK`: the findings."""
     age = predictions["age"].to_numpy(np.float64)
     band = np.array([*AGE_BANDS, ""], dtype=object)[np.where(np.isnan(age), len(AGE_BANDS), np.digitize(age, AGES))]
-    shown = np.minimum((target_NK == 1).sum(axis=1), len(COUNTS) - 1)
+    stated_NK = target_NK[:, ~np.isnan(target_NK).all(axis=0)]
+    counted = (Division("Findings on the film", COUNTS, _counted(stated_NK)),) if stated_NK.shape[1] > 1 else ()
     return (
         Division("Sex", tuple(SEXES.values()), _named(predictions["sex"], SEXES)),
         Division("Age", AGE_BANDS, band),
         Division("View", tuple(VIEWS.values()), _named(predictions["view"], VIEWS)),
-        Division("Findings on the film", COUNTS, np.array(COUNTS, dtype=object)[shown]),
+        *counted,
     )
 
 
@@ -126,6 +128,12 @@ def measure_groups(
 def findings_of(labels: Sequence[str]) -> tuple[str, ...]:
     """Those of a model's labels that are findings."""
     return tuple(label for label in labels if label in FINDINGS)
+
+
+def _counted(stated_NK: Floats) -> npt.NDArray[np.object_]:
+    """How many findings a film shows; "" where it does not state them all: one that is not stated is not absent."""
+    shown_N = np.minimum((stated_NK == 1).sum(axis=1), len(COUNTS) - 1)
+    return np.where(np.isnan(stated_NK).any(axis=1), "", np.array(COUNTS, dtype=object)[shown_N])
 
 
 def _named(column: pd.Series, names: dict[str, str]) -> npt.NDArray[np.object_]:

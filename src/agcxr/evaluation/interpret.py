@@ -18,13 +18,20 @@ from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
 from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, findings_of, measure_groups
-from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Grouping, Meaning, Version
+from agcxr.evaluation.meaning import (
+    DIAGRAM_BINS,
+    DIAGRAM_POSITIVES,
+    Bin,
+    FindingMeaning,
+    Fit,
+    Grouping,
+    Meaning,
+    Version,
+)
 from agcxr.evaluation.results import PREDICTIONS, FindingResult, Interval, Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS
-
-DIAGRAM_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,8 @@ def _average(values: Iterable[float]) -> float:
 
 
 def _bins(target_N: Floats, probability_N: Floats) -> tuple[Bin, ...]:
-    found = metrics.reliability(target_N, probability_N, bins=DIAGRAM_BINS, by="mass")
+    most = int((target_N == 1).sum()) // DIAGRAM_POSITIVES
+    found = metrics.reliability(target_N, probability_N, bins=min(max(1, most), DIAGRAM_BINS), by="positives")
     rows = zip(found.probability.tolist(), found.frequency.tolist(), found.count.tolist(), strict=True)
     out = []
     for probability, frequency, films in rows:

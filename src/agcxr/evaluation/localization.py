@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
 from agcxr.evaluation.results import LeakResult, Number
-from agcxr.evaluation.tables import DAGGER, NONE, chance
+from agcxr.evaluation.tables import DAGGER, NONE, chance, number, signed
 from agcxr.inference.maps import Rectify
 from agcxr.uncertainty import FEW_PATIENTS
 
@@ -31,6 +31,8 @@ METHODS: tuple[Method, ...] = (
 )
 FLOORS: tuple[Method, ...] = ("random", "prior")
 LOOKS: tuple[Method, ...] = ("attention", "global", "local", "fusion")
+CAM: dict[Rectify, str] = {"minmax": "Grad-CAM (min-max)", "relu": "Grad-CAM (ReLU)"}
+"""Signed maps made 0 or more: over their lowest value, or cut at 0 as by Selvaraju et al."""
 TITLES: dict[str, str] = {
     "random": "floor: random map",
     "prior": "floor: centre prior",
@@ -202,6 +204,16 @@ class Localization(Record):
                 return found
         raise ValueError(f"no difference of {method!r} and {floor!r} in {measure!r} on {finding!r} was computed")
 
+    def title(self, method: str) -> str:
+        """A method's name, and how its maps were made."""
+        return TITLES[method].replace("Grad-CAM", CAM[self.rectify])
+
+    @property
+    def empty(self) -> str:
+        """How many maps are 0 everywhere, in words."""
+        counts = ", ".join(f"{method} {self.score(method).empty:,}" for method in ("global", "local", "fusion"))
+        return f"{counts} of {self.cases:,} each"
+
     def save(self, path: str | Path) -> Path:
         """Write as JSON."""
         path = Path(path)
@@ -237,19 +249,19 @@ class TableRow:
 
 def table_rows(found: Localization, finding: str = MEAN) -> tuple[TableRow, ...]:
     """The lines for one finding; for MEAN with the published rows, which are means of the eight NIH findings."""
-    rows = [_row(found.score(method, finding)) for method in METHODS]
+    rows = [_row(found.title(method), found.score(method, finding)) for method in METHODS]
     if finding == MEAN:
         rows += [_published_row(published) for published in found.published]
     return tuple(rows)
 
 
-def _row(score: Score) -> TableRow:
+def _row(title: str, score: Score) -> TableRow:
     kind: Literal["floor", "ours", "ceiling"] = "ours"
     if score.method in FLOORS:
         kind = "floor"
     elif score.method not in LOOKS:
         kind = "ceiling"
-    return TableRow(TITLES[score.method], kind, score.cases, tuple(score.of(name) for name in COLUMNS))
+    return TableRow(title, kind, score.cases, tuple(score.of(name) for name in COLUMNS))
 
 
 def _published_row(published: Published) -> TableRow:
@@ -266,11 +278,9 @@ def text_table(found: Localization, finding: str = MEAN) -> str:
     """The lines as text: every value, and under ours its 95 % interval."""
     lines = [f"{'mean over findings' if finding == MEAN else finding:<26}" + _cells(COLUMNS)]
     for row in table_rows(found, finding):
-        lines.append(f"{row.title:<26}" + _cells(tuple("" if c is None else f"{c.value:.3f}" for c in row.cells)))
+        lines.append(f"{row.title:<26}" + _cells(tuple("" if c is None else number(c.value) for c in row.cells)))
         if row.kind == "ours":
-            lines.append(
-                " " * 26 + _cells(tuple("" if c is None else f"{_short(c.low)}-{_short(c.high)}" for c in row.cells))
-            )
+            lines.append(" " * 26 + _cells(tuple("" if c is None else _ends(c) for c in row.cells)))
     return "\n".join(lines)
 
 
@@ -279,9 +289,11 @@ def _cells(texts: tuple[str, ...]) -> str:
 
 
 def _short(value: float) -> str:
-    if value != value:
-        return NONE
-    return f"{value:.2f}".removeprefix("0") if value < 1 else "1"
+    return number(value, 2)
+
+
+def _ends(found: Measured) -> str:
+    return NONE if found.low != found.low else f"{_short(found.low)}–{_short(found.high)}"
 
 
 def hit_table(found: Localization) -> str:
@@ -289,7 +301,7 @@ def hit_table(found: Localization) -> str:
     lines = [f"{'hit rate':<20}{'cases':>6}" + "".join(f"{method:>13}" for method in METHODS)]
     for finding in (*found.findings, MEAN):
         scores = [found.score(method, finding) for method in METHODS]
-        cells = "".join(f"{score.of('hit').value:>13.3f}" for score in scores)
+        cells = "".join(f"{number(score.of('hit').value):>13}" for score in scores)
         lines.append(f"{finding:<20}{scores[0].cases:>6}{cells}")
     return "\n".join(lines)
 
@@ -302,7 +314,7 @@ def summary(found: Localization) -> str:
         score = found.score(method)
         hit, energy, iou, touching = (score.of(name) for name in ("hit", "energy", "iou", "iou>0.1"))
         lines.append(
-            f"{TITLES[method]:<26}{_short(hit.value):>6}{f'{_short(hit.low)}–{_short(hit.high)}':>16}"
+            f"{found.title(method):<26}{_short(hit.value):>6}{_ends(hit):>16}"
             f"{_short(energy.value):>8}{_short(iou.value):>7}{_short(touching.value):>8}"
         )
     columns = ("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p", "Centre prior")
@@ -313,7 +325,7 @@ def summary(found: Localization) -> str:
         name = finding.replace("_", " ") + DAGGER * (seen.patients < FEW_PATIENTS)
         lines.append(
             f"{name:<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
-            f"{_short(seen.of('hit').value):>12}{gap.value:>+12.2f}{chance(gap.p, 2 / (found.resamples + 1)):>7}"
+            f"{_short(seen.of('hit').value):>12}{signed(gap.value, 2):>12}{chance(gap.p, 2 / (found.resamples + 1)):>7}"
             f"{_short(usual.of('hit').value):>14}"
         )
     if any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings):
@@ -332,9 +344,11 @@ def print_table(found: Localization, *, per_finding: bool = False, file: TextIO 
         print(f"leakage could not be checked: {found.leak.unchecked}", file=out)
     for reason in found.left_out:
         print(f"left out: {reason}", file=out)
-    empty = ", ".join(f"{m} {found.score(m).empty}" for m in ("global", "local", "fusion"))
-    print(f"Grad-CAM ({found.rectify}) maps that are 0 everywhere, and score 0: {empty}", file=out)
-    print("published rows are of the 984 NIH boxes, 8 findings; they compare with runs on those boxes only", file=out)
+    print(f"{CAM[found.rectify]} maps that are 0 everywhere, and score 0: {found.empty}", file=out)
+    if found.published:
+        print(
+            "published rows are of the 984 NIH boxes, 8 findings; they compare with runs on those boxes only", file=out
+        )
     for finding in (MEAN, *(found.findings if per_finding else ())):
         print("\n" + text_table(found, finding), file=out)
     print("\n" + hit_table(found), file=out)

@@ -32,6 +32,7 @@ from agcxr.evaluation.localization import (
     FLOORS,
     LOOKS,
     MEAN,
+    PUBLISHED,
     Crops,
     Example,
     Gap,
@@ -128,6 +129,7 @@ def localize(
         gaps=gaps,
         crops=_crops_of(chosen.scored, looks),
         examples=examples_of(chosen.scored, fusion, looks),
+        published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if out or not isinstance(run, Predictor):
         _write(found, Path(out) if out else Path(str(run)) / "evaluation" / split, predictor, data)

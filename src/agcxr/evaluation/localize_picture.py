@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from agcxr.evaluation.localization import Example, Localization
+from agcxr.evaluation.localization import CAM, Example, Localization
+from agcxr.evaluation.tables import number, words
 from agcxr.inference.maps import FindingMaps, Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 
@@ -37,7 +38,7 @@ def example_picture(found: Localization, predictor: Predictor, images: npt.NDArr
 def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: FindingMaps, rectify: Rectify) -> Figure:
     findings = list(dict.fromkeys(example.finding for example in examples))
     rows = (len(findings) + 1) // 2
-    figure = Figure(figsize=(13.2, 2.32 * rows + 0.55), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(13.2, 2.46 * rows + 0.55), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 6, squeeze=False)
     for axis in axes.flat:
@@ -49,7 +50,7 @@ def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: F
         axis = axes[place // 2][3 * (place % 2) + RANKS.index(example.rank)]
         _draw(axis, example, films[at], heats[at], maps.crop_B4[at])
     keys = [Line2D([], [], color=ANNOTATED, lw=2, label="annotated")]
-    keys.append(Line2D([], [], color=FOUND, lw=2, label="box of the fusion map (Grad-CAM)"))
+    keys.append(Line2D([], [], color=FOUND, lw=2, label=f"box of the fusion map, {CAM[rectify]}"))
     keys.append(Line2D([], [], color=CROP, lw=1.5, ls="--", label="attention box (the crop)"))
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
@@ -71,8 +72,8 @@ def _draw(
     for box in example.annotated:
         _rectangle(axis, box, size, ANNOTATED, 2.0, "-")
     _rectangle(axis, example.found, size, FOUND, 2.0, "-")
-    score = f"IoU {example.iou:.2f}" if peak > 0 else "empty map"
-    axis.set_title(f"{example.finding.replace('_', ' ')}, {example.rank}: {score}", fontsize=8, pad=3)
+    score = f"IoU {number(example.iou, 2)}" if peak > 0 else "empty map"
+    axis.set_title(f"{words(example.finding)}, {example.rank}: {score}\n{example.image_id}", fontsize=8, pad=3)
 
 
 def _rectangle(axis: Axes, box: tuple[float, ...], size: int, colour: str, width: float, style: str) -> None:

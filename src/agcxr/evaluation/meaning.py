@@ -10,6 +10,8 @@ from agcxr.evaluation.results import Frozen, Interval, Number, Stored
 
 SCORES = "scores.json"
 Version = Literal["raw", "calibrated", "corrected"]
+DIAGRAM_BINS, DIAGRAM_POSITIVES = 10, 10
+"""Of a reliability diagram: the most points, and the fewest positive films behind each."""
 
 
 class Bin(Frozen):
@@ -56,7 +58,7 @@ class FindingMeaning(Frozen):
     brier_change: Interval
     """Calibrated minus raw; below 0 is better. NaN without a calibration."""
     bins: tuple[Bin, ...]
-    """Of the calibrated probabilities (raw without a calibration), of as equal a number of films as ties allow."""
+    """Of the calibrated probabilities (raw without a calibration), of as equal a number of positives as ties allow."""
     raw_bins: tuple[Bin, ...]
 
     @property
@@ -158,6 +160,11 @@ class Meaning(Stored):
     resamples: int
     level: float
     seed: int
+
+    @property
+    def mapped(self) -> bool:
+        """Calibration made other numbers of the scores; the kind "none" leaves them as they are."""
+        return self.method not in (None, "none")
 
 
 def load_meaning(folder: str | Path) -> Meaning:

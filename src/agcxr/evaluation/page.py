@@ -40,6 +40,8 @@ class Cell:
     text: str
     soft: str = ""
     strong: bool = False
+    worse: bool = False
+    """Strong, in the colour of warnings."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def _html(block: Block, folder: Path) -> str:
             return f'<figure class="chart">{block.svg}{_caption(block.caption)}</figure>'
         case Multiples():
             cells = "".join(
-                f'<div><h4>{escape(title)} <span class="soft">{escape(note)}</span></h4>{svg}</div>'
+                f'<div><h4><span>{escape(title)}</span> <span class="soft">{escape(note)}</span></h4>{svg}</div>'
                 for svg, title, note in zip(block.svgs, block.titles, block.notes, strict=True)
             )
             style = f"--cell:{block.cell[0]}px;--most:{block.columns};--phone:{1 if block.cell[0] > 200 else 2}"
@@ -274,7 +276,8 @@ def _html_table(table: Table) -> str:
 
 def _html_cell(cell: Cell | str, tag: str, attributes: str) -> str:
     cell = Cell(cell) if isinstance(cell, str) else cell
-    text = f"<b>{escape(cell.text)}</b>" if cell.strong else escape(cell.text)
+    look = ' class="worse"' if cell.worse else ""
+    text = f"<b{look}>{escape(cell.text)}</b>" if cell.strong else escape(cell.text)
     soft = f' <span class="soft">{escape(cell.soft)}</span>' if cell.soft else ""
     scope = ' scope="row"' if tag == "th" else ""
     return f"<{tag}{scope}{attributes}>{text}{soft}</{tag}>"
@@ -317,8 +320,7 @@ def _markdown(block: Block, folder: Path) -> str:
         case Chart():
             return _markdown_chart(block.svg, block.file, block.caption, folder)
         case Multiples():
-            titles = [f"{title} {note}".strip() for title, note in zip(block.titles, block.notes, strict=True)]
-            svg = charts.grid(block.svgs, titles, block.columns, block.cell)
+            svg = charts.grid(block.svgs, block.titles, block.columns, block.cell, block.notes)
             return _markdown_chart(svg, block.file, block.caption, folder)
         case Gallery():
             return "\n\n".join([f"### {block.title}", *map(_markdown_example, block.examples)])
@@ -366,5 +368,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def _markdown_example(example: Example) -> str:
-    pictures = " ".join(f'<img src="{p.path}" width="220" alt="{escape(p.caption)}">' for p in example.pictures)
-    return f"**{_plain(example.title)}** {_plain(example.detail)}\n\n{pictures}"
+    rows = (
+        (_plain(p.caption) for p in example.pictures),
+        (":--" for _ in example.pictures),
+        (f'<img src="{p.path}" width="220" alt="{escape(p.caption)}">' for p in example.pictures),
+    )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    detail = ". ".join(_plain(line) for line in example.detail.splitlines())
+    return f"**{_plain(example.title)}.** {detail}.\n\n{table}"

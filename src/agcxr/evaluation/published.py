@@ -6,6 +6,7 @@ between training and test; and a public reduced-budget reimplementation ("lite")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agcxr.labels import FINDINGS
@@ -23,6 +24,12 @@ class Published:
     def of(self, finding: str) -> float:
         """The AUC of a finding; NaN for "No Finding", which was not published."""
         return self.auroc[FINDINGS.index(finding)] if finding in FINDINGS else float("nan")
+
+    def mean_of(self, findings: Sequence[str]) -> float:
+        """The mean over some of the findings; as printed where it is over all. NaN for none."""
+        if set(findings) == set(FINDINGS):
+            return self.mean
+        return sum(map(self.of, findings)) / len(findings) if findings else float("nan")
 
 
 def _row(source: str, branch: str, thousandths: str) -> Published:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agcxr.data.prepared import Plan
+from agcxr.data.prepared import Plan, Source
 from agcxr.evaluation.page import (
     Block,
     Code,
@@ -23,9 +23,10 @@ from agcxr.evaluation.page import (
     to_markdown,
 )
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
-from agcxr.evaluation.report_tables import beside_published, fusion_gain, operating, per_finding, percent, span, words
+from agcxr.evaluation.report_points import operating
+from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
 from agcxr.evaluation.results import PREDICTIONS, Results, load_results
-from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed
+from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed, words
 from agcxr.inference.prediction import BRANCHES
 
 SPLITS = {
@@ -80,7 +81,8 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> 
     how = results.analysis
     return Page(
         title=f"AG-CNN evaluation: {results.run}",
-        subtitle=f"{results.backbone}, {results.split} split, {how.films:,} films of {how.patients:,} patients",
+        subtitle=f"{results.backbone}, {results.split} split of {results.collection or 'a collection without a name'}: "
+        f"{how.films:,} films of {how.patients:,} patients",
         notice=NOTICE,
         sections=tuple(section for section in sections if section.blocks),
     )
@@ -90,7 +92,8 @@ def _summary(results: Results) -> Section:
     analysis = results.analysis
     mean, last = analysis.mean, analysis.mean.branches[-1]
     level = f"{100 * analysis.resampling.level:g} %"
-    tiles = [Number(number(last.auroc.value), f"Mean AUROC, {last.branch}", _interval(level, span(last.auroc)))]
+    what = f"AUROC of {words(mean.findings[0])}" if len(mean.findings) == 1 else "Mean AUROC"
+    tiles = [Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, span(last.auroc)))]
     for gap in mean.gaps:
         if gap.measure == "auroc":
             shown = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(analysis, gap))}"
@@ -99,7 +102,10 @@ def _summary(results: Results) -> Section:
     whole = results.crops[0]
     area = f"of films; median box {percent(whole.area_median, 0)} of the film"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
-    return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), Text(_verdict(results))))
+    said = [_verdict(results)]
+    if analysis.unstated:
+        said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
+    return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
 
 
 def _interval(level: str, ends: str) -> str:
@@ -108,6 +114,14 @@ def _interval(level: str, ends: str) -> str:
 
 def _warnings(results: Results) -> tuple[Block, ...]:
     out = []
+    if results.synthetic:
+        out.append(
+            Text(
+                f"Synthetic films ({results.collection}): a program drew them. These numbers say nothing of real films "
+                "or patients, and no published numbers compare.",
+                warning=True,
+            )
+        )
     if results.leak.shared_patients:
         out.append(
             Text(
@@ -127,24 +141,25 @@ def _verdict(results: Results) -> str:
     """The comparison in a sentence, no stronger than its interval."""
     mean = results.analysis.mean
     gap = gap_of(mean.gaps, results.analysis.branches[0])
-    over = f"Over {len(mean.findings)} findings"
-    left = f" Left out for want of a class: {', '.join(map(words, mean.left_out))}." if mean.left_out else ""
+    where, unstated = over(mean.findings), results.analysis.unstated
+    lacking = [words(name) for name in mean.left_out if name not in unstated]
+    left = f" Left out for want of a class: {', '.join(lacking)}." if lacking else ""
     if gap is None or math.isnan(gap.value):
         return f"No mean AUROC is defined on this split.{left}"
-    amount = f"by {number(abs(gap.value))} (interval {span(gap, sign=True)})"
+    amount = f"by {signed(gap.value)} (interval {span(gap, sign=True)})"
     if math.isnan(gap.low):
         said = (
-            f"{over} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
+            f"{where} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
             "few patients for any claim."
         )
     elif gap.low > 0:
-        said = f"{over} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
+        said = f"{where} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
     elif gap.high < 0:
-        said = f"{over} the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
+        said = f"{where} the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
     else:
         said = (
-            f"{over} the {gap.branch} differs from the {gap.against} branch {amount}: the interval includes 0, so this "
-            "split does not show that attention-guided fusion helps."
+            f"{where} the {gap.branch} differs from the {gap.against} branch {amount}: the interval includes 0, so "
+            "this split does not show that attention-guided fusion helps."
         )
     return said + left
 
@@ -194,12 +209,20 @@ def _plan_facts(path: Path) -> list[tuple[str, str]]:
     plan = Plan.model_validate_json(path.read_bytes())
     parts = ", ".join(f"{p.part} {p.images:,} films of {p.patients:,} patients" for p in plan.counts.parts)
     return [
-        ("Source", plan.source.name),
+        ("Source", _source(plan.source)),
         ("Split", f"{SPLITS.get(plan.split.rule, plan.split.rule).format(seed=plan.split.seed)}: {parts}"),
         ("Between the parts", str(plan.leak_check)),
         ("Prepared films", f"{plan.size} x {plan.size}, {plan.resize_rule}; {plan.counts.rejected:,} rejected"),
         ("Annotated boxes", f"{plan.counts.boxes:,} on {plan.counts.boxed_images:,} films"),
     ]
+
+
+def _source(source: Source) -> str:
+    """Whose films, and in which layout they came where that is another's."""
+    if source.collection is None:
+        return f"{source.name} (whose patients they are is not stated)"
+    layout = "" if source.collection == source.name else f", in the layout of {source.name}"
+    return f"{source.collection}{layout}"
 
 
 def _run_facts(path: Path) -> list[tuple[str, str]]:
@@ -228,7 +251,10 @@ def _reading(results: Results) -> Section:
                 "training again with another seed."
             ),
             Text(
-                "Labels of the public collections were read from reports by programs and are partly wrong, so no "
+                "Labels and boxes of synthetic films are what was drawn, so they hold no errors. What a model makes of "
+                "drawn signs is no measure of what it makes of disease."
+                if results.synthetic
+                else "Labels of the public collections were read from reports by programs and are partly wrong, so no "
                 "number here is the accuracy of a diagnosis."
             ),
             Text(f"{NOTICE} The scores must not be used in the care of patients."),

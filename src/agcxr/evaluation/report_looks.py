@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agcxr.evaluation import localization
 from agcxr.evaluation.coverage import MEAN, Coverage
 from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Measured, Method, TableRow, table_rows
 from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
-from agcxr.evaluation.report_tables import words
-from agcxr.evaluation.tables import DAGGER, chance, number, signed
+from agcxr.evaluation.report_tables import BOLD, difference
+from agcxr.evaluation.tables import DAGGER, chance, number, signed, words
 from agcxr.uncertainty import FEW_PATIENTS
 
 ORDER = ("hit", "energy", "iou", *(name for name in localization.COLUMNS if ">" in name))
 """Columns of the tables, names of boxes.MEASURES."""
+CAM = "Grad-CAM"
 SHORT: dict[Method, tuple[str, str]] = {
     "random": ("Floor", "Random map"),
     "prior": ("Floor", "Centre prior"),
     "attention": ("", "Attention"),
-    "global": ("Grad-CAM", "Global"),
-    "local": ("Grad-CAM", "Local"),
-    "fusion": ("Grad-CAM", "Fusion"),
+    "global": (CAM, "Global"),
+    "local": (CAM, "Local"),
+    "fusion": (CAM, "Fusion"),
     "ceiling": ("Ceiling", "Grid"),
     "ceiling-crop": ("Ceiling", "Crop's grid"),
 }
@@ -33,7 +36,8 @@ def looks(found: Localization, picture: str) -> Section:
     )
     blocks: list[Block] = [*map(Text, _said(found)), _measured(found), Heading("How often the peak is inside")]
     blocks += [_hits(found), Heading("Best, median and worst of the fusion's map"), Wide(Picture(picture, said))]
-    blocks += [Heading("Every measure, finding by finding"), *(_measured(found, name) for name in found.findings)]
+    if _several(found):
+        blocks += [Heading("Every measure, finding by finding"), *(_measured(found, name) for name in found.findings)]
     return Section("Where it looks, measured", tuple(blocks))
 
 
@@ -42,20 +46,36 @@ def crops(shown: Coverage) -> Section:
     return Section("What the crop shows", (_covered(shown),))
 
 
+def _several(found: Localization) -> bool:
+    """There is more than one finding, so that a mean over them is another number than its own."""
+    return len(found.findings) > 1
+
+
 def _said(found: Localization) -> tuple[str, ...]:
     head = f"{found.cases:,} boxed findings on {found.films:,} films of {found.patients:,} patients. "
     how = f"Map thresholds and the centre prior were fitted on {found.fitted}; a peak needs no threshold. "
     chosen: dict[str, list[str]] = {}
     for one in found.thresholds:
-        chosen.setdefault(localization.TITLES[one.method].removeprefix("floor: "), []).append(number(one.value, 2))
-    shares = ", ".join(f"{name} {' and '.join(values)}" for name, values in chosen.items())
+        chosen.setdefault(found.title(one.method).removeprefix("floor: "), []).append(number(one.value, 2))
+    shares = "; ".join(f"{name} {' and '.join(values)}" for name, values in chosen.items())
     how += f"Chosen, as shares of a map's maximum: {shares}. "
     how += "Definitions: docs/localization.md." + "".join(f" Left out: {reason}." for reason in found.left_out)
     return (
         head + _against(found, "attention", "The attention's peak"),
-        _against(found, "fusion", "The peak of the fusion's Grad-CAM"),
+        _against(found, "fusion", f"The peak of the fusion's {localization.CAM[found.rectify]}"),
+        _cam(found),
         how,
     )
+
+
+def _cam(found: Localization) -> str:
+    """How the signed maps became maps of 0 or more, and how many of them say nothing."""
+    way = {
+        "minmax": "Grad-CAM is signed. Here a map's lowest value is subtracted (min-max), so that it ranks places also "
+        "where everything speaks against the finding; Selvaraju et al. cut it at 0 (ReLU).",
+        "relu": "Grad-CAM is signed, and cut at 0 (ReLU) as by Selvaraju et al.",
+    }[found.rectify]
+    return f"{way} Maps that are 0 everywhere have no box and score 0: {found.empty}."
 
 
 def _against(found: Localization, method: Method, name: str) -> str:
@@ -65,8 +85,9 @@ def _against(found: Localization, method: Method, name: str) -> str:
     than = [_than(gap) for gap in gaps]
     whose = ("that of a random map", "that of a map that only knows where the finding usually lies (centre prior;")
     shown = [f"{signed(gap.value)}, {signed(gap.low)} to {signed(gap.high)})" for gap in gaps]
+    over = ", mean over findings" if _several(found) else ""
     return (
-        f"{name} lies inside the annotated box in {100 * hit.value:.0f} % of the cases, mean over findings: {than[0]} "
+        f"{name} lies inside the annotated box in {100 * hit.value:.0f} % of the cases{over}: {than[0]} "
         f"{whose[0]} ({shown[0]}, {'and' if than[0] == than[1] else 'but'} {than[1]} {whose[1]} {shown[1]}."
     )
 
@@ -78,6 +99,7 @@ def _than(gap: Gap) -> str:
 
 
 def _covered(shown: Coverage) -> Table:
+    rows = [row for row in shown.rows if row.finding != MEAN or len(shown.rows) > 2]
     return Table(
         head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p"),
         rows=tuple(
@@ -86,32 +108,35 @@ def _covered(shown: Coverage) -> Table:
                 f"{row.boxes:,}",
                 number(row.coverage),
                 number(row.chance),
-                Cell(
-                    signed(row.gap),
-                    "one patient" if row.gap_low != row.gap_low else f"{signed(row.gap_low)} to {signed(row.gap_high)}",
-                    strong=row.gap_low > 0,
-                ),
+                _apart(row.gap, row.gap_low, row.gap_high),
                 chance(row.p, 2 / (shown.resamples + 1)),
             )
-            for row in shown.rows
+            for row in rows
         ),
-        summary=True,
+        summary=len(rows) > 1,
         caption="Coverage: the share of an annotated box that lies inside the attended crop. Chance: of an equally "
-        "large crop at a random place in the view.",
+        f"large crop at a random place in the view. {BOLD}",
     )
+
+
+def _apart(value: float, low: float, high: float, places: int = 3) -> Cell:
+    cell = difference(value, low, high, places)
+    return cell if cell.soft else replace(cell, soft="one patient")
 
 
 def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
     """Every measure of every method, with intervals; for the mean also the published rows."""
     mean = finding == localization.MEAN
     lines = table_rows(found, finding)
-    title = "Mean over findings" if mean else f"{words(finding)}, {lines[0].cases:,} cases"
+    name = finding if _several(found) else found.findings[0]
+    title = "Mean over findings" if name == localization.MEAN else f"{words(name)}, {lines[0].cases:,} cases"
     caption = (
         "Hit: the peak lies inside the box. Energy: the share of the map inside the box. IoU: mean overlap of the "
         "map's box with the annotated one, then the share of cases over each threshold; IoBB: intersection over the "
-        "area of the found box. 95 % intervals over patients. Published rows are of the NIH's boxes and compare with "
-        "runs on those only."
+        "area of the found box. 95 % intervals over patients."
     )
+    if found.published:
+        caption += " Published rows are of the NIH's boxes and compare with runs on those only."
     names = ("Hit", "Energy", "Mean", *(f"> {name.split('>')[1].removeprefix('0')}" for name in ORDER[3:]))
     return Table(
         head=(title if mean else "", *names),
@@ -144,23 +169,22 @@ def _hits(found: Localization) -> Table:
             name,
             f"{found.score('random', finding).cases:,}",
             *(_cell(score) for score in scores),
-            *(Cell(signed(gap.value, 2), _ends(gap), strong=gap.low > 0) for gap in gaps),
+            *(_apart(gap.value, gap.low, gap.high, 2) for gap in gaps),
         )
 
+    groups = (SHORT[method][0].replace(CAM, localization.CAM[found.rectify]) for method in METHODS)
+    shown = (*found.findings, localization.MEAN) if _several(found) else found.findings
+    few = any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings)
+    note = f" {DAGGER} fewer than {FEW_PATIENTS} patients: intervals are rough." if few else ""
     return Table(
         head=("Hit rate", "Cases", *(SHORT[method][1] for method in METHODS), "random", "prior"),
-        groups=("", "", *(SHORT[method][0] for method in METHODS), "Attention −", "Attention −"),
-        rows=tuple(row(finding) for finding in (*found.findings, localization.MEAN)),
-        caption="Differences are paired; in bold where the interval lies over 0. Ceiling: the best that one cell of "
-        f"the feature grid can do, of the whole view's grid and of the crop's. {DAGGER} fewer than {FEW_PATIENTS} "
-        "patients: intervals are rough.",
-        summary=True,
+        groups=("", "", *groups, "Attention −", "Attention −"),
+        rows=tuple(map(row, shown)),
+        caption=f"Differences are paired. {BOLD} Ceiling: the best that one cell of the feature grid can do, of the "
+        f"whole view's grid and of the crop's.{note}",
+        summary=_several(found),
         stacked=True,
     )
-
-
-def _ends(gap: Gap) -> str:
-    return f"{signed(gap.low, 2)} to {signed(gap.high, 2)}" if gap.low == gap.low else "one patient"
 
 
 def _title(text: str) -> str:
@@ -171,8 +195,4 @@ def _cell(measured: Measured | None, bare: bool = False) -> Cell:
     if measured is None:
         return Cell("")
     known = measured.low == measured.low and not bare
-    return Cell(number(measured.value, 2), f"{_short(measured.low)}–{_short(measured.high)}" if known else "")
-
-
-def _short(value: float) -> str:
-    return number(value, 2) if value < 1 else "1"
+    return Cell(number(measured.value, 2), f"{number(measured.low, 2)}–{number(measured.high, 2)}" if known else "")

@@ -22,9 +22,9 @@ from agcxr.evaluation.page import (
     Table,
     Text,
 )
-from agcxr.evaluation.report_tables import percent, words
+from agcxr.evaluation.report_tables import percent
 from agcxr.evaluation.results import Results
-from agcxr.evaluation.tables import NONE, number
+from agcxr.evaluation.tables import NONE, number, words
 from agcxr.inference.prediction import BRANCHES
 from agcxr.metrics import roc
 
@@ -86,6 +86,7 @@ def attention(results: Results) -> Section:
             )
         )
         for r in results.crops
+        if r.group not in results.analysis.unstated
     )
     caption = (
         "The attended box as a share of the film's area, over all films and over the positive films of each finding. A "
@@ -113,10 +114,12 @@ def _example(one: found.Example) -> Example:
     if not math.isnan(one.iou):
         rows.append(f"IoU {number(one.iou, 2)}, IoBB {number(one.iobb, 2)}")
     if one.fallback:
-        rows.append("No region stood out: whole view")
+        rows.append("No region stood out")
     others = [words(name) for name in one.truth if name != one.finding]
     rows += [f"Also labelled: {', '.join(others)}"] if others else []
-    pictures = (Picture(one.film, "Film"), Picture(one.attention, "Attention"), Picture(one.crop, "Crop"))
+    boxed = "Film, attended box" + (" and annotated box" if not math.isnan(one.iou) else "")
+    whole = "Crop: the whole view" if one.fallback else "Crop, as the local branch saw it"
+    pictures = (Picture(one.film, boxed), Picture(one.attention, "Attention on it"), Picture(one.crop, whole))
     return Example(f"{words(one.finding)}, {one.image_id}", "\n".join(rows), pictures)
 
 

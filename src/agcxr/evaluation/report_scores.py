@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from agcxr.evaluation.charts import Line, RangeRow, axis_over, lines, ranges
-from agcxr.evaluation.meaning import Bin, FindingMeaning, Fit, Group, Grouping, Meaning, Version
+from agcxr.evaluation.meaning import DIAGRAM_POSITIVES, Bin, FindingMeaning, Fit, Group, Grouping, Meaning, Version
 from agcxr.evaluation.page import Block, Cell, Heading, Legend, Multiples, Section, Table, Text
-from agcxr.evaluation.report_tables import percent, words
+from agcxr.evaluation.report_tables import BOLD, difference, over, percent
 from agcxr.evaluation.results import Interval
-from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed
+from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed, words
+from agcxr.labels import FINDINGS
 
 CELL = (170, 170)
 MAPS = {"none": "none", "temperature": "temperature", "platt": "Platt", "isotonic": "isotonic"}
@@ -38,8 +39,9 @@ def _said(found: Meaning) -> list[Block]:
             )
         ]
     kinds = ", ".join(f"{MAPS.get(kind, kind)} {number(loss, 4)}" for kind, loss in found.log_loss.items())
-    rare = [words(one.finding) for one in found.findings if not one.calibrated]
-    if len(rare) == len(found.findings):
+    stated = [one for one in found.findings if one.films]
+    rare = [words(one.finding) for one in stated if not one.calibrated]
+    if len(rare) == len(stated):
         return [
             Text(
                 "No finding was common enough among the validation films to be calibrated, so probabilities are the "
@@ -61,18 +63,21 @@ def _said(found: Meaning) -> list[Block]:
     if found.split == "val":
         out.append(Text("This is the split that the calibration was fitted on, so it looks better here than it is."))
     if "calibrated" in mean:
-        raw, after = mean["raw"], mean["calibrated"]
-        out.append(
-            Text(
-                f"Over {len(found.averaged)} findings the mean calibration error (ECE) goes from "
-                f"{number(raw.ece.value)} to {number(after.ece.value)}; right probabilities would show "
-                f"{number(after.ece_by_chance)} on as many films. Of {_total(found):,} findings on these films, "
-                f"calibrated probabilities expect {_total(found) / after.observed_expected.value:,.0f}."
-                if after.observed_expected.value > 0
-                else "No finding occurs on these films."
-            )
-        )
+        out.append(Text(_gain(found, mean["raw"], mean["calibrated"])))
     return out
+
+
+def _gain(found: Meaning, raw: Fit, after: Fit) -> str:
+    """What calibration did to the ECE, and how many findings the probabilities expect."""
+    if not after.observed_expected.value > 0:
+        return "No finding occurs on these films."
+    mean = "the calibration error (ECE)" if len(found.averaged) == 1 else "the mean calibration error (ECE)"
+    went = f"goes from {number(raw.ece.value)} to" if found.mapped else "is"
+    return (
+        f"{over(found.averaged)} {mean} {went} {number(after.ece.value)}; right probabilities would show "
+        f"{number(after.ece_by_chance)} on as many films. Of {_total(found):,} findings on these films, the "
+        f"probabilities expect {_total(found) / after.observed_expected.value:,.0f}."
+    )
 
 
 def _total(found: Meaning) -> int:
@@ -83,20 +88,21 @@ def _diagrams(found: Meaning) -> list[Block]:
     shown = [one for one in found.findings if 0 < one.positives < one.films]
     if not shown:
         return []
-    version: Version = "raw" if found.method is None else "calibrated"
+    version: Version = "calibrated" if found.mapped else "raw"
     legend: list[tuple[str, bool, str]] = [("accent", False, f"{version}, with intervals")]
-    legend += [("muted", True, "raw score")] if found.method is not None else []
+    legend += [("muted", True, "raw score")] if found.mapped else []
     notes = tuple(number(fit.ece.value) if (fit := one.fit(version)) else "" for one in shown)
     caption = (
-        f"Share of films with the finding (up) against the probability given (right), in {len(shown[0].bins)} groups "
-        f"of as equal a number of films as ties allow; the number is the ECE ({version}). On the thin diagonal a "
-        "probability of 30 % means that 30 of 100 such films show the finding; below it, probabilities are too high. "
+        "Share of films with the finding (up) against the probability given (right), in up to "
+        f"{max(len(one.bins) for one in shown)} groups of as equal a number of positive films as ties allow, at least "
+        f"{DIAGRAM_POSITIVES} in each where there are as many; the number is the ECE ({version}). On the thin diagonal "
+        "a probability of 30 % means that 30 of 100 such films show the finding; below it, probabilities are too high. "
         "Axes differ: rare findings have small probabilities. Bars: Wilson's 95 % intervals, cut at the axis."
     )
     return [
         Legend(tuple(legend)),  # type: ignore[arg-type]
         Multiples(
-            tuple(_diagram(one, raw_too=found.method is not None) for one in shown),
+            tuple(_diagram(one, raw_too=found.mapped) for one in shown),
             tuple(words(one.finding) for one in shown),
             notes,
             "reliability.svg",
@@ -126,7 +132,7 @@ def _series(bins: tuple[Bin, ...], role: str) -> Line:
 
 def _errors(found: Meaning) -> Table:
     """ECE and Brier score before and after."""
-    after = found.method is not None
+    after = found.mapped
     head = (
         "Finding",
         "Positives",
@@ -145,8 +151,8 @@ def _errors(found: Meaning) -> Table:
         cells += [_cell(last.ece)] if after else []
         cells += [Cell(number(last.ece_by_chance)), _cell(fits["raw"].brier)]
         if after:
-            clear = change.high < 0 or change.low > 0
-            cells += [_cell(last.brier), Cell(signed(change.value), strong=clear)]
+            apart = difference(change.value, change.low, change.high, soft=False, lower_is_better=True)
+            cells += [_cell(last.brier), apart]
         return tuple(cells)
 
     rows = [
@@ -160,17 +166,17 @@ def _errors(found: Meaning) -> Table:
         for one in found.findings
         if one.films
     ]
-    if found.mean:
+    several = len(found.averaged) > 1
+    if several:
         mean = {fit.version: fit for fit in found.mean}
         rows.append(row(f"Mean of {len(found.averaged)}", "", "", mean, found.mean_brier_change))
     caption = (
         "ECE: mean distance between probability and share of positives, over 15 bins of equal width. By chance: what "
-        "right probabilities would show on as many films. Brier score: mean squared error. 0 is best for both; a "
-        "change in bold has an interval that leaves out 0. "
+        f"right probabilities would show on as many films. Brier score: mean squared error. 0 is best for both. {BOLD} "
         f"{_level(found)} intervals over patients; those of the ECE allow for its being too large on few films, so "
         "they may lie below it."
     )
-    return Table(head, tuple(rows), caption, summary=bool(found.mean), groups=groups, accent=4 if after else None)
+    return Table(head, tuple(rows), caption, summary=several, groups=groups, accent=4 if after else None)
 
 
 def _shift(found: Meaning) -> str:
@@ -232,7 +238,8 @@ def _prevalence(found: Meaning) -> Table:
         for one in found.findings
         if 0 < one.positives < one.films
     ]
-    if found.mean:
+    several = len(found.averaged) > 1
+    if several:
         rows.append(row(f"All {len(found.averaged)} findings", "", "", {fit.version: fit for fit in found.mean}))
     caption = (
         "Observed / expected: positive films over the sum of probabilities; under 1, probabilities are too high. In "
@@ -240,7 +247,7 @@ def _prevalence(found: Meaning) -> Table:
         "Corrected (oracle): odds multiplied by the ratio of this split's prior odds to the validation films'. "
         f"{_level(found)} intervals over patients. {dagger_note(any(one.few_patients for one in found.findings))}"
     ).strip()
-    return Table(head, tuple(rows), caption, summary=bool(found.mean), groups=groups)
+    return Table(head, tuple(rows), caption, summary=several, groups=groups)
 
 
 def subgroups(found: Meaning) -> Section:
@@ -282,7 +289,7 @@ def _grouping(grouping: Grouping, found: Meaning) -> list[Block]:
     compared = f"over {len(grouping.compared)} findings" if grouping.compared else "no finding is common in all groups"
     file = f"groups-{grouping.by.lower().split()[0]}.svg"
     titles, notes = ("Mean AUROC", "Observed / expected findings"), (compared, "1 is best")
-    caption = " ".join(part for part in (_about(grouping), _left_out(grouping, found)) if part)
+    caption = " ".join(part for part in (_about(grouping, found), _left_out(grouping, found)) if part)
     return [
         Multiples(tuple(charts), titles, notes, file, size, columns=2),
         _counts(grouping, caption),
@@ -290,12 +297,14 @@ def _grouping(grouping: Grouping, found: Meaning) -> list[Block]:
     ]
 
 
-def _about(grouping: Grouping) -> str:
+def _about(grouping: Grouping, found: Meaning) -> str:
     if grouping.by.startswith("Findings"):
+        stated = [one for one in found.findings if one.films and one.finding in FINDINGS]
+        among = f"Counted among the {len(stated)} findings that these films state. " * (len(stated) < len(FINDINGS))
         return (
-            "Read with care: films are grouped here by the truth itself, so even perfect probabilities expect too many "
-            "findings where there are none and too few where there are several; only the AUROCs and false alarms say "
-            "something of the model."
+            f"{among}Read with care: films are grouped here by the truth itself, so even perfect probabilities expect "
+            "too many findings where there are none and too few where there are several; only the AUROCs and false "
+            "alarms say something of the model."
         )
     return ""
 

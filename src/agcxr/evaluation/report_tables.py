@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from agcxr.evaluation import published
 from agcxr.evaluation.charts import ForestRow, forest
@@ -14,19 +16,34 @@ from agcxr.evaluation.page import (
     Table,
 )
 from agcxr.evaluation.results import BranchResult, Gap, Interval, Results
-from agcxr.evaluation.tables import NONE, chance, few_patients, gap_of, marked, number, p_floor, signed
+from agcxr.evaluation.tables import NONE, chance, few_patients, gap_of, marked, number, p_floor, signed, words
 from agcxr.labels import FINDINGS, NO_FINDING, SHORT
 
-POINT_NAMES = {
-    "youden": "Youden",
-    "sensitivity95": "95 % sensitivity",
-    "specificity95": "95 % specificity",
-}
+Cells: TypeAlias = tuple[Cell, ...]
+WORSE = "▾"
+BOLD = f"Differences in bold have an interval that leaves out 0; {WORSE} marks those for the worse."
 
 
-def words(finding: str) -> str:
-    """A finding as people write it."""
-    return finding.replace("_", " ")
+def over(findings: Sequence[str]) -> str:
+    """Of what a mean is, to begin a sentence with."""
+    return f"On {words(findings[0])}" if len(findings) == 1 else f"Over {len(findings)} findings"
+
+
+def mean_row(findings: Sequence[str], cells: Iterable[Iterable[Cell]], name: str = "Mean of {}") -> tuple[Cells, ...]:
+    """The last row of a table; none where it would repeat the row of the only finding."""
+    if len(findings) < 2:
+        return ()
+    return ((Cell(name.format(len(findings))), *(cell for part in cells for cell in part)),)
+
+
+def difference(
+    value: float, low: float, high: float, places: int = 3, *, soft: bool = True, lower_is_better: bool = False
+) -> Cell:
+    """A difference with its interval (`soft`): bold where that leaves out 0, and marked where it is for the worse."""
+    clear = low > 0 or high < 0
+    worse = clear and (high < 0) != lower_is_better
+    ends = "" if math.isnan(low) or not soft else f"{signed(low, places)} to {signed(high, places)}"
+    return Cell(f"{WORSE} " * worse + signed(value, places), ends, strong=clear, worse=worse)
 
 
 def span(found: Interval | Gap, sign: bool = False) -> str:
@@ -42,75 +59,72 @@ def percent(value: float, places: int = 1) -> str:
 
 
 def per_finding(results: Results) -> Section:
-    """AUROC a finding beside the published fusion, then average precision and calibration."""
+    """AUROC a finding, beside the published fusion for real films; then average precision and calibration."""
     analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
-    lite, paper = (published.published(source, "fusion") for source in (published.LITE, published.PAPER))
-    head = (
-        "Finding",
-        "Positives",
-        *(name.capitalize() for name in analysis.branches),
-        f"{last.capitalize()} − {first}",
-        "p",
-        "Lite",
-        "Paper",
-    )
+    beside = () if results.synthetic else (published.LITE, published.PAPER)
+    theirs = [published.published(source, "fusion") for source in beside]
+    titles = (*(name.capitalize() for name in analysis.branches), f"{last.capitalize()} − {first}", "p")
+    head = ("Finding", "Positives", *titles, *("Lite", "Paper")[: len(beside)])
 
-    def row(name: str, positives: str, branches: tuple[BranchResult, ...], gaps: tuple[Gap, ...], *ends: float):  # type: ignore[no-untyped-def]
+    def cells(branches: tuple[BranchResult, ...], gaps: tuple[Gap, ...]) -> Cells:
         gap = gap_of(gaps, first)
-        cells = [
+        found = [
             Cell(number(b.auroc.value), span(b.auroc), strong=b.branch == last and not math.isnan(b.auroc.value))
             for b in branches
         ]
-        difference = Cell(signed(gap.value), span(gap, True), gap.low > 0 or gap.high < 0) if gap else Cell(NONE)
-        shown = chance(gap.p, p_floor(analysis, gap)) if gap else NONE
-        return (Cell(name), Cell(positives), *cells, difference, Cell(shown), *(Cell(number(v)) for v in ends))
+        apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
+        return (*found, apart, Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE))
 
-    rows = [
-        row(marked(r), f"{r.positives:,}", r.branches, r.gaps, lite.of(r.finding), paper.of(r.finding))
-        for r in analysis.labels
-    ]
+    rows: list[Cells] = []
+    for r in analysis.stated:
+        known = (Cell(number(one.of(r.finding))) for one in theirs)
+        rows.append((Cell(marked(r)), Cell(f"{r.positives:,}"), *cells(r.branches, r.gaps), *known))
     mean = analysis.mean
-    rows.append(row(f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps, lite.mean, paper.mean))
-    level = f"{100 * analysis.resampling.level:g} %"
-    caption = (
-        f"AUROC with {level} intervals; differences in bold have an interval that leaves out 0. {NO_FINDING} is not in "
-        "the mean. Lite and Paper: published fusion AUCs with ResNet-50, measured on other films and splits."
-        f" {few_patients(analysis)}"
-    ).strip()
-    accent = 2 + len(analysis.branches) - 1
-    return Section(
-        "Per finding", (Table(head, tuple(rows), caption, summary=True, accent=accent), *_precision(results))
+    ends = [Cell(number(one.mean_of(mean.findings))) for one in theirs]
+    last_row = mean_row(mean.findings, ([Cell("")], cells(mean.branches, mean.gaps), ends))
+    caption = f"AUROC with {100 * analysis.resampling.level:g} % intervals. {BOLD} {_means(results)}"
+    table = Table(
+        head,
+        (*rows, *last_row),
+        f"{caption} {few_patients(analysis)}".strip(),
+        summary=bool(last_row),
+        accent=1 + len(analysis.branches),
     )
+    return Section("Per finding", (table, *_precision(results)))
+
+
+def _means(results: Results) -> str:
+    """What is in the means, and what Lite and Paper are."""
+    mean = results.analysis.mean
+    said = f"{NO_FINDING} is not in the mean. " if len(mean.findings) > 1 else ""
+    if results.synthetic:
+        return said.strip()
+    said += "Lite and Paper: published fusion AUCs with ResNet-50, measured on other films and splits"
+    return f"{said}, averaged over the same findings." if 1 < len(mean.findings) < len(FINDINGS) else f"{said}."
 
 
 def _precision(results: Results) -> tuple[Block, ...]:
     """Average precision, Brier and ECE of the findings that have both classes."""
     analysis = results.analysis
     head = ("Finding", "Prevalence", *(f"AP {name}" for name in analysis.branches), "Brier fusion", "ECE fusion")
-    rows = []
-    for r in analysis.labels:
-        if r.defined:
-            share = Cell(percent(r.positives / (r.positives + r.negatives)))
-            cells = [Cell(number(b.average_precision.value), span(b.average_precision)) for b in r.branches]
-            last = r.branches[-1]
-            rows.append((Cell(marked(r)), share, *cells, Cell(number(last.brier.value)), Cell(number(last.ece))))
-    mean = analysis.mean.branches
-    rows.append(
-        (
-            Cell(f"Mean of {len(analysis.mean.findings)}"),
-            Cell(""),
-            *(Cell(number(b.average_precision.value), span(b.average_precision)) for b in mean),
-            Cell(number(mean[-1].brier.value)),
-            Cell(number(mean[-1].ece)),
-        )
-    )
+
+    def cells(branches: tuple[BranchResult, ...]) -> Cells:
+        found = [Cell(number(b.average_precision.value), span(b.average_precision)) for b in branches]
+        return (*found, Cell(number(branches[-1].brier.value)), Cell(number(branches[-1].ece)))
+
+    rows: list[Cells] = [
+        (Cell(marked(r)), Cell(percent(r.positives / (r.positives + r.negatives))), *cells(r.branches))
+        for r in analysis.labels
+        if r.defined
+    ]
+    last_row = mean_row(analysis.mean.findings, ([Cell("")], cells(analysis.mean.branches)))
     caption = (
         "Average precision of a useless score equals the prevalence. Brier score and expected calibration error (15 "
-        "bins of equal width) are of the raw probabilities; 0 is best."
-        f" {few_patients(analysis)}"
+        f"bins of equal width) are of the raw probabilities; 0 is best. {few_patients(analysis)}"
     ).strip()
-    return (Table(head, tuple(rows), caption, summary=True, accent=1 + len(mean)),)
+    accent = 1 + len(analysis.branches)
+    return (Table(head, (*rows, *last_row), caption, summary=bool(last_row), accent=accent),)
 
 
 def fusion_gain(results: Results) -> Section:
@@ -135,12 +149,14 @@ def fusion_gain(results: Results) -> Section:
         key=lambda pair: -pair[1].value if pair[1] else 0,
     )
     rows = [row(name, gap) for name, gap in found]
-    rows.append(row(f"Mean of {len(analysis.mean.findings)}", gap_of(analysis.mean.gaps, first), strong=True))
+    if len(analysis.mean.findings) > 1:
+        rows.append(row(f"Mean of {len(analysis.mean.findings)}", gap_of(analysis.mean.gaps, first), strong=True))
     svg = forest(rows, low_side=f"{first} better", high_side=f"{last} better", name=f"{last} minus {first}, AUROC")
     caption = (
         f"Difference in AUROC, {last} minus {first}, paired on the same films, with "
-        f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. The "
-        f"intervals are not corrected for looking at {len(found)} findings. {few_patients(analysis)}"
+        f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. "
+        + f"The intervals are not corrected for looking at {len(found)} findings. " * (len(found) > 1)
+        + few_patients(analysis)
     ).strip()
     chart = Chart(svg, "differences.svg", caption)
     return Section("What fusion adds", (chart, *_second_opinion(results), *_every_gap(results)))
@@ -151,24 +167,23 @@ def _every_gap(results: Results) -> tuple[Block, ...]:
     analysis = results.analysis
     last = analysis.branches[-1]
 
-    def cells(gap: Gap | None) -> tuple[Cell, Cell]:
-        if gap is None:
-            return Cell(NONE), Cell(NONE)
-        clear = gap.low > 0 or gap.high < 0
-        return Cell(signed(gap.value), span(gap, True), clear), Cell(chance(gap.p, p_floor(analysis, gap)))
+    def cells(gaps: tuple[Gap, ...], against: str) -> Cells:
+        found = [gap_of(gaps, against, measure) for measure in ("auroc", "average_precision")]
+        pairs = [
+            (difference(gap.value, gap.low, gap.high), Cell(chance(gap.p, p_floor(analysis, gap))))
+            if gap
+            else (Cell(NONE), Cell(NONE))
+            for gap in found
+        ]
+        return tuple(cell for pair in pairs for cell in pair)
 
     out = []
     for against in analysis.branches[:-1]:
-        rows = [
-            (Cell(name), *cells(gap_of(gaps, against)), *cells(gap_of(gaps, against, "average_precision")))
-            for name, gaps in (
-                *((marked(r), r.gaps) for r in analysis.labels if r.defined),
-                (f"Mean of {len(analysis.mean.findings)}", analysis.mean.gaps),
-            )
-        ]
+        rows = tuple((Cell(marked(r)), *cells(r.gaps, against)) for r in analysis.labels if r.defined)
+        last_row = mean_row(analysis.mean.findings, (cells(analysis.mean.gaps, against),))
         head = ("Finding", "AUROC", "p", "Average precision", "p")
         title = f"{last.capitalize()} minus {against}, finding by finding"
-        out.append(Table(head, tuple(rows), summary=True, folded=title))
+        out.append(Table(head, (*rows, *last_row), BOLD, summary=bool(last_row), folded=title))
     return tuple(out)
 
 
@@ -199,60 +214,37 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
     return (Table(head, tuple(rows), caption),)
 
 
-def operating(results: Results) -> Section:
-    """Sensitivity and specificity of the fusion at its operating points."""
-    names = [point.point for point in results.analysis.labels[0].branches[-1].points]
-    if not names:
-        return Section("Operating points", ())
-    head = ("Finding", *(side for _ in names for side in ("Sens.", "Spec.")))
-    groups = ("", *(POINT_NAMES.get(name, name) for name in names for _ in range(2)))
-    rows = []
-    for r in results.analysis.labels:
-        points = r.branches[-1].points
-        if r.defined and any(not math.isnan(p.threshold) for p in points):
-            cells = [Cell(number(v.value, 2), _short(v)) for p in points for v in (p.sensitivity, p.specificity)]
-            rows.append((Cell(marked(r)), *cells))
-    caption = (
-        f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
-        "That a point named 95 % lands elsewhere here is the shift between the films it was chosen on and these."
-        f" {few_patients(results.analysis)}"
-    ).strip()
-    return Section("Operating points", (Table(head, tuple(rows), caption, groups=groups),) if rows else ())
-
-
-def _short(found: Interval) -> str:
-    return "" if math.isnan(found.low) else f"{number(found.low, 2)}–{number(found.high, 2)}"
-
-
 def beside_published(results: Results) -> Section:
-    """All published rows under those of this run."""
-    head = ("Source", "Branch", "Mean", *(SHORT[f] for f in FINDINGS))
+    """All published rows under those of this run, over the same findings; none for synthetic films."""
+    analysis = results.analysis
+    columns = [r for r in analysis.stated if r.finding in FINDINGS]
+    if results.synthetic or not columns:
+        return Section("Beside published numbers", ())
+    head = ("Source", "Branch", "Mean", *(SHORT[r.finding] for r in columns))
+    whole = len(analysis.mean.findings) == len(FINDINGS)
     ours = [
         (
             Cell("This run", strong=True),
             Cell(branch),
-            Cell(number(results.analysis.mean.branches[b].auroc.value), strong=True),
-            *(
-                Cell(
-                    number(
-                        next((r.branches[b].auroc.value for r in results.analysis.labels if r.finding == f), math.nan)
-                    )
-                )
-                for f in FINDINGS
-            ),
+            Cell(number(analysis.mean.branches[b].auroc.value), strong=True),
+            *(Cell(number(r.branches[b].auroc.value)) for r in columns),
         )
-        for b, branch in enumerate(results.analysis.branches)
+        for b, branch in enumerate(analysis.branches)
     ]
     theirs = [
-        (Cell(row.source), Cell(row.branch), Cell(number(row.mean)), *(Cell(number(v)) for v in row.auroc))
+        (
+            Cell(row.source),
+            Cell(row.branch),
+            Cell(number(row.mean_of(analysis.mean.findings))),
+            *(Cell(number(row.of(r.finding))) for r in columns),
+        )
         for row in published.PUBLISHED
     ]
     caption = (
         "Guan et al. 2018 (arXiv:1801.09927) split 112,120 films by image, so patients stand on both sides; the lite "
         "recipe splits 12,120 films by patient. None of these numbers was measured on the films of this report."
     )
-    context = Table(
-        ("Elsewhere, mean AUC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT), texts=(0,)
-    )
+    caption += " Published means are over the same findings as those of this run." * (not whole)
+    context = Table(("Elsewhere, mean AUC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT))
     beside = Table(head, (*ours, *theirs), caption, texts=(0, 1), stacked=True)
-    return Section("Beside published numbers", (beside, context))
+    return Section("Beside published numbers", (beside, context) if whole else (beside,))

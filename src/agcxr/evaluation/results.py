@@ -15,12 +15,13 @@ from pydantic import ConfigDict, ValidationError
 from agcxr import config as configuration
 from agcxr import uncertainty
 from agcxr.config import Number as Number
+from agcxr.data.nih import PHANTOM
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"
 FORMAT = 1
 
-Measure = Literal["auroc", "average_precision"]
+Measure = Literal["auroc", "average_precision", "sensitivity", "specificity"]
 
 
 class Frozen(configuration.Frozen):
@@ -79,6 +80,8 @@ class Gap(Frozen):
     branch: str
     against: str
     measure: Measure
+    point: str = ""
+    """The operating point of a sensitivity or specificity, each branch at its own threshold."""
     value: Number
     low: Number
     high: Number
@@ -125,6 +128,13 @@ class FindingResult(Frozen):
     """Fewer than 10 patients have it, or lack it: intervals and p are rough. Of fewer than 2 there are none."""
     branches: tuple[BranchResult, ...]
     gaps: tuple[Gap, ...] = ()
+    chosen_on: int | None = None
+    """Positive films among those that the thresholds of the operating points were chosen on; None: not known."""
+
+    @property
+    def stated(self) -> bool:
+        """Some film says whether it has the finding or not; a partly labelled collection leaves some out altogether."""
+        return self.positives + self.negatives > 0
 
     @property
     def defined(self) -> bool:
@@ -163,6 +173,16 @@ class Analysis(Frozen):
     labels: tuple[FindingResult, ...]
     mean: MeanResult
     resampling: Resampling
+
+    @property
+    def stated(self) -> tuple[FindingResult, ...]:
+        """The labels that these films say anything of."""
+        return tuple(result for result in self.labels if result.stated)
+
+    @property
+    def unstated(self) -> tuple[str, ...]:
+        """The others."""
+        return tuple(result.finding for result in self.labels if not result.stated)
 
     def label(self, finding: str) -> FindingResult:
         """The result of one label; ValueError names those there are."""
@@ -257,6 +277,8 @@ class Results(Stored):
     """Name of the run's folder."""
     backbone: str
     split: str
+    collection: str | None = None
+    """Whose films they are, as the prepared folder says: `nih`, `rsna`, `phantom, seed 0`, ...; None: not known."""
     made: str
     """Date and time, UTC, ISO 8601."""
     analysis: Analysis
@@ -267,6 +289,11 @@ class Results(Stored):
     """Where the thresholds of the operating points were chosen."""
     examples: tuple[Example, ...]
     environment: Environment
+
+    @property
+    def synthetic(self) -> bool:
+        """The films were drawn by a program."""
+        return (self.collection or "").startswith(PHANTOM)
 
 
 def load_results(folder: str | Path) -> Results:

@@ -9,8 +9,8 @@ from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.page import Cell, Section, Table
 from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.study import Study, study
-from agcxr.evaluation.tables import number
-from agcxr.training.seeds import SEEDS, Seeds, Spread, read_seeds, write_seeds
+from agcxr.evaluation.tables import number, signed
+from agcxr.training.seeds import SEEDS, Seeds, Spread, read_seeds, with_difference, write_seeds
 
 
 def evaluate_seeds(
@@ -30,7 +30,7 @@ def evaluate_seeds(
         measure=f"Mean AUROC over the findings on the {split} films",
         seeds=trained.seeds,
         runs=trained.runs,
-        spreads=tuple(Spread.of(name, [mean[b] for mean in means]) for b, name in enumerate(branches)),
+        spreads=with_difference([Spread.of(name, [mean[b] for mean in means]) for b, name in enumerate(branches)]),
     )
     write_seeds(root / "evaluation" / split / SEEDS, found)
     if progress:
@@ -46,16 +46,16 @@ def _again(one: Study, found: Seeds) -> Written:
 def seeds_section(found: Seeds) -> Section:
     """Mean, spread and each run as a section of a report."""
     head = ("Branch", "Mean", "SD", "Least", "Most", *(f"Seed {seed}" for seed in found.seeds))
-    rows = tuple(
-        (
-            Cell(one.name.capitalize()),
-            Cell(number(one.mean), strong=True),
-            *(Cell(number(value)) for value in (one.sd, one.low, one.high, *one.values)),
-        )
-        for one in found.spreads
-    )
+
+    def row(one: Spread) -> tuple[Cell, ...]:
+        said = signed if one.difference else number
+        spread = (number(one.sd), *(said(value) for value in (one.low, one.high, *one.values)))
+        return (Cell(one.name.capitalize()), Cell(said(one.mean), strong=True), *map(Cell, spread))
+
     caption = (
-        f"{found.measure}: {len(found.seeds)} runs that differ in their seed alone. Intervals elsewhere in this report "
-        "are over patients for one run; this spread comes on top of them. SD: of a sample."
+        f"{found.measure}: {len(found.seeds)} runs that differ in their seed alone, and within each run the difference "
+        "of its branches. Intervals elsewhere in this report are over patients for one run; this spread comes on top "
+        "of them. SD: of a sample."
     )
-    return Section("Other seeds", (Table(head, rows, caption),))
+    table = Table(head, tuple(map(row, found.spreads)), caption, summary=any(one.difference for one in found.spreads))
+    return Section("Other seeds", (table,))

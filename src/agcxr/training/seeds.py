@@ -23,6 +23,8 @@ class Spread(configuration.Frozen):
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
 
     name: str
+    difference: bool = False
+    """Of two measures of the same run, so that it has a sign."""
     values: tuple[Number, ...]
     mean: Number
     sd: Number
@@ -35,6 +37,11 @@ class Spread(configuration.Frozen):
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
         mean, low, high = (float(of(values)) for of in (np.mean, np.min, np.max))
         return cls(name=name, values=tuple(values), mean=mean, sd=sd, low=low, high=high)
+
+    def minus(self, other: Spread) -> Spread:
+        """The difference of two measures within each run: what the runs share falls out of its spread."""
+        apart = [mine - theirs for mine, theirs in zip(self.values, other.values, strict=True)]
+        return Spread.of(f"{self.name} − {other.name}", apart).model_copy(update={"difference": True})
 
 
 class Seeds(configuration.Frozen):
@@ -52,7 +59,8 @@ class Seeds(configuration.Frozen):
         """Mean, standard deviation and range, then each run, as text."""
         head = ["", "mean", "SD", "min", "max", *(f"seed {seed}" for seed in self.seeds)]
         rows = [head] + [
-            [one.name, *(_short(value) for value in (one.mean, one.sd, one.low, one.high, *one.values))]
+            [one.name, _short(one.mean, one.difference), _short(one.sd)]
+            + [_short(value, one.difference) for value in (one.low, one.high, *one.values)]
             for one in self.spreads
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -118,13 +126,12 @@ def train_seeds(
         settings = config.model_copy(update={"seed": seed})
         runs.append(train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress))
         after(folder)
+    spreads = [Spread.of(one.stage, [run.stage(one.stage).val_auc for run in runs]) for one in runs[0].stages]
     found = Seeds(
         measure="Mean AUROC over the findings on the validation films",
         seeds=tuple(seeds),
         runs=tuple(run.folder.name for run in runs),
-        spreads=tuple(
-            Spread.of(stage, [run.stage(stage).val_auc for run in runs]) for stage in (s.stage for s in runs[0].stages)
-        ),
+        spreads=with_difference(spreads),
     )
     write_seeds(root / SEEDS, found)
     if progress:
@@ -132,5 +139,13 @@ def train_seeds(
     return found
 
 
-def _short(value: float) -> str:
-    return "–" if value != value else f"{value:.4f}".replace("0.", ".", 1)
+def with_difference(spreads: Sequence[Spread]) -> tuple[Spread, ...]:
+    """The spreads of branches or stages, then that of the last minus the first: what the attention adds."""
+    return (*spreads, spreads[-1].minus(spreads[0])) if len(spreads) > 1 else tuple(spreads)
+
+
+def _short(value: float, signed: bool = False) -> str:
+    if value != value:
+        return "–"
+    text = f"{value:+.4f}" if signed else f"{value:.4f}"
+    return text.replace("0.", ".", 1).replace("-", "−")
