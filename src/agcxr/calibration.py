@@ -25,7 +25,7 @@ Point = Literal["youden", "sensitivity95", "specificity95"]
 KINDS: tuple[Kind, ...] = ("none", "temperature", "platt", "isotonic")
 POINTS: tuple[Point, ...] = ("youden", "sensitivity95", "specificity95")
 MIN_POSITIVES = 10
-"""A finding with fewer positives or negatives in validation than this keeps its raw score and has no operating point."""
+"""A finding with fewer positives or negatives in validation keeps its raw score and has no operating point."""
 FOLDS = 5
 EPSILON = 1e-7
 Prevalence: TypeAlias = float | Mapping[str, float]
@@ -99,7 +99,7 @@ class Calibration(Frozen):
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """An operating point, label by label; NaN where there is none, or where validation held too few films to trust it."""
+    """An operating point, label by label; NaN where there is none, or validation held too few films to trust it."""
 
     point: Point
     score_K: Array

@@ -102,7 +102,7 @@ class SortedCurve:
     positive_GC: sparse.csr_array
     """Positive films of each cluster at each such score, from high to low."""
     negative_SC: sparse.csr_array
-    """Negative films of each in S = 2 G + 1 stretches: above the first such score, at it, between it and the next, ..."""
+    """Negative films of each in S = 2 G + 1 stretches: above the first such score, at it, between it and the next."""
 
     @classmethod
     def of(

@@ -39,7 +39,9 @@ def test_a_film_that_is_none_for_the_model_has_no_dicom_results(model_folder, tm
     path = tmp_path / "a.dcm"
     path.write_bytes(written(film(1, Manufacturer="agcxr")))
     flags = ["--out", str(tmp_path / "p.csv"), "--dicom", str(tmp_path / "out")]
-    assert main(["predict", str(model_folder), str(path), *flags]) == 1  # the film is in the table, but results were asked for
+    assert (
+        main(["predict", str(model_folder), str(path), *flags]) == 1
+    )  # the film is in the table, but results were asked for
     (row,) = csv.DictReader((tmp_path / "p.csv").read_text().splitlines())
     assert (row["dicom"], row["dicom_reason"]) == ("", "a result of agcxr itself")
     assert row["prob_Effusion"]

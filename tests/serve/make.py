@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from agcxr.calibration import fit_calibration
+from agcxr.inference.novelty import fit_statistics
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 
@@ -27,8 +28,13 @@ CODE = (
 )
 
 
-def save_model(folder: Path, *, calibrated: bool = True, size: int = 64, rare: tuple[str, ...] = ()) -> Path:
-    """An untrained network with made-up calibration, the same every time. `rare`: findings in three of its films."""
+def save_model(
+    folder: Path, *, calibrated: bool = True, size: int = 64, rare: tuple[str, ...] = (), strange: bool = False
+) -> Path:
+    """An untrained network with made-up calibration, the same every time.
+
+    rare: findings in three of its films. strange: with statistics of features from which every film is far.
+    """
     torch.manual_seed(3)
     model = AGCNN("test_resnet", weights="none", image_size=size, resize=size * 8 // 7)
     calibration = None
@@ -40,7 +46,13 @@ def save_model(folder: Path, *, calibrated: bool = True, size: int = 64, rare: t
             target[:, LABELS.index(label)] = np.arange(300) < 3
         patients = np.arange(300).astype(str).astype(object)
         calibration = fit_calibration(target, score, patients, LABELS, kind="platt").model_dump(mode="json")
-    model.save_pretrained(folder, model.new_card(prepared_size=size * 8 // 7, calibration=calibration))
+    statistics = None
+    if strange:
+        rng, channels = np.random.default_rng(0), model.global_branch.backbone.channels
+        far = (rng.normal(50, 0.01, (40, channels)).astype(np.float32) for _ in range(2))
+        statistics = fit_statistics(*far).model_dump(mode="json")
+    card = model.new_card(prepared_size=size * 8 // 7, calibration=calibration, feature_statistics=statistics)
+    model.save_pretrained(folder, card)
     return folder
 
 
@@ -114,12 +126,20 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, log: Path, *, options: str = "{}", env: dict[str, str] | None = None) -> Iterator[Running]:
-    """Start `agcxr serve` on a free port; `options` are keywords of `serve` as JSON."""
-    command = [sys.executable, "-c", CODE, str(model), options]
+def running(
+    model: Path,
+    log: Path,
+    *,
+    options: str = "{}",
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    command: list[str] | None = None,
+) -> Iterator[Running]:
+    """Start a server on a free port. options: keywords of `serve` as JSON. command: another that starts one."""
+    command = command or [sys.executable, "-c", CODE, str(model), options]
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command, stderr=file, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+            command, stderr=file, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         )
     try:
         yield Running(_address(process, log), process, log)

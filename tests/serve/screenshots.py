@@ -1,27 +1,31 @@
 """Take the pictures in docs/screenshots: cd tests && python -m serve.screenshots RUN [--out ../docs/screenshots].
 
-The films are synthetic; RUN should be a model trained on such films, so that it has something to say.
+The films are synthetic; RUN should be a model trained on such films, so that it has something to say. Needs chromium
+(see docs/serve.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from agcxr.data.phantom import film
 
 from . import make
-from .test_page import BROWSER, FLAGS
+from .browsing import BROWSER, FLAGS
 
 
 def films(folder: Path) -> list[Path]:
-    """Four chest films, one of them DICOM, one inverted, a picture that is none, and a letter."""
+    """Five chest films, one of them DICOM, one inverted, one small; a picture that is none, and a letter."""
     drawn = {"admission": ("Effusion", "Cardiomegaly"), "follow-up": ("Mass",), "second film": ("Pneumothorax",)}
     for i, (name, findings) in enumerate(drawn.items()):
         pixels = film(np.random.default_rng(40 + i), findings, size=1024, difficulty=0.1).pixels_HW
@@ -31,6 +35,8 @@ def films(folder: Path) -> list[Path]:
         else:
             cv2.imwrite(str(folder / f"{name}.png"), pixels)
     cv2.imwrite(str(folder / "night shift.png"), 255 - film(np.random.default_rng(78), (), size=512).pixels_HW)
+    small = film(np.random.default_rng(52), ("Effusion",), size=180, difficulty=0.1).pixels_HW
+    cv2.imwrite(str(folder / "from a slide.png"), small)
     y, x = np.mgrid[0:480, 0:640] / 480
     colour = np.dstack([np.sin(5 * x + i) + np.cos((3 + i) * y * x) for i in range(3)])
     cv2.imwrite(str(folder / "IMG_2041.jpg"), np.rint((colour + 2) / 4 * 255).astype(np.uint8))
@@ -50,11 +56,17 @@ class Camera:
 
     def ready(self, page: Any) -> None:
         expect(page.locator("#rows tr")).to_have_count(15)
-        expect(page.locator("#hud")).to_contain_text("L ")
+        expect(page.locator("#hud")).to_contain_text("Level ")
+        expect(page.locator("#depth")).to_be_hidden()
         page.wait_for_timeout(800)
 
     def shoot(self, page: Any, name: str, **options: Any) -> None:
-        page.screenshot(path=self.out / f"serve_{name}.png", **options)
+        """Where a film is seen in 256 colours, dithered: the eye hardly misses the others, and half the bytes go."""
+        shot = Image.open(io.BytesIO(page.screenshot(**options))).convert("RGB")
+        if shot.getcolors(4096) is None:
+            palette = shot.quantize(256, method=Image.Quantize.FASTOCTREE)
+            shot = shot.quantize(256, palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+        shot.save(self.out / f"serve_{name}.png", optimize=True)
 
 
 def desktop(camera: Camera) -> None:
@@ -77,16 +89,40 @@ def several(camera: Camera, paths: list[Path]) -> None:
     page = camera.open()
     page.set_input_files("#files", paths)
     expect(page.locator(".film.waiting, .film.reading")).to_have_count(0)
-    page.get_by_text("admission.dcm").click()
-    camera.ready(page)
-    page.locator("#panel").evaluate("panel => panel.scrollTo(0, panel.scrollHeight)")
-    camera.shoot(page, "several")
+    for name, file in (("several", "admission.dcm"), ("warning", "from a slide.png")):
+        page.get_by_text(file).click()
+        camera.ready(page)
+        camera.shoot(page, name)
     page.get_by_text("letter.png").click()
     page.wait_for_timeout(300)
     camera.shoot(page, "error")
     page.get_by_text("night shift.png").click()
-    page.wait_for_timeout(1500)
+    expect(page.locator("#depth")).to_be_hidden()
+    page.wait_for_timeout(800)
     camera.shoot(page, "refused")
+    page.close()
+
+
+def loading(camera: Camera, paths: list[Path]) -> None:
+    """The small picture stands in until the film has come, which is here after the picture was taken."""
+    page, waiting = camera.open(), []
+    page.route("**/v1/film", lambda route: waiting.append(route))
+    page.set_input_files("#files", [path for path in paths if path.stem == "follow-up"])
+    expect(page.locator("#depth-text")).to_contain_text("Loading full depth")
+    page.wait_for_timeout(500)
+    camera.shoot(page, "loading")
+    for route in waiting:
+        route.abort()
+    page.close()
+
+
+def crop(camera: Camera, paths: list[Path]) -> None:
+    page = camera.open(scheme="light")
+    page.set_input_files("#files", [path for path in paths if path.stem == "follow-up"])
+    camera.ready(page)
+    page.locator("#crop-open").click()
+    page.wait_for_timeout(300)
+    camera.shoot(page, "crop")
     page.close()
 
 
@@ -98,24 +134,38 @@ def phone(camera: Camera, paths: list[Path]) -> None:
     page.close()
 
 
+def locked(camera: Camera) -> None:
+    page = camera.browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page.goto(camera.url)
+    expect(page.locator("#token")).to_be_visible()
+    page.locator("#token-input").fill("a guess")
+    page.locator("#token-send").click()
+    expect(page.locator("#token-problem")).to_have_text("That is not the token.")
+    camera.shoot(page, "token")
+    page.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "screenshots")
     options = parser.parse_args()
     expect.set_options(timeout=60000)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        make.running(options.run.resolve(), Path(folder) / "log") as server,
-        sync_playwright() as playwright,
-    ):
-        (Path(folder) / "films").mkdir()
-        paths = films(Path(folder) / "films")
+    run = options.run.resolve()
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        folder = Path(scratch)
+        (folder / "films").mkdir()
+        paths = films(folder / "films")
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        camera = Camera(browser, server.url, options.out)
-        desktop(camera)
-        several(camera, paths)
-        phone(camera, paths)
+        with make.running(run, folder / "log") as server:
+            camera = Camera(browser, server.url, options.out)
+            desktop(camera)
+            several(camera, paths)
+            loading(camera, paths)
+            crop(camera, paths)
+            phone(camera, paths)
+        with make.running(run, folder / "log", options=json.dumps({"token": "a-token-of-the-ward"})) as server:
+            locked(Camera(browser, server.url, options.out))
         browser.close()
 
 

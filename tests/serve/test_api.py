@@ -1,10 +1,10 @@
 """What the API answers: the right numbers, the right words, the right headers."""
 
 import base64
-import importlib
 import io
 import json
 import logging
+from importlib.metadata import version
 
 import cv2
 import numpy as np
@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from agcxr import intake
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.labels import LABELS, NO_FINDING
-from agcxr.serve.app import create_app, route_of
+from agcxr.serve.app import create_app, load_static, route_of
 from agcxr.serve.guard import Access
 from agcxr.serve.limits import Limits
 
@@ -54,11 +53,14 @@ def test_findings_are_sorted_and_judged(client, engine):
     assert last["finding"] == NO_FINDING
     assert [row["calibrated"] for row in rows] == sorted((row["calibrated"] for row in rows), reverse=True)
     for row in rows:
-        known = engine.calibration_of(row["finding"]).points["youden"]
-        assert row["operating_points"]["youden"] == {
-            "threshold": pytest.approx(known.threshold),
-            "above": row["fusion"] >= known.threshold,
+        known = engine.calibration_of(row["finding"])
+        point, threshold = row["operating_points"]["youden"], known.points["youden"].threshold
+        assert point == {
+            "threshold": pytest.approx(threshold),
+            "calibrated": pytest.approx(float(known.curve(threshold))),
+            "above": row["fusion"] >= threshold,
         }
+        assert point["above"] == (row["calibrated"] >= point["calibrated"])
 
 
 def test_several_films_keep_their_order_and_one_bad_film_spoils_nothing(client):
@@ -205,48 +207,6 @@ def test_memory_held_for_clients_is_bounded(engine):
         assert "agcxr_held_bytes 0.0" in client.get("/metrics").text
 
 
-INTAKE = """
-from agcxr.intake import Intake
-
-def refuse_wide(film):
-    if film.width > film.height:
-        return Intake("refuse", ("a frontal chest film is not wider than high",))
-    return Intake("warn", ("this check is made up",))
-"""
-
-
-def test_the_place_of_the_intake_check(engine, tmp_path, monkeypatch):
-    (tmp_path / "made_up_intake.py").write_text(INTAKE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the decoding process
-    monkeypatch.syspath_prepend(tmp_path)
-    judge = importlib.import_module("made_up_intake").refuse_wide
-    app = create_app(engine, limits=Limits(decoders=1), judge=judge)
-    with TestClient(app, base_url="http://localhost") as client:
-        assert client.get("/v1/model").json()["intake"] is True
-        wide, high = make.encode(make.pixels(50, 80)), make.encode(make.pixels(80, 50))
-        first, second = send(client, ("w.png", wide), ("h.png", high)).json()["films"]
-        assert (first["status"], first["reason"]) == ("refused", "a frontal chest film is not wider than high")
-        assert first["findings"] is None
-        assert first["attention"] is None
-        assert first["film"]["width"] == 80
-        assert second["intake"] == {"decision": "warn", "reasons": ["this check is made up"]}
-        assert second["findings"]
-        response = send(client, ("w.png", wide), path="/v1/picture")
-        assert (response.status_code, response.json()["error"]["code"]) == (422, "refused")
-        assert send(client, ("w.png", wide), path="/v1/film").status_code == 200  # one may look at it
-
-
-def test_the_programs_own_check(engine):
-    app = create_app(engine, limits=Limits(decoders=1), judge=intake.judge)
-    with TestClient(app, base_url="http://localhost") as client:
-        noise = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
-        chest = client.get("/v1/examples/mass").content
-        first, second = send(client, ("noise.png", make.encode(noise)), ("chest.png", chest)).json()["films"]
-        assert (first["status"], first["findings"]) == ("refused", None)
-        assert first["reason"]
-        assert second["status"] == "read"
-
-
 def test_every_answer_is_guarded(client):
     for path in ("/", "/static/app.js", "/health", "/v1/model", "/nowhere", "/metrics", "/openapi.json"):
         headers = client.get(path).headers
@@ -312,11 +272,14 @@ def test_the_token(engine):
         assert client.get("/v1/model", headers={"authorization": f"Bearer {token}"}).status_code == 200
 
 
-def test_model_metrics_examples(client):
+def test_model_metrics_examples(client, engine):
     model = client.get("/v1/model").json()
     assert model["research_only"] == RESEARCH_ONLY
     assert [one["label"] for one in model["labels"]] == list(LABELS)
     assert model["calibration"] == "platt"
+    identity = engine.algorithm.version
+    assert model["model"] == identity == f"{version('agcxr')}+{engine.algorithm.fingerprint}"
+    assert send(client, ("a.png", make.encode(make.pixels()))).json()["model"] == identity
     assert "sensitivity" in model["labels"][0]["operating_points"]["youden"]
     send(client, ("a.png", make.encode(make.pixels())))
     text = client.get("/metrics").text
@@ -346,13 +309,26 @@ def test_openapi_is_complete(client):
     predict = spec["paths"]["/v1/predict"]["post"]
     assert "multipart/form-data" in predict["requestBody"]["content"]
     example = predict["responses"]["200"]["content"]["application/json"]["example"]
-    from agcxr.serve.answers import MapAnswer, PredictAnswer
+    from agcxr.serve.answers import ExampleAnswer, MapAnswer, ModelAnswer, PredictAnswer
 
     PredictAnswer.model_validate(example)
     described = spec["paths"]["/v1/map"]["post"]["responses"]
     MapAnswer.model_validate(described["200"]["content"]["application/json"]["example"])
     assert set(described["422"]["content"]["application/json"]["examples"]) >= {"refused", "unreadable"}
     PredictAnswer.model_validate(predict["responses"]["422"]["content"]["application/json"]["example"])
+    ModelAnswer.model_validate(example_of(spec, "/v1/model"))
+    assert [ExampleAnswer.model_validate(one) for one in example_of(spec, "/v1/examples")]
+    assert example_of(spec, "/health") == client.get("/health").json()
+    assert set(spec["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {
+        client.get("/metrics").headers["content-type"]
+    }
+    for path, methods in spec["paths"].items():
+        if "post" in methods:
+            assert set(methods["post"]["responses"]) >= {"200", "400", "401", "408", "413", "422", "503"}, path
+
+
+def example_of(spec, path):
+    return spec["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
 
 
 def test_an_internal_error_says_nothing(engine, caplog, monkeypatch):
@@ -392,11 +368,9 @@ def test_logs_and_counters_know_only_routes(path, route):
 def test_the_page_stands_alone(client):
     page = client.get("/").text
     assert "Research use only. Not a medical device." in page
-    texts = [page] + [
-        client.get(f"/static/{name}").text
-        for name in ("app.js", "viewer.js", "style.css", "api.js", "findings.js", "png.js", "paint.js")
-    ]
-    for text in texts:
+    names = sorted(name for name in load_static() if name.endswith((".js", ".css")))
+    assert {"app.js", "stage.js", "style.css"} <= set(names)
+    for text in [page, *(client.get(f"/static/{name}").text for name in names)]:
         assert "https://" not in text
         assert "http://" not in text
         assert "innerHTML" not in text

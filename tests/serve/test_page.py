@@ -2,9 +2,9 @@
 
 import io
 import json
-import os
-import shutil
+import re
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -12,68 +12,12 @@ import numpy as np
 import pytest
 
 from . import make
+from .browsing import drop, open_page, shot, wait_for_film
 
 pytestmark = pytest.mark.browser
 
-BROWSER = os.environ.get("AGCXR_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-DROP = """async ([target, films]) => {
-  const data = new DataTransfer();
-  for (const [name, bytes] of films) data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
-  for (const kind of ["dragenter", "dragover", "drop"])
-    target.dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
-}"""
 
-
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no chromium: install it (apt-get install chromium) or name one in AGCXR_CHROMIUM")
-    sync.expect.set_options(timeout=20000)
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, server):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(20000)
-    page.problems = []
-    page.on("console", lambda message: message.type in ("error", "warning") and page.problems.append(message.text))
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("requestfailed", lambda request: page.problems.append(f"{request.url} failed"))
-    page.goto(server.url.replace("127.0.0.1", "localhost"))
-    yield page
-    context.close()
-
-
-def drop(page, *films):
-    target = page.locator("#stage").element_handle()
-    page.evaluate(DROP, [target, [[name, list(data)] for name, data in films]])
-
-
-def shot(page):
-    """The film on the screen, as gray values."""
-    page.wait_for_timeout(150)
-    data = page.locator("#film").screenshot()
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE).astype(float)
-
-
-def wait_for_film(page):
-    from playwright.sync_api import expect
-
-    expect(page.locator("#rows tr")).to_have_count(15)
-    expect(page.locator("#hud")).to_contain_text("L ")
-
-
-def test_from_drop_to_download(page, tmp_path):
+def test_from_drop_to_download(page, engine):
     from playwright.sync_api import expect
 
     film = make.pixels(400, 300, dtype=np.uint16)
@@ -99,7 +43,7 @@ def test_from_drop_to_download(page, tmp_path):
     assert np.abs(shot(page)[rows, columns] + plain[rows, columns] - 255).max() <= 2
     page.locator("#invert").click()
     page.locator("#level").fill("300")
-    expect(page.locator("#hud")).to_contain_text("L 19,661")
+    expect(page.locator("#hud")).to_have_text("Level 19,661 · Window 65,535")
 
     with page.expect_download() as download:
         page.locator("#save-json").click()
@@ -107,6 +51,7 @@ def test_from_drop_to_download(page, tmp_path):
     assert download.value.suggested_filename == "chest one.agcxr.json"
     assert saved["research_only"] == "Research use only. Not a medical device."
     assert len(saved["findings"]) == 15
+    assert (saved["version"], saved["model"]) == (version("agcxr"), engine.algorithm.version)
     with page.expect_download() as download:
         page.locator("#save-picture").click()
     assert cv2.imread(str(download.value.path())).shape[1] == 1600
@@ -147,24 +92,72 @@ def test_dicom_results_of_a_dicom_film(page, tmp_path):
     assert page.problems == []
 
 
+def number(text):
+    return float(re.match(r"[\d.]+", text)[0])
+
+
+def share(locator, edge):
+    return float(locator.evaluate(f"one => one.style.{edge}").rstrip("%")) / 100
+
+
+def test_bars_and_marks_are_on_the_scale_of_the_first_column(page):
+    from playwright.sync_api import expect
+
+    drop(page, ("a.png", make.encode(make.pixels())))
+    wait_for_film(page)
+    expect(page.locator("#columns .main")).to_have_text("Calibrated")
+    bars = []
+    for row in page.locator("#rows tr").all():
+        shown, sign, threshold = row.locator("td.main").inner_text().split()
+        bars.append(share(row.locator(".fill"), "width"))
+        assert bars[-1] == pytest.approx(number(shown), abs=0.006)
+        assert share(row.locator(".tick"), "left") == pytest.approx(float(threshold), abs=0.006)
+        assert (bars[-1] >= share(row.locator(".tick"), "left")) == (sign == "≥")
+    assert bars[:-1] == sorted(bars[:-1], reverse=True)  # the last is No Finding
+    page.locator("#point").select_option("specificity95")
+    expect(page.locator("#findings-note")).to_contain_text("operating point (95 % specificity")
+
+
+def test_a_model_without_calibration_shows_raw_bars_and_no_marks(browser, tmp_path_factory):
+    from playwright.sync_api import expect
+
+    folder = tmp_path_factory.mktemp("raw")
+    model = make.save_model(folder / "model", calibrated=False)
+    with make.running(model, folder / "log", options=json.dumps({"check_films": False})) as running:
+        page = open_page(browser, running.url)
+        drop(page, ("a.png", make.encode(make.pixels())))
+        wait_for_film(page)
+        expect(page.locator("#columns .main")).to_have_text("Fusion")
+        expect(page.locator(".tick, .above, .point")).to_have_count(0)
+        first = page.locator("#rows tr").first
+        assert share(first.locator(".fill"), "width") == pytest.approx(
+            number(first.locator(".main").inner_text()), abs=0.006
+        )
+        page.context.close()
+
+
 def test_a_finding_too_rare_to_calibrate_shows_raw_scores_only(browser, tmp_path_factory):
     from playwright.sync_api import expect
 
     folder = tmp_path_factory.mktemp("rare")
     model = make.save_model(folder / "model", rare=("Hernia",))
     with make.running(model, folder / "log", options=json.dumps({"check_films": False})) as running:
-        page = browser.new_page()
-        page.goto(running.url)
+        page = open_page(browser, running.url)
         drop(page, ("a.png", make.encode(make.pixels())))
         wait_for_film(page)
         row = page.locator("#rows tr", has_text="Hernia")
         expect(row.locator("td").first).to_have_text("raw")
-        expect(row.locator(".tick")).to_have_count(0)
-        expect(row).not_to_have_class("above")
-        expect(page.locator("#findings-note")).to_contain_text(
-            "Raw scores only, and no call, where validation held too few films to calibrate: Hernia."
+        expect(row.locator(".tick, .point")).to_have_count(0)
+        assert "above" not in row.get_attribute("class").split()
+        weights = row.locator(".finding, td").evaluate_all("all => all.map((one) => getComputedStyle(one).fontWeight)")
+        assert max(int(weight) for weight in weights) < 500  # nothing of it is bold, so nothing looks like a call
+        assert share(row.locator(".fill"), "width") == pytest.approx(
+            float(row.locator("td").nth(1).inner_text()), abs=0.006
         )
-        page.close()
+        expect(page.locator("#findings-note")).to_contain_text(
+            "Raw scores only, striped, and no call, where validation held too few films to calibrate: Hernia."
+        )
+        page.context.close()
 
 
 def test_a_finding_has_a_map(page):
@@ -174,6 +167,8 @@ def test_a_finding_has_a_map(page):
     wait_for_film(page)
     page.locator("button.finding").first.click()
     expect(page.locator("#legend-name")).to_contain_text("fusion branch")
+    bar, note = (page.locator(one).bounding_box() for one in ("#map-bar", "#panel-body"))
+    assert bar["y"] >= note["y"] + note["height"]  # it lies beside the table and its note, not over them
     page.locator("#map-branch").select_option("global")
     expect(page.locator("#legend-name")).to_contain_text("global branch")
     page.keyboard.press("Escape")
@@ -194,7 +189,7 @@ def test_several_films_by_keyboard(page):
     expect(page.locator("#name")).to_have_text("2.png")
     page.keyboard.press("h")
     expect(page.locator("#heat-on")).to_have_attribute("aria-pressed", "false")
-    expect(page.locator("#hud")).to_contain_text("L ")
+    expect(page.locator("#hud")).to_contain_text("Level ")
     page.keyboard.press("+")
     page.keyboard.press("+")
     zoomed = page.locator("#zoom-value").inner_text()
@@ -211,6 +206,13 @@ def test_a_file_that_is_no_film_says_so(page):
     drop(page, ("letter.png", b"Dear colleague"))
     expect(page.locator("#problem-title")).to_have_text("This file cannot be read")
     expect(page.locator("#problem-text")).to_have_text("Not a PNG, JPEG, WebP or DICOM file: it looks like text.")
+    expect(page.locator("#problem-next")).to_contain_text(
+        "PNG of 8 or 16 bits, JPEG, WebP and DICOM. Drop another film"
+    )
+    with page.expect_file_chooser():
+        page.locator("#another").click()
+    drop(page, ("film.png", make.encode(make.pixels())))  # over the error, as it says
+    wait_for_film(page)
     assert all("422" in problem for problem in page.problems)  # the browser notes the status by itself
 
 
@@ -218,16 +220,6 @@ def test_an_example(page):
     page.get_by_role("button", name="Effusion", exact=True).click()
     wait_for_film(page)
     assert page.problems == []
-
-
-def test_a_phone_is_wide_enough(browser, server):
-    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.goto(server.url.replace("127.0.0.1", "localhost"))
-    drop(page, ("a.png", make.encode(make.pixels())))
-    wait_for_film(page)
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
-    context.close()
 
 
 def test_every_control_has_a_name(page):

@@ -102,7 +102,14 @@ def test_who_does_not_take_the_answer_is_cut_off_in_the_end(server, reference):
         assert answer(server, film) == expected
 
 
-def test_nothing_of_a_film_is_logged_or_written(server, reference, tmp_path):
+def test_nothing_of_a_film_is_logged_or_written(server, reference, untouched):
+    film = make.dicom(make.pixels(130, 90, seed=8, dtype=np.uint16))
+    paths = ("predict?pictures=true", "film", "map?finding=Mass", "picture", "dicom")
+    for path in paths:  # every address that takes a film, and a film too large for any buffer of a parser
+        for upload in (film, b"\x89PNG" + bytes(5 << 20)):
+            httpx.post(f"{server.url}/v1/{path}", files={"file": ("private-name.dcm", upload)}, timeout=60)
+    for name, folder in untouched.items():
+        assert sorted(folder.rglob("*")) == [], f"the server wrote into its {name}"
     log = server.log.read_text()
     assert "/v1/predict 200" in log
     assert "private-name" not in log

@@ -31,8 +31,8 @@ class Algorithm:
     """A model as its results name it."""
 
     fingerprint: str
-    """Hex, 16 digits: of the weights and of the card, or of an exported file's bytes; and of how they are computed where
-    that is not the plain way (fp32; an exported file on ONNX Runtime), since answers then differ."""
+    """Hex, 16 digits: of the weights and of the card, or of an exported file's bytes; and of how they are computed
+    where that is not the plain way (fp32; an exported file on ONNX Runtime), since answers then differ."""
     package: str
     """Version of agcxr."""
     parameters: tuple[str, ...]

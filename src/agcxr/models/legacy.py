@@ -63,7 +63,8 @@ def import_chexnet(files: Sequence[str | os.PathLike[str]]) -> AGCNN:
         _fill_branch(model.local_branch, states[local_path], local_path)
         fusion = {name.removeprefix("fc."): value for name, value in states[fusion_path].items()}
         load_strictly(model.fusion_head, fusion, str(fusion_path))
-        source = "AG-CNN of " + ", ".join(path.name for path in (global_path, local_path, fusion_path)) + CROPPED_OTHERWISE
+        source = "AG-CNN of " + ", ".join(path.name for path in (global_path, local_path, fusion_path))
+        source += CROPPED_OTHERWISE
     model.card = model.new_card(prepared_size=model.resize, source=source)
     return model.eval()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agcxr.calibration import MIN_POSITIVES, FindingCalibration
+from agcxr.calibration import MIN_POSITIVES, Cut, FindingCalibration, Point
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.labels import NO_FINDING
@@ -19,6 +21,7 @@ from agcxr.serve.limits import Limits
 
 Share = Annotated[float, Field(ge=0, le=1)]
 FourNumbers = Annotated[tuple[float, float, float, float], Field(description="x0, y0, x1, y1")]
+IDENTITY = "which model: another text where an answer may differ; DICOM results state the same"
 PNG = Annotated[str, Field(description="a gray PNG, base64")]
 
 
@@ -41,8 +44,9 @@ class ErrorAnswer(Answer):
 class PointAnswer(Answer):
     """One operating point, chosen on validation films, and on which side this film lies."""
 
-    threshold: Share
-    above: bool
+    threshold: Share = Field(description="on the raw fusion probability")
+    calibrated: Share = Field(description="the same threshold on the scale of the calibrated probability")
+    above: bool = Field(description="the film is at or over it")
 
 
 class FindingAnswer(Answer):
@@ -53,7 +57,7 @@ class FindingAnswer(Answer):
     calibrated: Share | None = Field(
         default=None, description="of the fusion; null where the finding was not calibrated"
     )
-    operating_points: dict[str, PointAnswer] = Field(description="on the raw fusion probability; empty where unknown")
+    operating_points: dict[str, PointAnswer] = Field(description="empty where there are none, so no call can be made")
     uncalibrated: str | None = Field(default=None, description="why there is neither, where other findings have both")
 
 
@@ -93,8 +97,10 @@ class AttentionAnswer(Answer):
 class PicturesAnswer(Answer):
     """Only with ?pictures=true."""
 
-    heat: PNG = Field(description="attention, to be laid over attention.window")
-    crop: PNG = Field(description="what the local branch saw")
+    heat: PNG | None = Field(
+        default=None, description="attention, to be laid over attention.window; null for a refused film"
+    )
+    crop: PNG | None = Field(default=None, description="what the local branch saw; null for a refused film")
     thumbnail: PNG = Field(description="the film as prepared: square, to be stretched to the film's shape")
 
 
@@ -114,6 +120,7 @@ class FilmAnswer(Answer):
 class PredictAnswer(Answer):
     research_only: str = RESEARCH_ONLY
     version: str = Field(default_factory=lambda: version("agcxr"))
+    model: str = Field(description=IDENTITY)
     films: tuple[FilmAnswer, ...]
     error: Mistake | None = Field(default=None, description="set, with status 422, where no film could be read")
 
@@ -138,6 +145,7 @@ class LabelAnswer(Answer):
 class ModelAnswer(Answer):
     research_only: str = RESEARCH_ONLY
     version: str = Field(default_factory=lambda: version("agcxr"))
+    model: str = Field(description=IDENTITY)
     backbone: str
     image_size: int
     prepared_size: int
@@ -188,7 +196,7 @@ def film_answer(
         findings=None if told is None else _findings(told, engine),
         attention=None if told is None else AttentionAnswer(box=told.box, window=told.window, fallback=told.fallback),
         dicom=None if told is None else _dicom(read.no_results or no_dicom),
-        pictures=_pictures(read, told) if pictures and told else None,
+        pictures=_pictures(read, told) if pictures else None,
     )
 
 
@@ -202,6 +210,7 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -
     """What a client may know of the model and of the limits."""
     about, calibration = engine.about, engine.predictor.calibration
     return ModelAnswer(
+        model=engine.algorithm.version,
         backbone=about.backbone,
         image_size=about.image_size,
         prepared_size=engine.size,
@@ -252,7 +261,6 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
         fusion = float(prediction.fusion_K[k])
         known = engine.calibration_of(label)
         fitted = prediction.cut is None or bool(prediction.cut.fitted_K[k])
-        points = {} if known is None or not fitted or known.points is None else known.points
         calibrated = None if prediction.calibrated_K is None or not fitted else float(prediction.calibrated_K[k])
         rows.append(
             FindingAnswer.model_validate(
@@ -262,10 +270,7 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
                     "global": float(prediction.global_K[k]),
                     "local": float(prediction.local_K[k]),
                     "calibrated": calibrated,
-                    "operating_points": {
-                        name: PointAnswer(threshold=point.threshold, above=fusion >= point.threshold)
-                        for name, point in points.items()
-                    },
+                    "operating_points": _points(fusion, k, engine.cuts) if fitted else {},
                     "uncalibrated": None if fitted else _too_rare(known),
                 }
             )
@@ -275,6 +280,16 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
         return row.finding == NO_FINDING, row.calibrated is None, -(row.calibrated or 0), -row.fusion
 
     return tuple(sorted(rows, key=place))
+
+
+def _points(fusion: float, k: int, cuts: Mapping[Point, Cut]) -> dict[str, PointAnswer]:
+    """The operating points of label k that the checkpoint holds, and where a film of this raw score lies."""
+    found = {name: (float(cut.score_K[k]), float(cut.probability_K[k])) for name, cut in cuts.items()}
+    return {
+        name: PointAnswer(threshold=score, calibrated=probability, above=fusion >= score)
+        for name, (score, probability) in found.items()
+        if not math.isnan(score)
+    }
 
 
 def _too_rare(known: FindingCalibration | None) -> str:
@@ -291,11 +306,13 @@ def _dicom(reason: str | None) -> DicomAnswer:
     return DicomAnswer(available=reason is None, reason=reason)
 
 
-def _pictures(read: Read, prediction: Prediction) -> PicturesAnswer:
-    heat = (prediction.heat_HW.clip(0, 1) * 255).round().astype("uint8")
-    pictures = (heat, prediction.crop_HW, read.small_SS)
+def _pictures(read: Read, prediction: Prediction | None) -> PicturesAnswer:
+    thumbnail = _base64(encode_png(read.small_SS))
+    if prediction is None:
+        return PicturesAnswer(thumbnail=thumbnail)
+    heat_HW = (prediction.heat_HW.clip(0, 1) * 255).round().astype("uint8")
     return PicturesAnswer(
-        **dict(zip(("heat", "crop", "thumbnail"), (_base64(encode_png(one)) for one in pictures), strict=True))
+        heat=_base64(encode_png(heat_HW)), crop=_base64(encode_png(prediction.crop_HW)), thumbnail=thumbnail
     )
 
 

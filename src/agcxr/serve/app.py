@@ -116,7 +116,7 @@ async def predict(request: Request, pictures: bool = False) -> JSONResponse:
     answers = await _unless_gone(request, service.predict(films, pictures=pictures))
     unreadable = all(one.status == "unreadable" for one in answers)
     error = Mistake(code="unreadable", message=answers[0].reason or "") if unreadable else None
-    answer = PredictAnswer(films=tuple(answers), error=error)
+    answer = PredictAnswer(model=service.engine.algorithm.version, films=tuple(answers), error=error)
     return JSONResponse(answer.model_dump(mode="json", by_alias=True), 422 if unreadable else 200)
 
 
@@ -136,7 +136,9 @@ async def finding_map(
     return await _unless_gone(request, service.map(films[0], finding, branch))
 
 
-@router.post("/v1/picture", responses=openapi.PNG, response_class=Response, openapi_extra=openapi.FILM, tags=["films"])
+@router.post(
+    "/v1/picture", responses=openapi.PICTURE, response_class=Response, openapi_extra=openapi.FILM, tags=["films"]
+)
 async def explained(request: Request) -> Response:
     """The explained film: original, attention, crop and findings in one PNG."""
     service, films = await _receive(request, one=True)
@@ -156,26 +158,26 @@ async def dicom(request: Request) -> Response:
     return _file(request, data, "application/zip", name="agcxr-dicom.zip")
 
 
-@router.get("/v1/model", tags=["server"])
+@router.get("/v1/model", responses=openapi.MODEL, tags=["server"])
 async def model(request: Request) -> ModelAnswer:
     """What model this is: labels, operating points, versions; and the server's limits."""
     service = _service(request)
     return model_answer(service.engine, service.limits, intake=service.has_intake, dicom=service.has_dicom)
 
 
-@router.get("/v1/examples", tags=["server"])
+@router.get("/v1/examples", responses=openapi.EXAMPLES, tags=["server"])
 async def examples() -> list[ExampleAnswer]:
     """Synthetic films to try."""
     return [ExampleAnswer(id=one.id, title=one.title, findings=one.findings) for one in EXAMPLES]
 
 
-@router.get("/v1/examples/{name}", responses=openapi.PNG, response_class=Response, tags=["server"])
+@router.get("/v1/examples/{name}", responses=openapi.EXAMPLE, response_class=Response, tags=["server"])
 async def example(request: Request, name: str) -> Response:
     """One of them, as a PNG."""
     return _png(request, await _service(request).example(name))
 
 
-@router.get("/health", tags=["server"])
+@router.get("/health", responses=openapi.HEALTH, tags=["server"])
 async def health(request: Request) -> JSONResponse:
     """Status 200 while films are being answered, else 503."""
     alive = _service(request).batcher.alive
@@ -183,10 +185,10 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(content, 200 if alive else 503)
 
 
-@router.get("/metrics", response_class=Response, tags=["server"])
+@router.get("/metrics", responses=openapi.METRICS, response_class=Response, tags=["server"])
 async def metrics(request: Request) -> Response:
     """Counters and histograms in Prometheus' text format."""
-    return Response(_service(request).measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(_service(request).measures.text(), media_type=openapi.METRICS_TYPE)
 
 
 @router.get("/", include_in_schema=False)

@@ -8,14 +8,14 @@ Shapes: S side of the prepared film, H, W height and width of a map, N films of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agcxr.calibration import FindingCalibration
-from agcxr.dicom.algorithm import Algorithm, spoken
+from agcxr.calibration import POINTS, Cut, FindingCalibration, Point
+from agcxr.dicom.algorithm import Algorithm
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
 from agcxr.intake import Intake
 from agcxr.serve.decoder import Read
@@ -100,7 +100,7 @@ class Engine:
             image_size=predictor.facts.image_size,
             attention=dict(model.get("attention", {})),
             device="cpu",
-            precision="fp32, ONNX Runtime",
+            precision=f"{predictor.precision}, {predictor.runtime}",
             maps=False,
             metrics=dict(metrics or {}),
         )
@@ -117,8 +117,14 @@ class Engine:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """How DICOM results name the model; the first call hashes its weights."""
+        """How answers and DICOM results name the model; the first call hashes its weights."""
         return self._algorithm()
+
+    @cached_property
+    def cuts(self) -> dict[Point, Cut]:
+        """Every operating point, at the prevalence that the predictor was told; none without a calibration."""
+        scale = self.predictor.scale
+        return {} if scale is None else {point: replace(scale, point=point).cut for point in POINTS}
 
     def calibration_of(self, label: str) -> FindingCalibration | None:
         """One label's calibration and operating points, where the checkpoint holds them."""
@@ -170,7 +176,7 @@ class Engine:
             width=film.width,
             notes=film.notes,
             calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
-            cut=None if self.predictor.scale is None else spoken(self.predictor.scale.cut),
+            cut=None if self.predictor.scale is None else self.predictor.scale.cut,
             intake=intake,
             film_HW=film.shown_HW,
         )

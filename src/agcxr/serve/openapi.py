@@ -7,6 +7,9 @@ from typing import Any
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.serve.answers import ErrorAnswer
 
+Responses = dict[int | str, dict[str, Any]]
+"""Status -> what OpenAPI is told of it."""
+
 DESCRIPTION = f"""{RESEARCH_ONLY}
 
 Films are PNG (8 or 16 bits), JPEG, WebP or DICOM, sent as form fields with a file name, or one as the whole body:
@@ -33,7 +36,7 @@ def _errors(description: str, **messages: str) -> dict[str, Any]:
     return {"model": ErrorAnswer, "description": description, "content": {"application/json": {"examples": examples}}}
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: Responses = {
     401: _error("token", "send the server's token in the header `Authorization: Bearer ...`"),
     503: _error("busy", "the queue is full; try again shortly"),
 }
@@ -54,12 +57,38 @@ FILMS = _body(True)
 FILM = _body(False)
 DICOM = _body(False, kinds=())
 
-PNG: dict[int | str, dict[str, Any]] = {
+MODEL_VERSION = "0.1.0+9c41d07be2a85f36"
+UPLOADS: Responses = {
+    400: _errors(
+        "The body is not in a form that is understood",
+        bad_form="the multipart form is broken or was cut off",
+        no_film="the request holds no file; send films as form fields named `file`",
+        one_film="2 files were sent; this address takes one film a request",
+    ),
+    408: _error("too_slow", "the upload did not arrive within 30 seconds"),
+    413: _errors(
+        "More than the server takes",
+        too_large="a film is larger than the 64 MiB allowed",
+        too_many="a request may hold at most 16 films",
+    ),
+}
+"""What every address that takes films may answer."""
+
+_UNREADABLE_WORDS = "not a PNG, JPEG, WebP or DICOM file: it looks like text"
+
+PNG: Responses = {
+    **UPLOADS,
     200: {"description": "A PNG", "content": {"image/png": _RAW}},
-    422: _error("unreadable", "not a PNG, JPEG, WebP or DICOM file: it looks like text"),
+    422: _error("unreadable", _UNREADABLE_WORDS),
 }
 
-ZIP: dict[int | str, dict[str, Any]] = {
+PICTURE: Responses = {
+    **PNG,
+    422: _errors("No picture can be made of this file", refused="it lies on its side", unreadable=_UNREADABLE_WORDS),
+}
+
+ZIP: Responses = {
+    **UPLOADS,
     200: {
         "description": "A .zip with sr.dcm, sc.dcm and seg.dcm",
         "content": {"application/zip": _RAW},
@@ -71,14 +100,15 @@ ZIP: dict[int | str, dict[str, Any]] = {
         "No DICOM results can be made of this file",
         no_study="not a DICOM film, so there is no study to put DICOM results in",
         refused="it lies on its side",
-        unreadable="not a PNG, JPEG, WebP or DICOM file: it looks like text",
+        unreadable=_UNREADABLE_WORDS,
     ),
     501: _error(
         "no_extra", "this server makes no DICOM results: it lacks the extra `dicom` (pip install 'agcxr[dicom]')"
     ),
 }
 
-MAP: dict[int | str, dict[str, Any]] = {
+MAP: Responses = {
+    **UPLOADS,
     200: {
         "description": "The map as a PNG over the whole film",
         "content": {
@@ -97,15 +127,15 @@ MAP: dict[int | str, dict[str, Any]] = {
         "The film or the question will not do",
         unknown_finding="this model does not know that finding; it knows Atelectasis, Cardiomegaly ...",
         refused="it lies on its side",
-        unreadable="not a PNG, JPEG, WebP or DICOM file: it looks like text",
+        unreadable=_UNREADABLE_WORDS,
     ),
     501: _error("no_maps", "an exported file has no maps of single findings; serve the run itself"),
 }
 
 _POINTS = {
-    "youden": {"threshold": 0.31, "above": True},
-    "sensitivity95": {"threshold": 0.12, "above": True},
-    "specificity95": {"threshold": 0.74, "above": False},
+    "youden": {"threshold": 0.31, "calibrated": 0.17, "above": True},
+    "sensitivity95": {"threshold": 0.12, "calibrated": 0.06, "above": True},
+    "specificity95": {"threshold": 0.74, "calibrated": 0.55, "above": False},
 }
 _READ = {
     "index": 0,
@@ -143,7 +173,7 @@ _UNREADABLE = {
     "index": 1,
     "name": "notes.txt",
     "status": "unreadable",
-    "reason": "not a PNG, JPEG, WebP or DICOM file: it looks like text",
+    "reason": _UNREADABLE_WORDS,
     "film": None,
     "intake": None,
     "findings": None,
@@ -154,25 +184,82 @@ _UNREADABLE = {
 
 
 def _answer(films: list[dict[str, Any]], error: dict[str, str] | None) -> dict[str, Any]:
-    return {"research_only": RESEARCH_ONLY, "version": "0.1.0", "films": films, "error": error}
+    about = {"research_only": RESEARCH_ONLY, "version": "0.1.0", "model": MODEL_VERSION}
+    return {**about, "films": films, "error": error}
 
 
-PREDICT: dict[int | str, dict[str, Any]] = {
+PREDICT: Responses = {
+    **UPLOADS,
     200: {
         "description": "An answer for each film, in order",
         "content": {"application/json": {"example": _answer([_READ, _UNREADABLE], None)}},
     },
-    400: _error("bad_form", "the multipart form is broken or was cut off"),
-    408: _error("too_slow", "the upload did not arrive within 30 seconds"),
-    413: _error("too_large", "a film is larger than the 64 MiB allowed"),
     422: {
         "description": "No film could be read; or a parameter is impossible",
         "content": {
             "application/json": {
-                "example": _answer(
-                    [_UNREADABLE | {"index": 0}], {"code": "unreadable", "message": str(_UNREADABLE["reason"])}
-                )
+                "example": _answer([_UNREADABLE | {"index": 0}], {"code": "unreadable", "message": _UNREADABLE_WORDS})
             }
         },
     },
+}
+
+
+def _example(value: Any, description: str = "Successful Response") -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": value}}}
+
+
+MODEL: Responses = {
+    200: _example(
+        {
+            "research_only": RESEARCH_ONLY,
+            "version": "0.1.0",
+            "model": MODEL_VERSION,
+            "backbone": "resnet50",
+            "image_size": 224,
+            "prepared_size": 256,
+            "attention": {"statistic": "max", "normalise": "minmax", "threshold": 0.7, "min_side": 16},
+            "maps": True,
+            "dicom": True,
+            "device": "cpu",
+            "precision": "fp32",
+            "calibration": "platt",
+            "intake": True,
+            "labels": [
+                {
+                    "label": "Effusion",
+                    "calibrated": True,
+                    "prevalence": 0.12,
+                    "operating_points": {"youden": {"threshold": 0.31, "sensitivity": 0.83, "specificity": 0.79}},
+                },
+                {"label": "Hernia", "calibrated": False, "prevalence": 0.002, "operating_points": {}},
+            ],
+            "metrics": {"auroc_fusion": 0.81},
+            "limits": {"file_bytes": 67108864, "request_bytes": 268435456, "files": 16, "pixels": 4e7, "seconds": 60},
+        },
+        "The model and the server's limits",
+    )
+}
+EXAMPLES: Responses = {
+    200: _example([{"id": "effusion", "title": "Effusion", "findings": ["Effusion"]}], "Films to try")
+}
+EXAMPLE: Responses = {
+    200: {"description": "A PNG", "content": {"image/png": _RAW}},
+    404: _error("not_found", "there is no such example"),
+}
+HEALTH: Responses = {
+    200: _example({"status": "ok", "research_only": RESEARCH_ONLY}, "Films are being answered"),
+    503: _example({"status": "failing", "research_only": RESEARCH_ONLY}, "They are not"),
+}
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METRICS: Responses = {
+    200: {
+        "description": "Prometheus' text format",
+        "content": {
+            METRICS_TYPE: {
+                "schema": {"type": "string"},
+                "example": 'agcxr_requests_total{route="/v1/predict",status="200"} 12.0\n',
+            }
+        },
+    }
 }

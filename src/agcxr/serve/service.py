@@ -81,6 +81,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Processes and threads are up inside, and gone after."""
+        _ = self.engine.algorithm  # hashes the weights now, so that no client waits for it
         self.decoders = Decoders(self.engine.size, self.limits, self._judge, self.measures.decoder_restarts.inc)
         self.batcher: Batcher[Read, Reading] = Batcher(
             self.engine.readings, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
@@ -117,6 +118,7 @@ class Service:
         with self.room.take(1):
             async with self._in_time():
                 read = self._accepted(await self.decoders.read(upload.data, Wish()))
+                await self._told(read)  # a film that the network finds strange gets no map either
                 return map_answer(await self.batcher.alone(partial(self.engine.map, read, finding, branch)))
 
     async def picture(self, upload: Upload) -> bytes:
@@ -124,9 +126,7 @@ class Service:
         with self.room.take(1):
             async with self._in_time():
                 read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM)))
-                reading = await self.batcher.submit(read)
-                _check(reading.intake)
-                return await self._draw(partial(_drawn, reading.prediction, upload.name))
+                return await self._draw(partial(_drawn, await self._told(read), upload.name))
 
     async def dicom(self, upload: Upload) -> bytes:
         """Report, picture and segmentation of a DICOM film, as `agcxr predict --dicom` writes them: a .zip."""
@@ -137,9 +137,7 @@ class Service:
                 read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM, header=True)))
                 if read.no_results is not None:
                     raise Problem(422, "no_study", read.no_results)
-                reading = await self.batcher.submit(read)
-                _check(reading.intake)
-                return await self._draw(partial(_as_dicom, self.engine, read, reading.prediction))
+                return await self._draw(partial(_as_dicom, self.engine, read, await self._told(read)))
 
     async def example(self, name: str) -> bytes:
         """A synthetic film to try. Drawn once."""
@@ -166,6 +164,12 @@ class Service:
         if isinstance(read, Unreadable):
             raise Problem(422, "unreadable", read.reason)
         return read
+
+    async def _told(self, read: Read) -> Prediction:
+        """What the model says of a film. Raises Problem where it may not: now its features are known too."""
+        reading = await self.batcher.submit(read)
+        _check(reading.intake)
+        return reading.prediction
 
     def _accepted(self, read: Read | Unreadable) -> Read:
         film = self._readable(read)

@@ -1,6 +1,7 @@
 // The film on a canvas: window and level on its true values, zoom, pan, an overlay and a box.
 
 const SMALLEST = 0.1, LARGEST = 32;
+const UNTOUCHED = { centre: 0.5, width: 1, inverted: false, fitted: true };
 
 export class Viewer {
   /** changed(): called when zoom or window changed. */
@@ -9,9 +10,9 @@ export class Viewer {
     this.context = canvas.getContext("2d");
     this.scratch = document.createElement("canvas");
     this.changed = changed;
+    this.film = null;
     this.levels = [];
-    this.heat = null;
-    this.box = null;
+    this.heat = this.box = this.outline = null;
     this.opacity = 0.6;
     this.showHeat = this.showBox = true;
     this.inverted = false;
@@ -23,13 +24,31 @@ export class Viewer {
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
 
-  get film() { return this.levels[0] || null; }
+  /** film: {width, height, bits}, its own measures. pixels: {width, height, bits, data} of it at any size. view: of view(). */
+  show(film, pixels, { centre, width, inverted, fitted, scale, x, y } = UNTOUCHED) {
+    this.film = film;
+    this.levels = pyramid(pixels);
+    Object.assign(this, { centre, width, inverted });
+    if (fitted) { this.fit(); return; }
+    this.scale = scale;
+    this.left = this.canvas.width / 2 - x * scale;
+    this.top = this.canvas.height / 2 - y * scale;
+    this.moved();
+  }
 
-  /** film: {width, height, bits, data} or null. */
-  show(film, { keepWindow = false } = {}) {
-    this.levels = film ? pyramid(film) : [];
-    if (!keepWindow) { this.centre = 0.5; this.width = 1; }
-    this.fit();
+  /** How the film is looked at: its window, the zoom, and the point of it that is in the middle. */
+  view() {
+    const { centre, width, inverted, fitted, scale, left, top, canvas } = this;
+    return { centre, width, inverted, fitted, scale, x: (canvas.width / 2 - left) / scale, y: (canvas.height / 2 - top) / scale };
+  }
+
+  /** No film, and nothing over it. */
+  clear() {
+    this.film = this.heat = this.box = this.outline = null;
+    this.levels = [];
+    Object.assign(this, UNTOUCHED);
+    this.draw();
+    this.changed();
   }
 
   /** canvas over the rectangle [x0, y0, x1, y1] of the film; null for none. */
@@ -120,15 +139,19 @@ export class Viewer {
     if (!this.film) return;
     this.paintFilm();
     context.setTransform(this.scale, 0, 0, this.scale, this.left, this.top);
-    if (this.heat && this.showHeat) {
-      const [x0, y0, x1, y1] = this.heat.rect;
-      context.globalAlpha = this.opacity;
-      context.imageSmoothingEnabled = true;
-      context.imageSmoothingQuality = "high";
-      context.drawImage(this.heat.canvas, x0, y0, x1 - x0, y1 - y0);
-      context.globalAlpha = 1;
-    }
-    if (this.box && this.showBox) this.paintBox();
+    if (this.heat && this.showHeat) this.paintHeat();
+    if (this.box && this.showBox) this.strokeRect(this.box.rect, this.box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, this.box.faint ? [6, 6] : []);
+  }
+
+  /** The overlay, and a fine line around what the model saw: beyond it the overlay ends because nothing was looked at. */
+  paintHeat() {
+    const { context } = this, [x0, y0, x1, y1] = this.heat.rect;
+    context.globalAlpha = this.opacity;
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.heat.canvas, x0, y0, x1 - x0, y1 - y0);
+    context.globalAlpha = 1;
+    if (this.outline) this.strokeRect(this.outline, "rgba(255,255,255,.8)", 1, [2, 4]);
   }
 
   /** Only what is visible, from the pyramid's level that just suffices: the cost is the screen's, not the film's. */
@@ -156,7 +179,7 @@ export class Viewer {
 
   /** Value of the film -> pixel, as little-endian RGBA. */
   table() {
-    const { bits } = this.film, key = [bits, this.centre, this.width, this.inverted].join();
+    const { bits } = this.levels[0], key = [bits, this.centre, this.width, this.inverted].join();
     if (this.tableKey !== key) {
       const size = 2 ** bits, low = this.centre - this.width / 2;
       this.tableKey = key;
@@ -170,14 +193,14 @@ export class Viewer {
     return this.lut;
   }
 
-  paintBox() {
-    const { context, box } = this, pixel = devicePixelRatio / this.scale;
-    for (const [colour, line, out] of [["rgba(0,0,0,.65)", 4, 0], [box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, 0]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = line * pixel;
-      context.setLineDash(box.faint ? [6 * pixel, 6 * pixel] : []);
-      const [x0, y0, x1, y1] = box.rect;
-      context.strokeRect(x0 - out, y0 - out, x1 - x0, y1 - y0);
+  /** A line of a width on the screen, with a dark one beneath, so that it is seen on light and on dark. */
+  strokeRect([x0, y0, x1, y1], colour, line, dashes) {
+    const { context } = this, pixel = devicePixelRatio / this.scale;
+    context.setLineDash(dashes.map((length) => length * pixel));
+    for (const [stroke, width] of [["rgba(0,0,0,.65)", line + 2], [colour, line]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = width * pixel;
+      context.strokeRect(x0, y0, x1 - x0, y1 - y0);
     }
     context.setLineDash([]);
   }
