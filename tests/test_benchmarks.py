@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import __main__ as program
-from benchmarks import attention_crop, measure, paper_plan, reference
+from benchmarks import attention_crop, measure, paper_plan, reference, second_opinion
 from benchmarks.lite_schedule import Cost, StageCost
 from benchmarks.measure import Fact, Page, Place, Quartiles, Row, Timed
 
@@ -216,6 +216,12 @@ def test_every_theme_is_a_program_that_says_what_limits_it():
         assert module.THEME
         assert module.LIMITS.strip()
         assert callable(module.run)
+
+
+def test_a_second_opinion_is_the_mean_of_the_logits():
+    # logits 0 and ln 4: their mean ln 2 is 2 / 3
+    found = second_opinion._mean(np.array([0.5, 0.25]), np.array([0.8, 0.25]))
+    np.testing.assert_allclose(found, [2 / 3, 0.25])
 
 
 @pytest.mark.slow
