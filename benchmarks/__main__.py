@@ -31,7 +31,14 @@ THEMES: dict[str, int] = {
     "processes": 240,
     "paper_plan": 300,
 }
-BY_THEMSELVES = ("serve_load.py", "onnx_predict.py", "onnx_parity.py", "refusal.py", "same_weights.py", "second_opinion.py")
+BY_THEMSELVES = (
+    "serve_load.py",
+    "onnx_predict.py",
+    "onnx_parity.py",
+    "refusal.py",
+    "same_weights.py",
+    "second_opinion.py",
+)
 """Programs with pages of their own: run them by `python benchmarks/<name>`."""
 
 RESULTS = Path(__file__).with_name("results")
