@@ -48,53 +48,10 @@ LATERAL_VIEWS = frozenset({"LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "LLO", "R
 CHEST_WORDS = ("CHEST", "THORA", "TORA", "LUNG")
 """What names a chest within a stated body part, in the languages that share the word (thorax, torax, torace)."""
 
-OTHER_WORDS = (
-    *(
-        "SKULL",
-        "HEAD",
-        "BRAIN",
-        "FACE",
-        "FACIAL",
-        "NOSE",
-        "NASAL",
-        "ORBIT",
-        "SINUS",
-        "JAW",
-        "MANDIB",
-        "MAXILL",
-        "TEETH",
-    ),
-    *("DENTAL", "NECK", "SPINE", "SACR", "COCCYX", "BREAST", "ABD", "KUB", "PELV", "HIP", "KIDNEY", "LIVER", "BLADDER"),
-    *(
-        "COLON",
-        "STOMACH",
-        "SHOULDER",
-        "SCAPULA",
-        "CLAVICLE",
-        "HUMER",
-        "ELBOW",
-        "ARM",
-        "RADIUS",
-        "ULNA",
-        "WRIST",
-        "HAND",
-    ),
-    *(
-        "FINGER",
-        "THUMB",
-        "FEMUR",
-        "THIGH",
-        "KNEE",
-        "PATELLA",
-        "LEG",
-        "TIBIA",
-        "FIBULA",
-        "ANKLE",
-        "FOOT",
-        "FEET",
-        "HEEL",
-    ),
-    *("CALCAN", "TOE", "EXTREM", "LIMB"),
+OTHER_WORDS = tuple(
+    "SKULL HEAD BRAIN FACE FACIAL NOSE NASAL ORBIT SINUS JAW MANDIB MAXILL TEETH DENTAL NECK SPINE SACR COCCYX BREAST "
+    "ABD KUB PELV HIP KIDNEY LIVER BLADDER COLON STOMACH SHOULDER SCAPULA CLAVICLE HUMER ELBOW ARM RADIUS ULNA WRIST "
+    "HAND FINGER THUMB FEMUR THIGH KNEE PATELLA LEG TIBIA FIBULA ANKLE FOOT FEET HEEL CALCAN TOE EXTREM LIMB".split()
 )
 """What names another one (the standard's terms of PS3.16 CID 4031, shortened where sites write them differently)."""
 
