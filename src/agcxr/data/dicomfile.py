@@ -7,6 +7,7 @@ of at most 65,536) and the picture is one look-up. Needs the extra `dicom`.
 
 import io
 import math
+import re
 import struct
 import unicodedata
 import zlib
@@ -45,13 +46,13 @@ BROKEN = (
 LATERAL_VIEWS = frozenset({"LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "LLO", "RLO"})
 """View positions that are not frontal: lateral, lateral decubitus and lateral oblique, left and right."""
 
-CHEST_WORDS = ("CHEST", "THORA", "TORA", "LUNG")
+CHEST = re.compile("CHEST|THORA|TORA|LUNG")
 """What names a chest within a stated body part, in the languages that share the word (thorax, torax, torace)."""
 
-OTHER_WORDS = tuple(
-    "SKULL HEAD BRAIN FACE FACIAL NOSE NASAL ORBIT SINUS JAW MANDIB MAXILL TEETH DENTAL NECK SPINE SACR COCCYX BREAST "
-    "ABD KUB PELV HIP KIDNEY LIVER BLADDER COLON STOMACH SHOULDER SCAPULA CLAVICLE HUMER ELBOW ARM RADIUS ULNA WRIST "
-    "HAND FINGER THUMB FEMUR THIGH KNEE PATELLA LEG TIBIA FIBULA ANKLE FOOT FEET HEEL CALCAN TOE EXTREM LIMB".split()
+OTHER = re.compile(
+    "SKULL|HEAD|BRAIN|FACE|FACIAL|NOSE|NASAL|ORBIT|SINUS|JAW|MANDIB|MAXILL|TEETH|DENTAL|NECK|SPINE|SACR|COCCYX|BREAST|"
+    "ABD|KUB|PELV|HIP|KIDNEY|LIVER|BLADDER|COLON|STOMACH|SHOULDER|SCAPULA|CLAVICLE|HUMER|ELBOW|ARM|RADIUS|ULNA|WRIST|"
+    "HAND|FINGER|THUMB|FEMUR|THIGH|KNEE|PATELLA|LEG|TIBIA|FIBULA|ANKLE|FOOT|FEET|HEEL|CALCAN|TOE|EXTREM|LIMB"
 )
 """What names another one (the standard's terms of PS3.16 CID 4031, shortened where sites write them differently)."""
 
@@ -80,7 +81,7 @@ def part_fits(part: str | None) -> PartFits:
     text = _folded(part)
     if not text:
         return "yes"
-    chest, other = (any(word in text for word in words) for words in (CHEST_WORDS, OTHER_WORDS))
+    chest, other = (bool(words.search(text)) for words in (CHEST, OTHER))
     return "unsure" if chest == other else "yes" if chest else "no"
 
 
