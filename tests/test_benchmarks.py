@@ -146,8 +146,9 @@ def test_targets_are_judged_by_the_median_pair():
 
 
 def test_a_schedule_is_epochs_times_their_cost():
-    cost = Cost((StageCost(2.0), StageCost(3.0, 10.0), StageCost(1.0)), prepare_s=7.0)
-    assert cost.seconds((10, 8, 5)) == 7 + 20 + 24 + 10 + 5
+    cost = Cost((StageCost(2.0), StageCost(3.0, 10.0), StageCost(1.0, 0.0, 0.5)), prepare_s=7.0)
+    # on three times the films all grows but what an epoch writes
+    assert cost.seconds(3, (10, 8, 5)) == 3 * (7 + 20 + 24 + 10 + 5) + 5 * 0.5
 
 
 def test_the_plan_for_the_paper_counts_every_pass_once():
