@@ -96,6 +96,7 @@ def evaluate(
     out: Path | None = None,
     resamples: int = 1000,
     allow_leak: bool = False,
+    pictures: bool = True,
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -106,15 +107,16 @@ def evaluate(
         out: Results folder; default RUN/evaluation/<split>.
         resamples: Of the bootstrap over patients.
         allow_leak: Go on although patients of the split were trained on; the report says so.
+        pictures: Show films in the report; without, it may go where films may not.
     """
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
     from agcxr.evaluation.study import study
 
     if out is None and (Path(run) / SEEDS).is_file():
-        _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak)
+        _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
         print("Reports:", *(report.html for report in reports), sep="\n  ")
         return 0
-    done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak)
+    done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
     print(f"Report: {done.report.html}")
     return 0
 

@@ -416,3 +416,14 @@ def test_training_curves_of_another_strategy_are_shown_in_order(tmp_path):
     page = report(done.folder).html.read_text(encoding="utf-8")
     assert page.index("validation AUC, global stage") < page.index("validation AUC, local+fusion stage")
     assert "notes stage" not in page
+
+
+def test_a_report_without_pictures_shows_no_film(tmp_path: Path) -> None:
+    films = write_prepared(tmp_path / "prepared")
+    done = study(write_run(tmp_path / "run"), films, resamples=20, pictures=False, progress=False)
+    assert done.localization is not None
+    assert "Where it looks, measured" in done.report.markdown.read_text("utf-8")
+    assert done.results.examples == ()
+    assert {path.suffix for path in done.folder.rglob("*") if path.suffix in (".png", ".jpg", ".svg")} == {".svg"}
+    assert "data:image/jpeg" not in done.report.html.read_text("utf-8")
+    assert "data:image/png" not in done.report.html.read_text("utf-8")

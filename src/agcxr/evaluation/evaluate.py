@@ -33,6 +33,10 @@ from agcxr.models.checkpoint import Card
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
 
+EXAMPLES = 3
+"""Films shown of each of best, median and worst."""
+
+
 class PatientLeak(ValueError):
     """The split holds patients that the checkpoint was trained on."""
 
@@ -55,7 +59,7 @@ def evaluate(
     seed: int = 0,
     level: float = 0.95,
     allow_leak: bool = False,
-    examples: int = 3,
+    examples: int = EXAMPLES,
     batch_size: int = 32,
     device: str | None = None,
     precision: Precision = "fp32",

@@ -87,9 +87,10 @@ def localize(
     seed: int = 0,
     device: str | None = None,
     allow_leak: bool = False,
+    picture: bool = True,
     progress: bool = True,
 ) -> Localization:
-    """Score where a run looks on the boxed films of a split; write localization.json and localization.png.
+    """Score where a run looks on the boxed films of a split; write localization.json and (`picture`) localization.png.
 
     run: a run folder, model folder, hub id, or a Predictor. out: the folder to write to (made if absent); default
     RUN/evaluation/SPLIT, or nowhere for a Predictor. rectify: see `FindingMaps.on_film`. Batches hold `batch_size`
@@ -132,14 +133,12 @@ def localize(
         published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if out or not isinstance(run, Predictor):
-        _write(found, Path(out) if out else Path(str(run)) / "evaluation" / split, predictor, data)
+        folder = Path(out) if out else Path(str(run)) / "evaluation" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        if picture:
+            (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
+        found.save(folder / LOCALIZATION)
     return found
-
-
-def _write(found: Localization, folder: Path, predictor: Predictor, data: Prepared) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
-    found.save(folder / LOCALIZATION)
 
 
 def _first(track: Track, count: int) -> Track:

@@ -28,14 +28,16 @@ SHORT: dict[Method, tuple[str, str]] = {
 """(over it, name) of a method's column."""
 
 
-def looks(found: Localization, picture: str) -> Section:
-    """Boxes and maps against the annotated boxes, between their floor and their ceiling. picture: its file's name."""
+def looks(found: Localization, picture: str | None) -> Section:
+    """Boxes and maps against the annotated boxes, between floor and ceiling. picture: its file, where there is one."""
     said = (
         "Of every finding the film on which the fusion's map meets the annotation best, the median one and the worst. "
         "Green: annotated. Blue: the box of the map. Orange, dashed: the attention box."
     )
     blocks: list[Block] = [*map(Text, _said(found)), _measured(found), Heading("How often the peak is inside")]
-    blocks += [_hits(found), Heading("Best, median and worst of the fusion's map"), Wide(Picture(picture, said))]
+    blocks.append(_hits(found))
+    if picture is not None:
+        blocks += [Heading("Best, median and worst of the fusion's map"), Wide(Picture(picture, said))]
     if _several(found):
         blocks += [Heading("Every measure, finding by finding"), *(_measured(found, name) for name in found.findings)]
     return Section("Where it looks, measured", tuple(blocks))

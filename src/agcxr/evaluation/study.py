@@ -10,7 +10,7 @@ import pandas as pd
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.coverage import Coverage, coverage, text
-from agcxr.evaluation.evaluate import evaluate
+from agcxr.evaluation.evaluate import EXAMPLES, evaluate
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
@@ -47,11 +47,13 @@ def study(
     allow_leak: bool = False,
     device: str | None = None,
     maps: bool = True,
+    pictures: bool = True,
     progress: bool = True,
 ) -> Study:
     """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
 
     maps: also score Grad-CAM maps of every finding against the boxes, the slowest part; the crops always are.
+    pictures: show films in the report; without, nothing of a film is in the results folder but its name and numbers.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     done = evaluate(
@@ -62,6 +64,7 @@ def study(
         resamples=resamples,
         seed=seed,
         allow_leak=allow_leak,
+        examples=EXAMPLES if pictures else 0,
         device=device,
         progress=progress,
     )
@@ -83,10 +86,11 @@ def study(
             resamples=resamples,
             seed=seed,
             allow_leak=allow_leak,
+            picture=pictures,
             device=device,
             progress=progress,
         )
-        extra += (looks(found, PICTURE),)
+        extra += (looks(found, PICTURE if pictures else None),)
         if progress:
             print(f"\n{summary(found)}")
     extra += meaning_sections(meaning)
