@@ -132,13 +132,22 @@ def localize(
         examples=examples_of(chosen.scored, fusion, looks),
         published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
-    if out or not isinstance(run, Predictor):
-        folder = Path(out) if out else Path(str(run)) / "evaluation" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        if picture:
-            (folder / PICTURE).write_bytes(example_picture(found, predictor, data.images))
-        found.save(folder / LOCALIZATION)
+    if folder := _folder(run, split, out):
+        _write(found, folder, example_picture(found, predictor, data.images) if picture else None)
     return found
+
+
+def _folder(run: str | Path | Predictor, split: str, out: str | Path | None) -> Path | None:
+    if out:
+        return Path(out)
+    return None if isinstance(run, Predictor) else Path(run) / "evaluation" / split
+
+
+def _write(found: Localization, folder: Path, picture: bytes | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if picture is not None:
+        (folder / PICTURE).write_bytes(picture)
+    found.save(folder / LOCALIZATION)
 
 
 def _first(track: Track, count: int) -> Track:
