@@ -110,7 +110,6 @@ def localize(
     looks = look_at(predictor, data.images, cases, batch_size=batch_size, rectify=rectify, progress=progress)
     tracks = [_first(track, len(chosen.scored)) for track in tracks_of(cases, looks, folds, rng)]
     scores, gaps = summarise(chosen.scored, tracks, resamples, rng)
-    fusion = next(track for track in tracks if track.method == "fusion")
     found = Localization(
         run="" if isinstance(run, Predictor) else Path(run).name,
         split=split,
@@ -129,7 +128,7 @@ def localize(
         scores=scores,
         gaps=gaps,
         crops=_crops_of(chosen.scored, looks),
-        examples=examples_of(chosen.scored, fusion, looks),
+        examples=examples_of(chosen.scored, next(track for track in tracks if track.method == "fusion"), looks),
         published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if folder := _folder(run, split, out):
