@@ -216,10 +216,10 @@ class Sums:
 
         positive, negative = target_NK == 1, target_NK == 0
         wrong = [np.where(np.isnan(target_NK), 0.0, (s - np.nan_to_num(target_NK)) ** 2) for s in score_BNK]
-        points = [[s >= at for s, at in zip(score_BNK, point, strict=True)] for point in threshold_PBK]
         shape = (clusters, *threshold_PBK.shape)
         hit, clear = np.empty(shape), np.empty(shape)
-        for p, called in enumerate(points):
+        for p, threshold_BK in enumerate(threshold_PBK):
+            called = [s >= at for s, at in zip(score_BNK, threshold_BK, strict=True)]
             hit[:, p] = totals([positive & c for c in called])
             clear[:, p] = totals([negative & ~c for c in called])
         undefined = np.where(np.isnan(threshold_PBK), np.nan, 1.0)
