@@ -184,7 +184,7 @@ def dicom_node(
     """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
 
     Args:
-        run: Run folder, model folder or hub id.
+        run: Run folder, model folder, hub id, or exported file (.onnx).
         send_to: The archive, as TITLE@host:port.
         ae: AE title of this node.
         host: Address to listen on; 0.0.0.0 for all networks.
@@ -206,7 +206,7 @@ def export(run: Run, out: Path = Path("model.onnx")) -> int:
 
     Args:
         run: Run folder, model folder or hub id.
-        out: File to write; predict and explain take it in place of the run.
+        out: File to write; predict, explain, serve and dicom-node take it in place of the run.
     """
     from agcxr.inference.export import export as export_model
 

@@ -47,3 +47,15 @@ def predictor(model_folder):
 @pytest.fixture(scope="session")
 def algorithm(predictor):
     return Algorithm.of(predictor)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(predictor, tmp_path_factory):
+    """The same model as an exported file; tracing takes most of a minute on a busy machine."""
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra `export` is not installed")
+    from agcxr.inference.export import write
+
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    write(predictor, path)
+    return path

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 
 import cv2
 import pydicom
@@ -8,6 +10,8 @@ from dicom_made import film, pixels, written
 
 from agcxr.cli import main
 from agcxr.dicom.algorithm import Algorithm
+from agcxr.dicom.results import result_uid
+from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.predictor import Predictor
 
 
@@ -82,3 +86,31 @@ def test_the_node_command_says_what_is_wrong(model_folder, tmp_path, capsys):
     assert "expected TITLE@host:port" in capsys.readouterr().err
     assert main(["dicom-node", str(tmp_path), "--send-to", "A@h:1", *flags]) == 2
     assert "agcxr dicom-node:" in capsys.readouterr().err
+    assert main(["dicom-node", str(tmp_path / "absent.onnx"), "--send-to", "A@h:1", *flags]) == 2
+    assert "expected one written by `agcxr export RUN --out model.onnx`" in capsys.readouterr().err
+    assert not (tmp_path / "q.sqlite").exists()
+
+
+def test_the_node_command_says_what_an_exported_file_needs(onnx_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    flags = ["--send-to", "A@h:1", "--queue", str(tmp_path / "q.sqlite")]
+    assert main(["dicom-node", str(onnx_file), *flags]) == 2
+    assert "agcxr dicom-node: an exported file needs ONNX Runtime: install `agcxr[export]`" in capsys.readouterr().err
+
+
+def test_predict_writes_dicom_of_an_exported_file_without_torch(onnx_file, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(written(film(1)))
+    words = ["predict", str(onnx_file), str(tmp_path / "a.dcm"), "--out", str(tmp_path / "p.csv")]
+    code = f"""
+import sys
+from agcxr.cli import main
+
+status = main({[*words, "--dicom", str(tmp_path / "out")]!r})
+print(status, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]
+    report = pydicom.dcmread(tmp_path / "out" / "000001" / "sr.dcm")
+    assert report.SOPInstanceUID == result_uid(
+        film(1).SOPInstanceUID, Algorithm.of_exported(OnnxPredictor(onnx_file)), "sr"
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +21,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
 from agcxr.dicom import node as node_module
+from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.archive import CLASSES
 from agcxr.dicom.journal import Journal
 from agcxr.dicom.node import Node, NodeSettings
@@ -25,6 +29,12 @@ from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue
 from agcxr.dicom.results import result_uid
 
+NO_TORCH = """
+from pathlib import Path
+
+Path(__file__).with_name("was_imported").touch()
+raise ImportError("torch was to stay out")
+"""
 SECRETS = ("Secret", "SECRET", "1.2.826", "2.25.", "19500102", "20240506")
 
 
@@ -350,3 +360,64 @@ def test_a_film_under_another_uid_than_announced_fails(bench):
         wait_for(lambda: bench.names()["failed"] == 1)
         assert bench.queue.reasons() == ("its UID is not the one it was sent under",)
     bench.queue.close()
+
+
+def texts(dataset: pydicom.Dataset) -> set[str]:
+    """All that a report says in words."""
+    return {element.value for element in dataset.iterall() if element.keyword == "TextValue"}
+
+
+def scores(dataset: pydicom.Dataset) -> list[float]:
+    """All that a report says in numbers."""
+    return [float(element.value) for element in dataset.iterall() if element.keyword == "NumericValue"]
+
+
+def test_an_exported_file_answers_as_its_run_under_uids_of_its_own(bench, archive, algorithm, onnx_file):
+    from agcxr.inference.onnx_engine import OnnxPredictor
+
+    exported = OnnxPredictor(onnx_file, threads=1)
+    named, one = Algorithm.of_exported(exported), film()
+    for done, predictor in enumerate((bench.predictor, exported), start=1):
+        bench.predictor = predictor
+        with bench.node() as node:  # of one queue: what was read under the run is not known under the file
+            assert send(node.port, one) == [0]
+            wait_for(lambda done=done: bench.names()["done"] == done)
+        bench.queue.close()
+    assert bench.names()["known already"] == 0
+    assert len({ds.SOPInstanceUID for ds in archive.taken}) == 6
+    for of_whom in (algorithm, named):
+        assert archive.results_of(one.SOPInstanceUID, of_whom) == ["sr", "sc", "seg"]
+    listening = [event["model"] for event in bench.events() if event["event"] == "listening"]
+    assert listening == [algorithm.version, named.version]
+    run, file = (next(ds for ds in taken if ds.Modality == "SR") for taken in (archive.taken[:3], archive.taken[3:]))
+    assert "precision fp32, exported file on onnxruntime" in texts(file) - texts(run)
+    assert scores(file) == pytest.approx(scores(run), abs=1e-4)
+
+
+def test_the_command_reads_with_an_exported_file_without_torch(onnx_file, archive, tmp_path):
+    from agcxr.inference.onnx_engine import OnnxPredictor
+
+    (tmp_path / "torch.py").write_text(NO_TORCH)  # found before the real one
+    paths = (str(tmp_path), os.environ.get("PYTHONPATH"))
+    port, one = free_port(), film()
+    flags = ["--send-to", f"ARCHIVE@127.0.0.1:{archive.port}", "--caller", "XRAY", "--port", str(port)]
+    command = [sys.executable, "-m", "agcxr", "dicom-node", str(onnx_file), *flags]
+    with open(tmp_path / "log", "w") as log:
+        node = subprocess.Popen(
+            [*command, "--queue", str(tmp_path / "queue.sqlite")],
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        )
+    try:
+        wait_for(lambda: "listening" in (tmp_path / "log").read_text() or node.poll() is not None)
+        assert node.poll() is None, (tmp_path / "log").read_text()
+        assert send(port, one) == [0]
+        wait_for(lambda: len(archive.taken) == 3)
+        node.terminate()
+        assert node.wait(60) == 0
+    finally:
+        node.kill()
+        node.wait()
+    named = Algorithm.of_exported(OnnxPredictor(onnx_file))
+    assert archive.results_of(one.SOPInstanceUID, named) == ["sr", "sc", "seg"]
+    assert not (tmp_path / "was_imported").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from agcxr.cli import main
 from agcxr.inference.predictor import Predictor
 from agcxr.serve.app import create_app
 from agcxr.serve.engine import Engine
@@ -69,3 +70,8 @@ def test_the_command_serves_it_without_torch(onnx_file, film, tmp_path):
         assert httpx.post(f"{server.url}/v1/picture", files=film, timeout=60).status_code == 200
         assert httpx.get(f"{server.url}/v1/model").json()["precision"].startswith("fp32")
     assert not (tmp_path / "was_imported").exists()
+
+
+def test_a_device_that_it_cannot_use_is_refused(onnx_file, capsys):
+    assert main(["serve", str(onnx_file), "--port", "0", "--device", "cuda"]) == 2
+    assert "is an exported file: it answers on the CPU; for cuda give the run folder" in capsys.readouterr().err

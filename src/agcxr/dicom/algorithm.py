@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from agcxr.calibration import Calibration
 from agcxr.config import Attention
+from agcxr.inference.onnx_engine import OnnxPredictor
 
 if TYPE_CHECKING:
-    from agcxr.inference.onnx_engine import OnnxPredictor
     from agcxr.inference.predictor import Predictor
 
 NAME = "agcxr"
@@ -51,7 +51,12 @@ class Algorithm:
         return derived_uid(self.version, "device")
 
     @classmethod
-    def of(cls, predictor: Predictor) -> Algorithm:
+    def of(cls, engine: Predictor | OnnxPredictor) -> Algorithm:
+        """Identity of whatever answers: a model in torch, or an exported file."""
+        return cls.of_exported(engine) if isinstance(engine, OnnxPredictor) else cls.of_model(engine)
+
+    @classmethod
+    def of_model(cls, predictor: Predictor) -> Algorithm:
         """Identity of a loaded model: hashes its weights (a second for 200 MB)."""
         model = predictor.model
         digest = hashlib.sha256()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import read_source, why_not_read
 from agcxr.inference.films import FilmFile
-from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Prediction
-from agcxr.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    from agcxr.inference.onnx_engine import OnnxPredictor
+    from agcxr.inference.predictor import Predictor
 
 
 class DicomFiles:
@@ -31,8 +34,7 @@ class DicomFiles:
 
     def __init__(self, engine: Predictor | OnnxPredictor, folder: Path) -> None:
         self._folder = folder
-        known = Algorithm.of_exported(engine) if isinstance(engine, OnnxPredictor) else Algorithm.of(engine)
-        self._algorithm = as_read(known, engine.scale)
+        self._algorithm = as_read(Algorithm.of(engine), engine.scale)
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str | None, str | None]:
         """The columns have the folder, or the reason why there is none."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -27,7 +27,11 @@ from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue, Waiting
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.batch import load_engine
+
+if TYPE_CHECKING:
+    from agcxr.inference.onnx_engine import OnnxPredictor
+    from agcxr.inference.predictor import Predictor
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
@@ -77,13 +81,15 @@ class Node:
     """Start it, wait, stop it. Use as a context manager.
 
     Args:
-        predictor: reads the films.
+        predictor: reads the films; a model in torch, or an exported file.
         settings: see there.
         queue: opened for this node; closed by whoever opened it.
         journal: where events are written.
     """
 
-    def __init__(self, predictor: Predictor, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
+    def __init__(
+        self, predictor: Predictor | OnnxPredictor, settings: NodeSettings, queue: Queue, journal: Journal
+    ) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = Algorithm.of(predictor)
         self._archive = Archive(settings.archive, settings.title, Timeouts())
@@ -283,8 +289,13 @@ def run_node(
     port: int = 11112,
     journal: Journal | None = None,
 ) -> None:
-    """Be a node until SIGTERM or SIGINT. Raises ValueError for a model or a queue that cannot be opened."""
-    predictor = Predictor.from_pretrained(model)
+    """Be a node until SIGTERM or SIGINT.
+
+    model: run folder, model folder, hub id, or an exported file (.onnx; torch is not imported then).
+
+    Raises ValueError for a model or a queue that cannot be opened.
+    """
+    predictor = load_engine(model)
     store = Queue(queue)
     silence_libraries()
     try:

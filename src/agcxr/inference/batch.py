@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tqdm import tqdm
 
@@ -25,6 +25,9 @@ from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Failure, Precision, Prediction
 from agcxr.inference.table import Table, Tally, open_csv
+
+if TYPE_CHECKING:
+    from agcxr.inference.predictor import Predictor
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
@@ -179,7 +182,7 @@ def load_engine(
     *,
     threads: int | None = None,
     runtime: RuntimeName = "onnxruntime",
-) -> Engine:
+) -> Predictor | OnnxPredictor:
     """What answers for `model`. Torch is imported only where it computes; `threads` and `runtime` are for exported
     files. Raises ValueError for what the engine cannot do."""
     if is_exported(model):

@@ -7,9 +7,8 @@ Shapes: S side of the prepared film, H, W height and width of a map, N films of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +70,8 @@ class About:
 class Engine:
     """The model as the server uses it. Not for two threads at once: the batcher has one."""
 
-    def __init__(self, predictor: Predictor | OnnxPredictor, about: About, algorithm: Callable[[], Algorithm]) -> None:
-        self.predictor, self.about, self._algorithm = predictor, about, algorithm
+    def __init__(self, predictor: Predictor | OnnxPredictor, about: About) -> None:
+        self.predictor, self.about = predictor, about
 
     @classmethod
     def eager(cls, predictor: Predictor) -> Engine:
@@ -87,7 +86,7 @@ class Engine:
             maps=True,
             metrics=dict(model.card.metrics) if model.card else {},
         )
-        return cls(predictor, about, partial(Algorithm.of, predictor))
+        return cls(predictor, about)
 
     @classmethod
     def exported(cls, predictor: OnnxPredictor) -> Engine:
@@ -104,7 +103,7 @@ class Engine:
             maps=False,
             metrics=dict(metrics or {}),
         )
-        return cls(predictor, about, partial(Algorithm.of_exported, predictor))
+        return cls(predictor, about)
 
     @property
     def size(self) -> int:
@@ -118,7 +117,7 @@ class Engine:
     @cached_property
     def algorithm(self) -> Algorithm:
         """How answers and DICOM results name the model; the first call hashes its weights."""
-        return self._algorithm()
+        return Algorithm.of(self.predictor)
 
     @cached_property
     def cuts(self) -> dict[Point, Cut]:

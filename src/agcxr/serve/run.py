@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import sys
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from agcxr.inference.batch import load_engine
 from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Precision
 from agcxr.intake import judge
 from agcxr.serve.app import create_app
@@ -67,13 +68,8 @@ def serve(
 
 
 def _engine(model: str | os.PathLike[str], device: str | None, precision: Precision) -> Engine:
-    if Path(model).suffix.lower() == ".onnx":
-        from agcxr.inference.onnx_engine import OnnxPredictor
-
-        return Engine.exported(OnnxPredictor(model))
-    from agcxr.inference.predictor import Predictor
-
-    return Engine.eager(Predictor.from_pretrained(Path(model), device=device, precision=precision))
+    predictor = load_engine(model, device, precision)
+    return Engine.exported(predictor) if isinstance(predictor, OnnxPredictor) else Engine.eager(predictor)
 
 
 class Server(uvicorn.Server):
