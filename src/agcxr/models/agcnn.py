@@ -20,6 +20,7 @@ from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
 from agcxr.models.backbones import Backbone, load_strictly
 from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
+from agcxr.models.folding import Folding
 
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
@@ -94,6 +95,7 @@ class Branch(nn.Module):
         self.pooling, self.in_channels = pooling, in_channels
         self.backbone = Backbone(backbone, in_channels, weights, output_stride)
         self.head = nn.Linear(self.backbone.channels, outputs)
+        self._folding = Folding()
         mean = torch.tensor(GRAY_MEAN if in_channels == 1 else RGB_MEAN)
         std = torch.tensor(GRAY_STD if in_channels == 1 else RGB_STD)
         self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
@@ -109,7 +111,8 @@ class Branch(nn.Module):
                 f"image is {image_BCHW.dtype} of shape {tuple(image_BCHW.shape)}; "
                 "expected a float tensor B x 1 x H x W of gray values in [0, 1]"
             )
-        feature = self.backbone((image_BCHW - self.mean) / self.std)
+        image_BCHW = (image_BCHW - self.mean) / self.std
+        feature = self._folding.of(self.backbone, image_BCHW)(image_BCHW)
         pooled = self.pool(feature)
         return BranchOutput(linear(self.head, pooled), pooled, feature)
 
