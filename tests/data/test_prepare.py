@@ -248,7 +248,7 @@ def interrupt_after(monkeypatch, count: int) -> None:
     real = Partial.add
 
     def add(self, done):
-        if len(self.done) == count:
+        if self.count == count:
             raise KeyboardInterrupt
         real(self, done)
 

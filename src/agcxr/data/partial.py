@@ -34,12 +34,17 @@ class Settings:
 
 
 class Partial:
-    """Context manager of OUT.partial: lock, images.npy and journal. `done` maps finished rows to their results."""
+    """Context manager of OUT.partial: lock, images.npy and journal.
+
+    width_N, height_N: original sizes of the films in the order of the settings' film list; 0 until a film is done.
+    """
 
     def __init__(self, out: Path, settings: Settings, say: Callable[[str], None]) -> None:
         self.out, self.settings, self.say = out, settings, say
         self.folder = out.with_name(out.name + ".partial")
-        self.done: dict[int, Done] = {}
+        self.width_N = np.zeros(settings.films, np.int32)  # arrays, as a hundred thousand objects take their room
+        self.height_N = np.zeros(settings.films, np.int32)
+        self.count = 0
         self._pending: list[Done] = []
         self._flushed = time.monotonic()
         # Waiting for the disk here would keep the next job from workers that have none.
@@ -74,12 +79,25 @@ class Partial:
     def target(self) -> Target:
         return Target(str(self.folder / "images.npy"), self.offset, self.settings.size)
 
+    @property
+    def done_N(self) -> np.ndarray:
+        """Which rows are done, bool."""
+        return self.width_N > 0
+
+    def has(self, row: int) -> bool:
+        """Whether this row is done."""
+        return bool(self.width_N[row])
+
     def add(self, done: Done) -> None:
-        """A film was written. It counts once flushed."""
-        self.done[done.row] = done
+        """A film was written, one that was not done. It counts once flushed."""
+        self._keep(done.row, done.width, done.height)
         self._pending.append(done)
         if time.monotonic() - self._flushed > FLUSH_SECONDS and (self._flushing is None or self._flushing.done()):
             self._begin_flush()
+
+    def _keep(self, row: int, width: int, height: int) -> None:
+        self.count += not self.has(row)
+        self.width_N[row], self.height_N[row] = width, height
 
     def flush(self) -> None:
         """What was added is on the disk when this returns."""
@@ -107,7 +125,7 @@ class Partial:
 
         May be repeated: the moved films stay where they were until `finish` cuts the file.
         """
-        good = np.array(sorted(self.done), int)
+        good = np.flatnonzero(self.done_N)
         order = np.arange(len(good))
         gaps = order[~np.isin(order, good)]
         order[gaps] = good[good >= len(good)]
@@ -126,9 +144,9 @@ class Partial:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         for line in lines:
             if line.endswith("\n"):  # else the kill came while it was written
-                row, width, height = (int(part) for part in line.split(","))
-                self.done[row] = Done(row, width, height)
-        _replace(path, "".join(f"{d.row},{d.width},{d.height}\n" for d in self.done.values()))
+                self._keep(*(int(part) for part in line.split(",")))
+        rows = np.flatnonzero(self.done_N)
+        _replace(path, "".join(f"{row},{self.width_N[row]},{self.height_N[row]}\n" for row in rows))
 
 
 def finish(partial: Path, out: Path, films: int, size: int) -> None:

@@ -9,9 +9,10 @@ import hashlib
 import platform
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def prepare(
         rejected = _decode(wanted, place, storing.workers)
         _write_rejected(partial, wanted.rows, rejected)
         _check_rejected(rejected, wanted, storing.max_rejected, partial / "rejected.csv")
-        if not place.done:
+        if not place.count:
             raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
         plan = _write_folder(place, wanted, boxes, source, chosen, fingerprint)
         finish(partial, out, plan.counts.prepared, storing.size)
@@ -249,38 +250,39 @@ def _hash(settings: Settings, chosen: SplitPlan, tables: Sequence[SourceFile], *
 def _decode(wanted: _Wanted, place: Partial, workers: int | None) -> dict[int, str]:
     """Read every film that is not done yet; row -> reason of those that could not be used."""
     total = len(wanted.rows)
-    if place.done:
-        _say(f"continuing: {len(place.done):,} of {total:,} films are done")
+    if place.count:
+        _say(f"continuing: {place.count:,} of {total:,} films are done")
     rejected: dict[int, str] = {}
     breaks: list[str] = []
-    with tqdm(total=total, initial=len(place.done), desc="preparing", unit=" films", smoothing=0.05) as bar:
-        jobs = _jobs(wanted, place)
+    with tqdm(total=total, initial=place.count, desc="preparing", unit=" films", smoothing=0.05) as bar:
         count = workers or (1 if total < SMALL else default_workers())
-        for batch in run_jobs(jobs, place.target, count):
+        for batch in run_jobs(_jobs(wanted, place), place.target, count):
             for done in batch:
                 if done.row < 0:
                     breaks.append(done.reason)
                     _say(done.reason)
                 elif done.reason:
                     rejected[done.row] = done.reason
-                elif done.row not in place.done:
+                elif not place.has(done.row):
                     place.add(done)
-            bar.update(len(place.done) + len(rejected) - bar.n)
+            bar.update(place.count + len(rejected) - bar.n)
             if rejected:
                 bar.set_postfix(rejected=len(rejected), refresh=False)
-        missing = set(range(total)) - set(place.done) - set(rejected)
+        missing = set(np.flatnonzero(~place.done_N).tolist()) - set(rejected)
         bar.update(len(missing))
     why = "; ".join([MISSING, *breaks])
-    return {row: reason for row, reason in (rejected | dict.fromkeys(missing, why)).items() if row not in place.done}
+    return {row: reason for row, reason in (rejected | dict.fromkeys(missing, why)).items() if not place.has(row)}
 
 
-def _jobs(wanted: _Wanted, place: Partial) -> list[Job]:
-    films = [(row, path) for row, path in enumerate(wanted.paths) if path and row not in place.done]
-    jobs: list[Job] = [Files(tuple(films[at : at + CHUNK])) for at in range(0, len(films), CHUNK)]
-    names = wanted.rows["image_id"].map(stem)
-    in_archives = {name: row for row, name in enumerate(names) if not wanted.paths[row] and row not in place.done}
-    # Archives first: they take longest and cannot be shared out.
-    return [*(Archive(str(path), in_archives) for path in wanted.in_archives if in_archives), *jobs]
+def _jobs(wanted: _Wanted, place: Partial) -> Iterator[Job]:
+    """Archives first: they take longest and cannot be shared out. Then the files, listed as they are asked for."""
+    if wanted.in_archives:
+        names = wanted.rows["image_id"].map(stem)
+        in_archives = {name: row for row, name in enumerate(names) if not wanted.paths[row] and not place.has(row)}
+        yield from (Archive(str(path), in_archives) for path in wanted.in_archives if in_archives)
+    films = ((row, path) for row, path in enumerate(wanted.paths) if path and not place.has(row))
+    while some := tuple(islice(films, CHUNK)):
+        yield Files(some)
 
 
 def _write_folder(
@@ -342,8 +344,7 @@ def _check_rejected(rejected: dict[int, str], wanted: _Wanted, max_rejected: flo
 
 def _index(rows: pd.DataFrame, order: np.ndarray, place: Partial) -> pd.DataFrame:
     index = rows.iloc[order].reset_index(drop=True)
-    index["width"] = np.array([place.done[row].width for row in order], np.int32)
-    index["height"] = np.array([place.done[row].height for row in order], np.int32)
+    index["width"], index["height"] = place.width_N[order], place.height_N[order]
     index[list(LABELS)] = index[list(LABELS)].astype(np.float32)
     return index[list(INDEX_COLUMNS)]
 

@@ -66,11 +66,12 @@ def find_files(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             if path.name.lower().endswith(ARCHIVES):
                 archives.append(path)
             elif path.name.lower().endswith(SUFFIXES):
-                key = stem(path.name)
+                key, below = stem(path.name), without_suffix(path.relative_to(root).as_posix())
+                below = key if below == key else below  # one string for both tables
                 if key in by_stem:
                     duplicates[key] = duplicates.get(key, 1) + 1
                 by_stem.setdefault(key, str(path))
-                by_path.setdefault(without_suffix(path.relative_to(root).as_posix()), str(path))
+                by_path.setdefault(below, str(path))
     if not by_stem and not archives:
         raise ValueError(
             f"no images under {', '.join(map(str, roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}"

@@ -7,9 +7,9 @@ does not grow with the number of films. Spawned, because forks of a process with
 import multiprocessing
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, BinaryIO
 
@@ -72,14 +72,16 @@ class Archive:
 Job = Files | Archive
 
 
-def run_jobs(jobs: list[Job], target: Target, workers: int) -> Iterator[list[Done]]:
-    """Work through the jobs; yields results as they come, in any order. workers = 1 works in this process."""
+def run_jobs(jobs: Iterable[Job], target: Target, workers: int) -> Iterator[list[Done]]:
+    """Work through the jobs, each asked for when a worker is free; yields results as they come, in any order.
+    workers = 1 works in this process."""
     if workers <= 1:
         with open(target.path, "r+b") as file:
             for job in jobs:
                 yield from _work(job, target, file, lambda row: None)
         return
-    pool = _Pool(jobs, target, min(workers, len(jobs)))
+    first = list(islice(jobs := iter(jobs), workers))
+    pool = _Pool(chain(first, jobs), target, len(first))
     try:
         yield from pool.results()
     finally:
@@ -165,10 +167,11 @@ class _Seat:
 
 
 class _Pool:
-    def __init__(self, jobs: list[Job], target: Target, workers: int) -> None:
+    def __init__(self, jobs: Iterator[Job], target: Target, workers: int) -> None:
         self.context = multiprocessing.get_context("spawn")
         self.target = target
-        self.waiting = deque(jobs)
+        self.jobs = jobs
+        self.again: list[Job] = []  # what dead workers left of theirs
         self.seats = [self._seat() for _ in range(workers)]
 
     def _seat(self) -> _Seat:
@@ -198,12 +201,12 @@ class _Pool:
 
     def _next(self, seat: _Seat) -> None:
         seat.ready, seat.reported, seat.job = True, set(), None
-        if not self.waiting:
+        seat.job = self.again.pop() if self.again else next(self.jobs, None)
+        if seat.job is None:
             self.seats.remove(seat)
             seat.pipe.close()
             seat.process.join()
             return
-        seat.job = self.waiting.popleft()
         try:
             seat.pipe.send(seat.job)
         except (BrokenPipeError, ConnectionResetError):
@@ -226,7 +229,7 @@ class _Pool:
         if seat.job is not None:
             rest = seat.job.without(seat.reported | {row})
             if len(rest):
-                self.waiting.appendleft(rest)
+                self.again.append(rest)
         self.seats.append(self._seat())
         return [Done(row, reason=f"the decoder crashed on it ({_death(code)})")]
 
