@@ -55,6 +55,7 @@ DIRECTION = """
     models/backbones
     models/regions
     models/attention
+    models/folding
     models/checkpoint
     models/agcnn
     models/legacy
@@ -67,6 +68,7 @@ DIRECTION = """
     training/run_folder
     training/frozen
     training/tasks
+    training/norms
     training/keeper
     training/stages
     training/seeds
@@ -93,6 +95,7 @@ DIRECTION = """
 
     evaluation/published
     evaluation/results
+    evaluation/leak
     evaluation/boxes
     evaluation/cases
     evaluation/analysis

@@ -104,7 +104,8 @@ class Local(Stage):
     start: Literal["weights", "global"] = "weights"
     """The local branch's first weights: those of `weights` (as published), or the trained global branch's."""
     attention_per: Literal["view", "image"] = "view"
-    """Attend anew to every augmented view (as published), or once per film, mapped through the augmentation."""
+    """Attend anew to every augmented view (as published), or once per film, mapped through the augmentation (a film
+    whose attention fell back is shown whole in every view)."""
     look: Look = "attention"
     """Where the crop lies: where attention falls (the method), or a control that sees as many pixels: a box of the
     same size at a random place or in the centre, or the whole view (the global image fed to both branches)."""
@@ -141,13 +142,15 @@ class Train(Frozen):
     """A whole run: the network, the views and the three stages."""
 
     backbone: str = "resnet50"
-    """Any timm model that gives feature maps."""
+    """Any timm model that gives feature maps. A tag after a dot, as in resnet50.tv_in1k, says which weights."""
     weights: str = "imagenet"
-    """`imagenet`, `none`, or a weight file on disk."""
+    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, or a weight file on disk."""
     pooling: Literal["avg", "max"] = "avg"
     """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1
-    """Films are gray: one channel, the stem's ImageNet weights folded; three only repeats it."""
+    """Films are gray: one channel, the stem's ImageNet weights summed over the colours, or repeated as three, each
+    normalised by its own colour's statistics. With three, a step moves what the stem makes of gray about three times
+    as far."""
     output_stride: Literal[8, 16, 32] = 32
     """View pixels to a cell of the feature grid. Less (by dilation) gives attention a finer grid, and costs more."""
     image_size: Annotated[int, Field(ge=32)] = 224
@@ -169,7 +172,7 @@ class Train(Frozen):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of first weights, order and views. The same seed gives the same run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, else fp32."""
+    """`auto`: bf16 where the hardware computes in it, else fp32. The run folder says which it was."""
     devices: Annotated[int, Field(ge=1)] = 1
     """GPUs of a machine (processes, where there is none). Batches are shared out among them."""
     nodes: Annotated[int, Field(ge=1)] = 1

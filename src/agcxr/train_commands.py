@@ -88,14 +88,14 @@ def ablate(
     resamples: int = 1000,
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
 ) -> int:
-    """Compare attention with its controls, and every option of the method: one table, one figure. Resumes by itself.
+    """Compare attention with its controls and other options of the method: one table, one figure. Resumes by itself.
 
     Args:
         data: Prepared folder.
         out: Folder to make, or to go on with.
         preset: lite, paper, paper-densenet or demo: where the settings of the reference start from.
         config_file: YAML of settings, over the preset; flags go over both.
-        only: Some groups of arms; default all.
+        only: Some groups of arms; default all of them (docs/method.md says what they change).
         seeds: How many (3) or which (0,1,2).
         split: The films that arms are compared on.
         lesions: lesions.csv of a phantom: also compare by the diameter of the lesions.

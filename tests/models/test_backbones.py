@@ -128,27 +128,43 @@ def test_unreadable_and_unsafe_files(tmp_path):
     [
         ("resnt50", r"unknown backbone 'resnt50' \(did you mean 'resnet50'\?\)"),
         ("hf-hub:someone/model", "unknown backbone 'hf-hub:someone/model'"),
-        ("resnet50.nonsense", "timm cannot build the backbone 'resnet50.nonsense'"),
+        (
+            "resnet50.tv_in2k",
+            r"cannot build the backbone 'resnet50.tv_in2k' \(did you mean 'resnet50.tv_in1k'\?\): Inv",
+        ),
     ],
 )
-def test_unknown_names(name, message):
+@pytest.mark.parametrize("weights", ["none", "imagenet"])
+def test_unknown_names(name, weights, message):
     with pytest.raises(ValueError, match=message):
-        Backbone(name, 1, "none")
+        Backbone(name, 1, weights)
     with pytest.raises(ValueError, match="in_channels is 2; expected 1"):
         Backbone("resnet50", 2, "none")
 
 
-def test_imagenet_weights_come_from_the_cache_without_a_network(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "hub"),
+    [
+        ("resnet10t", "resnet10t.c3_in1k"),
+        ("resnet50", "resnet50.a1_in1k"),
+        ("resnet50.tv_in1k", "resnet50.tv_in1k"),
+        ("densenet121", "densenet121.ra_in1k"),
+        ("densenet121.tv_in1k", "densenet121.tv_in1k"),
+    ],
+)
+def test_imagenet_weights_come_from_the_cache_without_a_network(monkeypatch, tmp_path, name, hub):
+    """As docs/method.md says: timm's default ones, or those of the tag."""
     path = tmp_path / "model.safetensors"
-    state = timm.create_model("resnet10t").state_dict()
+    state = timm.create_model(name).state_dict()
     safetensors.torch.save_file(state, path)
     asked = []
     monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda repo, file: asked.append((repo, file)) or str(path))
     monkeypatch.setattr(backbones, "unreachable", lambda *_: pytest.fail("asked the network"))
-    backbone = Backbone("resnet10t", 1, "imagenet")
-    assert asked == [("timm/resnet10t.c3_in1k", "model.safetensors")]
-    stem = state["conv1.0.weight"].sum(1, keepdim=True)
-    torch.testing.assert_close(backbone.net.state_dict()["conv1.0.weight"], stem)
+    found = Backbone(name, 1, "imagenet").net.state_dict()
+    assert asked == [(f"timm/{hub}", "model.safetensors")]
+    first = next(iter(found))
+    torch.testing.assert_close(found.pop(first), state[first].sum(1, keepdim=True))
+    assert all(torch.equal(value, state[key]) for key, value in found.items())
 
 
 def test_offline_it_fails_at_once_with_a_cure(monkeypatch, empty_caches):

@@ -137,6 +137,18 @@ def test_training_gradients_and_hooks_get_the_network_itself():
         assert folding.of(net, image) is not net
 
 
+def test_norms_shared_by_processes_wait():
+    """Several GPUs share a branch's norms while it trains, and give them back: before, meanwhile and after."""
+    net, image, folding = seen(), torch.randn(SHAPE), Folding()
+    with torch.no_grad():
+        assert folding.of(net, image) is not net
+        shared = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
+        assert folding.of(shared, image) is shared
+        fresh = Folding()
+        assert fresh.of(shared, image) is shared
+        assert fresh.of(net, image) is not net
+
+
 def test_a_hook_hears_the_backbone_of_a_model():
     torch.manual_seed(0)
     model, heard = AGCNN("test_resnet", weights="none", image_size=64, resize=72).eval(), []

@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_config
 
 from agcxr.config import Augment, Fusion, Train
+from agcxr.data.augment import random_views
 from agcxr.data.dataset import Films, Shard, evaluation_batches, films
 from agcxr.data.prepared import open_prepared
 from agcxr.models.agcnn import AGCNN
@@ -52,10 +53,30 @@ def test_one_box_a_film_follows_the_view(train_films):
     box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
     centre = frozen.centre(len(train_films), train_films, config)
     (batch,) = evaluation_batches(train_films, 100)
-    of_view = frozen.look(model, frozen.picture(batch, centre, config))
+    of_view = frozen.look(model, frozen.picture(batch, centre, config)).box_B4
     torch.testing.assert_close(frozen.box_in_view(box_N4, centre, config), of_view, atol=1e-3, rtol=0)
     mirrored = frozen.box_in_view(box_N4, replace(centre, flip_B=~centre.flip_B), config)
     torch.testing.assert_close(mirrored[:, [0, 2]], 48 - of_view[:, [2, 0]], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("look", "flat", "whole"),
+    [("whole", False, True), ("attention", True, True), ("centre", True, True), ("attention", False, False)],
+    ids=["control", "fallback", "fallback of a control", "attention"],
+)
+def test_a_film_that_is_shown_whole_is_shown_whole_in_every_view(train_films, look, flat, whole):
+    """Not the place of its evaluation view, which another view shows only in part. `flat`: attention falls back."""
+    config = tiny_config(local=tiny_config().local.model_copy(update={"attention_per": "image", "look": look}))
+    model, draw = network(config), torch.Generator().manual_seed(0)
+    if flat:
+        model.load_state_dict({key: torch.zeros_like(value) for key, value in model.state_dict().items()})
+    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    for augment in (Augment(), Augment(crop="random-resized")):
+        views = random_views(
+            len(train_films), train_films.size, image_size=48, resize=64, augment=augment, generator=draw
+        )
+        whole_N = (frozen.box_in_view(box_N4, views, config) == torch.tensor([0.0, 0, 48, 48])).all(1)
+        assert whole_N.all() == whole
 
 
 def test_boxes_of_films_are_found_once_for_all_views(prepared, tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from tiny import short, write_prepared
 
 from agcxr.cli import main
-from agcxr.config import to_yaml
-from agcxr.training import stages
-from agcxr.training.run_folder import Reused, RunFolder
+from agcxr.config import from_yaml, to_yaml
+from agcxr.training import run_folder, stages
+from agcxr.training.run_folder import Reused, RunFolder, StageSummary, uses_bf16, write_weights
 from agcxr.training.stages import train
 
 torch.set_num_threads(1)
@@ -81,6 +81,68 @@ def test_reasons_in_words(prepared, tmp_path, donor):
     )
     assert str(same.reuse(RunFolder(donor), short())) == "took over global, local, fusion"
     assert str(same.reuse(RunFolder(donor), short())) == "nothing was left to take over"
+
+
+def held(run: RunFolder, **stages: float) -> RunFolder:
+    """Finished stages whose weights are one number each."""
+    for name, value in stages.items():
+        write_weights(run.stage(name) / "best.safetensors", {"w": torch.tensor([float(value)])})
+        run.finish(StageSummary(name, 1, 0.5, {}, (), 1, 1.0))
+    return run
+
+
+def values(run: RunFolder) -> dict[str, float]:
+    return {path.parent.name: load_file(path)["w"].item() for path in sorted(run.root.glob("*/best.safetensors"))}
+
+
+def test_what_follows_a_stage_with_other_weights_here_is_not_taken_over(prepared, tmp_path):
+    runs = {name: RunFolder(tmp_path / name) for name in ("donor", "same", "other", "begun", "later", "lost")}
+    for run in runs.values():
+        run.start(short(), prepared / "plan.json", resume=False)
+    donor = held(runs["donor"], **{"global": 1, "local": 1, "fusion": 1})
+    assert str(held(runs["same"], **{"global": 1}).reuse(donor, short())) == "took over local, fusion"
+    assert values(runs["same"]) == {"global": 1, "local": 1, "fusion": 1}
+    assert str(held(runs["other"], **{"global": 2}).reuse(donor, short())) == (
+        "took nothing over; trains local, fusion (global has other weights here)"
+    )
+    assert values(runs["other"]) == {"global": 2}
+    runs["begun"].stage("global").mkdir()
+    assert runs["begun"].reuse(donor, short()) == Reused((), ("global", "local", "fusion"), "global is begun here")
+    assert values(runs["begun"]) == {}
+    assert held(runs["later"], **{"global": 1, "local": 2}).reuse(donor, short()) == Reused(
+        (), ("fusion",), "local has other weights here"
+    )
+    (held(runs["lost"], **{"global": 1}).stage("global") / "best.safetensors").unlink()
+    assert runs["lost"].reuse(donor, short()).why == "global has other weights here"
+
+
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_auto_is_the_precision_that_it_came_to(prepared, tmp_path, monkeypatch, asked):
+    """Begun where the hardware computes in bf16; a machine that does not must neither go on with it nor reuse it."""
+    plan, settings = prepared / "plan.json", short(precision=asked)
+    monkeypatch.setattr(run_folder, "uses_bf16", lambda precision: precision in ("auto", "bf16"))
+    donor, run = (RunFolder(tmp_path / name) for name in ("donor", "run"))
+    donor.start(settings, plan, resume=False)
+    held(donor, **{"global": 1})
+    donor.start(short(precision="auto"), plan, resume=True)
+    assert from_yaml(donor.root / "config.yaml").precision == "bf16"
+    monkeypatch.setattr(run_folder, "uses_bf16", lambda precision: precision == "bf16")
+    with pytest.raises(ValueError, match=r"so it cannot be resumed with these: precision: bf16 -> fp32\. Give"):
+        donor.start(short(precision="auto"), plan, resume=True)
+    donor.start(from_yaml(donor.root / "config.yaml"), plan, resume=True)  # as --resume without flags does
+    run.start(short(precision="auto"), plan, resume=False)
+    assert from_yaml(run.root / "config.yaml").precision == "fp32"
+    assert run.reuse(donor, short(precision="auto")).why == "precision: bf16 -> fp32"
+
+
+def test_a_run_of_an_earlier_version_that_says_auto_goes_on(prepared, tmp_path):
+    run, plan, settings = RunFolder(tmp_path / "run"), prepared / "plan.json", short(precision="auto")
+    run.start(settings, plan, resume=False)
+    to_yaml(settings, run.root / "config.yaml")
+    run.start(settings, plan, resume=True)
+    other = "fp32" if uses_bf16("auto") else "bf16"
+    with pytest.raises(ValueError, match=f"precision: (fp32|bf16) -> {other}"):
+        run.start(short(precision=other), plan, resume=True)
 
 
 def test_runs_that_cannot_fit_are_refused_before_the_folder_is_claimed(prepared, tmp_path, donor):

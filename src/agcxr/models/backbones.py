@@ -37,13 +37,13 @@ class Backbone(nn.Module):
     def __init__(
         self, name: str, in_channels: int = 1, weights: str | Path = "imagenet", output_stride: int = 32
     ) -> None:
-        """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny).
+        """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny, resnet50.tv_in1k).
 
-        `weights`: `imagenet` (from the cache or the Hugging Face hub), `none` (random, from torch's generator), or a
-        safetensors or torch state-dict file of the same network. With one input channel the ImageNet stem's weights
-        are summed over RGB. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
-        dilations, where timm knows how. Raises ValueError for an unknown name, weights that cannot be had, a file that
-        does not fit, or a stride that the network cannot have.
+        `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
+        `none` (random, from torch's generator), or a safetensors or torch state-dict file of the same network. With one
+        input channel the ImageNet stem's weights are summed over RGB. `output_stride`: image pixels to a cell of the
+        feature map; under 32 later strides become dilations, where timm knows how. Raises ValueError for an unknown
+        name or tag, weights that cannot be had, a file that does not fit, or a stride that the network cannot have.
         """
         super().__init__()
         if in_channels not in (1, 3):
@@ -55,9 +55,9 @@ class Backbone(nn.Module):
         options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": ""}
         if output_stride != 32:
             options["output_stride"] = output_stride
-        if str(weights) == "imagenet":
-            options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
         try:
+            if str(weights) == "imagenet":
+                options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
             self.net = timm.create_model(name, **options)
         except TypeError as error:
             if "output_stride" not in str(error):
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
                 "be dilated, such as resnet50 or convnext_tiny"
             ) from error
         except RuntimeError as error:  # e.g. a weight tag that the architecture does not have
-            raise ValueError(f"timm cannot build the backbone {name!r}: {error}") from error
+            raise ValueError(f"timm cannot build the backbone {name!r}{_nearest(name)}: {error}") from error
         if str(weights) not in ("imagenet", "none"):
             load_weights(self.net, Path(weights))
         self.channels = int(self.net.num_features)
@@ -97,7 +97,8 @@ class Backbone(nn.Module):
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*") if "." in name else []
+    near = difflib.get_close_matches(name, tagged or timm.list_models(), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

@@ -69,10 +69,11 @@ def _foldable(net: nn.Module, image_1CHW: Tensor) -> tuple[tuple[str, str], ...]
 
 
 def _key(net: nn.Module) -> Key | None:
-    """Where each tensor lies and how often it was written to; None where that cannot be told, or a hook listens."""
+    """Where each tensor lies and how often it was written to; None where that cannot be told, a hook listens, or norms
+    are shared by processes for a while (they are not what they will be again)."""
     found = []
     for module in net.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        if module._forward_hooks or module._forward_pre_hooks or isinstance(module, nn.SyncBatchNorm):
             return None
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None:

@@ -19,9 +19,13 @@ from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import FilmBatch, Films, Shard, evaluation_batches
 from agcxr.models.agcnn import AGCNN
+from agcxr.models.attention import Attention
 
 Gather = Callable[[Tensor], Tensor]
 """A tensor of this process (equal shapes on all) -> (processes, ...); one process gives (1, ...)."""
+
+ALL = (-float("inf"), -float("inf"), float("inf"), float("inf"))
+"""The box of a film that is shown whole: in any view, cut to the view, it is all of that view."""
 
 ON_DEVICE_BYTES = 2**32
 """Cached features up to this size stay on the device."""
@@ -55,10 +59,10 @@ def picture(batch: FilmBatch, views: Views, config: Train) -> Picture:
     return Picture(augment.render(image, views), sharp)
 
 
-def look(model: AGCNN, shown: Picture) -> Tensor:
-    """Boxes that the frozen global branch gives these views, B4 in view pixels."""
+def look(model: AGCNN, shown: Picture) -> Attention:
+    """Where the frozen global branch looks in these views, boxes in view pixels."""
     with torch.no_grad():
-        return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW).box_B4
+        return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW)
 
 
 def cut(model: AGCNN, shown: Picture, box_B4: Tensor) -> Tensor:
@@ -73,11 +77,14 @@ def centre(n: int, films: Films, config: Train) -> Views:
 
 @torch.no_grad()
 def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machine: Machine) -> Tensor:
-    """One box a film, from its evaluation view: N4 in prepared pixels, on the device."""
+    """One box a film, from its evaluation view: N4 in prepared pixels, on the device. ALL where the local branch is not
+    shown a place but the whole view: where attention fell back to it, and for the control that always sees it."""
 
     def boxes(batch: FilmBatch, views: Views) -> Tensor:
-        shown = picture(batch, views, config)
-        return augment.map_boxes(look(model, shown), views, config.image_size, to="prepared")
+        found = look(model, picture(batch, views, config))
+        box_B4 = augment.map_boxes(found.box_B4, views, config.image_size, to="prepared")
+        all_B = torch.ones_like(found.fallback_B) if model.look_at == "whole" else found.fallback_B
+        return torch.where(all_B[:, None], box_B4.new_tensor(ALL), box_B4)
 
     return _over(films, centre(len(films), films, config), boxes, batch_size, machine)
 
@@ -112,7 +119,8 @@ def branches(model: AGCNN, shown: Picture, box_B4: Tensor | None = None) -> tupl
 
 
 def box_in_view(box_B4: Tensor, views: Views, config: Train) -> Tensor:
-    """Boxes of the films (prepared pixels) as these views show them; the whole view where too little is left."""
+    """Boxes of the films (prepared pixels) as these views show them; the whole view for ALL, and where too little is
+    left."""
     box_B4 = augment.map_boxes(box_B4, views, config.image_size, to="view")
     return augment.within(box_B4, config.image_size, config.local.min_side)[0]
 

@@ -9,6 +9,7 @@ Every file appears whole (written beside, then renamed), so that a kill at any m
 from __future__ import annotations
 
 import csv
+import filecmp
 import io
 import json
 import os
@@ -93,6 +94,7 @@ class RunFolder:
 
     def start(self, config: Train, plan: Path, *, resume: bool) -> None:
         """Claim the folder, or check that it may go on. Raises ValueError saying why not."""
+        config = resolved(config)
         if not (self.root / "config.yaml").exists():
             if self.root.exists() and any(entry.name != "run.json" for entry in self.root.iterdir()):
                 raise ValueError(f"{self.root} is not empty and holds no run; give --out a new or an empty folder")
@@ -103,7 +105,7 @@ class RunFolder:
             return
         if not resume:
             raise ValueError(f"{self.root} already holds a run; go on with it by --resume, or give --out a new folder")
-        differing = differences(configuration.from_yaml(self.root / "config.yaml"), config)
+        differing = differences(self._config(), config)
         if differing:
             raise ValueError(
                 f"{self.root} was begun with other settings, so it cannot be resumed with these: "
@@ -114,6 +116,10 @@ class RunFolder:
                 f"{self.root} was begun on other films than {plan.parent} (their plan.json differ); "
                 "resume with the same prepared folder, or give --out a new folder"
             )
+
+    def _config(self) -> Train:
+        """The settings it was begun with. A run of an earlier version may say `auto`: as if it was begun here."""
+        return resolved(configuration.from_yaml(self.root / "config.yaml"))
 
     def done(self, stage: str) -> StageSummary | None:
         """The summary of a finished stage, None while it is not."""
@@ -140,7 +146,7 @@ class RunFolder:
                 f"{donor.root} was trained on other films than {plan.parent} (their plan.json differ), so its stages "
                 "cannot be reused here; give --data the folder it was trained on, or leave it out"
             )
-        theirs = configuration.from_yaml(donor.root / "config.yaml")
+        theirs = donor._config()
         if theirs.backbone != config.backbone:
             raise ValueError(
                 f"{donor.root} has the backbone {theirs.backbone} and this run {config.backbone}, so its stages do not "
@@ -151,19 +157,31 @@ class RunFolder:
         """Take over finished stages of another run (see `check_donor`) that this one would train exactly alike.
 
         They are alike where everything they and the stages before them depend on is equal (`recipe`). Stages that this
-        run has begun are left as they are.
+        run has begun are left as they are, and since what follows depends on their weights, it is taken only where
+        those are the donor's, to the byte.
         """
-        theirs = configuration.from_yaml(donor.root / "config.yaml")
+        theirs, config = donor._config(), resolved(config)
         taken: list[str] = []
         for i, name in enumerate(config.stages):
-            if why := _unlike(theirs, config, i):
-                return Reused(tuple(taken), config.stages[i:], why)
-            if donor.done(name) is None:
-                return Reused(tuple(taken), config.stages[i:], f"{name} is not finished there")
+            if why := _unlike(theirs, config, i) or self._apart(donor, name):
+                left = (later for later in config.stages[i:] if self.done(later) is None)
+                return Reused(tuple(taken), tuple(left), why)
             if not self.stage(name).exists():
                 self._copy(donor, name)
                 taken.append(name)
         return Reused(tuple(taken), (), "")
+
+    def _apart(self, donor: RunFolder, stage: str) -> str:
+        """Why a stage that both train alike does not lead to the same weights here and there; empty where it does."""
+        if donor.done(stage) is None:
+            return f"{stage} is not finished there"
+        if not self.stage(stage).exists():
+            return ""
+        if self.done(stage) is None:
+            return f"{stage} is begun here"
+        mine, other = (run.stage(stage) / "best.safetensors" for run in (self, donor))
+        same = mine.exists() and other.exists() and filecmp.cmp(mine, other, shallow=False)
+        return "" if same else f"{stage} has other weights here"
 
     def _copy(self, donor: RunFolder, stage: str) -> None:
         partial = self.root / f".{stage}.part"
@@ -322,6 +340,22 @@ def write_metrics(path: Path, rows: list[EpochRow]) -> None:
 def versions() -> dict[str, str]:
     """Of Python and of what decides a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def resolved(config: Train) -> Train:
+    """The same settings with `precision: auto` as what it is on this machine; on another one it may be the other."""
+    return config.model_copy(update={"precision": "bf16" if uses_bf16(config.precision) else "fp32"})
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether a run computes in bf16: asked for, or `auto` and the hardware has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(encoding="utf-8", errors="replace").split() if cpu.exists() else []
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def hardware() -> str:

@@ -26,7 +26,8 @@ from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
 from agcxr.training.keeper import Keeper, Progress, TensorBoard
-from agcxr.training.run_folder import RunFolder, StageSummary
+from agcxr.training.norms import SharedNorms
+from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
 from agcxr.training.tasks import Data, StageTask, absent, load_stage
 
 
@@ -49,24 +50,22 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
-    limit_films: int | None = None,
     reuse: Sequence[str | Path] = (),
     progress: bool = True,
 ) -> RunSummary:
     """Train all stages of the configuration's strategy on a prepared folder and write the run folder (see run_folder).
 
-    `limit_films` reads only the first so many films of each part: for a quick look, never for a result. With
-    `resume`, finished stages are taken as they are and the stage under way goes on after its last whole epoch; the
+    With `resume`, finished stages are taken as they are and the stage under way goes on after its last whole epoch; the
     result is that of a run that was never stopped, and a finished run is left as it is, to the byte. `reuse`: other run
     folders on the same films with the same backbone; finished stages of theirs that this run would train in exactly
-    the same way are copied from them, with the same result.
+    the same way are copied from them, with the same result. The run folder says which precision `auto` came to.
 
     Raises ValueError for an existing run without `resume`, another configuration or other films with it, a run to
     reuse that cannot fit, a part without films, more devices than there are, a batch that cannot be shared by them, and
     training that diverges.
     """
     prepared, run = open_prepared(prepared_folder), RunFolder(Path(out))
-    data = Data(films(prepared, "train").first(limit_films), films(prepared, "val").first(limit_films))
+    data = Data(films(prepared, "train"), films(prepared, "val"))
     if not _first_process():  # a process that another one started for its device: the first one keeps the folder
         return _train(run, config, data, prepared, progress=False)
     check_devices(config, len(data.train))
@@ -215,21 +214,10 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
-        sync_batchnorm=cuda and world > 1,
+        plugins=[SharedNorms()] if cuda and world > 1 else None,
         benchmark=cuda,
         default_root_dir=root,
     )
-
-
-def uses_bf16(precision: str) -> bool:
-    """Whether a run computes in bf16: asked for, or `auto` and the hardware has instructions for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text(encoding="utf-8", errors="replace").split() if cpu.exists() else []
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def _first_process() -> bool:
