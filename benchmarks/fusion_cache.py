@@ -72,8 +72,9 @@ def run(settings: Settings) -> Iterator[Found]:
     )
 
 
-def bare_pass(config: Train, n: int) -> Callable[[], None]:
-    """A closure that runs n films through both branches, on tensors that lie on the device, at the run's precision."""
+def bare_pass(config: Train, n: int, *, local: bool = True) -> Callable[[], None]:
+    """A closure that runs n films through both branches (or the global one alone), on tensors that lie on the device,
+    at the run's precision."""
     there, batch = materials.device(), 2 * config.fusion.batch_size
     model = materials.network(config).to(there).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     view = torch.rand(batch, 1, config.image_size, config.image_size, device=there)
@@ -83,6 +84,8 @@ def bare_pass(config: Train, n: int) -> Callable[[], None]:
         for start in range(0, n, batch):
             part = view[: n - start]
             with torch.autocast(there.type, torch.bfloat16, enabled=uses_bf16(config.precision)):
-                model.fuse(model.forward_global(part).pooled_BD, model.forward_local(part).pooled_BD)
+                whole = model.forward_global(part).pooled_BD
+                if local:
+                    model.fuse(whole, model.forward_local(part).pooled_BD)
 
     return forward

@@ -1,15 +1,16 @@
 """Does the cost of an image grow with the number of images? 1,000, 10,000 and 100,000.
 
 - data path: one epoch of stage I without its network: films read from a memory map made by tiling, random views drawn
-  and rendered. The limit is a copy of the same bytes in memory.
+  and rendered. All sizes in turn, several rounds, the small ones as many epochs as make 10,000 films; what is compared
+  is the cost within a round. The limit is a copy of the same bytes in memory.
 - prepare: the real command on films of 16 x 16 pixels (links to one file), so that what is measured is listing,
   sharing out, writing, the index and the plan, not decoding.
 - bootstrap: the patient bootstrap alone, 15 labels, 3 branches, at a fixed number of resamples.
 - evaluate: everything after the network: the table of predictions and all measures with the patient bootstrap, at a
   fixed number of resamples.
 
-Memory: the peak of the process, and what it holds of its own at the end of the work. The pages of mapped films count in
-the peak, since nobody has wanted them back yet; they are the system's cache, so own memory is what must stay flat.
+Memory: the peak of the process, and what it holds of its own at the end of the work. Of the data path its own alone:
+mapped films count in the peak, since nobody has wanted them back yet, but they are the system's cache.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agcxr.config import Augment
+from agcxr.config import Augment, Train
 from agcxr.data.augment import random_views, render
 from agcxr.data.dataset import Films, train_batches
 from agcxr.data.prepared import Prepared
@@ -37,11 +38,12 @@ from agcxr.labels import LABELS
 from agcxr.uncertainty import bootstrap
 from benchmarks import materials
 from benchmarks.materials import Settings
-from benchmarks.measure import Fact, Found, peak_mb, reset_peak, resident_mb, short
+from benchmarks.measure import Fact, Found, Quartiles, peak_mb, reset_peak, resident_mb, short
 
 THEME = "growth"
 FULL, QUICK = (1_000, 10_000, 100_000), (200, 400, 800)
-RESAMPLES, BATCH, WRITE_S = 100, 32, 25.0
+RESAMPLES, BATCH, WRITE_S = 100, 32, 40.0
+ROUNDS, EPOCH_FILMS = 3, 10_000
 
 LIMITS = """
 The data path by copies in memory, until the films no longer fit into the system's cache and the disk is read anew in
@@ -62,7 +64,7 @@ class Measured:
 def run(settings: Settings) -> Iterator[Found]:
     """Each of the four at each N, smallest first."""
     sizes = QUICK if settings.quick else FULL
-    yield from _table("data path of an epoch", sizes, lambda n: data_path(settings, n))
+    yield from data_paths(settings, sizes)
     yield copy_limit(settings)
     yield from _table("prepare without decoding", sizes, lambda n: prepare_index(settings, n))
     yield from _table(f"patient bootstrap, {RESAMPLES} resamples", sizes, resampling)
@@ -71,17 +73,19 @@ def run(settings: Settings) -> Iterator[Found]:
 
 def _table(what: str, sizes: tuple[int, ...], measured: Callable[[int], Measured]) -> Iterator[Found]:
     """A figure for each N, then how both ends compare."""
-    costs, own = [], []
+    costs, own, peak = [], [], []
     for n in sizes:
         reset_peak()
         found = measured(n)
         costs.append(1e6 * found.seconds / n)
         own.append(found.own_mb)
-        memory = f"own memory {own[-1]:,.0f} MB, peak with maps {peak_mb():,.0f} MB"
+        peak.append(peak_mb())
+        memory = f"own memory {own[-1]:,.0f} MB, peak {peak[-1]:,.0f} MB"
         yield Fact(f"{what}, {n:,} images", f"{short(costs[-1])} microseconds an image; {memory}", found.note)
     yield Fact(
         f"{what}: {sizes[-1]:,} images beside {sizes[0]:,}",
-        f"cost of an image {costs[-1] / costs[0]:.2f} times, own memory {own[-1] / own[0]:.2f} times",
+        f"cost of an image {costs[-1] / costs[0]:.2f} times, own memory {own[-1] / own[0]:.2f} times, "
+        f"peak {peak[-1] / peak[0]:.2f} times",
     )
 
 
@@ -104,16 +108,40 @@ def tiled_file(path: Path, few_MSS: np.ndarray, n: int) -> int:
     return done
 
 
-def data_path(settings: Settings, n: int) -> Measured:
-    """Seconds of one epoch over n films."""
-    config = materials.recipe(settings)
-    few = materials.tiled(settings.folder, 48)
-    path = settings.folder / "tiled.npy"
-    written = tiled_file(path, np.asarray(few.images), n)
-    label_NK = np.zeros((n, len(LABELS)), np.float32)
-    films = Films(np.load(path, mmap_mode="r"), np.arange(n), label_NK)
+def data_paths(settings: Settings, sizes: tuple[int, ...]) -> Iterator[Found]:
+    """The epochs of all sizes in turn, so that a machine that slows down meanwhile slows all of them."""
+    few = np.asarray(materials.tiled(settings.folder, 48).images)
+    paths = {n: settings.folder / f"tiled-{n}.npy" for n in sizes}
+    black = {n: n - tiled_file(path, few, n) for n, path in paths.items()}
+    cost: dict[int, list[float]] = {n: [] for n in sizes}
+    own: dict[int, float] = {}
+    for at in range(1 + settings.pick(ROUNDS, 1)):  # the first round warms up
+        for n, path in paths.items():
+            epochs = max(1, EPOCH_FILMS // n) if at else 1
+            start = time.perf_counter()
+            for _ in range(epochs):
+                epoch(materials.recipe(settings), path, n)
+            if at:
+                cost[n].append(1e6 * (time.perf_counter() - start) / (n * epochs))
+            own[n] = resident_mb("Anon")
+    for n in sizes:
+        note = f"{black[n]:,} films were not written in {WRITE_S:g} s and are black" if black[n] else ""
+        what = f"{Quartiles.of(cost[n])} microseconds an image; own memory {own[n]:,.0f} MB"
+        yield Fact(f"data path of an epoch, {n:,} images", what, note)
+        paths[n].unlink()
+    small, large = sizes[0], sizes[-1]
+    ratio = Quartiles.of([b / a for a, b in zip(cost[small], cost[large], strict=True)])
+    yield Fact(
+        f"data path of an epoch: {large:,} images beside {small:,}",
+        f"cost of an image {ratio} times, own memory {own[large] / own[small]:.2f} times",
+        f"pairs of {len(cost[small])} rounds",
+    )
+
+
+def epoch(config: Train, path: Path, n: int) -> None:
+    """All that happens to the films of an epoch before the network."""
+    films = Films(np.load(path, mmap_mode="r"), np.arange(n), np.zeros((n, len(LABELS)), np.float32))
     there = materials.device()
-    start = time.perf_counter()
     views = random_views(
         n,
         films.size,
@@ -124,11 +152,6 @@ def data_path(settings: Settings, n: int) -> Measured:
     )
     for batch in train_batches(films, BATCH, seed=0):
         render(batch.image_B1SS.to(there), views[batch.place_B].to(there))
-    seconds, own_mb = time.perf_counter() - start, resident_mb("Anon")
-    path.unlink()
-    if written < n:
-        return Measured(seconds, own_mb, f"{written:,} films were written in {WRITE_S:g} s; the rest is black")
-    return Measured(seconds, own_mb)
 
 
 def copy_limit(settings: Settings) -> Fact:

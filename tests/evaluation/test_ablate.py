@@ -19,6 +19,7 @@ from agcxr.evaluation.ablate import ablate
 from agcxr.evaluation.ablation import Paired, read_ablation
 from agcxr.evaluation.ablation_size import read_lesions
 from agcxr.evaluation.ablation_tables import answer, caution, fine, markdown
+from agcxr.training import run_folder
 from agcxr.training.tasks import StageTask
 
 torch.set_num_threads(1)
@@ -234,6 +235,15 @@ def test_an_arm_killed_in_the_middle_of_a_stage_goes_on_after_its_last_whole_epo
     assert [arm.model_dump_json() for arm in again.results.arms] == [
         arm.model_dump_json() for arm in whole.results.arms
     ]  # as text: NaN is not itself
+
+
+def test_a_precision_left_open_is_that_of_the_machine_it_began_on(films, tmp_path, monkeypatch):
+    """Arms in bf16 and in float32 do not stand in one table."""
+    monkeypatch.setattr(run_folder, "uses_bf16", lambda precision: precision != "fp32")
+    ablate_module._claim(tmp_path / "a", run_folder.resolved(Train()))
+    monkeypatch.setattr(run_folder, "uses_bf16", lambda precision: precision == "bf16")
+    with pytest.raises(ValueError, match=r"begun with other settings: precision: bf16 -> fp32"):
+        ablate(films, Train(), tmp_path / "a", only=["controls"], progress=False)
 
 
 def test_refusals(done, films, tmp_path):

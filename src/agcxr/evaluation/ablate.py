@@ -29,10 +29,11 @@ from agcxr.evaluation.ablation_size import bins, ranged_findings, read_lesions, 
 from agcxr.evaluation.ablation_tables import markdown, text
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
-from agcxr.evaluation.evaluate import check_leak, crop_rows, to_frame, to_scores
+from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
+from agcxr.evaluation.leak import check_leak
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
-from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, versions
+from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
 from agcxr.training.stages import train
 
 SETTINGS = "ablation.yaml"
@@ -70,7 +71,7 @@ def ablate(
     Raises ValueError where `out` was begun with other settings or films, and as `train` and `evaluate` do.
     """
     start, root, films = time.perf_counter(), Path(out), open_prepared(prepared)
-    base = base.model_copy(update={"seed": 0})
+    base = resolved(base.model_copy(update={"seed": 0}))
     groups = _possible(tuple(only) or GROUPS, base, films, progress)
     table = None if lesions is None else read_lesions(lesions)
     if table is not None and "controls" not in groups:
@@ -123,7 +124,7 @@ def _possible(groups: tuple[Group, ...], base: Train, films: Prepared, progress:
 def _claim(root: Path, base: Train) -> None:
     path = root / SETTINGS
     if path.is_file():
-        if other := differences(configuration.from_yaml(path), base):
+        if other := differences(resolved(configuration.from_yaml(path)), base):
             raise ValueError(
                 f"{root} was begun with other settings: {'; '.join(other)}. Give those, or --out a new folder"
             )

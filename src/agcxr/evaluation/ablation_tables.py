@@ -174,7 +174,8 @@ def notes(found: Ablation) -> tuple[str, ...]:
         f"Mean AUROC over {len(found.findings)} findings on {found.films:,} films of {found.patients:,} patients, "
         f"{'mean of ' if many else ''}seed{'s' * many} {', '.join(map(str, found.seeds))}.",
         _intervals(found),
-        "The reference (ref.) is the method with its settings as given; every other arm changes one option.",
+        "The reference (ref.) is the method with its settings as given; another arm changes one option, and what must "
+        "follow from it.",
     ]
     if many:
         said.append("Each seed: its own difference, and in how many seeds it has the sign of their mean.")

@@ -1,4 +1,4 @@
-"""The arms of an ablation: each is a value of one option of a run, everything else as in the reference.
+"""The arms of an ablation: each is another value of one option of a run, the rest as in the reference where it can be.
 
 The reference is the method with the settings that were given: the crop where attention falls. Controls see as many
 pixels and train as long, but look elsewhere, so the difference from them is what attention itself adds.
