@@ -119,6 +119,13 @@ def test_interval_and_p_by_hand() -> None:
         uncertainty.interval(0.5, replicate, level=95)
 
 
+def test_the_least_p_is_of_the_resamples_that_were_used() -> None:
+    found = uncertainty.difference(0.5, np.array([np.nan] * 20 + [0.5] * 79))
+    assert (found.p, found.left_out) == (2 / 80, 20)
+    assert uncertainty.p_floor(99, found.left_out) == found.p
+    assert uncertainty.p_floor(999, 0) == 0.002
+
+
 def test_p_is_uniform_when_nothing_differs() -> None:
     # Two exchangeable scores: p < .1 must come up about a tenth of the time.
     low = 0

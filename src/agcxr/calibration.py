@@ -8,7 +8,8 @@ Shapes: N films, K findings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -79,6 +80,42 @@ class FindingCalibration(Frozen):
         return min(self.positives, self.films - self.positives) >= MIN_POSITIVES
 
 
+class FittedOn(Frozen):
+    """The films that a calibration was fitted on, and what they are to the model's training."""
+
+    collection: str | None
+    """Whose films they are, as the prepared folder says; None: not known."""
+    split: str
+    films: int
+    digest: str
+    """`films_digest` of them."""
+    of_training: bool | None
+    """They stand in one prepared folder with the films that the model was trained on. None: the model does not name its
+    training patients."""
+    shared_patients: int
+    """Those of them whom the model was trained on."""
+    unchecked: str
+    """Why that is not known; empty where it is."""
+
+    @property
+    def words(self) -> str:
+        """To go behind "on": "the 24 validation films of its training", "its" being the model's."""
+        kind = "validation" if self.split == "val" else self.split
+        if self.of_training:
+            films = f"the {self.films:,} {kind} films of its training"
+        else:
+            films = f"{self.films:,} {kind} films of {self.collection or 'a collection without a name'}"
+            films += "" if self.of_training is None else ", not those of its training"
+        if self.unchecked:
+            return f"{films} (whether it was trained on their patients could not be checked: {self.unchecked})"
+        leak = f", {self.shared_patients:,} of whose patients it was trained on" if self.shared_patients else ""
+        return films + leak
+
+    def same(self, digest: str, collection: str | None) -> bool:
+        """Films of this `films_digest` are these; names are the same in two collections for two films."""
+        return digest == self.digest and (collection is None or self.collection in (None, collection))
+
+
 class Calibration(Frozen):
     """The fusion branch's calibration, finding by finding, as stored in a checkpoint."""
 
@@ -87,6 +124,13 @@ class Calibration(Frozen):
     log_loss: dict[Kind, float]
     """Mean over findings, cross-validated by patient within the validation films."""
     findings: dict[str, FindingCalibration]
+    fitted_on: FittedOn | None = None
+    """None: not known, as of first checkpoints."""
+
+    @property
+    def words(self) -> str:
+        """What it was fitted on; see `FittedOn.words`."""
+        return self.fitted_on.words if self.fitted_on else "the validation films that its calibration was fitted on"
 
     def probabilities(self, score_NK: NDArray[np.floating], labels: tuple[str, ...]) -> Array:
         """Calibrated probabilities; a label that was not calibrated keeps its score."""
@@ -202,6 +246,12 @@ def _checked_share(name: str, share: float, calibration: Calibration) -> float:
             "without it, so it is not calibrated; leave it out"
         )
     return share
+
+
+def films_digest(image_ids: Iterable[str], patients: Iterable[str]) -> str:
+    """Of a set of films by their names and patients, in any order: 32 hex digits."""
+    rows = sorted(f"{patient}\t{image}" for image, patient in zip(image_ids, patients, strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
 
 
 def fit_calibration(

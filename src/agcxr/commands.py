@@ -314,17 +314,20 @@ def serve(
     return 0
 
 
-def calibrate(run: Run, data: Path) -> int:
-    """Fit calibration and operating points on a run's validation films anew (train does it by itself).
+def calibrate(run: Run, data: Path, *, allow_leak: bool = False) -> int:
+    """Fit calibration and operating points anew on the validation films of a folder (train does it by itself).
 
     Args:
         run: Run folder or model folder; its model's card is written anew, its weights stay.
         data: Prepared folder.
+        allow_leak: Go on although patients of its validation films were trained on; card and reports say so.
     """
     from agcxr.evaluation.calibrate import calibrate as calibrate_run
 
-    found = calibrate_run(run, data)
-    print(f"Calibrated {len(found.findings)} findings by {found.method}; stored in {run}")
+    found = calibrate_run(run, data, allow_leak=allow_leak)
+    print(f"Calibrated {len(found.findings)} findings by {found.method} on {found.words}; stored in {run}")
+    if not (found.fitted_on and found.fitted_on.of_training):
+        print(f"What tells far films was left as it was: {data} is not known to hold the films of its training")
     return 0
 
 

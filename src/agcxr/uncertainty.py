@@ -251,10 +251,17 @@ def patients_of_the_rarer(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> 
     return min(len(np.unique(patient[target == one])) for one in (0, 1))
 
 
+def patients_with_a_label(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> int:
+    """How many patients have a film that is known to show the finding or not to: what a Brier score or an ECE rests
+    on. NaN: unknown."""
+    return len(np.unique(np.asarray(patient_N)[~np.isnan(np.asarray(target_N, dtype=np.float64))]))
+
+
 def interval(value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
-    patients: how many the measure rests on (of two classes: those of the rarer); fewer than two have no interval.
+    patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
+    `patients_with_a_label`); fewer than two have no interval.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
@@ -268,7 +275,7 @@ def difference(
     """Interval and p of a paired difference from its values on the resamples; `patients` as for `interval`.
 
     p = 2 min(share of resamples at or under 0, at or over 0), counting the data themselves as one more resample; so
-    it is never 0: its floor is 2 / (R + 1), .002 for 1,000 resamples.
+    it is never 0: see `p_floor`.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
@@ -278,6 +285,12 @@ def difference(
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
     p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
     return Difference(float(value), low, high, p, len(have), left_out)
+
+
+def p_floor(resamples: int, left_out: int) -> float:
+    """The smallest p that `difference` can give: 2 / (R + 1) for the R resamples that have the measure, those that were
+    left out not among them; .002 for 1,000."""
+    return 2 / (resamples - left_out + 1)
 
 
 def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float]:

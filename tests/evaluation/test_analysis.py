@@ -97,8 +97,9 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
     assert not nine.label("Fibrosis").few_patients  # undefined, which is said elsewhere
     for branch in hernia.branches:
         assert 0 < branch.auroc.value < 1
-        ends = [branch.auroc.low, branch.average_precision.high, branch.brier.low, branch.delong_low]
+        ends = [branch.auroc.low, branch.average_precision.high, branch.delong_low]
         assert np.isnan(ends).all()
+        assert branch.brier.low < branch.brier.value < branch.brier.high  # it rests on all films
     assert all(np.isnan([gap.low, gap.high, gap.p, gap.delong_p]).all() for gap in hernia.gaps)
     assert not np.isnan([mass.branches[0].auroc.low, mass.gaps[0].p]).any()
     lines = tables.text_table(nine).splitlines()
@@ -112,6 +113,11 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
     ]
     note = "† Fewer than 10 patients with the finding, or without it: its interval and p are rough; with fewer than 2"
     assert lines.count(f"{note} there are none.") == 1
+    known = np.full_like(target, math.nan)
+    known[:3] = target[:3]
+    alone = analyse(replace(scores, target_NK=known), resamples=60).label("Mass").branches[0].brier
+    assert alone.value > 0
+    assert np.isnan([alone.low, alone.high]).all()  # of all films, one patient's are labelled
     target[: 3 * 10, 1] = 1
     ten = analyse(replace(scores, target_NK=1 - target), resamples=5)  # now few lack it
     assert not ten.label("Mass").few_patients

@@ -1,8 +1,13 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from agcxr.evaluation.coverage import Coverage, coverage, covered, covered_by_chance, text
+from agcxr.evaluation.page import Page, to_markdown
+from agcxr.evaluation.report_looks import crops
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 
@@ -96,6 +101,24 @@ def test_the_mean_leaves_out_resamples_that_lack_a_finding():
     # Chance differs between boxes by their place, so only to that.
     assert found.of("Mean").gap_low == pytest.approx(low - np.mean(list(chance.values())), abs=0.02)
     assert found.of("Mean").gap_high == pytest.approx(high - np.mean(list(chance.values())), abs=0.02)
+
+
+def test_a_p_at_its_floor_says_so_where_resamples_were_left_out():
+    """Every box is better than chance on every resample, so all p are the least that so many resamples can give."""
+    found = coverage(*_tables((0.4, 0.4, 0.6, 0.6)), WHOLE, resamples=300, seed=4)
+    assert min(row.left_out for row in found.rows) > 0
+    assert [row.p for row in found.rows] == [2 / (301 - row.left_out) for row in found.rows]
+    assert [line.split()[-1] for line in text(found).splitlines()[1:4]] == ["≤.007"] * 3
+    page = to_markdown(Page("t", "s", "n", (crops(found),)), Path())
+    assert page.count("| ≤.007 |") == 3
+
+
+def test_files_of_before_left_out_are_read():
+    found = coverage(*_tables((0.4, 0.4, 0.6, 0.6)), WHOLE, resamples=20)
+    old = json.loads(found.model_dump_json())
+    for row in old["rows"]:
+        del row["left_out"]
+    assert {row.left_out for row in Coverage.model_validate(old).rows} == {0}
 
 
 def test_films_without_boxes_are_refused():

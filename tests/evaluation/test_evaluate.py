@@ -15,8 +15,9 @@ from evaluated import PARTS, SIZE, write_prepared, write_run
 
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
-from agcxr.evaluation.evaluate import Evaluated, PatientLeak, check_leak, crop_rows, evaluate
+from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
+from agcxr.evaluation.leak import PatientLeak, check_leak
 from agcxr.evaluation.page import to_html
 from agcxr.evaluation.report import compose, report
 from agcxr.evaluation.report_tables import difference
@@ -383,7 +384,10 @@ def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(fold
     run = write_run(tmp_path / "run")
     calibrate(run, folder / "prepared", progress=False)
     own = evaluate(run, folder / "prepared", resamples=20, examples=0, progress=False).results
-    assert own.points_from == "the 24 validation films (those of the fusion in its training)"
+    assert own.points_from == (
+        "the 24 validation films of its training, and those of the fusion are kept in the checkpoint"
+    )
+    assert not own.points_fitted_here
     effusion = own.analysis.label("Effusion")
     assert {gap.point for gap in effusion.gaps} >= {"", "youden", "sensitivity95"}  # noise may not reach the third
     kept = read_card(run / "model" / CARD_FILE).calibration
@@ -396,7 +400,7 @@ def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(fold
     other = open_prepared(folder / "prepared")
     other.index.loc[other.index["split"] == "val", "Effusion"] = 1 - other.index["Effusion"]
     elsewhere = evaluate(run, other, resamples=20, examples=0, out=tmp_path / "out", progress=False).results
-    assert elsewhere.points_from == "the validation films of its training (kept in the checkpoint)"
+    assert elsewhere.points_from == "the 24 validation films of its training, and are kept in the checkpoint"
     assert {gap.point for gap in elsewhere.analysis.label("Effusion").gaps} == {""}
     assert elsewhere.analysis.label("Effusion").chosen_on == 10
 

@@ -16,6 +16,8 @@ from scored import fitted, write_results
 from agcxr import metrics
 from agcxr.calibration import Calibration
 from agcxr.evaluation.agreement import Tally, reflected, replicates
+from agcxr.evaluation.analysis import analyse
+from agcxr.evaluation.evaluate import to_scores
 from agcxr.evaluation.groups import AGE_BANDS, Films, divisions, measure_groups
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.meaning import Meaning, load_meaning
@@ -23,6 +25,7 @@ from agcxr.evaluation.page import Page, Section, to_html, to_markdown
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import Results
 from agcxr.evaluation.study import study
+from agcxr.labels import LABELS
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +209,25 @@ def test_findings_of_few_patients_in_a_group_are_marked(found: Meaning, tmp_path
     shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
     assert "20†" in shown
     assert "† Fewer than 10 patients with the finding, or without it" in shown
+
+
+def test_what_rests_on_one_patient_is_the_same_in_both_files(tmp_path: Path) -> None:
+    results = write_results(tmp_path, count=200)
+    frame = pd.read_parquet(tmp_path / "predictions.parquet")
+    one, labels = frame["patient"] == "p4", ("Hernia", "Mass", "Edema")
+    frame["label_Hernia"], frame["label_Mass"] = one.astype(float), (~one).astype(float)
+    frame["label_Edema"] = np.where(one, [1.0, 0.0] * 100, math.nan)
+    frame.to_parquet(tmp_path / "predictions.parquet")
+    results = results.model_copy(update={"analysis": analyse(to_scores(frame, LABELS), resamples=40)})
+    found = interpret(tmp_path, results, fitted(400))
+    for finding in (*labels, "Effusion"):
+        raw = found.findings[LABELS.index(finding)].fits[0]
+        brier = results.analysis.label(finding).branches[-1].brier
+        assert [raw.brier.low, raw.brier.high] == pytest.approx([brier.low, brier.high], nan_ok=True)
+        # With it, or without it, is one patient; of Edema no other is known.
+        assert math.isnan(raw.observed_expected.low) == math.isnan(raw.in_the_large.low) == (finding in labels)
+        change = found.findings[LABELS.index(finding)].brier_change
+        assert math.isnan(raw.brier.low) == math.isnan(raw.ece.low) == math.isnan(change.low) == (finding == "Edema")
 
 
 def test_without_a_calibration_scores_are_as_they_are(results: tuple[Path, Results], tmp_path: Path) -> None:

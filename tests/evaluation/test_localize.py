@@ -15,7 +15,7 @@ from agcxr.data.prepared import Plan, Prepared, Source
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
 from agcxr.evaluation.coverage import Coverage, Covered
-from agcxr.evaluation.evaluate import PatientLeak
+from agcxr.evaluation.leak import PatientLeak
 from agcxr.evaluation.localization import (
     CAM,
     COLUMNS,
@@ -200,6 +200,16 @@ def test_the_table_has_ours_and_the_published_rows(found, capsys):
     assert "†" not in summary(many)
     with pytest.raises(ValueError, match="no score of 'fusion' on 'Hernia'; there are random, prior"):
         looked.score("fusion", "Hernia")
+
+
+def test_a_p_at_its_floor_says_so_where_resamples_were_left_out(found):
+    looked = found[0]
+    lost = {"p": 2 / 151, "left_out": 50}
+    few = looked.model_copy(update={"gaps": tuple(gap.model_copy(update=lost) for gap in looked.gaps)})
+    assert few.resamples == 200
+    assert summary(few).count("≤.013") == len(looked.findings)
+    more = looked.model_copy(update={"gaps": tuple(g.model_copy(update=lost | {"left_out": 0}) for g in looked.gaps)})
+    assert "≤" not in summary(more)
 
 
 def test_the_report_shows_every_measure_between_floor_and_ceiling_with_intervals(found):
@@ -418,3 +428,7 @@ def test_one_patient_has_no_interval():
     # The mean is over both findings: resamples that lack the one patient of Hernia have none.
     assert by_name["mean"].value == pytest.approx((1 + 4 / 9) / 2)
     assert all(np.isnan(gap.low) and np.isnan(gap.p) for gap in gaps if gap.finding == "Hernia")
+    # p0 is missing with probability (8/9)^9 = .35, the masses never.
+    left_out = {gap.finding: gap.left_out for gap in gaps}
+    assert left_out["Mass"] == 0
+    assert left_out["mean"] == left_out["Hernia"] == pytest.approx(104, abs=25)

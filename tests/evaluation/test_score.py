@@ -173,6 +173,17 @@ def test_parquet_of_an_evaluation(tmp_path: Path) -> None:
     assert found.patients_from == str(path)
 
 
+def test_parquet_with_empty_cells(tmp_path: Path) -> None:
+    """As `evaluate` writes a label that is not known; a score and a patient that are missing."""
+    labels = pd.DataFrame({"image_id": IMAGES, "patient": ["a", None, "b", "b", "c", "c", "d", "d"]})
+    labels["label_Mass"] = np.float32([1, 1, 0, 0, 0, np.nan, 1, 0])
+    labels.to_parquet(tmp_path / "t.parquet")
+    pd.DataFrame({"image_id": IMAGES, "prob_Mass": [*MASS[:7], None]}).to_parquet(tmp_path / "p.parquet")
+    found = score(tmp_path / "p.parquet", tmp_path / "t.parquet", resamples=5)
+    assert (found.films, found.without_score, found.analysis.label("Mass").unknown) == (7, 1, 1)
+    assert found.analysis.resampling.clusters == 5  # the film without a patient is its own
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -383,7 +394,7 @@ def test_points_of_two_programs(tmp_path: Path, labels: Path, validation: Path) 
 def test_bad_points_are_named(tmp_path: Path, labels: Path, validation: Path) -> None:
     path = write(tmp_path / "p.csv", image=IMAGES, prob_Mass=MASS, global_Mass=MASS)
     with pytest.raises(
-        ValueError, match=r"8 films of .*p.csv are films of .*p.csv, with the same scores; .* apart from"
+        ValueError, match=r"8 films of .*p.csv are films of .*p.csv \(the same labels' rows\); .* apart from"
     ):
         score(path, labels, points_from=path)
     with pytest.raises(ValueError, match=r"--points-from names 2 files, but predictions come from 1"):
@@ -391,6 +402,48 @@ def test_bad_points_are_named(tmp_path: Path, labels: Path, validation: Path) ->
     plain = write(tmp_path / "plain.csv", image=["a", "b"], Mass=[0.1, 0.2], label_Mass=[0, 1])
     with pytest.raises(ValueError, match=r"plain.csv holds scores of scored, .*p.csv also of global, fusion"):
         score(path, labels, points_from=plain)
+
+
+def test_scored_films_are_known_in_other_digits(tmp_path: Path) -> None:
+    """Six digits on one side, float32 on the other; labels beside both, as `evaluate` writes them."""
+    values = [0.1234564, 0.8999996, 0.5000004, 0.25] * 5
+    truth = [1, 0] * 10
+    names = [f"{n}.png" for n in range(20)]
+    path = write(tmp_path / "p.csv", image=names, Mass=[f"{p:.6f}" for p in values])
+    labels = write(tmp_path / "t.csv", image=names, Mass=truth)
+    exact = tmp_path / "val.parquet"
+    frame = pd.DataFrame({"image_id": names, "label_Mass": truth, "fusion_Mass": np.float32(values)})
+    frame.to_parquet(exact)
+    with pytest.raises(
+        ValueError, match=r"20 films of .*val.parquet are films of .*p.csv \(the same names and scores\)"
+    ):
+        score(path, labels, points_from=exact)
+    frame["fusion_Mass"] += np.float32(3e-6)  # other films of the same names; the last has no score on either side
+    frame.loc[19, "fusion_Mass"] = np.nan
+    frame.to_parquet(exact)
+    write(path, image=names, Mass=[*(f"{p:.6f}" for p in values[:19]), ""])
+    assert score(path, labels, points_from=exact, resamples=5).points_from[0].films == 19
+
+
+def test_scored_films_are_known_by_their_labels(tmp_path: Path, labels: Path) -> None:
+    """The validation films' labels stand in the same table: the row is the film, whatever its scores are."""
+    path = write(tmp_path / "p.csv", image=IMAGES, Mass=MASS)
+    other = write(tmp_path / "val.csv", image=IMAGES[6:], Mass=[0.5, 0.6])
+    with pytest.raises(ValueError, match=r"2 films of .*val.csv are films of .*p.csv \(the same labels' rows\)"):
+        score(path, labels, points_from=other)
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_list_of_findings_says_nothing(tmp_path: Path, empty: str) -> None:
+    lists = ["Mass", "Mass|Edema", "No Finding", empty, empty, "No Finding", "Mass", "Edema"]
+    path = write(tmp_path / "p.csv", image=IMAGES, Mass=MASS)
+    found = score(path, write(tmp_path / "t.csv", image=IMAGES, finding_labels=lists), resamples=5)
+    mass = found.analysis.label("Mass")
+    assert (mass.positives, mass.negatives, mass.unknown) == (3, 3, 2)
+    assert [(c.films, c.unknown) for c in found.findings] == [(6, 2)]
+    nulls = tmp_path / "t.parquet"
+    pd.DataFrame({"image": IMAGES, "Finding Labels": [text.strip() or None for text in lists]}).to_parquet(nulls)
+    assert score(path, nulls, resamples=5).analysis.label("Mass").unknown == 2
 
 
 def test_level_and_seed(tmp_path: Path, labels: Path) -> None:

@@ -169,7 +169,14 @@ def _branch(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
         average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
-        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k]),
+        brier=Interval.of(
+            uncertainty.interval(
+                metrics.brier(target, score),
+                replicates.brier_BKR[b, k],
+                level,
+                patients=uncertainty.patients_with_a_label(target, scores.patient_N),
+            )
+        ),
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from agcxr.calibration import Calibration, fit_calibration
+from agcxr.calibration import Calibration, FittedOn, films_digest, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.leak import check_films
 from agcxr.inference.describe import describe_features
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
-from agcxr.models.checkpoint import CARD_FILE, read_card
+from agcxr.models.checkpoint import CARD_FILE, Card, read_card
 
 
 def calibrate(
@@ -22,15 +23,18 @@ def calibrate(
     prepared: str | Path | Prepared,
     *,
     split: str = "val",
+    allow_leak: bool = False,
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Calibrate the fusion branch on `split`, describe the training films (inference/describe.py), and write the
-    model's card anew; the weights stay as they are.
+    """Calibrate the fusion branch on `split`, and write the model's card anew, with what it was fitted on; the weights
+    stay as they are. Where the folder's train part is what the model was trained on, describe these films anew too
+    (inference/describe.py); elsewhere what the card knows of them stays.
 
     run: a run or model folder on disk. The kind of map is chosen by log loss, cross-validated by patient. Raises
-    ValueError where the split has no films, or is the test split: test films only measure.
+    ValueError where the split has no films, or is the test split: test films only measure; and PatientLeak for patients
+    that the model was trained on, unless `allow_leak` (then card and reports say so).
     """
     if split == "test":
         raise ValueError("test films only measure; calibrate on 'val'")
@@ -39,6 +43,7 @@ def calibrate(
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r}, so there is nothing to calibrate on")
     predictor = Predictor.from_pretrained(run, device=device)
+    fitted_on = _fitted_on(predictor.model.card, films, rows, split, allow_leak)
     answers = predictor.predict_arrays(films.images, rows, progress=progress)
     index = films.index.iloc[rows]
     found = fit_calibration(
@@ -47,16 +52,43 @@ def calibrate(
         index["patient"].to_numpy(dtype=object),
         answers.labels,
         seed=seed,
-    )
+    ).model_copy(update={"fitted_on": fitted_on})
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
-    describe_features(folder, films, seed=seed, device=device, progress=progress)
+    if fitted_on.of_training:
+        describe_features(folder, films, seed=seed, device=device, progress=progress)
     model = AGCNN.from_pretrained(folder)
     card = model.card or model.new_card(prepared_size=films.images.shape[1])
     model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))  # last: with it, all is there
     return found
 
 
+def _fitted_on(card: Card | None, films: Prepared, rows: np.ndarray, split: str, allow_leak: bool) -> FittedOn:
+    """What is fitted on, as the card keeps it. Raises PatientLeak."""
+    leak = check_films(card, films, rows, split, allow=allow_leak, use="calibrate")
+    index = films.index.iloc[rows]
+    return FittedOn(
+        collection=films.plan.source.collection,
+        split=split,
+        films=len(rows),
+        digest=films_digest(index["image_id"].astype(str), index["patient"].astype(str)),
+        of_training=_trained_on(card, films),
+        shared_patients=leak.shared_patients,
+        unchecked=leak.unchecked,
+    )
+
+
+def _trained_on(card: Card | None, films: Prepared) -> bool | None:
+    """The patients of the train part are those the model was trained on, all of them and no others; None: the card does
+    not name them."""
+    if card is None or card.train_patients is None:
+        return None
+    here = set(films.index.loc[films.index["split"] == "train", "patient"].astype(str))
+    known = card.train_patients.known(here, films.plan.source.collection)
+    return len(known) == len(here) == len(card.train_patients.hashes)
+
+
 def calibrate_once(run: Path, prepared: str | Path) -> None:
     """`calibrate` a run that has just been trained; one that holds a calibration is left as it is."""
     if read_card(run / "model" / CARD_FILE).calibration is None:
-        calibrate(run, prepared)
+        # A split by image shares patients: `prepare` warned of it, and the card says so.
+        calibrate(run, prepared, allow_leak=True)

@@ -15,7 +15,7 @@ from agcxr.evaluation.tables import DAGGER, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEW_PATIENTS, cluster_weights, difference, mean_over
+from agcxr.uncertainty import FEW_PATIENTS, cluster_weights, difference, mean_over, p_floor
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
@@ -34,6 +34,8 @@ class Covered(Frozen):
     gap_low: Number
     gap_high: Number
     p: Number
+    left_out: int = 0
+    """Resamples without a box of the finding (for the mean: of some finding)."""
 
 
 class Coverage(Stored):
@@ -106,7 +108,7 @@ def text(found: Coverage) -> str:
     for row in found.rows:
         ends = "one patient" if np.isnan(row.gap_low) else f"{signed(row.gap_low)} to {signed(row.gap_high)}"
         gap = f"{signed(row.gap)} ({ends})"
-        p = p_words(row.p, 2 / (found.resamples + 1))
+        p = p_words(row.p, p_floor(found.resamples, row.left_out))
         name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
         lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(row.chance):>8}{gap:>26}{p:>8}")
     note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: interval and p are rough."
@@ -126,6 +128,7 @@ def _row(name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Fl
         gap_low=gap.low,
         gap_high=gap.high,
         p=gap.p,
+        left_out=gap.left_out,
     )
 
 

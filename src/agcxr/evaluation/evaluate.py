@@ -18,27 +18,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
+from agcxr.evaluation.leak import check_films
 from agcxr.evaluation.points import choose_points
-from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, LeakResult, Results
+from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
 from agcxr.evaluation.tables import text_table
 from agcxr.inference.prediction import BRANCHES, Precision
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
-from agcxr.models.checkpoint import Card
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
 
 EXAMPLES = 3
 """Films shown of each of best, median and worst."""
-
-
-class PatientLeak(ValueError):
-    """The split holds patients that the checkpoint was trained on."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +75,14 @@ def evaluate(
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     predictor = Predictor.from_pretrained(run, device=device, precision=precision)
     rows = _rows(films, split)
-    patients = films.index.iloc[rows]["patient"].astype(str)
-    leak = check_leak(predictor.model.card, patients, split, collection=films.plan.source.collection, allow=allow_leak)
+    leak = check_films(predictor.model.card, films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), split, out)
     clock = time.perf_counter()
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
     rate = len(rows) / (time.perf_counter() - clock)
     predictions = to_frame(films, rows, answers)
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    points, points_from = choose_points(predictor, films, split, batch_size=batch_size)
+    chosen = choose_points(predictor, films, split, batch_size=batch_size)
     scores = to_scores(predictions, predictor.labels)
     _copy_facts(Path(run), films.folder, folder)
     results = Results(
@@ -97,10 +91,11 @@ def evaluate(
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=points),
+        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points),
         crops=crop_rows(predictions, predictor.labels),
         leak=leak,
-        points_from=points_from,
+        points_from=chosen.words,
+        points_fitted_here=chosen.here,
         examples=draw_examples(predictor, films, predictions, folder, each=examples),
         environment=_environment(predictor, precision, time.perf_counter() - start, rate),
     )
@@ -129,51 +124,6 @@ def _rows(films: Prepared, split: str) -> np.ndarray:
         found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
         raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
     return rows
-
-
-def check_leak(
-    card: Card | None, patients: pd.Series, split: str, *, collection: str | None, allow: bool
-) -> LeakResult:
-    """Patients of a split (one name a film) that the checkpoint's card lists as trained on. `collection`: whose
-    patients they are, as the prepared folder's plan says.
-
-    Raises PatientLeak where there are some and they are not allowed.
-    """
-    if card is None or card.train_patients is None:
-        return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
-    if why := _unchecked(card.train_patients.collection, collection):
-        return LeakResult(checked=False, why=why, shared_patients=0, shared_films=0, allowed=allow)
-    shared = card.train_patients.known(patients, collection)
-    on_films = int(patients.isin(shared).sum())
-    if shared and not allow:
-        raise PatientLeak(
-            f"the model was trained on {len(shared):,} of the {patients.nunique():,} patients of {split!r} "
-            f"({on_films:,} of {len(patients):,} films), so its results there would be too good; evaluate a split that "
-            "shares no patients with training, or pass --allow-leak to go on and have the report say so"
-            + _by_number(card.train_patients.collection, collection)
-        )
-    return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
-
-
-def _unchecked(trained: str | None, collection: str | None) -> str:
-    """Why names of patients cannot tell whom two collections share; empty where they can."""
-    for renamed, other in ((collection, trained), (trained, collection)):
-        origin = UNDER_OTHER_NAMES.get(renamed or "")
-        if origin and renamed != other and (other is None or UNDER_OTHER_NAMES.get(other, other) == origin):
-            whose = "the model does" if other == trained else "these films do"
-            also = f", and {whose} not say of which collection" if other is None else f", as {other} does"
-            return f"{renamed} holds films of {origin} under names of its own{also}"
-    return ""
-
-
-def _by_number(trained: str | None, collection: str | None) -> str:
-    if trained and collection:
-        return ""
-    who = "the model does" if not trained else "these films do"
-    return (
-        f". (Patients were compared by number alone, as {who} not say of which collection; "
-        f"if not of {trained or collection or 'the same one'}, they are others.)"
-    )
 
 
 def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from agcxr.evaluation.meaning import (
     Meaning,
     Version,
 )
-from agcxr.evaluation.results import PREDICTIONS, FindingResult, Interval, Results
+from agcxr.evaluation.results import PREDICTIONS, Interval, Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS
@@ -82,8 +82,10 @@ def interpret(
         patients=results.analysis.patients,
         method=calibration.method if calibration else None,
         log_loss={str(kind): loss for kind, loss in calibration.log_loss.items()} if calibration else {},
+        fitted_on=calibration.fitted_on if calibration else None,
+        fitted_here=results.points_fitted_here,
         findings=tuple(
-            _finding(scores, k, agreed[k], calibration, how.level, results.analysis.labels[k])
+            _finding(scores, k, agreed[k], calibration, how.level, results.analysis.labels[k].few_patients, patient_N)
             for k in range(len(scores.labels))
         ),
         mean=_mean([agreed[k] for k in averaged], how.level),
@@ -129,36 +131,45 @@ def _agree(scores: _Scores, patient_N: np.ndarray, resamples: int, seed: int) ->
 
 
 def _finding(
-    scores: _Scores, k: int, agreed: _Agreed, calibration: Calibration | None, level: float, result: FindingResult
+    scores: _Scores,
+    k: int,
+    agreed: _Agreed,
+    calibration: Calibration | None,
+    level: float,
+    few_patients: bool,
+    patient_N: np.ndarray,
 ) -> FindingMeaning:
     label, target = scores.labels[k], scores.target_NK[:, k]
+    labelled = uncertainty.patients_with_a_label(target, patient_N)
+    rarer = uncertainty.patients_of_the_rarer(target, patient_N)
     known = calibration.findings.get(label) if calibration else None
     last: Version = "calibrated" if "calibrated" in agreed.now else "raw"
     return FindingMeaning(
         finding=label,
         films=int((~np.isnan(target)).sum()),
         positives=int((target == 1).sum()),
-        few_patients=result.few_patients,
+        few_patients=few_patients,
         curve=known.curve.kind if known else None,
         fitted_films=known.films if known else 0,
         fitted_positives=known.positives if known else 0,
-        fits=tuple(_fit(version, agreed, level, result.positive_patients) for version in agreed.now),
-        brier_change=_change([agreed], level),
+        fits=tuple(_fit(version, agreed, level, labelled, rarer) for version in agreed.now),
+        brier_change=_change([agreed], level, labelled),
         bins=_bins(target, scores.versions[last][:, k]),
         raw_bins=_bins(target, scores.versions["raw"][:, k]),
     )
 
 
-def _fit(version: Version, agreed: _Agreed, level: float, patients: int) -> Fit:
-    """`patients`: with the finding; ratios to what is expected rest on them."""
+def _fit(version: Version, agreed: _Agreed, level: float, labelled: int, rarer: int) -> Fit:
+    """`labelled`: patients whom errors rest on. `rarer`: those with the finding, or without it, whichever are fewer; on
+    them rest ratios to what is expected."""
     now, then = agreed.now[version], agreed.then[version]
     return Fit(
         version=version,
-        brier=_interval(now.brier[0], then.brier, level),
-        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
+        brier=_interval(now.brier[0], then.brier, level, labelled),
+        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
         ece_by_chance=agreed.tally[version].chance_ece,
-        observed_expected=_interval(now.ratio[0], then.ratio, level, patients),
-        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, patients),
+        observed_expected=_interval(now.ratio[0], then.ratio, level, rarer),
+        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, rarer),
     )
 
 
@@ -188,7 +199,7 @@ def _mean(agreed: list[_Agreed], level: float) -> tuple[Fit, ...]:
     return tuple(fits)
 
 
-def _change(agreed: list[_Agreed], level: float) -> Interval:
+def _change(agreed: list[_Agreed], level: float, patients: int = FEWEST_PATIENTS) -> Interval:
     """What calibration does to the Brier score, mean over labels; NaN without a calibration."""
     if not agreed or "calibrated" not in agreed[0].now:
         return NOTHING
@@ -196,7 +207,7 @@ def _change(agreed: list[_Agreed], level: float) -> Interval:
         np.mean([getattr(one, at)["calibrated"].brier - getattr(one, at)["raw"].brier for one in agreed], axis=0)
         for at in ("now", "then")
     )
-    return _interval(now[0], then, level)
+    return _interval(now[0], then, level, patients)
 
 
 def _average(values: Iterable[float]) -> float:

@@ -13,7 +13,7 @@ from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
 from agcxr.evaluation.results import LeakResult, Number
 from agcxr.evaluation.tables import DAGGER, NONE, chance, number, signed
 from agcxr.inference.maps import Rectify
-from agcxr.uncertainty import FEW_PATIENTS
+from agcxr.uncertainty import FEW_PATIENTS, p_floor
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
@@ -91,6 +91,8 @@ class Gap(Record):
     low: Number
     high: Number
     p: Number
+    left_out: int = 0
+    """Resamples without a case of the finding (for MEAN: of some finding)."""
 
 
 class Published(Record):
@@ -325,7 +327,8 @@ def summary(found: Localization) -> str:
         name = finding.replace("_", " ") + DAGGER * (seen.patients < FEW_PATIENTS)
         lines.append(
             f"{name:<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
-            f"{_short(seen.of('hit').value):>12}{signed(gap.value, 2):>12}{chance(gap.p, 2 / (found.resamples + 1)):>7}"
+            f"{_short(seen.of('hit').value):>12}{signed(gap.value, 2):>12}"
+            f"{chance(gap.p, p_floor(found.resamples, gap.left_out)):>7}"
             f"{_short(usual.of('hit').value):>14}"
         )
     if any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings):

@@ -27,7 +27,7 @@ from agcxr.evaluation.cases import (
     measure_looks,
     measure_prior,
 )
-from agcxr.evaluation.evaluate import check_leak
+from agcxr.evaluation.leak import check_leak
 from agcxr.evaluation.localization import (
     FLOORS,
     LOOKS,
@@ -337,6 +337,7 @@ def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means,
         low=found.low,
         high=found.high,
         p=found.p,
+        left_out=found.left_out,
     )
 
 

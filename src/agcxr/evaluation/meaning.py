@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from agcxr.calibration import MIN_POSITIVES
+from agcxr.calibration import MIN_POSITIVES, FittedOn
 from agcxr.evaluation.results import Frozen, Interval, Number, Stored
 
 SCORES = "scores.json"
@@ -147,6 +147,10 @@ class Meaning(Stored):
     """The calibration's kind of map; None: the checkpoint holds no calibration, so scores are as they are."""
     log_loss: dict[str, float]
     """Of each kind, cross-validated on the validation films; the least was taken."""
+    fitted_on: FittedOn | None = None
+    """The films that the calibration was fitted on, as the checkpoint says; None: it does not, or holds none."""
+    fitted_here: bool = False
+    """They are these films, so the calibration looks better here than it is."""
     findings: tuple[FindingMeaning, ...]
     mean: tuple[Fit, ...]
     """Means over the findings that have both classes here; ratios are of all positives over all expected."""

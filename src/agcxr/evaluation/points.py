@@ -5,9 +5,11 @@ Shapes: N films, K labels, B branches, P operating points.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, operating_points
+from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_digest, operating_points
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
 from agcxr.inference.prediction import BRANCHES
@@ -17,32 +19,57 @@ from agcxr.metrics import Floats
 FUSION = BRANCHES.index("fusion")
 
 
-def choose_points(predictor: Predictor, films: Prepared, split: str, *, batch_size: int) -> tuple[Points, str]:
-    """Thresholds of every branch, never chosen on the evaluated split, and on what they were chosen, in words.
+@dataclass(frozen=True)
+class Chosen:
+    """Thresholds, and the films that they were chosen on."""
 
-    The checkpoint holds those of the fusion, which are in use. The other branches get theirs by the same rule where the
-    prepared folder holds the same validation films, so that branches compare; elsewhere they have none.
+    points: Points
+    words: str
+    """The films, to go behind "were chosen on"."""
+    here: bool
+    """They are the evaluated films, so the points look better there than they are."""
+
+
+def choose_points(predictor: Predictor, films: Prepared, split: str, *, batch_size: int) -> Chosen:
+    """Thresholds of every branch for `split`, and on which films they were chosen.
+
+    The checkpoint holds those of the fusion, which are in use and so are measured wherever they were fitted. The other
+    branches get theirs by the same rule where the prepared folder holds the same validation films and these are not the
+    evaluated ones, so that branches compare; elsewhere they have none.
     """
     labels, card = predictor.labels, predictor.model.card
     calibration = card.calibration if card else None
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy() & (split != "val"))
     target_NK = films.index.iloc[rows][list(labels)].to_numpy(np.float64)
-    kept = "the validation films of its training (kept in the checkpoint)"
-    if calibration is not None and not (len(rows) and _fitted_on(calibration, target_NK, labels)):
+    if calibration is None and not len(rows):
+        nothing = Points((), np.zeros((0, len(BRANCHES), len(labels))))
+        return Chosen(nothing, "nowhere: there are no validation films apart from this split", here=False)
+    if calibration is not None and not (
+        _same_films(calibration, films, rows, labels) and _same_labels(calibration, target_NK, labels)
+    ):
         threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
-        return Points(tuple(POINTS), _kept(threshold, calibration, labels), _positives(calibration, labels)), kept
-    if not len(rows):
-        nothing = np.zeros((0, len(BRANCHES), len(labels)))
-        return Points((), nothing), "nowhere: there are no validation films apart from this split"
+        points = Points(tuple(POINTS), _kept(threshold, calibration, labels), _positives(calibration, labels))
+        here = _same_films(calibration, films, np.flatnonzero((films.index["split"] == split).to_numpy()), labels)
+        return Chosen(points, f"{'these very films: ' * here}{calibration.words}, and are kept in the checkpoint", here)
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size)
     score_BNK = np.stack([answers.global_NK, answers.local_NK, answers.fusion_NK]).astype(np.float64)
     threshold, words = _chosen(target_NK, score_BNK), f"the {len(rows):,} validation films"
     if calibration is not None:
-        threshold, words = _kept(threshold, calibration, labels), f"{words} (those of the fusion in its training)"
-    return Points(tuple(POINTS), threshold, (target_NK == 1).sum(axis=0)), words
+        threshold = _kept(threshold, calibration, labels)
+        words = f"{calibration.words}, and those of the fusion are kept in the checkpoint"
+    return Chosen(Points(tuple(POINTS), threshold, (target_NK == 1).sum(axis=0)), words, here=False)
 
 
-def _fitted_on(calibration: Calibration, target_NK: Floats, labels: tuple[str, ...]) -> bool:
+def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, labels: tuple[str, ...]) -> bool:
+    """The calibration was fitted on these rows. A checkpoint that does not say is taken by its counts."""
+    index, known = films.index.iloc[rows], calibration.fitted_on
+    if known is None:
+        return len(rows) > 0 and _same_labels(calibration, index[list(labels)].to_numpy(np.float64), labels)
+    digest = films_digest(index["image_id"].astype(str), index["patient"].astype(str))
+    return known.same(digest, films.plan.source.collection)
+
+
+def _same_labels(calibration: Calibration, target_NK: Floats, labels: tuple[str, ...]) -> bool:
     """As many films and positives of every label as the calibration was fitted on: another set would hardly agree."""
     for k, label in enumerate(labels):
         fitted, target = calibration.findings.get(label), target_NK[:, k]

@@ -10,7 +10,7 @@ from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Me
 from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
 from agcxr.evaluation.report_tables import BOLD, difference
 from agcxr.evaluation.tables import DAGGER, chance, number, signed, words
-from agcxr.uncertainty import FEW_PATIENTS
+from agcxr.uncertainty import FEW_PATIENTS, p_floor
 
 ORDER = ("hit", "energy", "iou", *(name for name in localization.COLUMNS if ">" in name))
 """Columns of the tables, names of boxes.MEASURES."""
@@ -111,7 +111,7 @@ def _covered(shown: Coverage) -> Table:
                 number(row.coverage),
                 number(row.chance),
                 _apart(row.gap, row.gap_low, row.gap_high),
-                chance(row.p, 2 / (shown.resamples + 1)),
+                chance(row.p, p_floor(shown.resamples, row.left_out)),
             )
             for row in rows
         ),

@@ -1,4 +1,4 @@
-"""The report's section on operating points: sensitivity and specificity at thresholds that other films chose."""
+"""The report's section on operating points: sensitivity and specificity at thresholds of the validation films."""
 
 from __future__ import annotations
 
@@ -37,11 +37,24 @@ def _reached(results: Results, shown: list[FindingResult]) -> Table:
         rows.append((Cell(marked(r)), Cell(NONE if r.chosen_on is None else f"{r.chosen_on:,}"), *cells))
     caption = (
         f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
-        "That a point named 95 % lands elsewhere here is shift and chance: what differs between those films and these, "
-        "and which films happened to be among either. The fewer positives validation held, the more of it is chance; "
-        f"the intervals hold the chance in these films alone. {few_patients(results.analysis)}"
+        f"{_what_it_shows(results)} {few_patients(results.analysis)}"
     ).strip()
     return Table(head, tuple(rows), caption, groups=groups)
+
+
+def _what_it_shows(results: Results) -> str:
+    """What sensitivity and specificity say of other films: nothing where the thresholds were chosen on these."""
+    if results.points_fitted_here:
+        return (
+            "So sensitivity and specificity look better here than they are: each point was put where these very films "
+            "allow it, and a point named 95 % reaches that by its choice alone. The intervals do not allow for it; "
+            "measure on films apart."
+        )
+    return (
+        "That a point named 95 % lands elsewhere here is shift and chance: what differs between those films and these, "
+        "and which films happened to be among either. The fewer positives validation held, the more of it is chance; "
+        "the intervals hold the chance in these films alone."
+    )
 
 
 def _cell(found: Interval) -> Cell:

@@ -60,8 +60,10 @@ def _said(found: Meaning) -> list[Block]:
     if rare:
         text += f" Too rare there to be calibrated, so left as they are: {', '.join(rare)}."
     out: list[Block] = [Text(text)]
-    if found.split == "val":
-        out.append(Text("This is the split that the calibration was fitted on, so it looks better here than it is."))
+    if found.fitted_on and (found.fitted_on.shared_patients or not found.fitted_on.of_training):
+        out.append(Text(f"The calibration was fitted on {found.fitted_on.words}."))
+    if found.fitted_here:
+        out.append(Text("These are the films that the calibration was fitted on, so it looks better here than it is."))
     if "calibrated" in mean:
         out.append(Text(_gain(found, mean["raw"], mean["calibrated"])))
     return out

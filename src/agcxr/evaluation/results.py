@@ -86,7 +86,7 @@ class Gap(Frozen):
     low: Number
     high: Number
     p: Number
-    """Two-sided, bootstrap; at least 2 / (resamples + 1)."""
+    """Two-sided, bootstrap; at least `uncertainty.p_floor`."""
     left_out: int = 0
     delong_p: Number = math.nan
     """AUROC of one finding only; takes films as independent."""
@@ -286,7 +286,9 @@ class Results(Stored):
     """All films first, then a row a label over its positive films."""
     leak: LeakResult
     points_from: str
-    """Where the thresholds of the operating points were chosen."""
+    """The films that the thresholds of the operating points were chosen on, in words."""
+    points_fitted_here: bool = False
+    """They are the evaluated films themselves, so calibration and points look better here than they are."""
     examples: tuple[Example, ...]
     environment: Environment
 

@@ -34,6 +34,9 @@ from agcxr.evaluation.score_tables import (
 from agcxr.labels import LABELS, NO_FINDING
 from agcxr.metrics import Floats
 
+ROUNDING = 2e-6
+"""Scores no farther apart are the same one, written in two ways."""
+
 
 def score(
     predictions: str | Path,
@@ -233,18 +236,23 @@ def _validation(
             f"{file} holds scores of {', '.join(films.branches)}, {said.path} also of {', '.join(lacking)}; "
             "points must be chosen on the scores that they are used for: write the same columns in both"
         )
-    if shared := _shared(films, said):
-        raise ValueError(
-            f"{shared:,} films of {file} are films of {said.path}, with the same scores; thresholds chosen on the "
-            "films they are measured on look too good: give validation films apart from these"
-        )
     truth = own_labels(films, how) if films.labelled else known
+    found = match(films, truth)
+    same, why = _shared(films, said), "the same names and scores"
+    if truth is known:  # then a film is the same where its labels are the same row, whatever its scores
+        same, why = len(np.intersect1d(found.rows_M2[:, 1], match(said, known).rows_M2[:, 1])), "the same labels' rows"
+    if same:
+        raise ValueError(
+            f"{same:,} films of {file} are films of {said.path} ({why}); thresholds chosen on the films they are "
+            "measured on look too good: give validation films apart from these"
+        )
     chosen = {branch: films.branches[branch] for branch in branches}
-    return _joined(chosen, findings, films, truth, match(films, truth)).scores, truth.path
+    return _joined(chosen, findings, films, truth, found).scores, truth.path
 
 
 def _shared(one: Predictions, other: Predictions) -> int:
-    """Films that have the same name and scores in both tables: other collections may use the same names."""
+    """Films that have the same name and scores in both tables: other collections may use the same names. Scores are the
+    same to ROUNDING, as one table may hold six digits (`predict`) and the other float32 (`evaluate`)."""
     try:
         rows_M2 = match(one, other).rows_M2
     except ValueError:
@@ -256,7 +264,8 @@ def _shared(one: Predictions, other: Predictions) -> int:
     mine_MK, theirs_MK = (
         table[findings].to_numpy()[row_M] for table, row_M in zip((mine, theirs), rows_M2.T, strict=True)
     )
-    return int(np.isclose(mine_MK, theirs_MK, rtol=0, atol=1e-9, equal_nan=True).all(axis=1).sum())
+    same_M = np.isclose(mine_MK, theirs_MK, rtol=0, atol=ROUNDING, equal_nan=True).all(axis=1)
+    return int((same_M & ~np.isnan(mine_MK).all(axis=1)).sum())
 
 
 def _thresholds(target_NK: Floats, score_NK: Floats) -> Floats:

@@ -172,6 +172,11 @@ def _separator(path: Path) -> str:
     return max(",;\t", key=header.count)
 
 
+def _text(cells: pd.Series) -> pd.Series:
+    """As written, without spaces around; "" for a cell that a Parquet file has as missing."""
+    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
+
+
 def _key(column: str) -> str:
     return "".join(letter for letter in str(column).lower() if letter.isalnum())
 
@@ -183,11 +188,11 @@ def _some(names: Sequence[object]) -> str:
 
 def _column(table: pd.DataFrame, names: Sequence[str], asked: str | None) -> pd.Series | None:
     if asked is not None and asked in table.columns:
-        return table[asked].astype(str).str.strip()
+        return _text(table[asked])
     for name in names:
         for column in table.columns:
             if _key(column) == name:
-                return table[column].astype(str).str.strip()
+                return _text(table[column])
     return None
 
 
@@ -243,7 +248,7 @@ def _score_columns(table: pd.DataFrame, path: Path) -> dict[str, dict[str, pd.Se
 
 def _numbers(cells: pd.Series, path: Path, column: str) -> pd.Series:
     """0.258, .258, 0,258 and 25.8 % are numbers; an empty cell is NaN."""
-    text = cells.astype(str).str.strip()
+    text = _text(cells)
     empty = text.str.lower().isin(EMPTY)
     percent = text.str.endswith("%")
     bare = text.mask(percent, text.str.rstrip("% "))
@@ -263,7 +268,7 @@ def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
 def _truth(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for column in table.columns:
         if _key(column) in LABEL_LISTS:
-            return _from_lists(table[column].astype(str), path)
+            return _from_lists(table[column], path)
     found: dict[str, pd.Series] = {}
     for column in table.columns:
         parts = split_column(str(column))
@@ -284,10 +289,11 @@ def _truth(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _from_lists(listed: pd.Series, path: Path) -> pd.DataFrame:
-    rows = [[canonical(part) or part for part in text.split("|") if part.strip()] for text in listed]
+    """An empty cell says nothing of the film: all its labels are unknown, as where films are prepared (data/nih.py)."""
+    rows = [[canonical(part) or part for part in text.split("|") if part.strip()] for text in _text(listed)]
     if odd := sorted({name for row in rows for name in row} - set(LABELS)):
         raise ValueError(f"{path}: unknown finding {odd[0]!r} in the labels; expected some of {', '.join(LABELS)}")
-    return pd.DataFrame({label: [float(label in row) for row in rows] for label in LABELS})
+    return pd.DataFrame({label: [float(label in row) if row else np.nan for row in rows] for label in LABELS})
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

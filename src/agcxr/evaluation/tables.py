@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from agcxr import uncertainty
 from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Gap, Interval
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS
 
@@ -69,7 +70,7 @@ def dagger_note(stands: bool, unit: str = "patient") -> str:
 
 def p_floor(analysis: Analysis, gap: Gap) -> float:
     """The smallest p that the bootstrap can give for a difference."""
-    return 2 / (analysis.resampling.resamples - gap.left_out + 1)
+    return uncertainty.p_floor(analysis.resampling.resamples, gap.left_out)
 
 
 def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc", point: str = "") -> Gap | None:

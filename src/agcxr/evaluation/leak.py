@@ -1,0 +1,84 @@
+"""Are there patients among films whom the model was trained on? Its card says so, by hashes of their names."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from agcxr.data.external import UNDER_OTHER_NAMES
+from agcxr.data.prepared import Prepared
+from agcxr.evaluation.results import LeakResult
+from agcxr.models.checkpoint import Card
+
+Use = Literal["evaluate", "calibrate"]
+CURES: dict[Use, str] = {
+    "evaluate": "so its results there would be too good; evaluate a split that shares no patients with training, or "
+    "pass --allow-leak to go on and have the report say so",
+    "calibrate": "so it is surer of them than of others, and a calibration fitted there would not hold; calibrate on "
+    "films that share no patients with training, or pass --allow-leak to go on and have the card and reports say so",
+}
+"""What follows from a leak, and what to do."""
+
+
+class PatientLeak(ValueError):
+    """The split holds patients that the checkpoint was trained on."""
+
+
+def check_films(
+    card: Card | None, films: Prepared, rows: np.ndarray, split: str, *, allow: bool, use: Use = "evaluate"
+) -> LeakResult:
+    """`check_leak` for the patients of some rows of a prepared folder."""
+    patients = films.index.iloc[rows]["patient"].astype(str)
+    return check_leak(card, patients, split, collection=films.plan.source.collection, allow=allow, use=use)
+
+
+def check_leak(
+    card: Card | None,
+    patients: pd.Series,
+    split: str,
+    *,
+    collection: str | None,
+    allow: bool,
+    use: Use = "evaluate",
+) -> LeakResult:
+    """Patients of a split (one name a film) that the checkpoint's card lists as trained on. `collection`: whose
+    patients they are, as the prepared folder's plan says. `use`: what the films are for, for the words.
+
+    Raises PatientLeak where there are some and they are not allowed.
+    """
+    if card is None or card.train_patients is None:
+        return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
+    if why := _unchecked(card.train_patients.collection, collection):
+        return LeakResult(checked=False, why=why, shared_patients=0, shared_films=0, allowed=allow)
+    shared = card.train_patients.known(patients, collection)
+    on_films = int(patients.isin(shared).sum())
+    if shared and not allow:
+        raise PatientLeak(
+            f"the model was trained on {len(shared):,} of the {patients.nunique():,} patients of {split!r} "
+            f"({on_films:,} of {len(patients):,} films), {CURES[use]}"
+            + _by_number(card.train_patients.collection, collection)
+        )
+    return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
+
+
+def _unchecked(trained: str | None, collection: str | None) -> str:
+    """Why names of patients cannot tell whom two collections share; empty where they can."""
+    for renamed, other in ((collection, trained), (trained, collection)):
+        origin = UNDER_OTHER_NAMES.get(renamed or "")
+        if origin and renamed != other and (other is None or UNDER_OTHER_NAMES.get(other, other) == origin):
+            whose = "the model does" if other == trained else "these films do"
+            also = f", and {whose} not say of which collection" if other is None else f", as {other} does"
+            return f"{renamed} holds films of {origin} under names of its own{also}"
+    return ""
+
+
+def _by_number(trained: str | None, collection: str | None) -> str:
+    if trained and collection:
+        return ""
+    who = "the model does" if not trained else "these films do"
+    return (
+        f". (Patients were compared by number alone, as {who} not say of which collection; "
+        f"if not of {trained or collection or 'the same one'}, they are others.)"
+    )
