@@ -37,13 +37,13 @@ from agcxr.intake import (
     ANGLES_A,
     GRID,
     KINDS,
-    TEXTURE,
     Coefficients,
     Complexes,
     Floats,
     edges,
     features,
     grid_copy,
+    small,
     ways,
 )
 
@@ -111,7 +111,7 @@ def turned_films(pictures: list[Bytes], generator: np.random.Generator) -> tuple
             )
             fill = float(generator.choice([0, film.mean()]))
             film = turned_by(film, angle, fill, cut=generator.random() < 0.5)
-            edges_NA2P.append(_parts(edges(cv2.resize(film, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA))))
+            edges_NA2P.append(_parts(edges(small(film))))
             angle_N.append(angle)
     return np.stack(edges_NA2P), np.array(angle_N)
 
@@ -177,7 +177,7 @@ def kinds(pictures: dict[str, list[Bytes]], numbers: Coefficients) -> Coefficien
         for pixels in some:
             held_VGG = ways(grid_copy(pixels))
             best = int(np.argmax([(numbers.upright_GG * one).sum() for one in held_VGG]))
-            rows.append(features(pixels, held_VGG[best], numbers))
+            rows.append(features(small(pixels), held_VGG[best], numbers))
             answers.append(KINDS.index(kind))
     table_ND = np.stack(rows)
     centre_D, scale_D = table_ND.mean(0), table_ND.std(0) + 1e-9

@@ -145,25 +145,29 @@ def measure(film: Radiograph) -> Measured:
 
 def measure_pixels(pixels_HW: NDArray[np.uint8], numbers: Coefficients) -> Measured:
     """The same for 8-bit pixels and given coefficients."""
-    small_TT = np.asarray(cv2.resize(pixels_HW, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA), np.uint8)
+    small_TT = small(pixels_HW)
     tilt = tilt_of(angles(small_TT, numbers))
     if tilt.leans > LEANS:
-        way_V, kind_C = _held_and_kind(turned(small_TT, -tilt.degrees), numbers)
+        straight_TT = turned(small_TT, -tilt.degrees)
+        way_V, kind_C = _held_and_kind(straight_TT, straight_TT, numbers)
         if kind_C[0] > 0.5 and way_V[0] + way_V[4] > 0.5:
             return Measured(way_V, kind_C, tilt)
-    return Measured(*_held_and_kind(pixels_HW, numbers))
+    return Measured(*_held_and_kind(pixels_HW, small_TT, numbers))
 
 
-def _held_and_kind(pixels_HW: NDArray[np.uint8], numbers: Coefficients) -> tuple[Floats, Floats]:
+def _held_and_kind(
+    pixels_HW: NDArray[np.uint8], small_TT: NDArray[np.uint8], numbers: Coefficients
+) -> tuple[Floats, Floats]:
     copy_GG = grid_copy(pixels_HW)
     way_V = softmax(numbers.temperature * np.array([(numbers.upright_GG * one).sum() for one in ways(copy_GG)]))
-    features_D = features(pixels_HW, ways(copy_GG)[int(way_V.argmax())], numbers)
+    features_D = features(small_TT, ways(copy_GG)[int(way_V.argmax())], numbers)
     return way_V, softmax(numbers.weight_CD @ ((features_D - numbers.centre_D) / numbers.scale_D) + numbers.bias_C)
 
 
 def angles(small_TT: NDArray[np.uint8], numbers: Coefficients) -> Floats:
     """Probability of each angle."""
-    return softmax((edges(small_TT) @ numbers.lean_P.conj()).real)
+    # Not by @: for so little, waking the threads of the linear algebra takes longer than the work.
+    return softmax(np.einsum("ap,p->a", edges(small_TT), numbers.lean_P.conj()).real)
 
 
 def tilt_of(angle_A: Floats) -> Tilt:
@@ -174,6 +178,11 @@ def tilt_of(angle_A: Floats) -> Tilt:
     near_A = np.where(np.abs(away_A) <= LEANING, angle_A, 0)
     degrees = (best + (near_A * away_A).sum() / near_A.sum() + 180) % 360 - 180
     return Tilt(float(degrees), float(angle_A[lean_A > LEANING].sum()), float(angle_A[lean_A > FAR].sum()))
+
+
+def small(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """H x W -> T x T, on which angles and texture are measured."""
+    return np.asarray(cv2.resize(pixels_HW, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def grid_copy(pixels_HW: NDArray[np.uint8]) -> Floats:
@@ -219,12 +228,12 @@ def _places_AP() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return place_AP.real.astype(np.float32), place_AP.imag.astype(np.float32)
 
 
-def features(pixels_HW: NDArray[np.uint8], held_GG: Floats, numbers: Coefficients) -> Floats:
+def features(small_TT: NDArray[np.uint8], held_GG: Floats, numbers: Coefficients) -> Floats:
     """D numbers, and their squares, that tell films from other pictures. held_GG: the copy as it looks most upright."""
     away = (held_GG - numbers.mean_GG).ravel()
-    along_K = numbers.components_KGG.reshape(len(numbers.variances_K), -1) @ away
+    along_K = np.einsum("kp,p->k", numbers.components_KGG.reshape(len(numbers.variances_K), -1), away)
     rest = (away**2).sum() - (along_K**2).sum()
-    texture = cv2.resize(pixels_HW, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    texture = small_TT.astype(np.float32)
     spread = float(texture.std()) + 1e-3
     fine, middle = (np.abs(texture - cv2.blur(texture, (side, side))).mean() / spread for side in (3, 9))
     across, down = np.abs(np.diff(texture, axis=1)), np.abs(np.diff(texture, axis=0))
