@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -119,11 +120,38 @@ def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, 
     config.to_yaml(begun, run / "config.yaml")
     assert main(["train", "--out", str(run), "--resume"]) == 2
     assert "does not say on which films it was begun" in capsys.readouterr().err
-    (run / "run.json").write_text('{"data": "/films"}')
+    films = tmp_path / "films"
+    (run / "run.json").write_text(json.dumps({"data": str(films)}))
+    assert main(["train", "--out", str(run), "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        f"agcxr train: the films were in {films} when {run} was begun, and are not there now; if they were moved, give "
+        f"their new place with --data: agcxr train --data PREPARED --out {run} --resume\n"
+    )
+    films.mkdir()
+    (films / "plan.json").touch()
     assert main(["train", "--out", str(run), "--resume"]) == 0
-    assert (seen["settings"], str(seen["data"])) == (begun, "/films")
+    assert (seen["settings"], seen["data"]) == (begun, films)
     assert main(["train", "--out", str(run), "--resume", "--preset", "paper", "--data", "d"]) == 0
     assert (seen["settings"], str(seen["data"])) == (config.paper(), "d")
+
+
+def test_the_end_of_training_says_what_is_not_calibrated():
+    from agcxr.calibration import Calibration, Curve, FindingCalibration
+    from agcxr.train_commands import not_calibrated
+
+    def said(**positives):
+        findings = {
+            name: FindingCalibration(curve=Curve(kind="none"), prevalence=0.5, positives=count, films=30)
+            for name, count in positives.items()
+        }
+        return not_calibrated(Calibration(method="none", log_loss={}, findings=findings))
+
+    why = "validation has fewer than 10 films with or without the finding"
+    assert said(Mass=10, Edema=20) == ""
+    assert said(Mass=9, Edema=20, Hernia=21).startswith(
+        f"1 of 3 findings calibrated: {why} of Mass, Hernia; there scores"
+    )
+    assert said(Mass=9, Hernia=21).startswith(f"0 of 2 findings calibrated: {why}; there scores stay as they are")
 
 
 def test_resume_of_several_seeds_knows_settings_and_films(monkeypatch, tmp_path, capsys):
@@ -139,10 +167,12 @@ def test_resume_of_several_seeds_knows_settings_and_films(monkeypatch, tmp_path,
     for seed in (2, 10):  # as numbers: 2 is the first
         (tmp_path / f"seed{seed}").mkdir()
         config.to_yaml(config.demo().model_copy(update={"seed": seed}), tmp_path / f"seed{seed}" / "config.yaml")
-    (tmp_path / "seed2" / "run.json").write_text('{"data": "/films"}')
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "plan.json").touch()
+    (tmp_path / "seed2" / "run.json").write_text(json.dumps({"data": str(tmp_path / "films")}))
     words = ["train", "--out", str(tmp_path), "--resume"]
     assert main([*words, "--seeds", "2,10"]) == 0
-    assert (str(seen["data"]), seen["out"], seen["seeds"], seen["resume"]) == ("/films", tmp_path, (2, 10), True)
+    assert (seen["data"], seen["out"], seen["seeds"], seen["resume"]) == (tmp_path / "films", tmp_path, (2, 10), True)
     assert seen["settings"] == config.demo().model_copy(update={"seed": 2})
     assert main(words) == 2
     assert f"holds runs of several seeds; name them with --seeds, or give --out {tmp_path}/seed2" in (

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from agcxr import AGCNN, Predictor, config
 from agcxr.cli import main
 from agcxr.data.prepared import open_prepared
-from agcxr.demo import Demo, run_demo
+from agcxr.demo import Demo, check_place, run_demo
 from agcxr.labels import FINDINGS, LABELS
 
 
@@ -33,6 +34,32 @@ def tiny():
 @pytest.fixture(scope="module")
 def demo(tiny, tmp_path_factory) -> Demo:
     return run_demo(tmp_path_factory.mktemp("demo") / "out", films=120, settings=tiny)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (
+            ["a.png", "b.png", "c.png", "d.png"],
+            r"holds other things than a demo \(a\.png, b\.png, c\.png, \.\.\.\); give",
+        ),
+        (
+            ["images.npy", "phantom", "plan.json"],
+            r"holds other things than a demo \(images\.npy, phantom, plan\.json\); g",
+        ),
+        ([], None),
+        (["notes.txt", "phantom.partial"], None),
+    ],
+)
+def test_a_demo_goes_among_no_other_files(tmp_path, held, message):
+    check_place(tmp_path / "absent")
+    for name in held:
+        (tmp_path / name).touch()
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        check_place(tmp_path)
+    if held:
+        with pytest.raises(ValueError, match="is a file; give --out a folder to make, or that of an earlier demo"):
+            run_demo(tmp_path / held[0])
 
 
 def test_demo_leaves_everything_it_promises(demo):

@@ -144,7 +144,8 @@ class Train(Frozen):
     backbone: str = "resnet50"
     """Any timm model that gives feature maps. A tag after a dot, as in resnet50.tv_in1k, says which weights."""
     weights: str = "imagenet"
-    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, or a weight file on disk."""
+    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, or a run or
+    model folder (or a file of one) with the same backbone: its global branch's backbone."""
     pooling: Literal["avg", "max"] = "avg"
     """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1

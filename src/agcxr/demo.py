@@ -37,9 +37,10 @@ class Demo:
 def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Train | None = None) -> Demo:
     """Make, prepare, train, evaluate and explain. Parts that an earlier call finished in `out` are kept.
 
-    Raises ValueError where a part of `out` was made with other settings.
+    Raises ValueError where `out` holds anything but an earlier demo, or a part of it was made with other settings.
     """
     start = time.perf_counter()
+    check_place(out)
     settings = (settings or config.demo()).model_copy(update={"seed": seed})
     raw, prepared, run, results = (out / name for name in ("phantom", "prepared", "run", "results"))
     _step(1, f"draw {films:,} synthetic chest films", lambda: _once(raw, lambda: _draw(raw, films, seed)))
@@ -52,6 +53,21 @@ def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Tr
     for path in (found.report.html, *pictures):
         print(f"  {path}")
     return done
+
+
+def check_place(out: Path) -> None:
+    """Raises ValueError for a folder that holds anything but an earlier demo, so that nothing is written among other
+    files, nor a part of them taken for the demo's."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give --out a folder to make, or that of an earlier demo")
+    held = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
+    begun = not {"phantom", "phantom.partial"}.isdisjoint(held)
+    if held and (not begun or not {"plan.json", "config.yaml", "config.json"}.isdisjoint(held)):
+        few = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+        raise ValueError(
+            f"{out} holds other things than a demo ({few}); give --out a new or an empty folder, or that of an earlier "
+            "demo"
+        )
 
 
 def _step(number: int, what: str, work: Callable[[], T]) -> T:

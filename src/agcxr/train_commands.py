@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from agcxr import config
+
+if TYPE_CHECKING:
+    from agcxr.calibration import Calibration
 
 LITE = config.lite()
 Arms = Literal[
@@ -65,8 +68,35 @@ def train(
         calibrated(out, data)
     else:
         train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data))
-    rank_zero_only(print)(f"Next: agcxr evaluate {out} --data {data}")
+    rank_zero_only(_say_end)(out, data)
     return 0
+
+
+def _say_end(out: Path, data: Path) -> None:
+    """What calibration could not do, which is the same in every run on the same films, and what comes next."""
+    from agcxr.models.checkpoint import CARD_FILE, read_card
+
+    card = begun_in(out) / "model" / CARD_FILE
+    calibration = read_card(card).calibration if card.is_file() else None
+    if calibration is not None and (missed := not_calibrated(calibration)):
+        print(missed)
+    print(f"Next: agcxr evaluate {out} --data {data}")
+
+
+def not_calibrated(calibration: Calibration) -> str:
+    """How many findings are calibrated, and why which are not; empty where all are."""
+    from agcxr.calibration import MIN_POSITIVES
+
+    rare = [name for name, one in calibration.findings.items() if not one.enough]
+    if not rare:
+        return ""
+    every = len(calibration.findings)
+    which = "" if len(rare) == every else f" of {', '.join(rare)}"
+    return (
+        f"{every - len(rare)} of {every} findings calibrated: validation has fewer than {MIN_POSITIVES} films with or "
+        f"without the finding{which}; there scores stay as they are, and no call is made. `agcxr calibrate` with more "
+        "validation films mends it"
+    )
 
 
 def begun_in(out: Path) -> Path:

@@ -74,6 +74,13 @@ LIST = "00000001_000.png\n00000002_000.png"
         (nih.read_entries, BOXES, "not the NIH label table .*: it looks like the box list"),
         (nih.read_entries, LIST, "it looks like an image list"),
         (nih.read_entries, "a,b\n1,2", "its first line is 'a,b'"),
+        (nih.read_entries, "a,b\n1,2", "it has no columns 'Image Index' and 'Finding Labels'; its first line is"),
+        (
+            nih.read_entries,
+            "Image Index,Follow-up #,OriginalImage[Width,Height]\na.png,0,1,2",
+            r"it has no column 'Finding Labels'; it has Image Index, Follow-up #, OriginalImage\[Width, Height\]\. A",
+        ),
+        (nih.read_entries, "Finding Labels,x\nMass,0", "it has no column 'Image Index'; it has Finding Labels, x. A"),
         (nih.read_entries, "", "is empty"),
         (nih.read_entries, V2017.splitlines()[0], "has a header and no rows"),
         (

@@ -19,7 +19,7 @@ from made_films import collection, encode, pack, picture
 from agcxr.data import workers as pool
 from agcxr.data.partial import Partial
 from agcxr.data.prepare import prepare_nih
-from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.data.prepared import PartCount, Prepared, open_prepared
 from agcxr.data.radiograph import RESIZE_RULE, read_radiograph, resize
 from agcxr.data.splits import PatientLeakWarning
 from agcxr.data.storing import Storing
@@ -74,6 +74,22 @@ def test_prepared_folder(films, capsys):
         *("Data_Entry.csv", "BBox.csv", "train_val_list.txt", "test_list.txt"),
     ]
     assert "40 films of 16 x 16" in capsys.readouterr().err
+
+
+def test_one_film_is_told_in_the_singular(films):
+    plan = prepared(films, limit=12).plan
+    one = plan.model_copy(
+        update={
+            "counts": plan.counts.model_copy(
+                update={"prepared": 1, "boxed_images": 1, "parts": (PartCount(part="val", images=1, patients=1),)}
+            )
+        }
+    )
+    said = one.summary().splitlines()
+    assert said[0].startswith("1 film of 16 x 16 (")
+    assert said[1] == "  val         1 film of      1 patient"
+    assert re.fullmatch(r"  boxes: \d+ on 1 film; leak check: .*", said[2])
+    assert plan.summary().startswith("12 films of 16 x 16 (")
 
 
 def test_boxes_name_their_rows(films):

@@ -132,8 +132,10 @@ def test_one_changed_byte_of_a_png_is_seen():
 
 
 def test_bad_paths_have_a_reason(tmp_path):
-    with pytest.raises(RadiographError, match="no such file"):
+    with pytest.raises(RadiographError, match="no such file") as told:
         read_radiograph(tmp_path / "absent.png")
+    assert str(told.value) == "no such file"
+    assert told.value.__notes__ == [f"the file: {tmp_path / 'absent.png'}"]  # a traceback shows it
     with pytest.raises(RadiographError, match="a folder"):
         read_radiograph(tmp_path)
     with pytest.raises(RadiographError, match="cannot be read: .*null"):

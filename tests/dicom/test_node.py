@@ -292,6 +292,9 @@ def test_a_film_that_kills_the_process_is_given_up(bench):
     with bench.node():
         wait_for(lambda: bench.queue.counts()["failed"] == 1)
         assert bench.queue.reasons() == ("reading it ended 5 times in a crash or a kill",)
+    end = bench.events()[-1]
+    assert end.pop("time")
+    assert end == {"event": "stopped", "to_read": 0, "to_send": 0, "done": 0, "ignored": 0, "failed": 1}
     bench.queue.close()
 
 

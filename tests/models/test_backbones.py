@@ -12,8 +12,11 @@ import timm
 import torch
 from huggingface_hub import constants
 
+from agcxr import AGCNN
 from agcxr.models import backbones
 from agcxr.models.backbones import Backbone, load_strictly, read_state_dict, unreachable
+from agcxr.training.run_folder import write_weights
+from agcxr.training.tasks import stage_state
 
 
 @pytest.fixture
@@ -100,6 +103,56 @@ def test_a_file_of_another_network_is_refused_with_the_differences(tmp_path):
         Backbone("test_resnet", 3, path)
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A run folder, but for its texts: every tensor of a part is that part's number."""
+    run, model = tmp_path_factory.mktemp("own") / "run", AGCNN("test_resnet", weights="none")
+    for number, part in enumerate(("global", "local", "fusion"), start=1):
+        for value in model.part(part).state_dict().values():
+            value.fill_(number)
+        write_weights(run / part / "best.safetensors", stage_state(model, part))
+    for stage in ("global+local", "local+fusion"):
+        write_weights(run / stage / "best.safetensors", stage_state(model, stage))
+    write_weights(run / "model" / "model.safetensors", model.state_dict())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("", 1),
+        ("model", 1),
+        ("model/model.safetensors", 1),
+        ("global/best.safetensors", 1),
+        ("local/best.safetensors", 2),
+        ("global+local/best.safetensors", 1),
+        ("local+fusion/best.safetensors", 2),
+    ],
+)
+def test_a_model_of_ones_own_gives_its_backbone(own, file, part):
+    found = Backbone("test_resnet", 1, own / file).net.state_dict()
+    assert found.keys() == Backbone("test_resnet", 1, "none").net.state_dict().keys()
+    assert all((value == part).all() for value in found.values())
+
+
+def test_a_run_as_weights_must_have_the_backbone_and_be_finished(own, tmp_path):
+    write_weights(tmp_path / "local" / "best.safetensors", {"backbone.net.more": torch.zeros(1)})
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors do not fit .* the network that they are of \(here: resnet10t"
+    ):
+        Backbone("resnet10t", 1, own)
+    with pytest.raises(
+        ValueError, match=r"local/best\.safetensors do not fit this network; .*1 unexpected: more\. Give"
+    ):
+        Backbone("test_resnet", 1, tmp_path / "local" / "best.safetensors")
+    with pytest.raises(
+        ValueError, match=r"so it is no finished run or model; it holds the stages .*local/best\.safe.*: give"
+    ):
+        Backbone("test_resnet", 1, tmp_path)
+    with pytest.raises(ValueError, match="no finished run or model; give a file of weights"):
+        Backbone("test_resnet", 1, tmp_path / "local")
+
+
 def test_loading_strictly_changes_nothing_when_it_refuses():
     layer = torch.nn.Linear(2, 2)
     before = layer.weight.clone()
@@ -115,6 +168,11 @@ def test_unreadable_and_unsafe_files(tmp_path):
         (tmp_path / name).write_bytes(b"not weights at all")
         with pytest.raises(ValueError, match=rf"{name}.*(is no readable weight file|holds more than tensors)"):
             read_state_dict(tmp_path / name)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(
+        ValueError, match=r"empty\.pth is no readable weight file: it is empty; copy or download it again"
+    ):
+        read_state_dict(tmp_path / "empty.pth")
     torch.save({"f": print}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="holds more than tensors and is not loaded, because such a file can run code"):
         read_state_dict(tmp_path / "code.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 import pytest
@@ -200,11 +201,29 @@ def test_missing_damaged_and_unsafe_weights(folder):
         AGCNN.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_follow_the_umask(model, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        model.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").glob("*.*")}
+    assert modes == dict.fromkeys(("model.safetensors", "config.json", "README.md"), oct(0o666 & ~mask))
+
+
 def test_wrong_places(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no config\.json in .*expected a folder written by `agcxr train`"):
         AGCNN.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no folder nowhere; expected a run folder, a model folder, or a hub id"):
         AGCNN.from_pretrained("nowhere")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match=r"model\.onnx is an exported file, .*give the CSV to `agcxr score`"):
+        AGCNN.from_pretrained(tmp_path / "model.onnx")
+    with pytest.raises(
+        ValueError, match=rf"is a file; expected the run or model folder that it lies in, here {folder}, "
+    ):
+        AGCNN.from_pretrained(folder / "model.safetensors")
     run = tmp_path / "unfinished"
     run.mkdir()
     (run / "config.yaml").write_text("seed: 1")

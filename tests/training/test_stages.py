@@ -20,7 +20,7 @@ from agcxr import config
 from agcxr.config import Fusion, Local, Stage, Train
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import read_card
-from agcxr.training import frozen, stages
+from agcxr.training import frozen, keeper, stages
 from agcxr.training.stages import RunSummary, train
 from agcxr.training.tasks import Shown, stage_state
 
@@ -186,6 +186,11 @@ def test_ctrl_c_says_how_to_go_on(stopped):
     assert "Traceback" not in stopped.err
     assert json.loads((stopped.interrupted / "run.json").read_text())["status"] == "interrupted"
     assert len(curve(stopped.interrupted, "global", "epoch")) == 1
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(12.345, "12.35"), (999.9, "999.9"), (10080.0, "10,080")])
+def test_films_a_second_are_told_in_plain_digits(rate, shown):
+    assert keeper._rate(rate) == shown
 
 
 def test_an_existing_run_needs_resume(run, prepared):

@@ -40,6 +40,9 @@ COLLECTION = "collection.txt"
 PHANTOM = "phantom"
 """How the names of synthetic collections begin, as in "phantom, seed 0"."""
 
+NEEDED = ("Image Index", "Finding Labels")
+"""Columns without which a label table is none."""
+
 _BROKEN_TABLE = (
     OSError,
     EOFError,
@@ -68,8 +71,8 @@ def read_entries(path: str | Path) -> Table:
     """
     path = Path(path)
     names = {_key(name): place for place, name in enumerate(first_row(path))}
-    if "image index" not in names or "finding labels" not in names:
-        raise ValueError(f"{path} is not the NIH label table (Data_Entry_2017*.csv): {looks_like(path)}")
+    if absent := [name for name in NEEDED if _key(name) not in names]:
+        raise ValueError(f"{path} is not the NIH label table (Data_Entry_2017*.csv): {_lacks(path, absent)}")
     try:
         # By position: brackets with commas make the header's last names meaningless, and 2017 has an empty column more.
         table = pd.read_csv(
@@ -209,6 +212,25 @@ def looks_like(path: Path) -> str:
         first = first_row(path)
     except ValueError as error:
         return str(error)
+    return _known(first) or f"its first line is {','.join(first)[:100]!r}"
+
+
+def _lacks(path: Path, absent: list[str]) -> str:
+    """What a file without needed columns is, or which it lacks and which it has."""
+    first = first_row(path)
+    columns = " and ".join(map(repr, absent))
+    if known := _known(first):
+        return known
+    if len(absent) == len(NEEDED):
+        return f"it has no columns {columns}; {looks_like(path)}"
+    return (
+        f"it has no column {columns}; it has {', '.join(name.strip() for name in first)}. A table of your own goes to "
+        "`agcxr prepare table`"
+    )
+
+
+def _known(first: list[str]) -> str:
+    """Which of the known files has this first row; empty for none."""
     keys = [_key(name) for name in first]
     if keys[:2] == ["image index", "finding label"]:
         return "it looks like the box list (BBox_List_2017.csv)"
@@ -216,7 +238,7 @@ def looks_like(path: Path) -> str:
         return "it looks like the label table (Data_Entry_2017*.csv)"
     if len(first) == 1 and re.search(r"\.(png|jpe?g)$", first[0].strip(), re.I):
         return "it looks like an image list (train_val_list.txt, test_list.txt)"
-    return f"its first line is {','.join(first)[:100]!r}"
+    return ""
 
 
 def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:

@@ -107,9 +107,10 @@ class Plan(Frozen):
     def summary(self) -> str:
         """A few lines for the screen."""
         c = self.counts
-        lines = [f"{c.prepared:,} films of {self.size} x {self.size} ({self.source.name}), split by {self.split.rule}:"]
-        lines += [f"  {p.part:5} {p.images:7,} films of {p.patients:6,} patients" for p in c.parts]
-        lines.append(f"  boxes: {c.boxes:,} on {c.boxed_images:,} films; leak check: {self.leak_check}")
+        head = f"{_count(c.prepared, 'film')} of {self.size} x {self.size} ({self.source.name})"
+        lines = [f"{head}, split by {self.split.rule}:"]
+        lines += [f"  {p.part:5} {_count(p.images, 'film', 7)} of {_count(p.patients, 'patient', 6)}" for p in c.parts]
+        lines.append(f"  boxes: {c.boxes:,} on {_count(c.boxed_images, 'film')}; leak check: {self.leak_check}")
         if c.left_out:
             lines.append(f"  {c.left_out:,} of {c.table:,} table rows have no file here and were left out (subset)")
         if c.rejected:
@@ -117,6 +118,11 @@ class Plan(Frozen):
         if c.duplicate_stems:
             lines.append(f"  {c.duplicate_stems:,} names were found more than once; the first file was used")
         return "\n".join(lines + [f"  note: {note}" for note in self.source.notes])
+
+
+def _count(number: int, what: str, width: int = 0) -> str:
+    """ "1 film", "2 films"; the number right-aligned in `width`."""
+    return f"{number:,}".rjust(width) + f" {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,8 +89,18 @@ def read_radiograph(
     """Read a film from a path or from the bytes of a file. The content decides the format, not the name.
 
     Raises RadiographError, and nothing else, with the reason in words: missing, empty, truncated, corrupt, too large
-    (more than max_pixels, known before decoding), or not a picture at all.
+    (more than max_pixels, known before decoding), or not a picture at all. A note of the error names the path:
+    tracebacks show it; tables and answers, which name the film already, do not.
     """
+    try:
+        return _read(source, name, max_pixels)
+    except RadiographError as error:
+        if isinstance(source, str | os.PathLike):
+            error.add_note(f"the file: {os.fspath(source)}")
+        raise
+
+
+def _read(source: str | os.PathLike[str] | bytes, name: str | None, max_pixels: int) -> Radiograph:
     if isinstance(source, bytes | bytearray | memoryview):
         data, name = bytes(source), name or "bytes"
     else:

@@ -143,7 +143,9 @@ class Node:
         for thread in self._threads:
             thread.join()
         self._archive.close()
-        self._journal("stopped", **self._queue.counts())
+        counts = self._queue.counts()
+        ended = {state: counts[state] for state in ("done", "ignored", "failed")}
+        self._journal("stopped", to_read=counts["received"], to_send=counts["made"], **ended)
 
     def __enter__(self) -> Node:
         self.start()

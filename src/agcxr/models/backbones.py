@@ -30,6 +30,13 @@ REACH_SECONDS = 3.0
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
+MODEL_FILES = ("model.safetensors", "model/model.safetensors")
+"""The weights of a model folder and of a run folder of this package."""
+
+OWN_PREFIXES = ("backbone.net.", "global_branch.backbone.net.", "global.backbone.net.", "local.backbone.net.")
+"""How this package's own files name a backbone's tensors: a branch's stage, a whole model, a joint stage with the
+global branch and one without. The first that a file has is taken."""
+
 
 class Backbone(nn.Module):
     """A timm model without its head. `channels` is D; forward maps image_BCHW (normalised) to feature_BDhw."""
@@ -40,10 +47,11 @@ class Backbone(nn.Module):
         """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny, resnet50.tv_in1k).
 
         `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
-        `none` (random, from torch's generator), or a safetensors or torch state-dict file of the same network. With one
-        input channel the ImageNet stem's weights are summed over RGB. `output_stride`: image pixels to a cell of the
-        feature map; under 32 later strides become dilations, where timm knows how. Raises ValueError for an unknown
-        name or tag, weights that cannot be had, a file that does not fit, or a stride that the network cannot have.
+        `none` (random, from torch's generator), a safetensors or torch state-dict file of the same network, or a run or
+        model folder, or a file of one (see `load_weights`). With one input channel the ImageNet stem's weights are
+        summed over RGB. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
+        dilations, where timm knows how. Raises ValueError for an unknown name or tag, weights that cannot be had, a
+        file that does not fit, or a stride that the network cannot have.
         """
         super().__init__()
         if in_channels not in (1, 3):
@@ -178,7 +186,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no readable weight file: {error}") from error
+        why = str(error) if path.stat().st_size else "it is empty; copy or download it again"
+        raise ValueError(f"{path} is no readable weight file: {why}") from error
     except pickle.UnpicklingError as error:
         # torch's own words would advise to load it all the same.
         raise ValueError(
@@ -196,9 +205,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def load_weights(net: nn.Module, path: Path) -> None:
     """Load a file made for the same network into a headless timm model; its head is left out, the rest is strict.
 
-    Raises ValueError that lists what is missing, unexpected or of another shape.
+    `path` may be a run or model folder of this package, a stage's best.safetensors or a whole model.safetensors: their
+    backbone is taken, of several the global branch's. Raises ValueError that lists what is missing, unexpected or of
+    another shape.
     """
-    state = read_state_dict(path)
+    path = _file_of(path)
+    state = _own_backbone(read_state_dict(path))
     entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     for head in _names(entry.get("classifier")):
         state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
@@ -207,7 +219,35 @@ def load_weights(net: nn.Module, path: Path) -> None:
         key = f"{stem}.weight"
         if key in state and key in own and state[key].ndim == 4 and state[key].shape[1] == 3 != own[key].shape[1]:
             state[key] = adapt_input_conv(own[key].shape[1], state[key])
-    load_strictly(net, state, str(path))
+    try:
+        load_strictly(net, state, str(path))
+    except ValueError as error:
+        here = entry.get("architecture", "this network")
+        raise ValueError(
+            f"{error}. Give --backbone the network that they are of (here: {here}), or --weights a file of this one"
+        ) from None
+
+
+def _file_of(path: Path) -> Path:
+    """The weights in a run or model folder; a file is itself."""
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in MODEL_FILES if (path / name).is_file()), None)
+    if found is None:
+        stages = sorted(str(one) for one in path.glob("*/best.safetensors"))
+        instead = f"it holds the stages {', '.join(stages)}: give one of them" if stages else "give a file of weights"
+        raise ValueError(
+            f"no {' and no '.join(MODEL_FILES)} in the folder {path}, so it is no finished run or model; {instead}"
+        )
+    return found
+
+
+def _own_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's tensors of this package's files, under timm's names; those of any other file as they are."""
+    for prefix in OWN_PREFIXES:
+        if any(name.startswith(prefix) for name in state):
+            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return state
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -134,7 +134,8 @@ def write(folder: str | os.PathLike[str], card: Card, state: dict[str, Tensor]) 
     root.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     beside = root / f"{WEIGHTS_FILE}.part"
-    safetensors.torch.save_file(tensors, beside, metadata={"format": "pt"})
+    # save_file would make it readable by its owner alone; the other files follow the umask.
+    beside.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
     beside.replace(root / WEIGHTS_FILE)
     beside = root / f"{CARD_FILE}.part"
     beside.write_text(card.model_dump_json(indent=1), encoding="utf-8")
@@ -199,6 +200,8 @@ def fetch(
     if folder.is_dir():
         return _in_folder(folder)
     name = str(source)
+    if folder.is_file():
+        raise ValueError(_of_file(folder))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(f"no folder {name}; expected a run folder, a model folder, or a hub id such as `owner/name`")
     offline = local_files_only or constants.is_offline_mode()
@@ -225,6 +228,16 @@ def fetch(
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ValueError(f"the hub model {name!r} cannot be had: {error}") from error
     return Path(paths[1]).parent
+
+
+def _of_file(path: Path) -> str:
+    """Why a file is no model here, and what to give."""
+    if path.suffix.lower() == ".onnx":
+        return (
+            f"{path} is an exported file, and a run or model folder is expected here; to measure an exported file, run "
+            "`agcxr predict` with it and give the CSV to `agcxr score`"
+        )
+    return f"{path} is a file; expected the run or model folder that it lies in, here {path.parent}, or a hub id"
 
 
 def _in_folder(folder: Path) -> Path:

@@ -133,7 +133,7 @@ class Progress(L.Callback):
         tqdm.write(
             f"{task.stage:>6}  epoch {row.epoch:>{len(str(task.settings.epochs))}}/{task.settings.epochs}  "
             f"loss {row.train_loss:.4f}  val {row.val_loss:.4f}  AUC {row.val_auc:.4f}{mark:<2}  "
-            f"{row.films_per_s:.4g} films/s"
+            f"{_rate(row.films_per_s)} films/s"
         )
 
     def close(self) -> None:
@@ -145,6 +145,11 @@ class Progress(L.Callback):
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         """Leave a clean line behind."""
         self.close()
+
+
+def _rate(films_per_s: float) -> str:
+    """10,080 or 12.34."""
+    return f"{films_per_s:,.0f}" if films_per_s >= 1000 else f"{films_per_s:.4g}"
 
 
 class TensorBoard(L.Callback):

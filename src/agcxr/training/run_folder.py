@@ -206,7 +206,7 @@ class RunFolder:
                 folder.rmdir()
 
     def data(self) -> Path:
-        """The prepared folder that the run was begun with. Raises ValueError where none is known."""
+        """The prepared folder that the run was begun with. Raises ValueError where none is known, or is there."""
         if not (self.root / "config.yaml").exists():
             raise ValueError(
                 f"{self.root} holds no run to go on with; begin one with --data PREPARED --out {self.root}"
@@ -214,6 +214,11 @@ class RunFolder:
         known = self._run_json().get("data")
         if known is None:
             raise ValueError(f"{self.root} does not say on which films it was begun; give them with --data PREPARED")
+        if not (Path(known) / "plan.json").is_file():
+            raise ValueError(
+                f"the films were in {known} when {self.root} was begun, and are not there now; if they were moved, "
+                f"give their new place with --data: agcxr train --data PREPARED --out {self.root} --resume"
+            )
         return Path(known)
 
     def _run_json(self) -> dict[str, Any]:
