@@ -12,7 +12,18 @@ import pytest
 from scipy import stats
 
 from agcxr import metrics
-from agcxr.evaluation.ablation import BinResult, Draws, Interval, Paired, over_seeds, sample, usable
+from agcxr.config import Train
+from agcxr.evaluation.ablation import (
+    BinResult,
+    Draws,
+    Interval,
+    Paired,
+    arm_branches,
+    over_global,
+    over_seeds,
+    sample,
+    usable,
+)
 from agcxr.evaluation.ablation_size import (
     bins,
     conclusions,
@@ -24,6 +35,7 @@ from agcxr.evaluation.ablation_size import (
 )
 from agcxr.evaluation.ablation_tables import span
 from agcxr.evaluation.analysis import Scores
+from agcxr.evaluation.controls import arms
 
 LABELS = ("Nodule", "Mass", "No Finding")
 NAN = math.nan
@@ -184,6 +196,20 @@ def test_a_bin_of_one_patient_has_no_interval():
     assert all(math.isnan(row.gap.low) and math.isnan(row.auroc.high) for row in (*found.each, *found.small))
     assert span(found.bins[0].auroc_gap) == "0"
     assert found.conclusions[0].endswith("cm: better at none; worse at none; undecided at all.")
+
+
+def test_a_mean_over_a_finding_of_one_patient_has_no_interval():
+    scores = made(400)
+    target = scores.target_NK.copy()
+    target[:, 1] = [1.0, 1.0] + [0.0] * 398  # both films of one patient
+    for findings, bare in (([0], False), ([0, 1], True)):
+        both = [replace(scores, target_NK=target), replace(made(400, seed=1), target_NK=target)]
+        for by_seed in (both[:1], both):
+            draws = Draws(20, 0.95, 0)
+            sampled = sample(by_seed, findings, draws)
+            gap = over_global(2, sampled, draws)
+            (arm,) = arm_branches(arms(Train())[0], ("global",), sampled, sampled, draws)
+            assert [math.isnan(one) for one in (gap.low, gap.p, arm.auroc.low)] == [bare] * 3
 
 
 def row(low: float, high: float, gap_low: float, finding: str = "Nodule") -> BinResult:

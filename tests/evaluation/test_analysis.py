@@ -125,6 +125,31 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
     assert np.isnan(ten.label("Hernia").branches[0].auroc.low)
 
 
+def test_a_mean_has_an_interval_only_where_each_of_its_findings_has_one() -> None:
+    """Hernia's films are one patient's: the mean over Effusion, Mass and Hernia claims nothing but a Brier score."""
+    scores = make_scores()
+    target = scores.target_NK.copy()
+    target[[3, 40], 2], target[[3, 4], 2] = 0, 1
+    threshold = np.full((2, 3, 5), 0.5)
+    threshold[1, :, 2] = math.nan  # the second point leaves Hernia out
+    lone = analyse(replace(scores, target_NK=target), resamples=60, points=Points(("all", "two"), threshold))
+    branch = lone.mean.branches[-1]
+    assert lone.mean.findings == ("Effusion", "Mass", "Hernia")
+    assert np.isnan([branch.auroc.low, branch.average_precision.high, branch.points[0].sensitivity.low]).all()
+    assert 0.5 < branch.auroc.value < 1
+    assert branch.brier.low < branch.brier.value < branch.brier.high
+    assert branch.points[1].sensitivity.low < branch.points[1].sensitivity.value
+    claimed = {(gap.measure, gap.point) for gap in lone.mean.gaps if not math.isnan(gap.p)}
+    assert claimed == {("sensitivity", "two"), ("specificity", "two")}
+    text = tables.text_table(lone)
+    assert "The mean has no interval, for Hernia has none." in text
+    assert "lacked a class of some finding" not in text
+    target[40, 2] = 1  # of two patients there is one
+    again = analyse(replace(scores, target_NK=target), resamples=60)
+    assert not np.isnan([again.mean.branches[0].auroc.low, *(gap.p for gap in again.mean.gaps)]).any()
+    assert tables.lone(again) == ""
+
+
 def test_a_resample_without_a_finding_has_no_mean() -> None:
     found = mean_over(np.array([[0.2, math.nan, 0.4], [0.4, 0.6, 0.8]]))
     np.testing.assert_allclose(found, [0.3, math.nan, 0.6])

@@ -35,6 +35,13 @@ def test_ticks_are_written_short() -> None:
     assert [axis.label(v) for v in (0, 0.25, -0.5, 1)] == ["0", ".25", "−.50", "1.00"]
 
 
+@pytest.mark.parametrize(("tick", "left"), [(0.5, 32), (0.8125, 46), (12.125, 54)])
+def test_labels_of_the_axis_are_not_cut(tick: float, left: int) -> None:
+    axis = Axis(0, 20, (0, tick), places=0 if tick == 0 else len(str(tick).split(".")[1]))
+    svg = lines([Line([0, 1], [0, 1])], Axis(0, 1, (0, 1)), axis)
+    assert f'<line class="grid" x1="{left}"' in svg
+
+
 def test_a_line_goes_through_its_points_and_breaks_at_nan() -> None:
     unit = Axis(0, 1, (0, 1))
     svg = lines([Line([0, 0.5, 1], [0, math.nan, 1])], unit, unit, width=140, height=128)

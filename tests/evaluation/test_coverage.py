@@ -75,8 +75,16 @@ def test_one_patient_has_no_interval(tmp_path):
     assert (nodule.patients, nodule.coverage) == (1, 1.0)
     assert np.isnan([nodule.gap_low, nodule.gap_high, nodule.p]).all()
     assert found.of("Mass").gap_low > 0
-    assert found.of("Mean").gap_low > 0
+    mean = found.of("Mean")
+    assert (mean.patients, np.isnan([mean.gap_low, mean.p]).all()) == (4, True)
     assert "(one patient)" in text(found)
+    assert "(no interval)" in text(found)
+    shown = to_markdown(Page("t", "s", "n", (crops(found),)), tmp_path)
+    assert [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("| ")] == [
+        "| Finding", "| :--", "| Mass†", "| Nodule†", "| Mean over findings",
+    ]  # fmt: skip
+    assert "† Boxes of fewer than 10 patients: intervals and p are rough." in shown
+    assert "(no interval) | – |" in shown
     found.save(tmp_path)
     again = Coverage.model_validate_json((tmp_path / "coverage.json").read_text())
     assert np.isnan(again.of("Nodule").p)

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 from evaluated import PARTS, SIZE, write_prepared, write_run
 
+from agcxr.data.download import HOME, TERMS
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
-from agcxr.evaluation.page import to_html
-from agcxr.evaluation.report import compose, report
+from agcxr.evaluation.page import to_html, to_markdown
+from agcxr.evaluation.report import CITATION, compose, report
 from agcxr.evaluation.report_tables import difference
 from agcxr.evaluation.results import Results, load_results
 from agcxr.evaluation.study import study
@@ -140,6 +141,25 @@ def test_collections_of_the_same_films_cannot_be_checked(trained: str | None, fi
     found = check_leak(card, pd.Series(["2", "3"]), "test", collection=films, allow=False)
     assert (found.checked, found.shared_patients) == (not why, 0)
     assert found.unchecked.startswith(why) if why else found.unchecked == ""
+
+
+def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluated) -> None:
+    """As `agcxr download nih` prints that the NIH asks."""
+    assert CITATION in " ".join(TERMS.split())
+    for collection, said in (
+        ("nih", "ChestX-ray14: https"),
+        ("rsna", "ChestX-ray14, under names given by rsna: https"),
+    ):
+        results = done.results.model_copy(update={"collection": collection})
+        page = compose(results, done.folder)
+        for text in (to_html(page, done.folder), to_markdown(page, done.folder)):
+            assert CITATION in text
+            assert said in text
+            assert HOME in text
+            assert "The NIH Clinical Center is the data provider." in text
+    for collection in (None, "chexpert", "phantom, seed 0"):
+        page = compose(done.results.model_copy(update={"collection": collection}), done.folder)
+        assert "Clinical Center" not in to_html(page, done.folder)
 
 
 def test_a_gap_without_an_interval_claims_nothing(done: Evaluated, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from agcxr.evaluation.localization import (
     text_table,
 )
 from agcxr.evaluation.localize import Track, choose, folds_of, localize, summarise
+from agcxr.evaluation.localize_picture import ANNOTATED, CROP
 from agcxr.evaluation.page import Page, Section, Table, to_html, to_markdown
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.inference.predictor import Predictor
@@ -289,6 +290,16 @@ def test_words_are_no_stronger_than_the_intervals(found):
     assert ": less often than that of a random map (" in said(-0.2, -0.1)
     assert ": not surely more often than that of a random map (" in said(-0.2, 0.1)
     assert "and more often than that of a map that only knows where the finding usually lies" in said(0.1, 0.2)
+    lone = said(np.nan, np.nan)
+    assert lone.endswith("(floor: centre prior), without an interval: too few patients for any claim.")
+    assert "often" not in lone
+
+
+def test_a_colour_means_the_same_in_every_picture(found):
+    """As `evaluate` and `explain` draw them: amber what was annotated, blue where it attended."""
+    assert (ANNOTATED, CROP) == ("#ffb347", "#4dd0e1")
+    text = to_markdown(Page("t", "s", "n", (looks(found[0], "localization.png"),)), Path())
+    assert "Amber: annotated. Blue, dashed: the attended box. Green: the box of the map." in text
 
 
 def test_batches_do_not_change_the_result(found):
@@ -425,7 +436,9 @@ def test_one_patient_has_no_interval():
     assert (by_name["Hernia"].value, by_name["Mass"].value) == (1.0, pytest.approx(4 / 9))
     assert np.isnan(by_name["Hernia"].low)
     assert by_name["Mass"].low < 4 / 9 < by_name["Mass"].high
-    # The mean is over both findings: resamples that lack the one patient of Hernia have none.
+    # The mean is over both findings, so it has no interval either; resamples that lack Hernia's patient have no value.
+    assert np.isnan(by_name["mean"].low)
+    assert all(np.isnan(gap.low) and np.isnan(gap.p) for gap in gaps if gap.finding == "mean")
     assert by_name["mean"].value == pytest.approx((1 + 4 / 9) / 2)
     assert all(np.isnan(gap.low) and np.isnan(gap.p) for gap in gaps if gap.finding == "Hernia")
     # p0 is missing with probability (8/9)^9 = .35, the masses never.

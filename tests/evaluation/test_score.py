@@ -369,6 +369,17 @@ def test_operating_points_are_chosen_there_and_measured_here(tmp_path: Path, lab
     assert f"Thresholds were chosen on 20 films of {validation}; a film is called at or over them." in text
 
 
+def test_points_that_no_finding_has_are_a_line_and_no_tables(tmp_path: Path, labels: Path) -> None:
+    validation = write(tmp_path / "val.csv", image=["a", "b"], prob_Mass=[0.1, 0.9], label_Mass=[0, 1])
+    path = write(tmp_path / "p.csv", image=IMAGES, prob_Mass=MASS)
+    found = score(path, labels, points_from=validation, resamples=5)
+    none = "No operating points: no finding has enough films to choose them on (it takes 10 films with the finding and"
+    for text in (str(found), found.markdown()):
+        assert text.count(f"{none} 10 without it).") == 1
+        assert "Youden" not in text
+        assert "specificity" not in text
+
+
 def test_points_of_two_programs(tmp_path: Path, labels: Path, validation: Path) -> None:
     """Labels of validation films may stand among the others; each program is called at its own thresholds."""
     ours = write(tmp_path / "ours.csv", image=IMAGES, Mass=MASS)

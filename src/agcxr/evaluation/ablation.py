@@ -295,6 +295,8 @@ class Sampled:
 
     value_SB: Floats
     replicate_SBR: Floats
+    patients: int
+    """On how many it rests: those with, or without, the finding that has the fewest."""
 
 
 def usable(scores: Scores) -> tuple[list[int], tuple[str, ...]]:
@@ -319,7 +321,9 @@ def sample(by_seed: Sequence[Scores], used: list[int], draws: Draws) -> Sampled:
             scores.patient_N,
         )
         replicates.append(draws.bootstrap(chosen).auroc_BKR.mean(1))
-    return Sampled(np.array(values), np.stack(replicates))
+    first = by_seed[0]
+    rarer = (uncertainty.patients_of_the_rarer(first.target_NK[:, k], first.patient_N) for k in used)
+    return Sampled(np.array(values), np.stack(replicates), min(rarer, default=0))
 
 
 def arm_branches(
@@ -329,12 +333,14 @@ def arm_branches(
     rows = []
     for b, name in enumerate(branches):
         value_S, replicate_SR = found.value_SB[:, b], found.replicate_SBR[:, b]
-        gap = draws.paired(value_S - reference.value_SB[:, b], replicate_SR - reference.replicate_SBR[:, b])
+        gap = draws.paired(
+            value_S - reference.value_SB[:, b], replicate_SR - reference.replicate_SBR[:, b], found.patients
+        )
         published = _of(arm.paper, name)
         rows.append(
             ArmBranch(
                 branch=name,
-                auroc=draws.interval(value_S, replicate_SR),
+                auroc=draws.interval(value_S, replicate_SR, found.patients),
                 per_seed=tuple(value_S.tolist()),
                 against_reference=None if arm.reference else gap,
                 paper=published,
@@ -347,7 +353,9 @@ def arm_branches(
 def over_global(branch: int, found: Sampled, draws: Draws) -> Paired:
     """A branch of an arm minus its own global branch (branch 0)."""
     value_SB, replicate_SBR = found.value_SB, found.replicate_SBR
-    return draws.paired(value_SB[:, branch] - value_SB[:, 0], replicate_SBR[:, branch] - replicate_SBR[:, 0])
+    return draws.paired(
+        value_SB[:, branch] - value_SB[:, 0], replicate_SBR[:, branch] - replicate_SBR[:, 0], found.patients
+    )
 
 
 def _of(paper: Paper | None, branch: str) -> float:

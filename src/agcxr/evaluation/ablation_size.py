@@ -21,7 +21,7 @@ from agcxr.evaluation.controls import NAMES
 from agcxr.evaluation.results import Interval
 from agcxr.labels import FINDINGS, canonical
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEWEST_PATIENTS, patients_of_the_rarer
+from agcxr.uncertainty import patients_of_the_rarer
 
 SMALL_CM = 4.0
 """A finding is small where half of its signs are at most this wide."""
@@ -172,8 +172,8 @@ def _small(
     used = [k for k in used if (target[:, k] == 1).any() and (target[:, k] == 0).any()]
     if not used:
         return ()
-    patients = FEWEST_PATIENTS if len(used) > 1 else patients_of_the_rarer(target[:, used[0]], first.patient_N)
     sampled = {arm: sample(scores, used, draws) for arm, scores in by_arm.items()}
+    patients = sampled[reference].patients
     rows = []
     for branch in BRANCHES:
         b = first.branches.index(branch)

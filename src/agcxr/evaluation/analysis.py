@@ -91,13 +91,14 @@ def analyse(
         threshold_PBK=points.threshold_PBK,
     )
     seconds = time.perf_counter() - start
-    found = tuple(_finding(scores, k, replicates, points, level) for k in range(labels))
+    rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
+    found = tuple(_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels))
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
         branches=scores.branches,
         labels=found,
-        mean=_mean(scores, found, replicates, points, level),
+        mean=_mean(scores, found, replicates, points, level, rarer_K),
         resampling=Resampling(
             resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
         ),
@@ -109,10 +110,10 @@ def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
     return ((len(branches) - 1, other) for other in range(len(branches) - 1))
 
 
-def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float) -> FindingResult:
+def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float, rarer: int) -> FindingResult:
+    """`rarer`: patients with the finding, or without it, whichever are fewer."""
     target = scores.target_NK[:, k]
     positive = target == 1
-    rarer = uncertainty.patients_of_the_rarer(target, scores.patient_N)
     second = uncertainty.delong(
         target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k]
     )
@@ -127,7 +128,7 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
-        gaps=tuple(_gaps(branches, replicates, points, level, lambda one_KR, _: one_KR[k], rarer, second)),
+        gaps=tuple(_gaps(branches, replicates, points, level, lambda one_KR, _: one_KR[k], lambda _: rarer, second)),
         chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
     )
 
@@ -185,9 +186,15 @@ def _branch(
 
 
 def _mean(
-    scores: Scores, found: Sequence[FindingResult], replicates: Replicates, points: Points, level: float
+    scores: Scores,
+    found: Sequence[FindingResult],
+    replicates: Replicates,
+    points: Points,
+    level: float,
+    rarer_K: Sequence[int],
 ) -> MeanResult:
-    """Over the findings that have both classes, and at an operating point a threshold."""
+    """Over the findings that have both classes, and at an operating point a threshold. A mean rests on the patients of
+    the finding that has the fewest."""
     findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
     used = [k for k in findings if found[k].defined]
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
@@ -195,8 +202,17 @@ def _mean(
     def over(one_KR: Floats, point: int | None) -> Floats:
         return mean_over(one_KR[used if point is None else pointed[point]])
 
-    def interval(value: Iterable[float], replicate_KR: Floats, point: int | None = None) -> Interval:
-        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, point), level))
+    def fewest(point: int | None = None) -> int:
+        return min((rarer_K[k] for k in (used if point is None else pointed[point])), default=0)
+
+    whose = scores.patient_N
+    labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
+
+    def interval(
+        value: Iterable[float], replicate_KR: Floats, point: int | None = None, patients: int | None = None
+    ) -> Interval:
+        own = fewest(point) if patients is None else patients
+        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, point), level, patients=own))
 
     def operating(b: int, p: int) -> OperatingResult:
         own = [found[k].branches[b].points[p] for k in pointed[p]]
@@ -216,7 +232,7 @@ def _mean(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
                 average_precision=interval(precision, replicates.average_precision_BKR[b]),
-                brier=interval((r.brier.value for r in own), replicates.brier_BKR[b]),
+                brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
                 points=tuple(operating(b, p) for p in range(len(points.names))),
             )
@@ -225,7 +241,7 @@ def _mean(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(_gaps(branches, replicates, points, level, over)),
+        gaps=tuple(_gaps(branches, replicates, points, level, over, fewest)),
     )
 
 
@@ -241,10 +257,11 @@ def _gaps(
     points: Points,
     level: float,
     pick: Callable[[Floats, int | None], Floats],
-    patients: int = FEWEST_PATIENTS,
+    patients: Callable[[int | None], int],
     delong: uncertainty.Delong | None = None,
 ) -> Iterator[Gap]:
-    """Every paired difference. pick: a finding's resamples, or their mean, out of K x R, at an operating point or none.
+    """Every paired difference. pick: a finding's resamples, or their mean, out of K x R, at an operating point or none;
+    patients: how many that rests on.
 
     Sensitivity and specificity are compared where both branches have a threshold, each its own.
     """
@@ -254,7 +271,7 @@ def _gaps(
             if p is not None and math.isnan(value):
                 continue
             replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
-            gap = uncertainty.difference(value, replicate_R, level, patients=patients)
+            gap = uncertainty.difference(value, replicate_R, level, patients=patients(p))
             yield Gap(
                 branch=branches[a].branch,
                 against=branches[b].branch,

@@ -13,6 +13,8 @@ from html import escape
 from typing import Literal
 
 Role = Literal["accent", "ink", "muted"]
+DIGIT = 7.2
+"""Width of a digit in the charts' 11 px, in the widest of their fonts; a point and a sign are narrower or as wide."""
 
 STYLE = """
 svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:11px}
@@ -91,7 +93,8 @@ def lines(
     name: str = "",
 ) -> str:
     """A line chart with hairline grid. `name` is read out by screen readers."""
-    left, right, top, bottom = 32, 8, 8, 32 if x.title else 20
+    left = max(32, 10 + math.ceil(DIGIT * max(len(y.label(tick)) for tick in y.ticks)))
+    right, top, bottom = 8, 8, 32 if x.title else 20
     plot_w, plot_h = width - left - right, height - top - bottom
 
     def at(vx: float, vy: float) -> tuple[float, float]:

@@ -23,7 +23,8 @@ MEAN = "Mean"
 
 class Covered(Frozen):
     """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %. Its
-    interval and p are NaN where all boxes are of one patient: one patient says nothing about others."""
+    interval and p are NaN where all boxes (for the mean: of some finding) are of one patient, who says nothing of
+    others."""
 
     finding: str
     boxes: int
@@ -97,7 +98,8 @@ def coverage(
         gaps.append(gap_R)
         rows.append(_row(name, mine[some], chance[some], patient[some], gap_R))
     means = [np.array([row.coverage for row in rows]).mean(), np.array([row.chance for row in rows]).mean()]
-    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, mean_over(np.stack(gaps)))
+    fewest = min(row.patients for row in rows)
+    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, mean_over(np.stack(gaps)), fewest)
     return Coverage(resamples=resamples, rows=(*rows, whole.model_copy(update={"boxes": len(cases)})))
 
 
@@ -106,7 +108,7 @@ def text(found: Coverage) -> str:
     head = f"{'What the crop shows':<22}{'Boxes':>6}{'Coverage':>10}{'Chance':>8}{'Difference (95 %)':>26}{'p':>8}"
     lines = [head]
     for row in found.rows:
-        ends = "one patient" if np.isnan(row.gap_low) else f"{signed(row.gap_low)} to {signed(row.gap_high)}"
+        ends = no_interval(row.finding) if np.isnan(row.gap_low) else f"{signed(row.gap_low)} to {signed(row.gap_high)}"
         gap = f"{signed(row.gap)} ({ends})"
         p = p_words(row.p, p_floor(found.resamples, row.left_out))
         name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
@@ -115,9 +117,17 @@ def text(found: Coverage) -> str:
     return "\n".join([*lines, note] if any(row.patients < FEW_PATIENTS for row in found.rows) else lines)
 
 
-def _row(name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats) -> Covered:
+def no_interval(finding: str) -> str:
+    """Why a row has none."""
+    return "no interval" if finding == MEAN else "one patient"
+
+
+def _row(
+    name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats, fewest: int | None = None
+) -> Covered:
+    """`fewest`: patients of the finding that has the fewest, for the mean."""
     patients = len(set(patient))
-    gap = difference(float(mine.mean() - chance.mean()), gap_R, patients=patients)
+    gap = difference(float(mine.mean() - chance.mean()), gap_R, patients=patients if fewest is None else fewest)
     return Covered(
         finding=name,
         boxes=len(mine),

@@ -130,6 +130,17 @@ def findings_of(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(label for label in labels if label in FINDINGS)
 
 
+def fewest(target_NK: Floats, patient_N: npt.NDArray[np.object_]) -> tuple[int, int, int]:
+    """Patients that means over findings rest on: the fewest with a label of one; the fewest with one, or without it;
+    and for all of them together those with any, or lacking any, whichever are fewer. 0 for no findings."""
+    pairs = [
+        (uncertainty.patients_with_a_label(target, patient_N), uncertainty.patients_of_the_rarer(target, patient_N))
+        for target in target_NK.T
+    ]
+    pooled = min(len(np.unique(patient_N[(target_NK == one).any(axis=1)])) for one in (0, 1))
+    return (*(min(counts) for counts in zip(*pairs, strict=True)), pooled) if pairs else (0, 0, 0)  # type: ignore[return-value]
+
+
 def _counted(stated_NK: Floats) -> npt.NDArray[np.object_]:
     """How many findings a film shows; "" where it does not state them all: one that is not stated is not absent."""
     shown_N = np.minimum((stated_NK == 1).sum(axis=1), len(COUNTS) - 1)
@@ -169,17 +180,19 @@ def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int,
     common = one.films.common(positives)
     ks = list(compared) if compared and set(compared) <= set(common) else []
     auroc, ece = NOTHING, NOTHING
+    *_, pooled = fewest(one.films.target_NK, one.films.patient_N)
     if ks:
-        auroc = _interval(float(one.auroc_K[ks].mean()), one.auroc_KR[ks].mean(axis=0), level)
+        labelled, rarer, _ = fewest(one.films.target_NK[:, ks], one.films.patient_N)
+        auroc = _interval(float(one.auroc_K[ks].mean()), one.auroc_KR[ks].mean(axis=0), level, rarer)
         value = float(np.mean([one.now_K[k].ece[0] for k in ks]))
-        ece = Interval.of(reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level))
+        ece = Interval.of(reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level, patients=labelled))
     return Group(
         name=name,
         films=len(one.films.patient_N),
         patients=one.films.patients,
         positives=int((one.films.target_NK == 1).sum()),
         auroc=auroc,
-        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level),
+        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level, pooled),
         ece=ece,
         findings=tuple(_finding(one, k, level) for k in common),
     )
@@ -188,6 +201,7 @@ def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int,
 def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
     target, now, then = one.films.target_NK[:, k], one.now_K[k], one.then_K[k]
     rarer = uncertainty.patients_of_the_rarer(target, one.films.patient_N)
+    labelled = uncertainty.patients_with_a_label(target, one.films.patient_N)
     return GroupFinding(
         finding=one.films.findings[k],
         positives=int((target == 1).sum()),
@@ -195,7 +209,7 @@ def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
         few_patients=0 < rarer < uncertainty.FEW_PATIENTS,
         auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer),
         observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer),
-        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level)),
+        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
     )
 
 

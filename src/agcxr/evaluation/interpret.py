@@ -17,7 +17,7 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
-from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, findings_of, measure_groups
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, findings_of, measure_groups
 from agcxr.evaluation.meaning import (
     DIAGRAM_BINS,
     DIAGRAM_POSITIVES,
@@ -76,6 +76,7 @@ def interpret(
     averaged = [
         k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != NO_FINDING
     ]
+    rests_on = fewest(scores.target_NK[:, averaged], patient_N)
     found = Meaning(
         split=results.split,
         films=len(frame),
@@ -88,8 +89,8 @@ def interpret(
             _finding(scores, k, agreed[k], calibration, how.level, results.analysis.labels[k].few_patients, patient_N)
             for k in range(len(scores.labels))
         ),
-        mean=_mean([agreed[k] for k in averaged], how.level),
-        mean_brier_change=_change([agreed[k] for k in averaged], how.level),
+        mean=_mean([agreed[k] for k in averaged], how.level, *rests_on),
+        mean_brier_change=_change([agreed[k] for k in averaged], how.level, rests_on[0]),
         averaged=tuple(scores.labels[k] for k in averaged),
         groupings=_groups(frame, scores, patient_N, how.resamples, how.seed, how.level, (patients, positives)),
         group_patients=patients,
@@ -173,8 +174,8 @@ def _fit(version: Version, agreed: _Agreed, level: float, labelled: int, rarer: 
     )
 
 
-def _mean(agreed: list[_Agreed], level: float) -> tuple[Fit, ...]:
-    """Over findings; the ratio is of their sums, so that rare findings do not dominate it."""
+def _mean(agreed: list[_Agreed], level: float, labelled: int, rarer: int, pooled: int) -> tuple[Fit, ...]:
+    """Over findings; the ratio is of their sums, so that rare findings do not dominate it. Patients: see `fewest`."""
     fits = []
     for version in agreed[0].now if agreed else ():
         now, then = [one.now[version] for one in agreed], [one.then[version] for one in agreed]
@@ -185,15 +186,16 @@ def _mean(agreed: list[_Agreed], level: float) -> tuple[Fit, ...]:
         fits.append(
             Fit(
                 version=version,
-                brier=_interval(over("brier", now)[0], over("brier", then), level),
-                ece=Interval.of(reflected(float(over("ece", now)[0]), over("ece", then), level)),
+                brier=_interval(over("brier", now)[0], over("brier", then), level, labelled),
+                ece=Interval.of(reflected(float(over("ece", now)[0]), over("ece", then), level, patients=labelled)),
                 ece_by_chance=_average(one.tally[version].chance_ece for one in agreed),
                 observed_expected=_interval(
                     over("observed", now)[0] / over("expected", now)[0],
                     over("observed", then) / over("expected", then),
                     level,
+                    pooled,
                 ),
-                in_the_large=_interval(over("in_the_large", now)[0], over("in_the_large", then), level),
+                in_the_large=_interval(over("in_the_large", now)[0], over("in_the_large", then), level, rarer),
             )
         )
     return tuple(fits)

@@ -292,13 +292,15 @@ def summarise(
     weight_NR = np.concatenate(list(cluster_weights([case.patient for case in cases], resamples, rng)), axis=1)
     findings = [label for label in LABELS if label in set(finding_N.tolist())]
     means = {track.method: _means(track.value_NV, finding_N, findings, weight_NR) for track in tracks}
+    patient_N = np.array([case.patient for case in cases])
+    rests_on = [len(set(patient_N[finding_N == finding])) for finding in findings]
     scores, gaps = [], []
-    for at, finding in enumerate([*findings, MEAN]):
+    for at, (finding, patients) in enumerate(zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)):
         mine_N = (finding_N == finding) | (finding == MEAN)
-        own = [_score(track, finding, cases, mine_N, means[track.method][at]) for track in tracks]
+        own = [_score(track, finding, cases, mine_N, means[track.method][at], patients) for track in tracks]
         scores += own
         gaps += [
-            _gap(method, floor, finding, measure, means[method][at], means[floor][at], own[0].patients)
+            _gap(method, floor, finding, measure, means[method][at], means[floor][at], patients)
             for method in LOOKS
             for floor in FLOORS
             for measure in GAP_MEASURES
@@ -306,10 +308,12 @@ def summarise(
     return tuple(scores), tuple(gaps)
 
 
-def _score(track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArray[np.bool_], mean: Means) -> Score:
+def _score(
+    track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArray[np.bool_], mean: Means, patients: int
+) -> Score:
+    """`patients`: those of the finding, for the mean of the finding that has the fewest."""
     measured = []
     mine = [case for case, belongs in zip(cases, mine_N, strict=True) if belongs]
-    patients = len({case.patient for case in mine})
     for v, name in enumerate(MEASURES):
         found = interval(mean.value_V[v], mean.replicate_RV[:, v], patients=patients)
         measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
@@ -318,7 +322,7 @@ def _score(track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArra
         finding=finding,
         cases=len(mine),
         films=len({case.row for case in mine}),
-        patients=patients,
+        patients=len({case.patient for case in mine}),
         empty=0 if track.empty_N is None else int(track.empty_N[mine_N].sum()),
         measures=tuple(measured),
     )

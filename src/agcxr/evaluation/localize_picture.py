@@ -14,10 +14,13 @@ from matplotlib.patches import Rectangle
 
 from agcxr.evaluation.localization import CAM, Example, Localization
 from agcxr.evaluation.tables import number, words
+from agcxr.inference.explain import ACCENT, WARNING
 from agcxr.inference.maps import FindingMaps, Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 
-ANNOTATED, FOUND, CROP = "#39d353", "#22d3ee", "#ffa657"
+ANNOTATED, CROP = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WARNING, ACCENT))
+"""As in every picture of `evaluate` and `explain`."""
+FOUND = "#39d353"
 RANKS = ("best", "median", "worst")
 
 
@@ -51,7 +54,7 @@ def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: F
         _draw(axis, example, films[at], heats[at], maps.crop_B4[at])
     keys = [Line2D([], [], color=ANNOTATED, lw=2, label="annotated")]
     keys.append(Line2D([], [], color=FOUND, lw=2, label=f"box of the fusion map, {CAM[rectify]}"))
-    keys.append(Line2D([], [], color=CROP, lw=1.5, ls="--", label="attention box (the crop)"))
+    keys.append(Line2D([], [], color=CROP, lw=1.5, ls="--", label="attended box (the crop)"))
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 

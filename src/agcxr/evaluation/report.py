@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from agcxr.data.download import HOME
+from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Plan, Source
 from agcxr.evaluation.page import (
     Block,
@@ -26,7 +28,7 @@ from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
 from agcxr.evaluation.results import PREDICTIONS, Results, load_results
-from agcxr.evaluation.tables import NONE, chance, gap_of, number, p_floor, signed, words
+from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, words
 from agcxr.inference.prediction import BRANCHES
 
 SPLITS = {
@@ -35,6 +37,10 @@ SPLITS = {
     "image": "random, by image, seed {seed}",
     "test": "all films are test films",
 }
+CITATION = (
+    "Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database and "
+    "Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases. IEEE CVPR 2017."
+)
 NOTICE = "Research use only. Not a medical device."
 
 
@@ -77,6 +83,7 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> 
         beside_published(results),
         _facts(results, folder),
         _reading(results),
+        _provider(results),
     ]
     how = results.analysis
     return Page(
@@ -143,6 +150,7 @@ def _verdict(results: Results) -> str:
     gap = gap_of(mean.gaps, results.analysis.branches[0])
     where, unstated = over(mean.findings), results.analysis.unstated
     lacking = [words(name) for name in mean.left_out if name not in unstated]
+    why = f" {one}" if (one := lone(results.analysis)) else ""
     left = f" Left out for want of a class: {', '.join(lacking)}." if lacking else ""
     if gap is None or math.isnan(gap.value):
         return f"No mean AUROC is defined on this split.{left}"
@@ -150,7 +158,7 @@ def _verdict(results: Results) -> str:
     if math.isnan(gap.low):
         said = (
             f"{where} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
-            "few patients for any claim."
+            f"few patients for any claim.{why}"
         )
     elif gap.low > 0:
         said = f"{where} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
@@ -179,7 +187,7 @@ def _facts(results: Results, folder: Path) -> Section:
         ),
         (
             "Left out of the mean's interval",
-            f"{analysis.mean.branches[-1].auroc.left_out:,} resamples that lacked a class",
+            lone(analysis) or f"{analysis.mean.branches[-1].auroc.left_out:,} resamples that lacked a class",
         ),
         ("Evaluation device", here.device),
         ("Processor", f"{here.processor}, {here.cores} cores"),
@@ -232,6 +240,24 @@ def _run_facts(path: Path) -> list[tuple[str, str]]:
     took = sorted(run.get("stage_seconds", {}).items(), key=lambda stage: BRANCHES.index(stage[0].split("+")[0]))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took)
     return [("Trained on", str(run.get("hardware", NONE))), ("Training time", stages or NONE)]
+
+
+def _provider(results: Results) -> Section:
+    """What the NIH asks for wherever its films appear, also under the names of other collections."""
+    collection = results.collection or ""
+    if "nih" not in (collection, UNDER_OTHER_NAMES.get(collection)):
+        return Section("Where the films come from", ())
+    renamed = "" if collection == "nih" else f", under names given by {collection}"
+    return Section(
+        "Where the films come from",
+        (
+            Text(
+                f"The films are of the NIH's ChestX-ray14{renamed}: {HOME}. The NIH Clinical Center is the data "
+                "provider."
+            ),
+            Text(CITATION),
+        ),
+    )
 
 
 def _reading(results: Results) -> Section:

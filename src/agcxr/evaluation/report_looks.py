@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from agcxr.evaluation import localization
-from agcxr.evaluation.coverage import MEAN, Coverage
+from agcxr.evaluation.coverage import MEAN, Coverage, no_interval
 from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Measured, Method, TableRow, table_rows
 from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
 from agcxr.evaluation.report_tables import BOLD, difference
@@ -32,7 +34,7 @@ def looks(found: Localization, picture: str | None) -> Section:
     """Boxes and maps against the annotated boxes, between floor and ceiling. picture: its file, where there is one."""
     said = (
         "Of every finding the film on which the fusion's map meets the annotation best, the median one and the worst. "
-        "Green: annotated. Blue: the box of the map. Orange, dashed: the attention box."
+        "Amber: annotated. Blue, dashed: the attended box. Green: the box of the map."
     )
     blocks: list[Block] = [*map(Text, _said(found)), _measured(found), Heading("How often the peak is inside")]
     blocks.append(_hits(found))
@@ -84,6 +86,12 @@ def _against(found: Localization, method: Method, name: str) -> str:
     """The hit rate beside both floors, in a sentence no stronger than the intervals."""
     hit = found.score(method).of("hit")
     gaps = [found.gap(method, floor) for floor in FLOORS]
+    if any(math.isnan(gap.low) for gap in gaps):
+        beside = " and ".join(f"{100 * found.score(f).of('hit').value:.0f} % ({found.title(f)})" for f in FLOORS)
+        return (
+            f"{name} lies inside the annotated box in {100 * hit.value:.0f} % of the cases, beside {beside}, without "
+            "an interval: too few patients for any claim."
+        )
     than = [_than(gap) for gap in gaps]
     whose = ("that of a random map", "that of a map that only knows where the finding usually lies (centre prior;")
     shown = [f"{signed(gap.value)}, {signed(gap.low)} to {signed(gap.high)})" for gap in gaps]
@@ -106,24 +114,37 @@ def _covered(shown: Coverage) -> Table:
         head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p"),
         rows=tuple(
             (
-                words(row.finding) if row.finding != MEAN else "Mean over findings",
+                _named(row.finding, row.patients),
                 f"{row.boxes:,}",
                 number(row.coverage),
                 number(row.chance),
-                _apart(row.gap, row.gap_low, row.gap_high),
+                _apart(row.gap, row.gap_low, row.gap_high, why=no_interval(row.finding)),
                 chance(row.p, p_floor(shown.resamples, row.left_out)),
             )
             for row in rows
         ),
         summary=len(rows) > 1,
         caption="Coverage: the share of an annotated box that lies inside the attended crop. Chance: of an equally "
-        f"large crop at a random place in the view. {BOLD}",
+        f"large crop at a random place in the view. {BOLD}{_note(row.patients for row in rows)}",
     )
 
 
-def _apart(value: float, low: float, high: float, places: int = 3) -> Cell:
+def _named(finding: str, patients: int) -> str:
+    """The finding of a row, with a dagger where boxes of few patients are behind it; see `_note`."""
+    if finding in (MEAN, localization.MEAN):
+        return "Mean over findings"
+    return words(finding) + DAGGER * (patients < FEW_PATIENTS)
+
+
+def _note(patients: Iterable[int]) -> str:
+    """What the dagger means; empty where it stands nowhere."""
+    few = any(count < FEW_PATIENTS for count in patients)
+    return f" {DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: intervals and p are rough." if few else ""
+
+
+def _apart(value: float, low: float, high: float, places: int = 3, *, why: str) -> Cell:
     cell = difference(value, low, high, places)
-    return cell if cell.soft else replace(cell, soft="one patient")
+    return cell if cell.soft else replace(cell, soft=why)
 
 
 def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
@@ -165,19 +186,17 @@ def _hits(found: Localization) -> Table:
     def row(finding: str) -> tuple[Cell | str, ...]:
         scores = [found.score(method, finding).of("hit") for method in METHODS]
         gaps = [found.gap("attention", floor, finding) for floor in FLOORS]
-        few = found.score("random", finding).patients < FEW_PATIENTS
-        name = "Mean over findings" if finding == localization.MEAN else words(finding) + DAGGER * few
+        why = no_interval(MEAN if finding == localization.MEAN else finding)
         return (
-            name,
+            _named(finding, found.score("random", finding).patients),
             f"{found.score('random', finding).cases:,}",
             *(_cell(score) for score in scores),
-            *(_apart(gap.value, gap.low, gap.high, 2) for gap in gaps),
+            *(_apart(gap.value, gap.low, gap.high, 2, why=why) for gap in gaps),
         )
 
     groups = (SHORT[method][0].replace(CAM, localization.CAM[found.rectify]) for method in METHODS)
     shown = (*found.findings, localization.MEAN) if _several(found) else found.findings
-    few = any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings)
-    note = f" {DAGGER} fewer than {FEW_PATIENTS} patients: intervals are rough." if few else ""
+    note = _note(found.score("random", finding).patients for finding in found.findings)
     return Table(
         head=("Hit rate", "Cases", *(SHORT[method][1] for method in METHODS), "random", "prior"),
         groups=("", "", *groups, "Attention −", "Attention −"),

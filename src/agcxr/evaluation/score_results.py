@@ -24,6 +24,7 @@ from agcxr.evaluation.tables import (
     words,
 )
 
+NEEDED = f"it takes {MIN_POSITIVES} films with the finding and {MIN_POSITIVES} without it"
 TITLES = {
     "youden": "Youden's point",
     "sensitivity95": "Point of 95 % sensitivity",
@@ -133,7 +134,13 @@ def _sheets(found: Scored) -> Iterator[Sheet]:
     if len(found.analysis.branches) > 1:
         yield _precision(found.analysis)
     for p, _ in enumerate(found.analysis.mean.branches[-1].points):
-        yield _at_point(found, p)
+        if _pointed(found.analysis, p):
+            yield _at_point(found, p)
+
+
+def _pointed(analysis: Analysis, p: int) -> bool:
+    """Some finding has this operating point."""
+    return not all(math.isnan(one.branches[-1].points[p].threshold) for one in analysis.stated)
 
 
 def _auroc(found: Scored) -> Sheet:
@@ -205,8 +212,7 @@ def _at_point(found: Scored, p: int) -> Sheet:
         rows.append(row)
     rows[-1][:2] = ["Mean", ""]
     title = TITLES.get(name, name) + (f", {last}" if len(analysis.branches) > 1 else "")
-    needed = f"it takes {MIN_POSITIVES} films with the finding and {MIN_POSITIVES} without it"
-    return Sheet(title, rows, (f"No such point ({needed}): {', '.join(absent)}.",) if absent else ())
+    return Sheet(title, rows, (f"No such point ({NEEDED}): {', '.join(absent)}.",) if absent else ())
 
 
 def _name(one: FindingResult | MeanResult) -> str:
@@ -224,6 +230,9 @@ def _remarks(found: Scored) -> Iterator[str]:
     for branch in found.analysis.mean.branches:
         which = f", {branch.branch}" if len(found.analysis.branches) > 1 else ""
         yield f"Mean over findings{which}: Brier score {interval(branch.brier)}, ECE {number(branch.ece)}."
+    points = range(len(found.analysis.mean.branches[-1].points))
+    if points and not any(_pointed(found.analysis, p) for p in points):
+        yield f"No operating points: no finding has enough films to choose them on ({NEEDED})."
     for one in found.points_from:
         which = f" of {' and '.join(one.branches)}" if found.against else ""
         yield f"Thresholds{which} were chosen on {_films(one.films)} of {one.file}; a film is called at or over them."

@@ -68,6 +68,17 @@ def dagger_note(stands: bool, unit: str = "patient") -> str:
     )
 
 
+def lone(analysis: Analysis) -> str:
+    """Why a mean has no interval: the findings of it that have none. Empty where it has one."""
+    if len(analysis.mean.findings) < 2 or not math.isnan(analysis.mean.branches[-1].auroc.low):
+        return ""
+    of_mean = [r for r in analysis.labels if r.finding in analysis.mean.findings]
+    without = [words(r.finding) for r in of_mean if math.isnan(r.branches[-1].auroc.low)]
+    if not without:
+        return ""
+    return f"The mean has no interval, for {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none."
+
+
 def p_floor(analysis: Analysis, gap: Gap) -> float:
     """The smallest p that the bootstrap can give for a difference."""
     return uncertainty.p_floor(analysis.resampling.resamples, gap.left_out)
@@ -145,7 +156,9 @@ def notes(analysis: Analysis) -> list[str]:
         )
         lines.append(f"Undefined, and left out of the mean: {why}.")
     mean_lost = analysis.mean.branches[0].auroc.left_out
-    if mean_lost and analysis.mean.findings:
+    if why := lone(analysis):
+        lines.append(why)
+    elif mean_lost and analysis.mean.findings:
         rare = min(
             (r for r in analysis.labels if r.finding in analysis.mean.findings), key=lambda r: r.positive_patients
         )
