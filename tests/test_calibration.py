@@ -183,13 +183,24 @@ def test_a_scale_corrects_probabilities_and_moves_no_call():
         ("best", None, "operating point is 'best'; expected one of youden, sensitivity95, specificity95"),
         ("youden", {"Flu": 0.1}, "prevalence names 'Flu', which this model does not know; it knows Mass, Hernia, No"),
         ("youden", {"Mass": 2.0}, "prevalence of Mass is 2.0; expected a share between 0 and 1, both excluded"),
-        ("youden", 0.0, "prevalence of Mass is 0.0; expected a share"),
+        ("youden", 0.0, "prevalence is 0; expected a share"),
+        ("youden", 10.0, "prevalence is 10; expected a share between 0 and 1, both excluded: 10 % is 0.1"),
         ("youden", {"Hernia": 0.1}, "prevalence of Hernia cannot be corrected: fewer than 10 validation"),
     ],
 )
 def test_a_scale_that_cannot_be_says_why(point, prevalence, message):
     with pytest.raises(ValueError, match=message):
         Scale.of(_calibration(), LABELLED, point, prevalence)
+
+
+def test_a_prevalence_for_every_finding_wants_one_that_is_calibrated():
+    known = _calibration()
+    none = known.model_copy(update={"findings": {name: known.findings[name] for name in ("Hernia", NO_FINDING)}})
+    assert np.isnan(Scale.of(known, LABELLED, prevalence=0.1).prevalence_K).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match=r"no finding can be corrected for a prevalence of 0.1, as none is calibrated"):
+        Scale.of(none, LABELLED, prevalence=0.1)
+    with pytest.raises(ValueError, match="prevalence is 10; expected a share"):
+        Scale.of(none, LABELLED, prevalence=10)
 
 
 def test_prevalence_as_people_write_it():

@@ -174,16 +174,13 @@ class Scale:
     ) -> Scale:
         """`prevalence`: a number goes to every finding with enough validation films, and not to No Finding.
 
-        Raises ValueError for an unknown point, label or share, and for a named label without enough films.
+        Raises ValueError for an unknown point, label or share, and for a label without enough films.
         """
         if point not in POINTS:
             raise ValueError(f"operating point is {point!r}; expected one of {', '.join(POINTS)}")
         wanted = np.full(len(labels), np.nan)
         if prevalence is not None:
-            named = (
-                prevalence if isinstance(prevalence, Mapping) else dict.fromkeys(_findings_of(calibration), prevalence)
-            )
-            for name, share in named.items():
+            for name, share in _by_finding(prevalence, calibration).items():
                 k = _label_row(name, labels)
                 wanted[k] = _checked_share(labels[k], share, calibration)
         return cls(calibration, labels, point, wanted)
@@ -225,8 +222,19 @@ def parse_prevalence(text: str) -> Prevalence:
     )
 
 
-def _findings_of(calibration: Calibration) -> list[str]:
-    return [name for name, one in calibration.findings.items() if name != NO_FINDING and one.enough]
+def _by_finding(prevalence: Prevalence, calibration: Calibration) -> Mapping[str, float]:
+    """A number goes to every finding with enough films."""
+    if isinstance(prevalence, Mapping):
+        return prevalence
+    if not 0 < prevalence < 1:
+        raise ValueError(f"prevalence is {prevalence:g}; expected a share between 0 and 1, both excluded: 10 % is 0.1")
+    names = [name for name, one in calibration.findings.items() if name != NO_FINDING and one.enough]
+    if not names:
+        raise ValueError(
+            f"no finding can be corrected for a prevalence of {prevalence:g}, as none is calibrated: none had "
+            f"{MIN_POSITIVES} validation films with it and as many without; leave it out, or calibrate on more films"
+        )
+    return dict.fromkeys(names, prevalence)
 
 
 def _label_row(name: str, labels: tuple[str, ...]) -> int:

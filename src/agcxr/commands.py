@@ -322,10 +322,15 @@ def calibrate(run: Run, data: Path, *, allow_leak: bool = False) -> int:
         data: Prepared folder.
         allow_leak: Go on although patients of its validation films were trained on; card and reports say so.
     """
+    from agcxr.calibration import MIN_POSITIVES
     from agcxr.evaluation.calibrate import calibrate as calibrate_run
 
     found = calibrate_run(run, data, allow_leak=allow_leak)
-    print(f"Calibrated {len(found.findings)} findings by {found.method} on {found.words}; stored in {run}")
+    enough, known = sum(one.enough for one in found.findings.values()), len(found.findings)
+    by = "" if not enough else " by keeping their scores" if found.method == "none" else f" by {found.method}"
+    few = f"fewer than {MIN_POSITIVES} films with the finding, or without it: raw scores, no calls"
+    rest = "" if enough == known else f"; {known - enough} had {few}"
+    print(f"Calibrated {enough} of {known} findings{by} on {found.words}{rest}; stored in {run}")
     if not (found.fitted_on and found.fitted_on.of_training):
         print(f"What tells far films was left as it was: {data} is not known to hold the films of its training")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from evaluated import write_prepared, write_run
 
-from agcxr.calibration import Calibration, films_digest
+from agcxr.calibration import Calibration, Curve, FindingCalibration, films_digest
 from agcxr.cli import main
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation import calibrate as module
@@ -65,11 +65,22 @@ def test_patients_of_training_are_refused_unless_allowed(
         "trained on"
     )
     out = capsys.readouterr().out
-    assert f" on {words}; stored in {run}" in out
+    rest = "13 had fewer than 10 films with the finding, or without it: raw scores, no calls"
+    assert f"Calibrated 2 of 15 findings by keeping their scores on {words}; {rest}; stored in {run}" in out
     assert f"What tells far films was left as it was: {films.folder} is not known to hold" in out
     text = measured(run, films, "test", tmp_path / "out").report.markdown.read_text(encoding="utf-8")
     assert f"The calibration was fitted on {words}." in text
     assert f"Thresholds were chosen on {words}, and those of the fusion are kept in the checkpoint; a film" in text
+
+
+def test_where_no_finding_has_enough_films_none_is_said_to_be_calibrated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rare = FindingCalibration(curve=Curve(kind="none"), prevalence=0.1, positives=1, films=10)
+    found = Calibration(method="none", log_loss={}, findings={"Mass": rare, "Hernia": rare})
+    monkeypatch.setattr(module, "calibrate", lambda *given, **more: found)
+    assert main(["calibrate", "RUN", "--data", "PREPARED"]) == 0
+    assert capsys.readouterr().out.startswith(f"Calibrated 0 of 2 findings on {found.words}; 2 had fewer than 10 films")
 
 
 def test_a_run_that_was_just_trained_is_calibrated_on_a_split_by_image_too(films: Prepared, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Small predictions, films and checkpoints for the tests of this folder."""
 
+import cv2
 import numpy as np
 
+from agcxr.data import phantom
 from agcxr.inference.prediction import Prediction
 from agcxr.labels import LABELS
 
@@ -12,6 +14,12 @@ def film(height=60, width=50, seed=0):
     phase = np.random.default_rng(seed).random(4) * 6
     wave = np.sin(7 * x + phase[0]) + np.sin(9 * y + phase[1]) + np.sin(5 * (x + y) + phase[2])
     return np.clip(127 + 40 * wave, 0, 255).astype(np.uint8)
+
+
+def chest(height, width, seed=0):
+    """A phantom's film of this size, uint8, which the intake does not refuse as it does `film`."""
+    drawn = phantom.film(np.random.default_rng(seed), (), size=256).pixels_HW
+    return cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def prediction(**changes):

@@ -14,7 +14,7 @@ from agcxr.inference.predictor import Predictor
 from agcxr.intake import Intake
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
-from inference.make import film, prediction
+from inference.make import chest, film, prediction
 
 
 class Engine:
@@ -151,7 +151,15 @@ def test_films_that_the_model_may_not_speak_about_are_counted(tmp_path):
 
     tally = write_predictions(Strict(), files("a", "hand", "hand2"), tmp_path / "p.csv")
     assert counts(tally) == (3, 0, 2)
-    assert rows(tmp_path / "p.csv")[1]["intake_reason"] == "not a chest; small"
+    warned, refused, _ = rows(tmp_path / "p.csv")
+    assert warned["prob_No Finding"] == "1.000000"
+    assert {name: value for name, value in refused.items() if value} == {
+        "image": "in/hand",
+        "width": "50",
+        "height": "60",
+        "intake": "refuse",
+        "intake_reason": "not a chest; small",
+    }
 
 
 def test_what_is_written_beside_the_rows_has_columns_and_is_counted(tmp_path):
@@ -194,13 +202,15 @@ def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
         calibrated = True
 
         def answer(self, path):
+            intake = Intake("refuse", ("no chest",)) if "hand" in path.name else None
             threshold = np.full(15, 0.5)
             threshold[[LABELS.index("Hernia"), LABELS.index("Mass")]] = np.nan
             cut = Cut("youden", threshold, threshold / 4, np.array([label != "Mass" for label in LABELS]))
-            return prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut)
+            return prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut, intake=intake)
 
-    write_predictions(Calibrated(), files("a.png"), tmp_path / "p.csv")
-    row = rows(tmp_path / "p.csv")[0]
+    write_predictions(Calibrated(), files("a.png", "hand"), tmp_path / "p.csv")
+    row, refused = rows(tmp_path / "p.csv")
+    assert {name for name, value in refused.items() if value} == {"image", "width", "height", "intake", "intake_reason"}
     assert row["calibrated_Mass"] == ""
     assert [value for key, value in row.items() if key.startswith("calibrated_") and value] == ["0.125000"] * 14
     # fusion scores are 0, 1/14, ..., 1: the eighth is .5 itself
@@ -214,8 +224,8 @@ def test_a_saved_model_predicts_a_folder_with_pictures(tmp_path, capsys):
     AGCNN("test_resnet", image_size=64, resize=80, weights="none").save_pretrained(tmp_path / "run" / "model")
     films = tmp_path / "films"
     films.mkdir()
-    cv2.imwrite(str(films / "a.png"), film(120, 90))
-    cv2.imwrite(str(films / "b.jpg"), film(90, 120))
+    cv2.imwrite(str(films / "a.png"), chest(120, 110))
+    cv2.imwrite(str(films / "b.jpg"), chest(130, 120, 1))
     (films / "c.png").write_bytes((films / "a.png").read_bytes()[:200])
     out = tmp_path / "p.csv"
     summary = predict_files(tmp_path / "run", [str(films)], out, explain_dir=films / "explained", device="cpu")

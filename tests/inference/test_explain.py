@@ -2,14 +2,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from agcxr.calibration import Cut
+from agcxr.inference import explain
 from agcxr.inference.explain import (
     ACCENT,
     RESEARCH_ONLY,
     WARNING,
     WIDTH,
+    _lines,
     _Row,
     _rows,
     draw_box,
@@ -17,6 +19,7 @@ from agcxr.inference.explain import (
     picture,
     save_picture,
 )
+from agcxr.intake import Intake
 from agcxr.labels import LABELS, NO_FINDING
 from inference.make import film, prediction
 
@@ -64,6 +67,36 @@ def test_picture_of_any_aspect(height, width):
 def test_fallback_is_stated():
     assert has(picture(prediction(fallback=True)), WARNING)
     assert not has(picture(prediction()), WARNING)
+
+
+def test_of_a_refused_film_there_is_the_reason_and_nothing_that_the_model_says():
+    reason = "it is upside down: turn it by 180 degrees; " * 6
+    given = prediction(intake=Intake("refuse", (reason,)))
+    image = picture(given)
+    assert has(image, WARNING)
+    assert not has(image, ACCENT)  # no box, no bar
+    other = prediction(intake=given.intake, fusion_K=given.fusion_K / 2, box=(0, 0, 5, 5), crop_HW=film(9, 9))
+    assert picture(other).tobytes() == image.tobytes()
+    assert picture(prediction(intake=Intake("refuse", ("it is small",)))).tobytes() != image.tobytes()
+    assert has(picture(prediction(intake=Intake("warn", (reason,)))), ACCENT)
+
+
+def test_long_words_are_broken_into_lines():
+    draw = ImageDraw.Draw(Image.new("RGB", (400, 40)))
+    lines = _lines(draw, "one two three four " + "x" * 90 + " five", 20, 120)
+    assert " ".join(lines) == "one two three four " + "x" * 90 + " five"
+    assert [len(line.split()) > 1 for line in lines] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("fitted", "title"), [(False, "Probability, uncalibrated"), (True, "Calibrated probability")])
+def test_the_title_says_whether_any_finding_is_calibrated(fitted, title, monkeypatch):
+    said = []
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: said.append(text))
+    threshold = np.where(np.arange(15) == 3, 0.5, np.nan) if fitted else np.full(15, np.nan)
+    cut = Cut("youden", threshold, threshold, np.isfinite(threshold))
+    picture(prediction(calibrated_K=np.full(15, 0.5, np.float32), cut=cut))
+    assert (f"{title}; | threshold: Youden's point" if fitted else title) in said
+    assert ("raw" in said) == fitted
 
 
 def test_a_film_has_to_be_there():

@@ -212,6 +212,7 @@ def test_the_file_says_what_it_is(onnx_file, eager):
     assert dimensions["heat"] == dimensions["crop"] == ("batch", 64, 64)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", export.OPSET)]
     onnx.checker.check_model(model, full_check=True)
+    assert not [node.name for node in model.graph.node if node.op_type == "CastLike"]  # runtimes warn of each
     assert [value.name for value in model.graph.output] == list(export.MEANINGS)
     assert {value.name: value.doc_string for value in model.graph.output} == export.MEANINGS
     (entry,) = (one for one in model.metadata_props if one.key == "agcxr")

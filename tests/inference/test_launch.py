@@ -13,7 +13,7 @@ from agcxr.inference import launch
 from agcxr.inference.launch import OURS, Local, Place, Start, check_devices, place
 from agcxr.inference.shards import Shard
 from agcxr.models.agcnn import AGCNN
-from inference.make import film
+from inference.make import chest
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "id"}
 SRUN = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
@@ -119,7 +119,7 @@ def made(tmp_path_factory):
     AGCNN("test_resnet", image_size=64, resize=80, weights="none").save_pretrained(root / "run" / "model")
     (root / "films" / "sub").mkdir(parents=True)
     for i, name in enumerate([*(f"{i:02}.png" for i in range(9)), "00.jpg", "sub/00.png"]):
-        cv2.imwrite(str(root / "films" / name), film(120 + i, 90, seed=i))
+        cv2.imwrite(str(root / "films" / name), chest(120 + i, 110, seed=i))
     (root / "films" / "04b.png").write_bytes(b"nothing")
     assert main(["predict", *words(root, "one.csv")]) == 1
     return root

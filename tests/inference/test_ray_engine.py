@@ -21,7 +21,7 @@ from agcxr.inference.table import Table
 from agcxr.intake import Intake
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
-from inference.make import film, prediction
+from inference.make import chest, prediction
 
 HAVE_RAY = "the extra `ray` is not installed"
 
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     AGCNN("test_resnet", image_size=64, resize=80, weights="none").save_pretrained(root / "run" / "model")
     (root / "films" / "sub").mkdir(parents=True)
     for i, name in enumerate([*(f"0{i}.png" for i in range(9)), "sub/a.png", "sub/b.jpg"]):
-        cv2.imwrite(str(root / "films" / name), film(120 + i, 90, seed=i))
+        cv2.imwrite(str(root / "films" / name), chest(120 + i, 110, seed=i))
     (root / "films" / "04b.png").write_bytes(b"nothing")
     (root / "films" / "sub" / "notes.txt").write_text("x")
     assert main(["predict", str(root / "run"), str(root / "films"), "--out", str(root / "plain.csv")]) == 1

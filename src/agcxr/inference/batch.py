@@ -80,7 +80,7 @@ class Summary:
     """Folders that may not be read."""
     seconds: float
     refused: int = 0
-    """Rows of films that the model may not speak about; they have probabilities all the same."""
+    """Rows of films that the model may not speak about; their rows hold no probabilities."""
     written: int = 0
     """Films with DICOM results."""
     without: tuple[tuple[str, int], ...] = ()

@@ -9,7 +9,7 @@ Shapes: H, W height and width; 3 the RGB channels. Pictures are uint8; heat is f
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -95,6 +95,8 @@ def draw_box(image: Bytes, box: Box, colour: Colour = ACCENT, width: int = 3) ->
 def picture(prediction: Prediction, film_HW: Bytes | None = None) -> Image.Image:
     """The figure of the method, 1600 pixels wide: original with box | attention | crop, and the top findings.
 
+    Of a refused film: the film and the reasons, and nothing that the model says of it.
+
     Args:
         prediction: of any engine.
         film_HW: uint8 pixels of the film at any scale; default: those the prediction kept.
@@ -109,12 +111,17 @@ def picture(prediction: Prediction, film_HW: Bytes | None = None) -> Image.Image
             "or predict with keep_film=1024"
         )
     layout = _layout(prediction)
+    if prediction.refused:
+        layout = replace(layout, height=layout.caption_y + 74)
     canvas = Image.new("RGB", (WIDTH, layout.height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     _header(draw, prediction)
-    _panels(canvas, draw, prediction, film, layout)
-    _facts(draw, prediction, layout)
-    _findings(draw, prediction, layout)
+    if prediction.refused:
+        _refusal(canvas, draw, prediction, film, layout)
+    else:
+        _panels(canvas, draw, prediction, film, layout)
+        _facts(draw, prediction, layout)
+        _findings(draw, prediction, layout)
     _text(draw, (MARGIN, layout.height - 34), RESEARCH_ONLY, 15, MUTED)
     return canvas
 
@@ -168,6 +175,29 @@ def _header(draw: ImageDraw.ImageDraw, prediction: Prediction) -> None:
     size = f"{prediction.width} x {prediction.height} px"
     facts = " · ".join((size, *prediction.notes))
     _text(draw, (WIDTH - MARGIN, 54), _shorten(facts, 80), 18, MUTED, anchor="rs")
+
+
+def _refusal(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, prediction: Prediction, film: Bytes, layout: _Layout
+) -> None:
+    """The plain film, and the reasons beside it."""
+    x, y, wide, high = layout.film
+    draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=PANEL)
+    scale = min(wide / prediction.width, high / prediction.height)
+    width, height = max(round(prediction.width * scale), 1), max(round(prediction.height * scale), 1)
+    shown = Image.fromarray(_fit(film, width, height)).convert("RGB")
+    canvas.paste(shown, (x + (wide - width) // 2, y + (high - height) // 2))
+    _text(draw, (x, layout.caption_y), "Film", 18, TEXT)
+    left = layout.heat[0]
+    draw.rectangle((left, y, left + 5, y + high - 1), fill=WARNING)
+    _text(draw, (left + 34, y + 46), "Refused", 44, WARNING)
+    base = y + 104
+    reasons = () if prediction.intake is None else prediction.intake.reasons
+    for words, ink in (*((one, TEXT) for one in reasons), ("No findings, box or attention are shown.", MUTED)):
+        for line in _lines(draw, f"{words[:1].upper()}{words[1:]}", 25, WIDTH - MARGIN - left - 34):
+            _text(draw, (left + 34, base), line, 25, ink)
+            base += 35
+        base += 17
 
 
 def _panels(
@@ -251,14 +281,16 @@ def _rows(prediction: Prediction) -> list[_Row]:
 
 def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
     """A row a finding: its probability as a bar with the threshold on it, and the scores of the three branches."""
-    calibrated = prediction.calibrated_K is not None
+    cut = prediction.cut
+    calibrated = prediction.calibrated_K is not None and (cut is None or bool(cut.fitted_K.any()))
+    judged = cut is not None and not bool(np.isnan(cut.score_K).all())
     name_x, bar_x = layout.heat[0], layout.heat[0] + 200
     branches = {"Fusion": WIDTH - MARGIN - 180, "Global": WIDTH - MARGIN - 90, "Local": WIDTH - MARGIN}
     value_x = branches["Fusion"] - 96 if calibrated else branches["Fusion"]
     bar_end, head_y = value_x - 76, layout.table_y
     title = "Calibrated probability" if calibrated else "Probability, uncalibrated"
-    if prediction.cut is not None:
-        title += f"; | threshold: {POINT_WORDS[prediction.cut.point]}"
+    if cut is not None and judged:
+        title += f"; | threshold: {POINT_WORDS[cut.point]}"
     _text(draw, (name_x, head_y), title, 15, MUTED)
     if calibrated:
         _text(draw, (value_x, head_y), "Probability", 15, ACCENT, anchor="rs")
@@ -266,7 +298,7 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
         _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
     for i, row in enumerate(_rows(prediction)):
         base = head_y + 32 + i * ROW + (8 if row.finding == NO_FINDING else 0)
-        quiet = row.finding == NO_FINDING or (prediction.cut is not None and not row.called)
+        quiet = row.finding == NO_FINDING or (judged and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
         _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
         _bar(draw, (bar_x, bar_end, base), row, fill)
@@ -315,6 +347,18 @@ def _text(
 ) -> None:
     plain = all(letter.isascii() or letter in "·…" for letter in text)
     draw.text(at, text, font=_font(size, plain), fill=colour, anchor=anchor)
+
+
+def _lines(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels where its words allow."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and draw.textlength(longer, font=_font(size, True)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _short_name(name: str) -> str:

@@ -120,9 +120,24 @@ def write(predictor: Predictor, path: Path) -> None:
             f"the backbone {predictor.model.backbone_name!r} cannot be expressed in ONNX: {str(error)[:500]}"
         ) from error
     assert program is not None
+    _plain_casts(program.model)
     _describe(program.model, facts(predictor))
     program.save(path, external_data=False)
     _check(path)
+
+
+def _plain_casts(model: Any) -> None:
+    """`CastLike` as `Cast`: ONNX Runtime cannot fold the first, and warns of each such node when it loads a file."""
+    from onnx_ir.passes.common import ShapeInferencePass
+    from onnxscript import ir
+
+    ShapeInferencePass()(model)
+    for node in model.graph.all_nodes():
+        if node.op_type == "CastLike" and node.inputs[1].dtype is not None:
+            to = int(node.inputs[1].dtype)
+            node.op_type = "Cast"
+            node.resize_inputs(1)
+            node.attributes.add(ir.AttrInt64("to", to))
 
 
 def _check(path: Path) -> None:

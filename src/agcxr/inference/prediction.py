@@ -70,6 +70,11 @@ class Prediction:
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 
+    @property
+    def refused(self) -> bool:
+        """It is no film that the model may speak about: tables and pictures hold none of the numbers."""
+        return self.intake is not None and self.intake.decision == "refuse"
+
     def branch(self, branch: Branch = "fusion") -> Floats:
         """Probabilities of one branch, in the order of `labels`."""
         by_name: Mapping[str, Floats] = {"global": self.global_K, "local": self.local_K, "fusion": self.fusion_K}

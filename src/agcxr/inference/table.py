@@ -5,7 +5,7 @@
 threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake`
 (accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`; with DICOM results also `dicom`
 (their folder) and `dicom_reason` (why there are none). A film that cannot be read is a row with only `image` and
-`error`.
+`error`; one that is refused holds nothing that the model says of it: no probabilities, calls, box and fallback.
 """
 
 from __future__ import annotations
@@ -60,12 +60,15 @@ class Table:
             meaning = [float(p) if have else None for p, have in zip(result.calibrated_K, fitted, strict=True)]
             meaning += [None if call is None else int(call) for call in result.calls()]
         intake = result.intake
-        return [
-            image,
+        said: list[Value] = [
             *(float(p) for branch in (result.fusion_K, result.global_K, result.local_K) for p in branch),
             *meaning,
             *map(float, result.box),
-            *(result.width, result.height, int(result.fallback)),
+        ]
+        return [
+            image,
+            *([None] * len(said) if result.refused else said),
+            *(result.width, result.height, None if result.refused else int(result.fallback)),
             *((None, None) if intake is None else (intake.decision, "; ".join(intake.reasons) or None)),
             None,
             *last,
