@@ -30,6 +30,10 @@ LIMITS = """
 Without a GPU the cores do both, so the sum of decode and network is what a perfect program would take; the smaller of
 both rates is out of reach there by that much. With a GPU the two overlap and the slower one rules: with few cores it is
 the decoding.
+
+The faster the network, the more shows of what ours does beside it: it judges each film (is it a frontal chest film?),
+maps answers to film coordinates, and its decoding threads take turns with the network's on the same cores. Tried and
+slower: decoding threads of lower priority, and a single one.
 """
 
 
