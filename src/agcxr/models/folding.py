@@ -58,10 +58,9 @@ class Folding:
 
 def _foldable(net: nn.Module, image_1CHW: Tensor) -> tuple[tuple[str, str], ...] | None:
     """The pairs, none where folding them would answer otherwise; None where this image cannot show it."""
-    pairs = _pairs(net, image_1CHW)
+    pairs, plain = _pairs(net, image_1CHW)
     if not pairs:
         return ()
-    plain = net(image_1CHW)
     if not plain.isfinite().all():
         return None
     gap = (_folded(net, pairs)(image_1CHW) - plain).abs().max()
@@ -84,8 +83,9 @@ def _key(net: nn.Module) -> Key | None:
     return tuple(found)
 
 
-def _pairs(net: nn.Module, image_1CHW: Tensor) -> tuple[tuple[str, str], ...]:
-    """(convolution, batch norm) by name, where the norm is given just what the convolution gave, each called once."""
+def _pairs(net: nn.Module, image_1CHW: Tensor) -> tuple[tuple[tuple[str, str], ...], Tensor]:
+    """(convolution, batch norm) by name, where the norm is given just what the convolution gave, each called once; and
+    what the network answered."""
     made: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept, so that no other takes their place
     calls: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
@@ -112,14 +112,15 @@ def _pairs(net: nn.Module, image_1CHW: Tensor) -> tuple[tuple[str, str], ...]:
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(given_to(name)))
     try:
-        net(image_1CHW)
+        plain = net(image_1CHW)
     finally:
         for handle in handles:
             handle.remove()
     convolutions = [conv for conv, _ in pairs]
-    return tuple(
+    once = tuple(
         (conv, norm) for conv, norm in pairs if calls[conv] == 1 and calls[norm] == 1 and convolutions.count(conv) == 1
     )
+    return once, plain
 
 
 def _folded(net: nn.Module, pairs: tuple[tuple[str, str], ...]) -> nn.Module:
