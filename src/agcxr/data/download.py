@@ -29,11 +29,17 @@ LONGEST_QUESTION = 15.0
 COLUMNS = ("name", "url", "bytes", "sha256", "md5")
 HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 LISTS = ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
+_CITED = (
+    "Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database",
+    "and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases. IEEE CVPR 2017.",
+)
+CITATION = " ".join(_CITED)
+"""What the NIH asks to be cited, in one line."""
 TERMS = f"""\
 NIH ChestX-ray14: no restriction on use. Wherever the films appear, the NIH asks for
   - this link: {HOME}
-  - this citation: Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database
-    and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases. IEEE CVPR 2017.
+  - this citation: {_CITED[0]}
+    {_CITED[1]}
   - the acknowledgement that the NIH Clinical Center is the data provider."""
 
 

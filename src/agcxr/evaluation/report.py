@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agcxr.data.download import HOME
+from agcxr.data.download import CITATION, HOME
 from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Plan, Source
 from agcxr.evaluation.page import (
@@ -37,10 +37,6 @@ SPLITS = {
     "image": "random, by image, seed {seed}",
     "test": "all films are test films",
 }
-CITATION = (
-    "Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database and "
-    "Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases. IEEE CVPR 2017."
-)
 NOTICE = "Research use only. Not a medical device."
 
 
