@@ -27,6 +27,10 @@ DIRECTION = """
     calibration
 
     data/decode
+    data/isolation
+    data/codestream
+    data/codecs
+    data/compressed
     data/dicomfile
     data/radiograph
     data/nih

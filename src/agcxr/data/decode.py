@@ -4,8 +4,10 @@ a huge picture and a cut file is named as such instead of being filled up with g
 Shapes: H, W the picture; C its channels in OpenCV's order (B, G, R[, A]).
 """
 
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +22,14 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that state a JPEG's size (SOF0-15 without DHT, JPG and DAC)."""
+JPEG_FILL = re.compile(rb"\xff+")
+
+JPEG_SCANS = 64
+"""Passes over the picture in one JPEG; a few bytes each can ask for seconds of work. Real files have at most 12."""
+MOST_SEGMENTS = 4096
+"""Parts of a JPEG before its pixels. Real files have at most some hundreds (colour profiles, thumbnails)."""
+MOST_CHUNKS = 1 << 18
+"""Parts of a PNG. Writers cut the pixels into parts of some kilobytes, so that real files have some thousands."""
 
 
 class RadiographError(ValueError):
@@ -122,6 +132,8 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
         if zlib.crc32(view[at + 4 : end - 4]) != stated:
             raise RadiographError(f"corrupt PNG: the checksum of its {kind!r} part at byte {at} is wrong")
         chunks.append((kind, view[at + 8 : end - 4]))
+        if len(chunks) > MOST_CHUNKS:
+            raise RadiographError(f"a PNG of more than {MOST_CHUNKS:,} parts")
         if kind == b"IEND":
             return chunks
         at = end
@@ -137,35 +149,55 @@ def _png_join(chunks: list[tuple[bytes, memoryview]]) -> bytes:
     return b"".join(parts)
 
 
-def jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
-    """(width, height, channels, bits) that a JPEG's frame header states. Raises RadiographError for a broken one."""
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(second byte of its marker, start, end) of a JPEG's segments, up to and with the header of its first scan.
+
+    Raises RadiographError for a broken one. JPEG-LS is written in the same way.
+    """
     at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
+    for _ in range(MOST_SEGMENTS):
+        if at < len(data) and data[at] != 0xFF:
             raise RadiographError(f"corrupt JPEG: no marker at byte {at}")
+        fill = JPEG_FILL.match(data, at)
+        at = at if fill is None else fill.end() - 1  # any number of fill bytes may stand before a marker
+        if at + 4 > len(data):
+            raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, inside its header")
         marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
         if marker in (0x01, *range(0xD0, 0xD9)):
             at += 2
             continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        if marker in JPEG_SIZES:
-            if at + 10 > len(data):
-                break
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            return width, height, channels, bits
-        if marker in (0xDA, 0xD9) or length < 2:
+        end = at + 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+        if marker in (0x00, 0xD9) or end < at + 4:
             raise RadiographError("corrupt JPEG: no frame header before the pixels")
-        at += 2 + length
-    raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, inside its header")
+        if end > len(data):
+            raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, inside its header")
+        yield marker, at, end
+        if marker == 0xDA:
+            return
+        at = end
+    raise RadiographError(f"a JPEG of more than {MOST_SEGMENTS:,} parts before its pixels")
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
+    """(width, height, channels, bits) that a JPEG's frame header states. Raises RadiographError for a broken one."""
+    for marker, start, end in jpeg_segments(data):
+        if marker in JPEG_SIZES and end >= start + 10:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, start + 4)
+            return width, height, channels, bits
+    raise RadiographError("corrupt JPEG: no frame header before the pixels")
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG that asks for endless work. Inside coded pixels the mark of a scan cannot occur."""
+    if data.count(b"\xff\xda") > JPEG_SCANS:
+        raise RadiographError(f"a JPEG of more than {JPEG_SCANS} scans")
 
 
 def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
     """8-bit JPEG -> gray (colour by its own luminance channel), turned upright where its EXIF part says so."""
     width, height, channels, bits = jpeg_frame(data)
     check_size(width, height, max_pixels)
+    check_scans(data)
     if bits != 8 or channels not in (1, 3):
         raise RadiographError(f"a JPEG of {channels} channels with {bits} bits; expected 1 or 3 with 8 bits")
     # Inside the coded pixels 0xFF is always followed by 0 or a restart mark, so only a whole file has this after them.

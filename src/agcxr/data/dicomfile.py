@@ -11,18 +11,16 @@ import re
 import struct
 import unicodedata
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agcxr.data.decode import Decoded, RadiographError, check_size, fill_16_bits, jpeg_frame, to_gray
+from agcxr.data.decode import Decoded, RadiographError, check_size, fill_16_bits, to_gray
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 # What pydicom and its decoders are seen to raise on damaged files: they meet odd values late, in ordinary operations.
 BROKEN = (
@@ -103,11 +101,11 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     except ImportError as error:
         raise RadiographError("DICOM files need an extra: uv add 'agcxr[dicom]' (or pip install)") from error
     try:
-        check_deflated(data, max_pixels)
-        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+        dataset = pydicom.dcmread(Bounded(data, max_pixels), force=data[128:132] != b"DICM")
         _state_syntax(dataset)
-        stored = _stored_pixels(dataset, max_pixels)
+        stored, notes = _stored_pixels(dataset, max_pixels)
         decoded = _present(dataset, stored)
+        decoded = replace(decoded, notes=notes + decoded.notes)
         facts = _facts(dataset)
     except RadiographError:
         raise
@@ -117,15 +115,24 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     return decoded, facts
 
 
-def check_deflated(data: bytes, max_pixels: int) -> None:
-    """A deflated DICOM is inflated whole on reading: see first, in bounded memory, that it stays within reason."""
-    if data[128:132] != b"DICM" or DEFLATED not in data[:1024]:
-        return
-    if data[132:138] != b"\x02\x00\x00\x00UL":
-        raise RadiographError("deflated DICOM whose header does not state its own length")
-    start = 144 + int(struct.unpack_from("<I", data, 140)[0])
+class Bounded(io.BytesIO):
+    """A DICOM file for pydicom, which inflates a deflated one whole, after one `read` of all that is left. What comes out
+    is counted there first, in bounded memory, whatever the header says."""
+
+    def __init__(self, data: bytes, max_pixels: int) -> None:
+        super().__init__(data)
+        self._max_pixels = max_pixels
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size is None or size < 0:
+            _check_inflated(data, self._max_pixels)
+        return data
+
+
+def _check_inflated(data: bytes, max_pixels: int) -> None:
     limit = 6 * max_pixels + (64 << 20)
-    inflater, pending, size = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
+    inflater, pending, size = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
     while pending and not inflater.eof:
         size += len(inflater.decompress(pending, 1 << 20))
         pending = inflater.unconsumed_tail
@@ -143,8 +150,8 @@ def _state_syntax(dataset: "Dataset") -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
 
 
-def _stored_pixels(dataset: "Dataset", max_pixels: int) -> NDArray:
-    """Stored values H x W (integers) or colour H x W x 3, every stated size checked before it is believed."""
+def _stored_pixels(dataset: "Dataset", max_pixels: int) -> tuple[NDArray, tuple[str, ...]]:
+    """Stored values H x W (integers) or colour H x W x 3, and notes. Stated sizes are checked, then believed."""
     from pydicom.pixels import pixel_array
 
     if "PixelData" not in dataset:
@@ -159,27 +166,15 @@ def _stored_pixels(dataset: "Dataset", max_pixels: int) -> NDArray:
             f"DICOM of {dataset.get('SamplesPerPixel', 1)} x {dataset.BitsAllocated} bits a pixel; "
             "expected 1 or 3 samples of at most 16 bits"
         )
-    if dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_codestream(dataset, max_pixels)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax.is_encapsulated:
+        from agcxr.data.compressed import compressed_pixels
+
+        return compressed_pixels(dataset, max_pixels)
     pixels = np.asarray(pixel_array(dataset))
     if pixels.shape[:2] != (height, width):
         raise RadiographError(f"DICOM whose pixels are {pixels.shape}, not the {height} x {width} of its header")
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def _check_codestream(dataset: "Dataset", max_pixels: int) -> None:
-    """The compressed picture states its size too, and decoders believe that one."""
-    from pydicom.encaps import get_frame
-
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    j2k = frame.find(b"\xff\x4f\xff\x51")
-    if frame[:2] == b"\xff\xd8":
-        # JPEG-LS writes its frame header as marker F7, otherwise alike.
-        width, height, _, _ = jpeg_frame(frame.replace(b"\xff\xf7", b"\xff\xc0", 1))
-        check_size(width, height, max_pixels)
-    elif j2k >= 0:
-        right, bottom, left, top = struct.unpack_from(">IIII", frame, j2k + 8)
-        check_size(right - left, bottom - top, max_pixels)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), ()
 
 
 def _present(dataset: "Dataset", stored: NDArray) -> Decoded:

@@ -6,7 +6,6 @@ stay behind. Identifiers are copied to the letter, valid or not: a result must l
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
-from agcxr.data.dicomfile import BROKEN, check_deflated, is_lateral, part_fits
+from agcxr.data.dicomfile import BROKEN, Bounded, is_lateral, part_fits
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -92,10 +91,11 @@ class Source:
 def read_source(data: bytes) -> Source:
     """Header of a DICOM file -> Source. Raises RadiographError for a file that results cannot refer to."""
     try:
-        check_deflated(data, MAX_PIXELS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote values of the header
-            return _source(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=data[128:132] != b"DICM"))
+            return _source(
+                pydicom.dcmread(Bounded(data, MAX_PIXELS), stop_before_pixels=True, force=data[128:132] != b"DICM")
+            )
     except RadiographError:
         raise
     except (*BROKEN, BytesLengthException, InvalidDicomError) as error:

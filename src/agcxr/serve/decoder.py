@@ -1,9 +1,7 @@
 """Uploaded bytes -> pixels, in processes of their own.
 
-Decoders of pictures are large programs in C that meet hostile files. Here each runs in a child that may not write
-files, may not take more memory than it is given, says nothing on any terminal, and is killed when it takes too long.
-A child that dies takes one film with it, not the server. What it answers travels as JSON and plain arrays, never as a
-pickle.
+Everything that looks at an upload's bytes runs in such a child (agcxr/data/isolation.py): one that dies takes one film
+with it, not the server. What it answers travels as JSON and plain arrays, never as a pickle.
 
 Shapes: S side of the prepared film, H, W of the original.
 """
@@ -12,22 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import IO
 
 import numpy as np
 
+from agcxr.data.isolation import Child, ChildError
 from agcxr.inference.prediction import Bytes
 from agcxr.intake import Intake
-from agcxr.serve.decode_child import Judge, Start, Wish, read_frame, write_frame
+from agcxr.serve.decode_child import Judge, Start, Wish
 from agcxr.serve.limits import Limits
 
-CHILD = (sys.executable, "-P", "-m", "agcxr.serve.decode_child")
+CHILD = "agcxr.serve.decode_child"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +61,11 @@ class Decoders:
     ) -> None:
         """`size`: side S that films are resized to."""
         name = "" if judge is None else f"{judge.__module__}:{judge.__qualname__}"
-        start = Start(size, limits.pixels, limits.decoder_bytes, name)
-        self._workers = [_Worker(start, limits.decode, on_restart) for _ in range(limits.decoders)]
+        start = asdict(Start(size, limits.pixels, limits.decoder_bytes, name))
+        self._seconds, self._on_restart, self._closed = limits.decode, on_restart, False
+        self._workers = [Child(CHILD, start) for _ in range(limits.decoders)]
         self._threads = ThreadPoolExecutor(limits.decoders, "agcxr-decode")
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._idle: asyncio.Queue[Child] = asyncio.Queue()
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
@@ -81,13 +77,23 @@ class Decoders:
     async def read(self, data: bytes, wish: Wish) -> Read | Unreadable:
         """Decode a film as soon as a process is free. Never raises for what the bytes hold."""
         worker = await self._idle.get()
-        answer = asyncio.get_running_loop().run_in_executor(self._threads, worker.ask, data, wish)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, worker, data, wish)
         # Whoever asked may leave; the process is free again only when it has answered.
         answer.add_done_callback(lambda _: self._idle.put_nowait(worker))
         return await asyncio.shield(answer)
 
+    def _ask(self, worker: Child, data: bytes, wish: Wish) -> Read | Unreadable:
+        if self._closed:
+            return Unreadable("the server is closing")
+        try:
+            return _received(worker.ask([json.dumps(asdict(wish)).encode(), data], self._seconds))
+        except ChildError as error:
+            self._on_restart()
+            return Unreadable(str(error))
+
     def close(self) -> None:
         """End the processes."""
+        self._closed = True
         for worker in self._workers:
             worker.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -95,79 +101,11 @@ class Decoders:
             worker.stop()
 
 
-class _Worker:
-    """One process. `ask` is called from one thread at a time."""
-
-    def __init__(self, start: Start, seconds: float, on_restart: Callable[[], None]) -> None:
-        self._start, self._seconds, self._on_restart = start, seconds, on_restart
-        self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process unless it runs. Raises EOFError where it cannot."""
-        if self._process is None or self._process.poll() is not None:
-            self.stop()
-            self._process = subprocess.Popen(CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=-1)
-            write_frame(_pipe(self._process.stdin), json.dumps(asdict(self._start)).encode())
-            read_frame(_pipe(self._process.stdout))  # its imports are done, so that they do not count as decoding
-        return self._process
-
-    def kill(self) -> None:
-        """From any thread: what is being decoded is lost."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            try:
-                _pipe(pipe).close()
-            except BrokenPipeError:
-                continue  # what was not yet sent is lost with the process
-        self._process = None
-
-    def ask(self, data: bytes, wish: Wish) -> Read | Unreadable:
-        """Decode one film; a process that dies or takes too long is replaced with the next film."""
-        if self._closed:
-            return Unreadable("the server is closing")
-        late = threading.Event()
-        try:
-            process = self.start()
-
-            def end() -> None:
-                late.set()
-                process.kill()
-
-            timer = threading.Timer(self._seconds, end)
-            timer.start()
-            try:
-                write_frame(_pipe(process.stdin), json.dumps(asdict(wish)).encode())
-                write_frame(_pipe(process.stdin), data)
-                return _received(_pipe(process.stdout))
-            finally:
-                timer.cancel()
-        except (EOFError, OSError):
-            self.stop()
-            self._on_restart()
-        if late.is_set():
-            return Unreadable(f"decoding it took longer than {self._seconds:g} seconds")
-        return Unreadable("it made the decoder crash, so the file is damaged")
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
-
-
-def _received(pipe: IO[bytes]) -> Read | Unreadable:
-    head = json.loads(read_frame(pipe))
+def _received(frames: list[bytes]) -> Read | Unreadable:
+    head = json.loads(frames[0])
     if "reason" in head:
         return Unreadable(str(head["reason"]))
-    small, png, shown, header = (read_frame(pipe) for _ in range(4))
+    small, png, shown, header = frames[1:]
     intake = head["intake"]
     return Read(
         small_SS=np.frombuffer(small, np.uint8).reshape(head["small"]).copy(),

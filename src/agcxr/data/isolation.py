@@ -1,0 +1,224 @@
+"""Work on hostile bytes in processes of their own: a crash, a hang or hunger for memory takes one film with it.
+
+Decoders of pictures are large programs in C. A `Child` runs them where they may not write files, may not take more
+memory than they are given, say nothing on any terminal, and are killed when they take too long. Both sides speak in
+messages: a number of frames, each 8 bytes of length and that many bytes. Nothing is pickled.
+
+`Child` is the side that asks, `serve` the side that answers. A child is a plain `python -m module`, so that it needs no
+`__main__` of the caller's and no fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+MOST_FRAMES = 16
+LONGEST_FRAME = 1 << 33
+"""Bounds of a message, so that a damaged child's numbers are not believed."""
+
+STARTING = 120.0
+"""Seconds for a process to start and import what it needs."""
+
+
+class ChildError(RuntimeError):
+    """A process that gave no answer, in words for people."""
+
+
+class Child:
+    """One process. All but `kill` is called from one thread at a time.
+
+    module: run as `python -m module`; its main calls `serve`. start: what `serve` reads first, as JSON.
+    """
+
+    def __init__(self, module: str, start: object = None) -> None:
+        self._command = (sys.executable, "-P", "-m", module)
+        self._start = json.dumps(start).encode()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._inherited: list[object] = []
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process unless it runs. Raises ChildError where it cannot."""
+        if self._process is not None and self._owner != os.getpid():
+            self._inherited.append(self._process)  # a fork's copy: the process answers the parent and nobody else
+            self._process = None
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            with tempfile.TemporaryFile() as said:
+                self._process, self._owner = _started(self._command, said), os.getpid()
+                try:
+                    self._exchange((self._start,), STARTING)
+                except ChildError as error:
+                    said.seek(0)
+                    lines = said.read().decode(errors="replace").strip().splitlines() or [str(error)]
+                    raise ChildError(f"a process for decoding could not start: {lines[-1][:300]}") from error
+        assert self._process is not None
+        return self._process
+
+    def ask(self, frames: Sequence[bytes], seconds: float) -> list[bytes]:
+        """One question, one answer. Raises ChildError where the process cannot start, dies, or takes longer than
+        `seconds`; the next question gets a new one."""
+        self.start()
+        return self._exchange(frames, seconds)
+
+    def _exchange(self, frames: Sequence[bytes], seconds: float) -> list[bytes]:
+        process, late = self._process, threading.Event()
+        assert process is not None
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            write_message(_pipe(process.stdin), frames)
+            answer = read_message(_pipe(process.stdout))
+        except (EOFError, OSError, ValueError) as error:
+            self.stop()
+            if late.is_set():
+                raise ChildError(f"decoding it took longer than {seconds:g} seconds") from error
+            raise ChildError("it made the decoder crash, so the file is damaged") from error
+        finally:
+            timer.cancel()
+        if late.is_set():  # killed just after it had answered
+            self.stop()
+        return answer
+
+    def kill(self) -> None:
+        """From any thread: what is being worked on is lost."""
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+
+    def stop(self) -> None:
+        """End the process and release its pipes."""
+        if self._process is None or self._owner != os.getpid():
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what was not yet sent is lost with the process
+                _pipe(pipe).close()
+        self._process = None
+
+
+def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """One thread a process is enough, and its libraries are found where this process found them."""
+    path = os.pathsep.join(str(entry) for entry in sys.path if entry)
+    bounds = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **bounds, "PYTHONPATH": path},
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise ChildError(f"a process for decoding could not start: {error}") from error
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def write_message(stream: IO[bytes], frames: Sequence[bytes]) -> None:
+    stream.write(struct.pack("<Q", len(frames)))
+    for frame in frames:
+        stream.write(struct.pack("<Q", len(frame)))
+        stream.write(frame)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> list[bytes]:
+    """Raises EOFError where the other side has gone, ValueError where it does not keep to the form."""
+    count = _number(stream, MOST_FRAMES)
+    return [_exactly(stream, _number(stream, LONGEST_FRAME)) for _ in range(count)]
+
+
+def _number(stream: IO[bytes], most: int) -> int:
+    (number,) = struct.unpack("<Q", _exactly(stream, 8))
+    if number > most:
+        raise ValueError(f"a message states {number:,}; expected at most {most:,}")
+    return int(number)
+
+
+def _exactly(stream: IO[bytes], length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+Answer = Callable[[list[bytes]], Sequence[bytes]]
+
+_isolated = False
+
+
+def is_isolated() -> bool:
+    """Whether this process is such a child, so that it needs no other."""
+    return _isolated
+
+
+def serve(prepare: Callable[[Any], Answer]) -> None:
+    """In the child: answer until stdin ends. `prepare` takes what the Child was given as `start`, imports what it needs
+    and calls `confine`."""
+    global _isolated
+    _isolated = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's to handle
+    inward, outward = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        answer = prepare(json.loads(read_message(inward)[0]))
+        write_message(outward, ())  # ready: its imports do not count as decoding
+        while True:
+            write_message(outward, answer(read_message(inward)))
+
+
+def confine(memory: int | None = None) -> None:
+    """Silence, no files, and at most `memory` bytes of address space. Imports come first: they need more."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+    _limit("RLIMIT_FSIZE", 0)
+    _limit("RLIMIT_CORE", 0)
+    if memory is not None:
+        _limit("RLIMIT_AS", memory)
+
+
+def limit_memory(memory: int) -> None:
+    """At most `memory` bytes of address space from now on; a later call may raise it again."""
+    _limit("RLIMIT_AS", memory, soft_only=True)
+
+
+def _limit(name: str, value: int, soft_only: bool = False) -> None:
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limits
+    what = getattr(resource, name)
+    hard = resource.getrlimit(what)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS does not know them all
+        resource.setrlimit(what, (value, hard if soft_only else value))
+
+
+def address_space() -> int:
+    """Bytes that this process has mapped; 0 where the system does not say (only Linux does)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 0
