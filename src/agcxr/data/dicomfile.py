@@ -116,8 +116,8 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
 
 
 class Bounded(io.BytesIO):
-    """A DICOM file for pydicom, which inflates a deflated one whole, after one `read` of all that is left. What comes out
-    is counted there first, in bounded memory, whatever the header says."""
+    """A DICOM file for pydicom, which inflates a deflated one whole, after one `read` of all that is left. What
+    comes out is counted there first, in bounded memory, whatever the header says."""
 
     def __init__(self, data: bytes, max_pixels: int) -> None:
         super().__init__(data)

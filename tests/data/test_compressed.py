@@ -1,0 +1,260 @@
+"""Compressed DICOM: the codestream's own header against the file's."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import openjpeg.utils
+import pytest
+from coded_films import ADOBE_RGB, ADOBE_YCC, SYNTAX, around, coded, dct, film, lossless, plain, segment, without_marks
+from made_films import encode, picture
+from PIL import Image
+from pydicom.encaps import encapsulate
+
+from agcxr.data.codestream import read_codestream
+from agcxr.data.decode import decode_jpeg
+from agcxr.data.radiograph import RadiographError, read_radiograph
+
+KINDS = [kind for kind in SYNTAX if kind != "JPEG 12"]
+LOSSLESS = [kind for kind in KINDS if kind != "JPEG"]
+gray = picture(48, 64)
+
+
+def deep(bits: int = 12) -> np.ndarray:
+    values = gray.astype(np.uint16) * (2 ** (bits - 8))
+    values[0, 0] = 2**bits - 1
+    return values
+
+
+def colour() -> np.ndarray:
+    return np.stack([gray, gray[::-1], np.full_like(gray, 90)], axis=-1)
+
+
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_agrees_reads_as_the_same_pixels(kind):
+    found = read_radiograph(around(coded(gray, kind), kind, film(gray)))
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_every_depth(kind, bits):
+    found = read_radiograph(around(coded(deep(bits), kind, bits), kind, film(deep(bits), bits)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(plain(film(deep(bits), bits))).pixels_HW)
+
+
+def test_jpeg_extended_of_12_bits():
+    found = read_radiograph(around(dct(deep()), "JPEG 12", film(deep(), 12)))
+    assert np.abs(found.pixels_HW.astype(int) - read_radiograph(encode(deep())).pixels_HW).max() <= 65535 / 4095 + 1
+    assert found.pixels_HW.max() == 65535
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "RLE"])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(64, 48), (96, 128), (24, 32), (48, 63)], ids=["exchanged", "smaller", "larger", "narrower"]
+)
+def test_two_sizes_are_refused_with_both_named(kind, rows, columns):
+    data = around(coded(gray, kind), kind, film(gray), Rows=rows, Columns=columns)
+    words = rf"its {kind} codestream is 64 x 48 pixels where its header states {columns} x {rows} \(width x height\)"
+    with pytest.raises(RadiographError, match=words):
+        read_radiograph(data)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"),
+    [
+        (64, 48, r"its RLE rows are 64 pixels long where its header states 48 x 64"),
+        (96, 128, r"its RLE holds fewer pixels than the 128 x 96"),
+        (24, 32, r"its RLE holds more pixels than the 32 x 24"),
+    ],
+)
+def test_rle_states_no_size_but_tells_it(rows, columns, words):
+    noisy = np.random.default_rng(0).integers(0, 40, (48, 64)).astype(np.uint8) // 20
+    with pytest.raises(RadiographError, match=words):
+        read_radiograph(around(coded(noisy, "RLE"), "RLE", film(noisy), Rows=rows, Columns=columns))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stated", ["MONOCHROME2", "MONOCHROME1"])
+def test_three_components_labelled_gray(kind, stated):
+    rgb = np.stack([gray] * 3, axis=-1)
+    for pixels, light, tolerance in ((rgb, gray, 0), (colour(), luminance(colour()), 0)):
+        ds = film(gray, PhotometricInterpretation=stated)
+        found = read_radiograph(around(coded(pixels, kind), kind, ds))
+        expected = 255 - light if stated == "MONOCHROME1" else light
+        tolerance = 2 if kind == "JPEG" else 0
+        assert np.abs(found.pixels_HW.astype(int) - expected).max() <= tolerance
+        assert f"in the {kind} codestream, not 1 ({stated}) as in the header" in found.notes[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_component_labelled_colour(kind):
+    data = around(coded(gray, kind), kind, film(colour()))
+    found = read_radiograph(data)
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+    assert found.notes == (f"one component in the {kind} codestream, not 3 (RGB) as in the header",)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_planar_configuration_is_the_codestreams(kind):
+    data = [around(coded(colour(), kind), kind, film(colour()), PlanarConfiguration=value) for value in (0, 1)]
+    first, second = (read_radiograph(one).pixels_HW for one in data)
+    assert np.array_equal(first, second)
+    assert np.abs(first.astype(int) - luminance(colour())).max() <= (2 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stored", [8, 12, 16])
+def test_8_bits_in_a_header_of_16(kind, stored):
+    """PS3.5 8.2: the codestream tells how many bits there are."""
+    found = read_radiograph(around(coded(gray, kind), kind, film(gray.astype(np.uint16), stored)))
+    exact = np.abs(found.to_uint8().astype(int) - gray).max()
+    assert exact <= (1 if kind == "JPEG" else 0)
+    if kind != "RLE" and stored > 8:
+        assert found.notes == (f"8 bits of the {kind} codestream, not the {stored} of the header",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG lossless", "JPEG-LS", "JPEG 2000"])
+@pytest.mark.parametrize(("allocated", "stored"), [(16, 8), (8, 8), (16, 16), (16, 10)])
+def test_12_bits_in_another_header(kind, allocated, stored):
+    header = film(gray if allocated == 8 else deep(), stored)
+    found = read_radiograph(around(coded(deep(), kind, 12), kind, header))
+    assert np.array_equal(found.pixels_HW, read_radiograph(encode(deep())).pixels_HW)
+    assert f"12 bits of the {kind} codestream, not the {stored} of the header" in found.notes
+
+
+def test_16_bits_that_hold_12_keep_to_the_header():
+    """Encoders write whole bytes for any depth."""
+    found = read_radiograph(around(lossless(deep(), 16), "JPEG lossless", film(deep(), 12)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(encode(deep())).pixels_HW)
+    assert found.notes == ()
+
+
+def test_16_bits_that_hold_more_than_the_header():
+    found = read_radiograph(around(lossless(deep(16), 16), "JPEG lossless", film(deep(16), 12)))
+    assert np.array_equal(found.pixels_HW, deep(16))
+    assert found.notes == ("16 bits of the JPEG lossless codestream, not the 12 of the header",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG lossless", "JPEG-LS", "JPEG 2000", "RLE"])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_pixels(kind, bits):
+    """JPEG knows no signs: the bits are those of two's complement."""
+    values = np.linspace(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, gray.size).reshape(gray.shape).astype(np.int16)
+    bare = values.view(np.uint16) & np.uint16(2**bits - 1)
+    found = read_radiograph(around(coded(bare, kind, bits), kind, film(values, bits)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(plain(film(values, bits))).pixels_HW)
+
+
+def ycc(rgb: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]])
+
+
+def keep_rgb(rgb: np.ndarray) -> bytes:
+    """A JPEG of R, G and B as they are: libjpeg names its components so and writes Adobe's mark."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=100, keep_rgb=True, subsampling=0)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL", "YBR_FULL_422", "MONOCHROME2"])
+def test_jpeg_colour_is_what_the_encoder_meant(stated):
+    samples = 1 if stated == "MONOCHROME2" else 3
+    jfif = cv2.imencode(".jpg", colour()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    adobe = without_marks(jfif)[:2] + segment(0xEE, ADOBE_YCC) + without_marks(jfif)[2:]
+    as_rgb = keep_rgb(colour())
+    for frame in (jfif, without_marks(jfif), adobe, as_rgb):
+        header = film(colour(), PhotometricInterpretation=stated, SamplesPerPixel=samples)
+        found = read_radiograph(around(frame, "JPEG", header)).pixels_HW.astype(int)
+        assert np.abs(found - luminance(colour())).max() <= 3
+        assert np.abs(found - decode_jpeg(frame, 10**6).pixels_HW).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("names", "app", "stated", "coded_as"),
+    [
+        (b"RGB", b"", "YBR_FULL", "RGB"),
+        (b"\1\2\3", ADOBE_RGB, "YBR_FULL", "RGB"),
+        (b"\1\2\3", ADOBE_YCC, "RGB", "YBR"),
+        (b"\1\2\3", b"", "RGB", "RGB"),
+        (b"\1\2\3", b"", "YBR_FULL", "YBR"),
+    ],
+)
+def test_lossless_colour(names, app, stated, coded_as):
+    pixels = colour() if coded_as == "RGB" else ycc(colour())
+    frame = lossless(pixels, 8, names=names, app=app)
+    found = read_radiograph(around(frame, "JPEG lossless", film(pixels, PhotometricInterpretation=stated)))
+    assert np.abs(found.pixels_HW.astype(int) - luminance(colour())).max() <= (0 if coded_as == "RGB" else 2)
+    differs = coded_as != stated[:3]
+    assert any("as in the header" in note for note in found.notes) == differs
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_RCT", "YBR_ICT", "YBR_FULL", "YBR_FULL_422"])
+def test_jpeg_2000_that_transforms_its_colours_is_rgb(stated):
+    frame = bytes(openjpeg.utils.encode_array(colour(), photometric_interpretation=1, use_mct=True))
+    assert read_codestream(frame).color == "RGB"
+    found = read_radiograph(around(frame, "JPEG 2000", film(colour(), PhotometricInterpretation=stated)))
+    assert np.array_equal(found.pixels_HW, luminance(colour()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG 2000", "JPEG-LS", "RLE"])
+def test_ycbcr_that_only_the_header_names(kind):
+    frame = coded(ycc(colour()), kind)
+    found = read_radiograph(around(frame, kind, film(colour(), PhotometricInterpretation="YBR_FULL")))
+    assert np.abs(found.pixels_HW.astype(int) - luminance(colour())).max() <= 2
+
+
+def jp2(frame: bytes, space: int) -> bytes:
+    def box(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", len(body) + 8, kind) + body
+
+    head = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return head + box(b"jp2h", box(b"colr", b"\1\0\0" + struct.pack(">I", space))) + box(b"jp2c", frame)
+
+
+def test_jpeg_2000_in_its_own_boxes():
+    """Not conformant (PS3.5 A.4.4) and met all the same; the box tells the colours."""
+    found = read_radiograph(around(jp2(coded(deep(), "JPEG 2000", 12), 17), "JPEG 2000", film(deep(), 12)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(encode(deep())).pixels_HW)
+    frame = jp2(coded(ycc(colour()), "JPEG 2000"), 18)
+    found = read_radiograph(around(frame, "JPEG 2000", film(colour())))
+    assert np.abs(found.pixels_HW.astype(int) - luminance(colour())).max() <= 2
+
+
+def test_the_offset_table_is_not_believed():
+    frame = coded(gray, "JPEG-LS")
+    data = around(frame, "JPEG-LS", film(gray))
+    body = encapsulate([frame], fragments_per_frame=3)
+    for table in (b"", struct.pack("<I", 0), struct.pack("<II", 0, 4), struct.pack("<I", 10**9)):
+        start = 8 + int.from_bytes(body[4:8], "little")
+        item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(table)) + table + body[start:]
+        whole = data.replace(encapsulate([frame]), item)
+        assert len(whole) != len(data) or table
+        assert np.array_equal(read_radiograph(whole).pixels_HW, gray)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
+def test_the_codestream_tells_its_own_kind(kind):
+    """A wrong transfer syntax is no reason to refuse what can be read."""
+    wrong = "JPEG 2000" if kind != "JPEG 2000" else "JPEG-LS"
+    found = read_radiograph(around(coded(gray, kind), wrong, film(gray)))
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+
+
+def test_marks_of_applications_neither_turn_nor_recolour():
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+    frame = coded(gray, "JPEG")
+    hidden = segment(0xE5, b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00")
+    frame = frame[:2] + segment(0xE1, exif) + hidden + b"\xff\xff\xff" + frame[2:]
+    assert read_codestream(frame).width == 64
+    found = read_radiograph(around(frame, "JPEG", film(gray)))
+    assert found.pixels_HW.shape == gray.shape
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= 1
