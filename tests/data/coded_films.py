@@ -1,5 +1,5 @@
-"""Compressed frames and DICOM files around them, made in code. The two JPEG encoders are the textbook's (ITU-T T.81) with
-codes of eight bits for every symbol, so that any precision and any header can be written."""
+"""Compressed frames and DICOM files around them, made in code. The two JPEG encoders are the textbook's (ITU-T T.81)
+with codes of eight bits for every symbol, so that any precision and any header can be written."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ Run as `python -m agcxr.data.codecs` by itself.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import signal
 import struct
@@ -71,12 +72,10 @@ def _decode(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArra
     """In the process that may crash."""
     if stream.kind == "RLE":
         pixels = _rle(frame, stream, rows, columns)
-    elif stream.kind == "JPEG 2000":
-        from openjpeg.utils import decode
-
-        pixels = decode(frame[stream.start :], 0)
     elif stream.kind == "JPEG" and stream.bits == 8:
         pixels = _jpeg(frame, stream)
+    elif stream.kind == "JPEG 2000":
+        pixels = _j2k(frame[stream.start :])
     else:
         pixels = _dicom(frame, stream, rows, columns)
     shape = (rows, columns) if stream.components == 1 else (rows, columns, 3)
@@ -103,6 +102,18 @@ def _jpeg(frame: bytes, stream: Codestream) -> NDArray:
     return pixels if stream.components == 1 else pixels[..., ::-1]
 
 
+def _j2k(frame: bytes) -> NDArray:
+    """By OpenJPEG, which also reads the high-throughput part."""
+    try:
+        from openjpeg.utils import decode
+    except ImportError as error:
+        raise RadiographError("JPEG 2000 needs an extra: uv add 'agcxr[dicom]' (or pip install)") from error
+    try:
+        return decode(frame, 0)
+    except (RuntimeError, ValueError) as error:
+        raise RadiographError("corrupt JPEG 2000: its pixels cannot be decoded") from error
+
+
 def _dicom(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArray:
     """By pydicom's decoders, told what the codestream says."""
     from pydicom.encaps import encapsulate
@@ -123,7 +134,12 @@ def _dicom(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArray
         "pixel_representation": 0,
         "pixel_keyword": "PixelData",
     }
-    pixels, _ = decoder.as_array(encapsulate([frame]), raw=True, **options)
+    if not decoder.is_available:
+        raise RadiographError(f"{stream.kind} needs an extra: uv add 'agcxr[dicom]' (or pip install)")
+    try:
+        pixels, _ = decoder.as_array(encapsulate([frame]), raw=True, **options)
+    except (RuntimeError, ValueError) as error:  # of every decoder that was tried
+        raise RadiographError(f"corrupt {stream.kind}: its pixels cannot be decoded") from error
     return np.asarray(pixels)
 
 
@@ -173,9 +189,10 @@ def _crossed(ends: Sequence[int], width: int) -> bool:
 
 
 def _answers(_: object) -> Answer:
-    import openjpeg.utils  # noqa: F401
-    import pydicom.encaps
     import pydicom.pixels  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import openjpeg.utils  # noqa: F401
 
     cv2.setNumThreads(1)
     confine()

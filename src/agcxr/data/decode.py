@@ -23,6 +23,8 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that state a JPEG's size (SOF0-15 without DHT, JPG and DAC)."""
 JPEG_FILL = re.compile(rb"\xff+")
+JPEG_MARK = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""What cannot stand inside coded pixels, where 0xFF is followed by less or by a restart mark."""
 
 JPEG_SCANS = 64
 """Passes over the picture in one JPEG; a few bytes each can ask for seconds of work. Real files have at most 12."""
@@ -188,8 +190,17 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
 
 
 def check_scans(data: bytes) -> None:
-    """Refuse a JPEG that asks for endless work. Inside coded pixels the mark of a scan cannot occur."""
-    if data.count(b"\xff\xda") > JPEG_SCANS:
+    """Refuse a JPEG that asks for endless work; what follows its end mark does not count."""
+    if data.count(b"\xff\xda") <= JPEG_SCANS:
+        return
+    scans, at = 0, max(start for _, start, _ in jpeg_segments(data))
+    while scans <= JPEG_SCANS and (mark := JPEG_MARK.search(data, at)) and data[mark.end() - 1] != 0xD9:
+        at = mark.end()
+        if data[at - 1] == 0xDA:
+            scans += 1
+        else:
+            at += int.from_bytes(data[at : at + 2], "big")
+    if scans > JPEG_SCANS:
         raise RadiographError(f"a JPEG of more than {JPEG_SCANS} scans")
 
 
