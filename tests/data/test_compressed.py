@@ -258,3 +258,82 @@ def test_marks_of_applications_neither_turn_nor_recolour():
     found = read_radiograph(around(frame, "JPEG", film(gray)))
     assert found.pixels_HW.shape == gray.shape
     assert np.abs(found.pixels_HW.astype(int) - gray).max() <= 1
+
+
+def test_endless_scans_inside_dicom():
+    data = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = data.rfind(b"\xff\xc4")
+    for times in (20, 80):
+        frame = data[:-2] + data[last:-2] * times + b"\xff\xd9"
+        if times == 20:
+            read_radiograph(around(frame, "JPEG", film(gray)))
+            continue
+        with pytest.raises(RadiographError, match=r"a JPEG of more than 64 scans \(transfer syntax JPEG Baseline"):
+            read_radiograph(around(frame, "JPEG", film(gray)))
+
+
+def siz(**changes: int) -> bytes:
+    """A JPEG 2000 codestream whose size header has been changed."""
+    frame = bytearray(coded(gray, "JPEG 2000"))
+    fields = ("right", "bottom", "left", "top", "tile_w", "tile_h", "tile_x", "tile_y")
+    for name, value in changes.items():
+        if name in fields:
+            struct.pack_into(">I", frame, 8 + 4 * fields.index(name), value)
+        elif name == "components":
+            struct.pack_into(">H", frame, 40, value)
+        else:
+            frame[{"precision": 42, "step_x": 43}[name]] = value
+    return bytes(frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (siz(tile_w=1, tile_h=1, right=50000, bottom=50000), "50000 x 50000 pixels|more than 65,535 tiles"),
+        (siz(tile_w=0), "impossible tiles"),
+        (siz(left=100), "impossible tiles"),
+        (siz(tile_x=5), "impossible tiles"),
+        (siz(components=16384), "size header is of the wrong length"),
+        (siz(components=0), "size header is of the wrong length"),
+        (siz(precision=31), "32 bits a sample; expected at most 16"),
+        (siz(step_x=0), "differ in bits or size"),
+        (siz(right=4_000_000_000, bottom=4_000_000_000, tile_w=4_000_000_000, tile_h=4_000_000_000), "more than the"),
+        (coded(gray, "JPEG 2000")[:40], "truncated JPEG 2000"),
+        (coded(gray, "JPEG-LS")[:-2], "truncated JPEG-LS: it stops after"),
+        (b"\xff\xd8\xff\xd9", "inside its header|no frame header"),
+        (b"\xff\xd8" + segment(0xC5, b"\x08\0\x30\0\x40\1\1\x11\0") + segment(0xDA, b"\1\1\0\0\x3f\0"), "hierarchical"),
+        (jp2(b"nothing", 17), "its boxes hold no codestream"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08jp2h" * 100_000, "its boxes hold no codestream"),
+        (struct.pack("<16I", 5, 64, *[0] * 14) + bytes(9), "an RLE picture of 5 segments"),
+        (struct.pack("<16I", 2, 64, 10**9, *[0] * 13) + bytes(9), "out of order or beyond its end"),
+        (b"\0\0\1\xb3" + bytes(99), "none of JPEG, JPEG-LS, JPEG 2000 and RLE"),
+    ],
+)
+def test_hostile_headers_have_a_reason(frame, reason):
+    with pytest.raises(RadiographError, match=reason):
+        read_radiograph(around(frame, "JPEG 2000", film(gray)))
+
+
+def test_an_rle_bomb_stops_at_the_size_of_the_picture():
+    bomb = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 5_000_000
+    with pytest.raises(RadiographError, match="more pixels than the 64 x 48"):
+        read_radiograph(around(bomb, "RLE", film(gray)))
+
+
+@pytest.mark.parametrize("kind", SYNTAX)
+def test_damaged_frames_have_a_reason_or_pixels(kind):
+    rng = np.random.default_rng(5)
+    pixels, bits = (deep(), 12) if kind == "JPEG 12" else (gray, 8)
+    whole, reasons = coded(pixels, kind, bits), set()
+    for _ in range(40):
+        frame = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, len(frame), rng.integers(1, 6))
+        frame[places] = rng.integers(0, 256, len(places))
+        try:
+            found = read_radiograph(around(frame.tobytes(), kind, film(pixels, bits)), max_pixels=10**6)
+        except RadiographError as error:
+            reasons.add(str(error))
+        else:
+            assert found.pixels_HW.shape == gray.shape
+    assert all(reasons)
+    assert reasons

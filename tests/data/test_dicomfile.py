@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import builtins
 import io
+import struct
+import tracemalloc
 
 import numpy as np
 import pydicom
@@ -292,6 +294,40 @@ def test_deflated_bomb_is_refused_in_bounded_memory():
     ds.add_new(0x00091010, "OB", bytes(80 << 20))
     with pytest.raises(RadiographError, match="deflated DICOM that grows beyond"):
         read_radiograph(written(ds), max_pixels=10_000)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param(lambda data: data, id="nowhere"),
+        # (0002,0001) File Meta Information Version of 3,000 bytes, before the transfer syntax.
+        pytest.param(
+            lambda data: data[:144] + b"\x02\x00\x01\x00OB\0\0" + struct.pack("<I", 3000) + bytes(3000) + data[158:],
+            id="behind a long element",
+        ),
+        pytest.param(lambda data: data[:132] + data[144:], id="without a group length"),
+        pytest.param(lambda data: data[132:144] + data[144:], id="without a preamble"),
+    ],
+)
+def test_no_header_hides_a_deflated_bomb(hide):
+    ds = dataset(picture())
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.add_new(0x00091010, "OB", bytes(80 << 20))
+    data = hide(written(ds))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RadiographError, match="deflated DICOM that grows beyond"):
+            read_radiograph(data, max_pixels=10_000)
+        assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_deflated_film_behind_a_long_header_is_read():
+    ds = dataset(picture())
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.file_meta.PrivateInformationCreatorUID, ds.file_meta.PrivateInformation = "1.2.3", bytes(5000)
+    assert np.array_equal(read_radiograph(written(ds)).pixels_HW, picture())
 
 
 def test_missing_extra_names_the_cure(monkeypatch):

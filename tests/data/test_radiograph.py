@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -215,3 +216,41 @@ def test_real_films_equal_pillow():
         assert bool(film.notes) == (name != names[0])
     jpeg = NIH / "images" / "00000001_000.jpg"
     assert np.array_equal(read_radiograph(jpeg).pixels_HW, cv2.imread(str(jpeg), cv2.IMREAD_GRAYSCALE))
+
+
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan stands there again and again."""
+    data = cv2.imencode(".jpg", picture(64, 64), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = data.rfind(b"\xff\xc4")
+    return data[:-2] + data[last:-2] * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded():
+    read_radiograph(progressive(20))
+    with pytest.raises(RadiographError, match="a JPEG of more than 64 scans"):
+        read_radiograph(progressive(80))
+    hidden = progressive(80)
+    hidden = hidden[:-2] + b"\xff\xfe\x00\x04\xff\xd9" + hidden[-2:]
+    with pytest.raises(RadiographError, match="a JPEG of more than 64 scans"):
+        read_radiograph(hidden)
+
+
+def test_what_follows_a_jpeg_is_not_of_it():
+    """Telephones write a second picture or a film behind the first."""
+    data = encode(picture(), ".jpg")
+    assert np.array_equal(read_radiograph(data + b"\xff\xda" * 100).pixels_HW, read_radiograph(data).pixels_HW)
+    thumbnail = b"\xff\xe1\x00\xcc" + b"\xff\xda" * 101
+    assert np.array_equal(read_radiograph(data[:2] + thumbnail + data[2:]).pixels_HW, read_radiograph(data).pixels_HW)
+
+
+def test_headers_without_end_are_refused_in_no_time():
+    jpeg, png = encode(picture(), ".jpg"), encode(picture())
+    begun = time.monotonic()
+    with pytest.raises(RadiographError, match="a JPEG of more than 4,096 parts before its pixels"):
+        read_radiograph(jpeg[:2] + b"\xff\xfe\x00\x02" * 5_000_000 + jpeg[2:])
+    fill = jpeg[:2] + b"\xff" * 20_000_000 + jpeg[3:]
+    assert np.array_equal(read_radiograph(fill).pixels_HW, read_radiograph(jpeg).pixels_HW)
+    empty = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt"))
+    with pytest.raises(RadiographError, match="a PNG of more than 262,144 parts"):
+        read_radiograph(png[:33] + empty * 2_000_000 + png[33:])
+    assert time.monotonic() - begun < 20
