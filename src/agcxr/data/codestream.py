@@ -82,7 +82,7 @@ def _jpeg(frame: bytes) -> Codestream:
     if not 2 <= bits <= 16:
         raise RadiographError(f"corrupt {kind}: {bits} bits a sample")
     check_scans(frame)
-    if frame.rfind(b"\xff\xd9") < frame.find(b"\xff\xda"):
+    if kind != "JPEG-LS" and frame.rfind(b"\xff\xd9") < frame.find(b"\xff\xda"):  # only JPEG-LS tells without it
         raise RadiographError(f"truncated {kind}: it stops after {len(frame):,} bytes, before its end mark")
     color, evidence = _jpeg_color(kind, body[6:], application) if components == 3 else (None, "")
     return Codestream(kind, width, height, components, bits, color, evidence)
