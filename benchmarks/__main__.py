@@ -25,6 +25,7 @@ THEMES: dict[str, int] = {
     "fusion_cache": 180,
     "lite_schedule": 360,
     "prepare_films": 180,
+    "compressed_films": 120,
     "predict_films": 180,
     "growth": 300,
     "patient_bootstrap": 240,
