@@ -63,6 +63,21 @@ def test_a_child_that_hangs_is_killed(child):
     assert child.ask([b"fine"], 60)[1] == b"fine"
 
 
+def test_an_interrupted_question_leaves_no_answer_for_the_next(child, monkeypatch):
+    (first, _) = child.ask([b"fine"], 60)
+    with monkeypatch.context() as patch:
+
+        def interrupted(stream):
+            raise KeyboardInterrupt
+
+        patch.setattr("agcxr.data.isolation.read_message", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            child.ask([b"first film"], 60)
+    (second, answer) = child.ask([b"second film"], 60)
+    assert answer == b"second film"
+    assert first != second
+
+
 @LINUX
 def test_a_child_has_bounded_memory_and_writes_no_files(child, tmp_path):
     assert child.ask([b"memory"], 60) == [b"no memory"]

@@ -90,6 +90,9 @@ class Child:
             if late.is_set():
                 raise ChildError(f"decoding it took longer than {seconds:g} seconds") from error
             raise ChildError("it made the decoder crash, so the file is damaged") from error
+        except BaseException:  # Ctrl+C: the answer to come would be taken for that to the next question
+            self.stop()
+            raise
         finally:
             timer.cancel()
         if late.is_set():  # killed just after it had answered
