@@ -15,6 +15,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 
 from agcxr.data.codestream import read_codestream
+from agcxr.data.compressed import compressed_pixels
 from agcxr.data.decode import decode_jpeg
 from agcxr.data.radiograph import RadiographError, read_radiograph
 
@@ -154,6 +155,20 @@ def test_signed_pixels(kind, bits):
     assert np.array_equal(found.pixels_HW, read_radiograph(plain(film(values, bits))).pixels_HW)
 
 
+@pytest.mark.parametrize("coded_as", [np.int16, np.uint16])
+@pytest.mark.parametrize("stated", [np.int16, np.uint16])
+def test_signs_of_jpeg_2000_are_the_headers(coded_as, stated):
+    """Encoders get them wrong: the bits are those that the header speaks of."""
+    bits = np.linspace(0, 4095, gray.size).reshape(gray.shape).astype(np.uint16)
+    numbers = (bits.astype(np.int16) << 4 >> 4) if coded_as == np.int16 else bits
+    values = (bits.astype(np.int16) << 4 >> 4) if stated == np.int16 else bits
+    found = read_radiograph(around(coded(numbers, "JPEG 2000", 12), "JPEG 2000", film(values, 12)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(plain(film(values, 12))).pixels_HW)
+    assert any("a sign as in the header, not as in the codestream" in note for note in found.notes) == (
+        coded_as != stated
+    )
+
+
 def ycc(rgb: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]])
 
@@ -203,6 +218,7 @@ def test_jpeg_2000_that_transforms_its_colours_is_rgb(stated):
     assert read_codestream(frame).color == "RGB"
     found = read_radiograph(around(frame, "JPEG 2000", film(colour(), PhotometricInterpretation=stated)))
     assert np.array_equal(found.pixels_HW, luminance(colour()))
+    assert (len(found.notes) == 2) == stated.startswith("YBR_FULL")
 
 
 @pytest.mark.parametrize("kind", ["JPEG 2000", "JPEG-LS", "RLE"])
@@ -226,6 +242,7 @@ def test_jpeg_2000_in_its_own_boxes():
     assert np.array_equal(found.pixels_HW, read_radiograph(encode(deep())).pixels_HW)
     frame = jp2(coded(ycc(colour()), "JPEG 2000"), 18)
     found = read_radiograph(around(frame, "JPEG 2000", film(colour())))
+    assert found.notes[0] == "YCbCr, not RGB as in the header: its box says sYCC"
     assert np.abs(found.pixels_HW.astype(int) - luminance(colour())).max() <= 2
 
 
@@ -270,6 +287,15 @@ def test_endless_scans_inside_dicom():
             continue
         with pytest.raises(RadiographError, match=r"a JPEG of more than 64 scans \(transfer syntax JPEG Baseline"):
             read_radiograph(around(frame, "JPEG", film(gray)))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xfe\xff", b"\xfe\xff\x00\xe0\x03\0\0\0" + bytes(3), bytes(64)])
+def test_pixels_that_are_in_no_fragments(body):
+    ds = film(gray)
+    ds.file_meta.TransferSyntaxUID = SYNTAX["JPEG-LS"]
+    ds.PixelData = body
+    with pytest.raises(RadiographError, match=r"its compressed pixels do not stand in fragments|none of JPEG"):
+        compressed_pixels(ds, 10**6)
 
 
 def siz(**changes: int) -> bytes:

@@ -31,7 +31,8 @@ MOST_TILES = 65535
 @dataclass(frozen=True)
 class Codestream:
     """width, height: 0 where the format does not state them (RLE). bits: precision of a sample; RLE knows whole bytes.
-    color: of three components, where the stream itself tells; start: byte of the frame at which it begins."""
+    color: of three components, where the stream itself tells; start: byte of the frame at which it begins. is_signed:
+    None where the format knows no signs (all but JPEG 2000)."""
 
     kind: Kind
     width: int
@@ -42,6 +43,7 @@ class Codestream:
     evidence: str = ""
     """What tells the colour, in words."""
     start: int = 0
+    is_signed: bool | None = None
 
 
 def read_codestream(frame: bytes) -> Codestream:
@@ -159,7 +161,8 @@ def _j2k(frame: bytes, start: int, space: int | None) -> Codestream:
         color, evidence = "RGB", "the codestream transforms its colours itself"
     elif components == 3 and space in (16, 18):
         color, evidence = ("RGB", "its box says sRGB") if space == 16 else ("YBR", "its box says sYCC")
-    return Codestream("JPEG 2000", width, height, components, (precision & 0x7F) + 1, color, evidence, start)
+    bits, is_signed = (precision & 0x7F) + 1, bool(precision & 0x80)
+    return Codestream("JPEG 2000", width, height, components, bits, color, evidence, start, is_signed)
 
 
 def _transformed(frame: bytes, at: int) -> bool:

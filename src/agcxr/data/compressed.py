@@ -7,6 +7,7 @@ refused with both named.
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,11 @@ def _frame(pixel_data: bytes) -> bytes:
     from pydicom.encaps import generate_fragments, parse_basic_offsets
 
     buffer = BytesIO(pixel_data)
-    parse_basic_offsets(buffer)
-    return b"".join(generate_fragments(buffer))
+    try:
+        parse_basic_offsets(buffer)
+        return b"".join(generate_fragments(buffer))
+    except (ValueError, struct.error) as error:
+        raise RadiographError("its compressed pixels do not stand in fragments as they must (PS3.5 A.4)") from error
 
 
 def _true_bits(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[NDArray, tuple[str, ...]]:
@@ -85,9 +89,12 @@ def _true_bits(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[N
         pixels = pixels.view(f"i{pixels.dtype.itemsize}")
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, high
     dataset.PixelRepresentation = int(is_signed)
-    if bits == stated:
-        return pixels, ()
-    return pixels, (f"{bits} bits of the {stream.kind} codestream, not the {stated} of the header",)
+    notes: tuple[str, ...] = ()
+    if bits != stated:
+        notes += (f"{bits} bits of the {stream.kind} codestream, not the {stated} of the header",)
+    if stream.is_signed is not None and stream.is_signed != is_signed and stream.components == 1:
+        notes += (f"samples {'with' if is_signed else 'without'} a sign as in the header, not as in the codestream",)
+    return pixels, notes
 
 
 def _fits(pixels: NDArray, bits: int, is_signed: bool) -> bool:
@@ -123,12 +130,12 @@ def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[
         if is_gray_stated and stream.kind == "JPEG":
             color = "YBR"
     name = "YCbCr" if color == "YBR" else "RGB"
-    transformed = stream.kind == "JPEG 2000" and stated in ("YBR_ICT", "YBR_RCT", "RGB")
+    undone = stream.color == "RGB" and stated in ("YBR_ICT", "YBR_RCT")  # the transformation that the decoder undoes
     if is_gray_stated or samples != 3:
         notes = (
             f"three components ({name}) in the {stream.kind} codestream, not {samples} ({stated}) as in the header",
         )
-    elif color != stated[:3] and not transformed:
+    elif color != stated[:3] and not undone:
         notes = (f"{name}, not {stated} as in the header: {stream.evidence or 'not transformed'}",)
     if color == "YBR":
         pixels = _rgb(pixels, int(dataset.BitsStored))

@@ -20,8 +20,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Any
 
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 MOST_FRAMES = 16
 LONGEST_FRAME = 1 << 33
 """Bounds of a message, so that a damaged child's numbers are not believed."""
@@ -118,7 +120,7 @@ class Child:
 
 def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
     """One thread a process is enough, and its libraries are found where this process found them."""
-    path = os.pathsep.join(str(entry) for entry in sys.path if entry)
+    path = os.pathsep.join([*(str(entry) for entry in sys.path if entry), str(PACKAGE_ROOT)])
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
         return subprocess.Popen(
