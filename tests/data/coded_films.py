@@ -63,18 +63,21 @@ def _header(sof: int, pixels: np.ndarray, bits: int, names: bytes, app: bytes) -
 
 
 def dct(pixels: np.ndarray, bits: int = 12, *, sof: int = 0xC1, step: int = 1) -> bytes:
-    """One component by the cosine transform: baseline (8 bits), extended (8 or 12)."""
+    """One component by the cosine transform: baseline (8 bits), extended (8 or 12), progressive (sof 0xC2: the means,
+    then the rest)."""
     symbols = [run << 4 | size for run in range(16) for size in range(1, 15)] + [0x00, 0xF0]
     code = {symbol: format(i, "08b") for i, symbol in enumerate(symbols)}
     height, width = pixels.shape
     padded = np.pad(pixels.astype(np.float64), ((0, -height % 8), (0, -width % 8)), mode="edge") - (1 << bits - 1)
-    out, before = [], 0
+    means: list[str] = []
+    rests: list[str] = []
+    before = 0
     for y in range(0, padded.shape[0], 8):
         for x in range(0, padded.shape[1], 8):
             block = np.rint(cv2.dct(padded[y : y + 8, x : x + 8]) / step).astype(int).ravel()[ZIGZAG].tolist()
             size, tail = _number(block[0] - before)
-            out += [format(size, "08b"), tail]
-            before, kept = block[0], [0, *(k for k in range(1, 64) if block[k])]
+            means.append(format(size, "08b") + tail)
+            before, kept, out = block[0], [0, *(k for k in range(1, 64) if block[k])], []
             for last, k in pairwise(kept):
                 run = k - last - 1
                 out += [code[0xF0]] * (run // 16)
@@ -82,10 +85,15 @@ def dct(pixels: np.ndarray, bits: int = 12, *, sof: int = 0xC1, step: int = 1) -
                 out += [code[run % 16 << 4 | size], tail]
             if kept[-1] != 63:
                 out.append(code[0])
+            rests.append("".join(out))
     tables = segment(0xDB, bytes([0]) + bytes([step]) * 64)
-    scan = segment(0xDA, bytes([1, 1, 0, 0, 63, 0]))
     head = tables + _header(sof, pixels, bits, b"\1", b"") + _huffman(0x00, list(range(16))) + _huffman(0x10, symbols)
-    return b"\xff\xd8" + head + scan + _coded(out) + b"\xff\xd9"
+    if sof == 0xC2:
+        scans = [(0, 0, means), (1, 63, rests)]
+    else:
+        scans = [(0, 63, [mean + rest for mean, rest in zip(means, rests, strict=True)])]
+    body = b"".join(segment(0xDA, bytes([1, 1, 0, low, high, 0])) + _coded(coded) for low, high, coded in scans)
+    return b"\xff\xd8" + head + body + b"\xff\xd9"
 
 
 def lossless(pixels: np.ndarray, bits: int, *, names: bytes = b"\1\2\3", app: bytes = b"") -> bytes:

@@ -52,10 +52,24 @@ def test_every_depth(kind, bits):
     assert np.array_equal(found.pixels_HW, read_radiograph(plain(film(deep(bits), bits))).pixels_HW)
 
 
-def test_jpeg_extended_of_12_bits():
-    found = read_radiograph(around(dct(deep()), "JPEG 12", film(deep(), 12)))
+@pytest.mark.parametrize("sof", [0xC1, 0xC2], ids=["sequential", "progressive"])
+def test_jpeg_extended_of_12_bits(sof):
+    found = read_radiograph(around(dct(deep(), sof=sof), "JPEG 12", film(deep(), 12)))
     assert np.abs(found.pixels_HW.astype(int) - read_radiograph(encode(deep())).pixels_HW).max() <= 65535 / 4095 + 1
     assert found.pixels_HW.max() == 65535
+
+
+def test_jpeg_extended_of_12_bits_does_not_run_over():
+    """Coarse steps overshoot black and white: clamped, not wrapped around."""
+    steps = np.where(np.mgrid[:48, :64][1] % 13 < 6, 0, 4095).astype(np.uint16)
+    found = read_radiograph(around(dct(steps, step=100), "JPEG 12", film(steps, 12))).pixels_HW.astype(int)
+    assert np.abs(found - steps.astype(int) * 65535 // 4095).max() < 65535 / 10
+
+
+def test_jpeg_of_8_bits_in_the_extended_and_progressive_processes():
+    for sof in (0xC1, 0xC2):
+        found = read_radiograph(around(dct(gray, 8, sof=sof), "JPEG 12", film(gray)))
+        assert np.abs(found.pixels_HW.astype(int) - gray).max() <= 1
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "RLE"])
