@@ -26,11 +26,15 @@ DIRECTION = """
     geometry
     calibration
 
+    data/exif
     data/decode
     data/isolation
     data/codestream
     data/codecs
     data/compressed
+    data/dicom_bytes
+    data/dicom_header
+    data/dicom_values
     data/dicomfile
     data/radiograph
     data/nih

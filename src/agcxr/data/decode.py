@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agcxr.data.exif import upright
+
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -37,6 +39,10 @@ MOST_CHUNKS = 1 << 18
 class RadiographError(ValueError):
     """A file that cannot be used as a radiograph; the message gives the reason in words for people."""
 
+
+JPEG_GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+
+NO_END_MARK = "the mark at its end is missing"
 
 JPEG_ROUNDING = 6
 """Gray levels by which the channels of a gray picture differ after a JPEG in colour."""
@@ -108,22 +114,46 @@ def fill_16_bits(pixels_HW: Pixels) -> tuple[Pixels, tuple[str, ...]]:
 def decode_png(data: bytes, max_pixels: int) -> Decoded:
     """PNG of any depth and colour type -> gray of its own depth. Every chunk's checksum is verified."""
     chunks = _png_chunks(data)
-    if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
+    if not chunks:
+        raise RadiographError(f"truncated PNG: the file stops after {len(data):,} bytes, inside its header")
+    if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise RadiographError("PNG without a header")
     width, height, depth, color, _, _, _ = struct.unpack(">IIBBBBB", chunks[0][1])
     check_size(width, height, max_pixels)
-    if any(kind not in PNG_KEPT for kind, _ in chunks):
+    notes: tuple[str, ...] = ()
+    if chunks[-1][0] != b"IEND":
+        if not _png_is_whole(chunks, 8 * width * height + 16 * height + 1024):
+            raise RadiographError(f"truncated PNG: the file stops after {len(data):,} bytes, before its end mark")
+        chunks.append((b"IEND", memoryview(b"")))
+        notes = (NO_END_MARK,)
+        data = _png_join(chunks)
+    elif any(kind not in PNG_KEPT for kind, _ in chunks):
         data = _png_join(chunks)
     if color == 0 and depth <= 8:
-        return Decoded(_decode(data, "PNG", cv2.IMREAD_GRAYSCALE), "png")
-    gray_HW, notes = to_gray(_decode(data, "PNG", cv2.IMREAD_UNCHANGED), order="BGR")
-    if color == 3:
-        notes = ("palette -> gray", *notes[1:])
-    gray_HW, more = fill_16_bits(gray_HW)
-    return Decoded(gray_HW, "png", notes + more)
+        gray_HW: Pixels = _decode(data, "PNG", cv2.IMREAD_GRAYSCALE)
+    else:
+        gray_HW, colour_notes = to_gray(_decode(data, "PNG", cv2.IMREAD_UNCHANGED), order="BGR")
+        gray_HW, range_notes = fill_16_bits(gray_HW)
+        notes += (("palette -> gray", *colour_notes[1:]) if color == 3 else colour_notes) + range_notes
+    gray_HW, turn_notes = upright(gray_HW, next((body for kind, body in chunks if kind == b"eXIf"), b""))
+    return Decoded(gray_HW, "png", notes + turn_notes)
+
+
+def _png_is_whole(chunks: list[tuple[bytes, memoryview]], limit: int) -> bool:
+    """Whether the packed pixels of a PNG without an end mark come to their own end, within `limit` unpacked bytes."""
+    inflater, size = zlib.decompressobj(), 0
+    try:
+        for pending in (body for kind, body in chunks if kind == b"IDAT"):
+            while len(pending) and not inflater.eof and size <= limit:
+                size += len(inflater.decompress(pending, 1 << 20))
+                pending = memoryview(inflater.unconsumed_tail)
+    except zlib.error:
+        return False
+    return inflater.eof
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
+    """The whole chunks up to the end mark (or, in a cut file, up to the first that is not whole)."""
     view, at, chunks = memoryview(data), len(PNG_SIGNATURE), []
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -139,7 +169,7 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
         if kind == b"IEND":
             return chunks
         at = end
-    raise RadiographError(f"truncated PNG: the file stops after {len(data):,} bytes, before its end mark")
+    return chunks
 
 
 def _png_join(chunks: list[tuple[bytes, memoryview]]) -> bytes:
@@ -211,14 +241,28 @@ def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
     check_scans(data)
     if bits != 8 or channels not in (1, 3):
         raise RadiographError(f"a JPEG of {channels} channels with {bits} bits; expected 1 or 3 with 8 bits")
+    notes: tuple[str, ...] = ()
+    segments = list(jpeg_segments(data))
+    scan = segments[-1][1] + 4
     # Inside the coded pixels 0xFF is always followed by 0 or a restart mark, so only a whole file has this after them.
-    if data.rfind(b"\xff\xd9") < data.find(b"\xff\xda"):
-        raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, before its end mark")
-    pixels_HW = _decode(data, "JPEG", cv2.IMREAD_GRAYSCALE)
-    notes: tuple[str, ...] = () if channels == 1 else (_jpeg_colour(data),)
-    if pixels_HW.shape != (height, width):
-        notes += ("turned upright as its EXIF part says",)
-    return Decoded(pixels_HW, "jpeg", notes)
+    if data.rfind(b"\xff\xd9") < scan:
+        frame = next(marker for marker, _, _ in segments if marker in JPEG_SIZES)
+        if frame not in (0xC0, 0xC1) or data[scan : scan + 1] != bytes([channels]) or not _jpeg_is_whole(data):
+            raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, before its end mark")
+        data, notes = data + b"\xff\xd9", (NO_END_MARK,)
+    pixels_HW = _decode(data, "JPEG", JPEG_GRAY)
+    notes += () if channels == 1 else (_jpeg_colour(data),)
+    parts = (data[start + 4 : end] for marker, start, end in segments if marker == 0xE1)
+    pixels_HW, turn_notes = upright(pixels_HW, next((part[6:] for part in parts if part.startswith(b"Exif\0")), b""))
+    return Decoded(pixels_HW, "jpeg", notes + turn_notes)
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether a JPEG of one scan without an end mark holds all its pixels: then bits put behind them change nothing."""
+    data = data.rstrip(b"\xff")
+    tails = (b"", b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
+    first, *others = (_decode(data + tail + b"\xff\xd9", "JPEG", JPEG_GRAY) for tail in tails)
+    return all(np.array_equal(first, other) for other in others)
 
 
 def _jpeg_colour(data: bytes) -> str:
@@ -232,11 +276,29 @@ def decode_webp(data: bytes, max_pixels: int) -> Decoded:
     """Still WebP, lossy or lossless -> 8-bit gray."""
     width, height = _webp_size(data)
     check_size(width, height, max_pixels)
-    (length,) = struct.unpack_from("<I", data, 4)
-    if len(data) < length + 8:
-        raise RadiographError(f"truncated WebP: {len(data):,} of {length + 8:,} bytes")
+    data, chunks = _webp_chunks(data)
     gray_HW, notes = to_gray(_decode(data, "WebP", cv2.IMREAD_UNCHANGED), order="BGR")
-    return Decoded(gray_HW, "webp", notes)
+    gray_HW, turn_notes = upright(gray_HW, chunks.get(b"EXIF", b""))
+    return Decoded(gray_HW, "webp", notes + turn_notes)
+
+
+def _webp_chunks(data: bytes) -> tuple[bytes, dict[bytes, memoryview]]:
+    """(the file, its parts by name). Of a cut file only the whole parts, if the pixels are among them."""
+    view, at = memoryview(data), 12
+    chunks: dict[bytes, memoryview] = {}
+    stated = 8 + int.from_bytes(data[4:8], "little")
+    while at + 8 <= min(len(data), stated):
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        if end > len(data):
+            break
+        chunks.setdefault(data[at : at + 4], view[at + 8 : end])
+        at = end + end % 2
+    if len(data) < stated:
+        if not chunks.keys() & {b"VP8 ", b"VP8L"}:
+            raise RadiographError(f"truncated WebP: {len(data):,} of {stated:,} bytes")
+        whole = data[12:at] + b"\0" * (at - len(data))
+        data = b"RIFF" + struct.pack("<I", 4 + len(whole)) + b"WEBP" + whole
+    return data, chunks
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

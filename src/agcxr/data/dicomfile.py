@@ -1,23 +1,24 @@
 """A DICOM file -> gray pixels as they are meant to be seen, and what the file says about the film.
 
-The order is the standard's (PS3.3 C.11, PS3.4 N.2): stored value -> modality LUT or rescale -> VOI LUT or window ->
-presentation. All three act on single values, so they are worked out once for the stored values that can occur (a table
-of at most 65,536) and the picture is one look-up. Needs the extra `dicom`.
+Bytes -> data set (`dicom_bytes`) -> a sound header (`dicom_header`) -> stored words, decoded here -> gray
+(`dicom_values`). Needs the extra `dicom`.
 """
 
 import io
-import math
 import re
 import struct
 import unicodedata
 import zlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agcxr.data.decode import Decoded, RadiographError, check_size, fill_16_bits, to_gray
+from agcxr.data.decode import Decoded, RadiographError, check_size
+from agcxr.data.dicom_bytes import fit_pixels, read_dataset
+from agcxr.data.dicom_header import age, mend, number_of, shown, spacing, values_of
+from agcxr.data.dicom_values import shown_pixels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -97,22 +98,24 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     """
     try:
         import pydicom
-        from pydicom.errors import BytesLengthException, InvalidDicomError
     except ImportError as error:
         raise RadiographError("DICOM files need an extra: uv add 'agcxr[dicom]' (or pip install)") from error
+    broken = (*BROKEN, pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError)
     try:
-        dataset = pydicom.dcmread(Bounded(data, max_pixels), force=data[128:132] != b"DICM")
+        notes: list[str] = []
+        dataset, stated_bytes = read_dataset(Bounded(data, max_pixels), broken, notes)
         _state_syntax(dataset)
-        stored, notes = _stored_pixels(dataset, max_pixels)
-        decoded = _present(dataset, stored)
-        decoded = replace(decoded, notes=notes + decoded.notes)
-        facts = _facts(dataset)
+        mend(dataset, notes)
+        stored = _stored_pixels(dataset, max_pixels, stated_bytes, notes)
+        pixels_HW = shown_pixels(dataset, stored, notes)
+        _orientation(dataset, notes)
+        facts = _facts(dataset, notes)
     except RadiographError:
         raise
-    except (*BROKEN, BytesLengthException, InvalidDicomError) as error:
+    except broken as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RadiographError(f"DICOM that cannot be read: {reason[:300]}") from error
-    return decoded, facts
+    return Decoded(pixels_HW, "dicom", tuple(notes)), facts
 
 
 class Bounded(io.BytesIO):
@@ -150,173 +153,51 @@ def _state_syntax(dataset: "Dataset") -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
 
 
-def _stored_pixels(dataset: "Dataset", max_pixels: int) -> tuple[NDArray, tuple[str, ...]]:
-    """Stored values H x W (integers) or colour H x W x 3, and notes. Stated sizes are checked, then believed."""
+def _stored_pixels(dataset: "Dataset", max_pixels: int, stated_bytes: int, notes: list[str]) -> NDArray:
+    """Stored words H x W (integers) or colour H x W x 3, every stated size checked before it is believed."""
     from pydicom.pixels import pixel_array
 
-    if "PixelData" not in dataset:
-        raise RadiographError(f"DICOM without pixels ({_class_name(dataset)})")
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = int(dataset.NumberOfFrames)
     if frames != 1:
         raise RadiographError(f"DICOM of {frames} frames; a radiograph is one picture")
     width, height = int(dataset.Columns), int(dataset.Rows)
     check_size(width, height, max_pixels)
-    if int(dataset.BitsAllocated) not in (1, 8, 16) or int(dataset.get("SamplesPerPixel", 1)) not in (1, 3):
+    if dataset.BitsAllocated not in (1, 8, 16) or dataset.SamplesPerPixel not in (1, 3):
         raise RadiographError(
-            f"DICOM of {dataset.get('SamplesPerPixel', 1)} x {dataset.BitsAllocated} bits a pixel; "
+            f"DICOM of {dataset.SamplesPerPixel} x {dataset.BitsAllocated} bits a pixel; "
             "expected 1 or 3 samples of at most 16 bits"
         )
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed and syntax.is_encapsulated:
         from agcxr.data.compressed import compressed_pixels
 
-        return compressed_pixels(dataset, max_pixels)
-    pixels = np.asarray(pixel_array(dataset))
+        bits, high = dataset.BitsStored, dataset.HighBit
+        pixels, stream_notes = compressed_pixels(dataset, max_pixels)
+        notes += stream_notes
+        if dataset.BitsStored == bits and dataset.HighBit != high:
+            notes.append(f"HighBit {high} ignored: the compressed values have {bits} bits")
+        return pixels
+    fit_pixels(dataset, stated_bytes, notes)
+    # Which bits of a word count is for `shown_pixels` to say: pydicom takes the lowest, whatever the header says.
+    is_wide = dataset.BitsAllocated == 16
+    pixels = np.asarray(pixel_array(dataset, correct_unused_bits=False, view_only=is_wide))
     if pixels.shape[:2] != (height, width):
         raise RadiographError(f"DICOM whose pixels are {pixels.shape}, not the {height} x {width} of its header")
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), ()
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _present(dataset: "Dataset", stored: NDArray) -> Decoded:
-    notes: tuple[str, ...] = ()
-    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
-        gray_HW, notes = _color(dataset, stored)
-        return Decoded(gray_HW, "dicom", notes)
-    if stored.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
-        raise RadiographError(f"DICOM of {stored.dtype} pixels; expected integers of at most 16 bits")
-    bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    modality = _modality(dataset, stored.dtype, bits)
-    unit, voi_notes = _voi(dataset, modality, stored)
-    shape = str(dataset.get("PresentationLUTShape") or "").upper()
-    photometric = str(dataset.PhotometricInterpretation)
-    notes += voi_notes
-    if shape == "INVERSE" or (photometric == "MONOCHROME1" and shape != "IDENTITY"):
-        unit = 1 - unit
-        notes += (f"inverted ({photometric}{', presentation LUT shape INVERSE' if shape else ''})",)
-    top, dtype = (255, np.uint8) if bits <= 8 else (65535, np.uint16)
-    table = np.rint(unit * top).astype(dtype)
-    index = stored.view(np.uint8 if stored.dtype.itemsize == 1 else np.uint16)
-    return Decoded(np.ascontiguousarray(table[index]), "dicom", notes)
-
-
-def _color(dataset: "Dataset", stored: NDArray) -> tuple[Any, tuple[str, ...]]:
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
-
-        stored = apply_color_lut(stored, dataset)
-    if stored.dtype not in (np.uint8, np.uint16):
-        raise RadiographError(f"colour DICOM of {stored.dtype}; expected 8 or 16 bits without sign")
-    gray_HW, notes = to_gray(stored, order="RGB")
-    gray_HW, more = fill_16_bits(gray_HW)
-    return gray_HW, notes + more
-
-
-@dataclass(frozen=True)
-class _Values:
-    """The value of every possible stored number (indexed by its bits), and the range lo..hi that they can take."""
-
-    table: NDArray[np.float64]
-    lo: float
-    hi: float
-
-
-def _modality(dataset: "Dataset", dtype: np.dtype, bits: int) -> _Values:
-    """Stored values -> modality values: the sequence's table, else slope and intercept, else unchanged."""
-    stored = np.arange(2 ** (8 * dtype.itemsize)).astype(np.uint8 if dtype.itemsize == 1 else np.uint16)
-    values = stored.view(dtype).astype(np.float64)
-    if dataset.get("ModalityLUTSequence"):
-        first, lut = _lut(dataset.ModalityLUTSequence[0], dtype.kind == "i")
-        return _Values(lut[np.clip(values - first, 0, len(lut) - 1).astype(int)], 0.0, _bit_range(lut))
-    lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dtype.kind == "i" else (0, 2**bits - 1)
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise RadiographError(f"DICOM with the rescale {slope} x + {intercept}")
-    ends = sorted((lo * slope + intercept, hi * slope + intercept))
-    return _Values(values * slope + intercept, *ends)
-
-
-def _voi(dataset: "Dataset", modality: _Values, stored: NDArray) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Modality values -> 0..1: the VOI LUT, else the first window, else the range of the stored values."""
-    values = modality.table
-    if dataset.get("VOILUTSequence"):
-        first, lut = _lut(dataset.VOILUTSequence[0], modality.lo < 0)
-        mapped = lut[np.clip(np.rint(values) - first, 0, len(lut) - 1).astype(int)]
-        return np.clip(mapped / _bit_range(lut), 0, 1), ("VOI LUT",)
-    center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    kind = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if center is not None and width is not None:
-        if width >= 1 or (width > 0 and kind != "LINEAR"):
-            return _window(values, center, width, kind), (f"window {center:g}/{width:g} {kind}",)
-        ignored: tuple[str, ...] = (f"window {center:g}/{width:g} ignored: its width is impossible",)
-    else:
-        ignored = ()
-    lo, hi = modality.lo, modality.hi
-    if stored.dtype == np.uint16 and not dataset.get("ModalityLUTSequence"):
-        # Many 12-bit films say 16 bits: without a window the brightest pixel tells how many are used (as in PNGs).
-        top = 2 ** max(8, int(stored.max()).bit_length()) - 1
-        lo, hi = sorted((float(values[0]), float(values[min(top, 65535)])))
-    return np.clip((values - lo) / max(hi - lo, 1e-12), 0, 1), ignored
-
-
-def _window(values: NDArray[np.float64], center: float, width: float, kind: str) -> NDArray[np.float64]:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3 with the output range 0..1."""
-    if kind == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    if kind == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0, 1)
-    if width == 1:
-        return (values > center - 0.5).astype(np.float64)
-    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
-
-
-def _lut(item: "Dataset", signed: bool) -> tuple[int, NDArray[np.float64]]:
-    """(first value mapped, table) of a LUT item; data stored as words, bytes or numbers (PS3.3 C.11.1.1)."""
-    entries, first, _ = (int(value) for value in item.LUTDescriptor)
-    entries = (entries & 0xFFFF) or 65536
-    if signed and first > 32767:
-        first -= 65536
-    raw = item.LUTData
-    if isinstance(raw, bytes):
-        numbers = np.frombuffer(raw, np.uint8 if len(raw) < 2 * entries else np.dtype("<u2"))
-    else:
-        numbers = np.atleast_1d(np.asarray(raw, np.int64))
-    if len(numbers) < entries:
-        raise RadiographError(f"DICOM with a look-up table of {len(numbers)} values where it states {entries}")
-    return first, numbers[:entries].astype(np.float64)
-
-
-def _bit_range(lut: NDArray[np.float64]) -> float:
-    """Top of a table's output range: the whole number of bits its largest value needs (files overstate the depth)."""
-    return float(2 ** max(8, int(lut.max()).bit_length()) - 1)
-
-
-def _first(value: Any) -> float | None:
-    """First of one or several numbers; None where there is none that is finite."""
-    try:
-        number = float(value if isinstance(value, str | int | float) else value[0])
-    except (TypeError, ValueError, LookupError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _facts(dataset: "Dataset") -> Facts:
+def _facts(dataset: "Dataset", notes: list[str]) -> Facts:
     view, part = (str(dataset.get(name) or "").strip().upper() or None for name in ("ViewPosition", "BodyPartExamined"))
     sex = str(dataset.get("PatientSex") or "").strip().upper()[:1]
-    text = str(dataset.get("PatientAge") or "").strip().upper()
-    age = None
-    if text.rstrip("DWMY").isdecimal():
-        # Ages are written in days, weeks, months or years; whole years are kept.
-        per_year = {"D": 365.25, "W": 52.18, "M": 12.0}.get(text[-1], 1.0)
-        age = int(int(text.rstrip("DWMY")) / per_year)
-    spacing = None
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        value = dataset.get(name)
-        if spacing is None and value is not None and not isinstance(value, str | float) and len(value) == 2:
-            pair = (float(value[0]), float(value[1]))
-            spacing = pair if all(math.isfinite(v) and v > 0 for v in pair) else None
-    return Facts(view, age, sex if sex in ("M", "F", "O") else None, spacing, part)
+    return Facts(view, age(dataset, notes), sex if sex in ("M", "F", "O") else None, spacing(dataset, notes), part)
 
 
-def _class_name(dataset: "Dataset") -> str:
-    uid = dataset.get("SOPClassUID")
-    return str(getattr(uid, "name", None) or "of no stated class")
+def _orientation(dataset: "Dataset", notes: list[str]) -> None:
+    """Record how the film lies where that is not the usual way. Nothing is turned: the pixels are as they were sent."""
+    directions = [str(value).upper()[:1] for value in values_of(dataset, "PatientOrientation")]
+    if any(directions) and directions != ["L", "F"]:
+        notes.append(f"patient orientation {shown(directions)}, not L\\F; shown as stored")
+    if any(str(value).upper() == "YES" for value in values_of(dataset, "FieldOfViewHorizontalFlip")):
+        notes.append("FieldOfViewHorizontalFlip YES; shown as stored")
+    if any(map(number_of, rotation := values_of(dataset, "FieldOfViewRotation"))):
+        notes.append(f"FieldOfViewRotation {shown(rotation)}; shown as stored")
