@@ -267,7 +267,7 @@ def _jpeg_is_whole(data: bytes) -> bool:
 
 def _jpeg_colour(data: bytes) -> str:
     """What became of a JPEG's three channels: gray ones differ by rounding only. An eighth of the size tells."""
-    small_HW3 = _decode(data, "JPEG", cv2.IMREAD_REDUCED_COLOR_8)
+    small_HW3 = _decode(data, "JPEG", cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
     spread_HW = small_HW3.max(axis=2) - small_HW3.min(axis=2)
     return "three equal channels -> gray" if spread_HW.max() <= JPEG_ROUNDING else "colour -> luminance"
 

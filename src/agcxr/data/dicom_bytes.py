@@ -6,6 +6,7 @@ loses no film, and a cut file is told as one.
 
 import io
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from agcxr.data.decode import RadiographError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS = 0x7FE00010, 0x7FE00008, 0x7FE00009
+ROWS = 0x00280010
 ITEM, END = 0xFFFEE000, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 LONG = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN"})
@@ -36,7 +38,8 @@ def read_dataset(source: io.BytesIO, broken: tuple[type[Exception], ...], notes:
     try:
         dataset = pydicom.dcmread(source, stop_before_pixels=True, force=data[128:132] != b"DICM")
     except broken as error:
-        is_cut = source.tell() == len(data) or "truncated stream" in str(error)
+        is_deflate = isinstance(error, zlib.error)
+        is_cut = "truncated stream" in str(error) if is_deflate else source.tell() == len(data)
         if isinstance(error, RadiographError) or not is_cut:
             raise
         raise RadiographError(_cut_header(data)) from error
@@ -141,5 +144,5 @@ def _is_cut(dataset: "Dataset", buffer: Any) -> bool:
 def _without_pixels(dataset: "Dataset") -> str:
     uid = dataset.get("SOPClassUID")
     name = str(getattr(uid, "name", None) or "of no stated class")
-    hint = "; its header states a picture, so the file may be cut off before it" if "Rows" in dataset else ""
-    return f"DICOM without pixels ({name}){hint}"
+    may_be_cut = "Rows" in dataset or max(dataset.keys()) < ROWS
+    return f"DICOM without pixels ({name}){'; a file cut off before them looks the same' if may_be_cut else ''}"
