@@ -119,6 +119,12 @@ def test_impossible_bits_stored_are_all_that_are_allocated(bits):
     assert film.notes[:2] == (f"BitsStored {bits} is impossible in 16 bits", "BitsStored taken as 16")
 
 
+def test_two_bytes_a_sample_are_16_bits_allocated():
+    film = read(u16(0, 2048, 4095), BitsAllocated=8, BitsStored=12, HighBit=11)
+    assert film.pixels_HW.tolist() == shades([0, 2048, 4095], 0, 4095)
+    assert film.notes == ("BitsAllocated taken as 16: BitsStored is 12, and each sample has two bytes",)
+
+
 def test_a_codestream_has_no_unused_bits():
     ds = dataset(np.tile(u16(0, 1000, 4095, 4095), (64, 16)), bits=12)
     ds.compress(JPEG2000Lossless, generate_instance_uid=False)
@@ -328,7 +334,7 @@ def test_only_8_bit_tables_may_be_bytes(depth):
 @pytest.mark.parametrize(
     ("item", "note"),
     [
-        (Dataset(), "VOI LUT ignored: it is empty"),
+        (Dataset(), "VOI LUT ignored: it states no table"),
         (table(0, 16, 4, "US", [1, 2, 3]), "VOI LUT ignored: a look-up table of 3 values where it states 4"),
     ],
 )
@@ -342,7 +348,7 @@ def test_empty_tables_alone():
     assert read(u16(0, 4095), VOILUTSequence=[Dataset()]).pixels_HW.tolist() == [[0, 65535]]
     assert read(u16(0, 4095), VOILUTSequence=[]).notes == ()
     film = read(u16(0, 4095), ModalityLUTSequence=[Dataset()], RescaleSlope=-1, RescaleIntercept=0)
-    assert film.notes == ("modality LUT ignored: it is empty",)
+    assert film.notes == ("modality LUT ignored: it states no table",)
     assert film.pixels_HW.tolist() == [[65535, 0]]
 
 
@@ -352,7 +358,7 @@ def test_several_voi_luts():
     assert film.pixels_HW.tolist() == [[0, 65535]]
     assert film.notes == ("VOI LUT, number 1 of 2",)
     assert read(u16(0, 1), VOILUTSequence=[Dataset(), good]).notes == (
-        "VOI LUT ignored: it is empty",
+        "VOI LUT ignored: it states no table",
         "VOI LUT, number 2 of 2",
     )
 

@@ -176,8 +176,12 @@ def mend(dataset: "Dataset", notes: list[str]) -> None:
     photometric = str((values_of(dataset, "PhotometricInterpretation") or [""])[0]).upper()
     usual = "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2"
     _default(dataset, "PhotometricInterpretation", photometric or None, usual, notes)
-    allocated = dataset.BitsAllocated
     bits = whole(dataset, "BitsStored", notes)
+    samples = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
+    if dataset.BitsAllocated == 8 and bits and 8 < bits <= 16 and len(dataset.PixelData) == 2 * samples:
+        notes.append(f"BitsAllocated taken as 16: BitsStored is {bits}, and each sample has two bytes")
+        _put(dataset, "BitsAllocated", 16)
+    allocated = dataset.BitsAllocated
     if bits is not None and not 1 <= bits <= allocated:
         notes.append(f"BitsStored {bits} is impossible in {allocated} bits")
         bits = None

@@ -145,7 +145,7 @@ def _modality(
             if rescale != [None, None]:
                 notes.append("rescale ignored: there is a modality LUT")
             return _looked_up(lut, values), True
-        notes.append("modality LUT ignored: it is empty")
+        notes.append("modality LUT ignored: it states no table")
     slope, intercept = rescale
     if slope == 0:
         notes.append("RescaleSlope ignored: 0")
@@ -176,7 +176,7 @@ def _voi(dataset: "Dataset", modality: Table, notes: list[str]) -> Table | None:
         if lut is not None:
             notes.append("VOI LUT" if len(luts) == 1 else f"VOI LUT, number {number_} of {len(luts)}")
             return np.clip(_looked_up(lut, modality) / _bit_range(lut[1]), 0, 1)
-        notes.append("VOI LUT ignored: it is empty")
+        notes.append("VOI LUT ignored: it states no table")
     notes += window_notes
     if window is None:
         return None
@@ -221,7 +221,7 @@ def _presentation(dataset: "Dataset", unit: Table, notes: list[str]) -> Table:
         if (lut := _lut(dataset, item, 0, 65535)) is not None:
             notes.append("presentation LUT")
             return np.clip(lut[1][np.rint(unit * (len(lut[1]) - 1)).astype(int)] / _bit_range(lut[1]), 0, 1)
-        notes.append("presentation LUT ignored: it is empty")
+        notes.append("presentation LUT ignored: it states no table")
     shape = str(dataset.get("PresentationLUTShape") or "").upper()
     photometric = str(dataset.PhotometricInterpretation)
     if shape == "INVERSE" or (photometric == "MONOCHROME1" and shape != "IDENTITY"):
@@ -283,7 +283,7 @@ def _palette(dataset: "Dataset", words: NDArray, values: NDArray[np.int32], note
     names = [f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue")]
     luts = [_lut(dataset, dataset, float(values.min()), float(values.max()), name) for name in names]
     if not all(luts):
-        raise RadiographError("DICOM of PALETTE COLOR whose palette is empty")
+        raise RadiographError("DICOM of PALETTE COLOR that states no palette")
     color_N3 = np.stack([_looked_up(lut, values) for lut in luts if lut], axis=1)
     dtype = np.uint8 if color_N3.max() <= 255 else np.uint16
     return _gray(color_N3.astype(dtype)[words], notes)
