@@ -176,6 +176,11 @@ def mend(dataset: "Dataset", notes: list[str]) -> None:
     photometric = str((values_of(dataset, "PhotometricInterpretation") or [""])[0]).upper()
     usual = "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2"
     _default(dataset, "PhotometricInterpretation", photometric or None, usual, notes)
+    _mend_bits(dataset, notes)
+
+
+def _mend_bits(dataset: "Dataset", notes: list[str]) -> None:
+    """Bits allocated, bits stored and high bit that fit together (PS3.5 8.1.1)."""
     bits = whole(dataset, "BitsStored", notes)
     samples = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
     if dataset.BitsAllocated == 8 and bits and 8 < bits <= 16 and len(dataset.PixelData) == 2 * samples:
