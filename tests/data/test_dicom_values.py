@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Los
 from test_dicomfile import dataset, lut, read, written
 
 from agcxr.data.radiograph import Radiograph, RadiographError, read_radiograph
+from agcxr.dicom.source import read_source
 
 
 def u16(*values: int) -> np.ndarray:
@@ -555,6 +556,19 @@ def test_without_rows_there_is_no_picture(value, shown):
     del ds.Columns
     with pytest.raises(RadiographError, match="^DICOM whose Columns is missing; expected a whole number$"):
         read_radiograph(written(ds))
+
+
+def test_results_know_the_size_of_a_film_whose_rows_are_text():
+    ds = dataset(picture(), StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
+    source = read_source(spliced(written(ds), "Rows", "IS", b"40"))
+    assert (source.dataset.Rows, source.dataset.Columns) == (40, 30)
+
+
+@pytest.mark.parametrize("keyword", ["ViewPosition", "BodyPartExamined", "PatientSex", "PresentationLUTShape"])
+def test_a_broken_fact_refuses_no_film(keyword):
+    film = read_raw(picture(), (keyword, "US", b"\1\2\3"))
+    assert np.array_equal(film.pixels_HW, picture())
+    assert (film.view_position, film.body_part, film.patient_sex) == (None, None, None)
 
 
 @pytest.mark.parametrize(

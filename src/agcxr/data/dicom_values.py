@@ -222,7 +222,7 @@ def _presentation(dataset: "Dataset", unit: Table, notes: list[str]) -> Table:
             notes.append("presentation LUT")
             return np.clip(lut[1][np.rint(unit * (len(lut[1]) - 1)).astype(int)] / _bit_range(lut[1]), 0, 1)
         notes.append("presentation LUT ignored: it states no table")
-    shape = str(dataset.get("PresentationLUTShape") or "").upper()
+    shape = "".join(map(str, values_of(dataset, "PresentationLUTShape")[:1])).upper()
     photometric = str(dataset.PhotometricInterpretation)
     if shape == "INVERSE" or (photometric == "MONOCHROME1" and shape != "IDENTITY"):
         notes.append(f"inverted ({photometric}{', presentation LUT shape INVERSE' if shape else ''})")

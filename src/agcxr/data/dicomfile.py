@@ -187,9 +187,12 @@ def _stored_pixels(dataset: "Dataset", max_pixels: int, stated_bytes: int, notes
 
 
 def _facts(dataset: "Dataset", notes: list[str]) -> Facts:
-    view, part = (str(dataset.get(name) or "").strip().upper() or None for name in ("ViewPosition", "BodyPartExamined"))
-    sex = str(dataset.get("PatientSex") or "").strip().upper()[:1]
-    return Facts(view, age(dataset, notes), sex if sex in ("M", "F", "O") else None, spacing(dataset, notes), part)
+    view, part, sex = (
+        " ".join(map(str, values_of(dataset, name))).strip().upper()
+        for name in ("ViewPosition", "BodyPartExamined", "PatientSex")
+    )
+    sex = sex[:1] if sex[:1] in ("M", "F", "O") else ""
+    return Facts(view or None, age(dataset, notes), sex or None, spacing(dataset, notes), part or None)
 
 
 def _orientation(dataset: "Dataset", notes: list[str]) -> None:

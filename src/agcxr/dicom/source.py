@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
+from agcxr.data.dicom_header import whole
 from agcxr.data.dicomfile import BROKEN, Bounded, is_lateral, part_fits
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
 
@@ -146,7 +147,9 @@ def _source(given: Dataset) -> Source:
         if usable is not None or keyword in TYPE_2:
             _put(kept, keyword, usable)
     for keyword in ("Rows", "Columns"):
-        _put(kept, keyword, int(given[keyword].value))
+        if (size := whole(given, keyword, [])) is None:
+            raise RadiographError(f"DICOM without a usable {keyword}")
+        _put(kept, keyword, size)
     _put(kept, "SpecificCharacterSet", "ISO_IR 192")
     # A frame of reference without positions in it (some CR and DX state one) locates nothing: results refer to pixels.
     return Source(kept, tuple(emptied))
