@@ -6,7 +6,7 @@ The order is the standard's (PS3.3 C.11, PS3.4 N.2, PS3.5 8.1.1): stored word ->
 """
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -54,7 +54,12 @@ def shown_pixels(dataset: "Dataset", stored: NDArray, notes: list[str]) -> Pixel
     if is_padding is not None:
         unit[is_padding] = 0
     top, dtype = (255, np.uint8) if bits <= 8 else (65535, np.uint16)
-    return np.ascontiguousarray(np.rint(unit * top).astype(dtype)[words])
+    return _pick(np.rint(unit * top).astype(dtype), words)
+
+
+def _pick(table: NDArray[Any], words: NDArray[Any]) -> Any:
+    """table[words]; OpenCV is several times faster with bytes."""
+    return cv2.LUT(words, table) if words.itemsize == 1 else np.ascontiguousarray(table[words])
 
 
 def _bits(dataset: "Dataset", words: NDArray, notes: list[str]) -> tuple[int, int]:

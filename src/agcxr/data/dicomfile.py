@@ -179,8 +179,9 @@ def _stored_pixels(dataset: "Dataset", max_pixels: int, stated_bytes: int, notes
         return pixels
     fit_pixels(dataset, stated_bytes, notes)
     # Which bits of a word count is for `shown_pixels` to say: pydicom takes the lowest, whatever the header says.
-    is_wide = dataset.BitsAllocated == 16
-    pixels = np.asarray(pixel_array(dataset, correct_unused_bits=False, view_only=is_wide))
+    # A view saves a copy, where the words lie in the file as in memory.
+    is_view = syntax.is_little_endian and dataset.SamplesPerPixel == 1 and dataset.BitsAllocated > 1
+    pixels = np.asarray(pixel_array(dataset, correct_unused_bits=False, view_only=is_view))
     if pixels.shape[:2] != (height, width):
         raise RadiographError(f"DICOM whose pixels are {pixels.shape}, not the {height} x {width} of its header")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
