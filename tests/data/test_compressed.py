@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
 import openjpeg.utils
+import pydicom
 import pytest
 from coded_films import ADOBE_RGB, ADOBE_YCC, SYNTAX, around, coded, dct, film, lossless, plain, segment, without_marks
 from made_films import encode, picture
@@ -181,6 +183,46 @@ def test_signs_of_jpeg_2000_are_the_headers(coded_as, stated):
     assert any("a sign as in the header, not as in the codestream" in note for note in found.notes) == (
         coded_as != stated
     )
+
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+OTHERS = sorted(
+    path.name
+    for pattern in ("*jpeg*", "*J2K*", "*jls*", "*rle.dcm", "SC_rgb_dcmtk*", "JPEG*", "*_K?.dcm", "*RLE*")
+    for path in FILES.glob(pattern)
+    if not any(word in path.name for word in ("32bit", "frame", "rtdose"))
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(OTHERS)) or [""])
+def test_files_of_other_programs(name):
+    """pydicom's own examples, written by GDCM, DCMTK and devices: as pydicom reads them."""
+    if not name:
+        pytest.skip("pydicom came without its examples")
+    ds = pydicom.dcmread(FILES / name)
+    if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        pytest.skip("not compressed")
+    try:
+        expected = ds.pixel_array
+    except RuntimeError:
+        pytest.skip("pydicom does not read it here")
+    found, _ = compressed_pixels(ds, 10**7)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= (
+        1 if ds.file_meta.TransferSyntaxUID.name.startswith("JPEG B") else 0
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+def test_jpeg_extended_of_12_bits_by_other_programs(name):
+    """The values at two places are those of pydicom's own tests (made with libjpeg)."""
+    if not (FILES / name).exists():
+        pytest.skip("pydicom came without its examples")
+    found, _ = compressed_pixels(pydicom.dcmread(FILES / name), 10**7)
+    assert (found.dtype, found.shape) == (np.uint16, (1024, 256))
+    assert (int(found[420, 140]), int(found[230, 120])) == (244, 95)
 
 
 def ycc(rgb: np.ndarray) -> np.ndarray:
