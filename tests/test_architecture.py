@@ -28,6 +28,7 @@ DIRECTION = """
 
     data/exif
     data/decode
+    data/patients
     data/isolation
     data/codestream
     data/codecs
@@ -37,6 +38,7 @@ DIRECTION = """
     data/dicom_values
     data/dicomfile
     data/radiograph
+    data/label_cells
     data/nih
     data/canvas
     data/anatomy
@@ -45,6 +47,7 @@ DIRECTION = """
     data/phantom_collection
     data/splits
     data/storing
+    data/archives
     data/sources
     data/workers
     data/partial

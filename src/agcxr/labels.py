@@ -55,8 +55,6 @@ SHORT: dict[str, str] = dict(
 ALIASES: dict[str, str] = {
     "infiltrate": "Infiltration",
     "pleural effusion": "Effusion",
-    "pleural thickening": "Pleural_Thickening",
-    "pleuralthickening": "Pleural_Thickening",
     "enlarged heart": "Cardiomegaly",
     "lung mass": "Mass",
     "hiatal hernia": "Hernia",
@@ -70,12 +68,16 @@ ALIASES: dict[str, str] = {
 
 
 def canonical(name: str) -> str | None:
-    """The project's name of a finding however it is written (case, spaces, underscores, aliases); None if unknown."""
-    key = " ".join(name.strip().replace("_", " ").split()).lower()
-    for label in LABELS:
-        if key == label.replace("_", " ").lower():
-            return label
-    return ALIASES.get(key)
+    """The project's name of a finding however it is written (case, spaces, hyphens, underscores, aliases); None if
+    unknown."""
+    return _KNOWN.get(_letters(name))
+
+
+def _letters(name: str) -> str:
+    return "".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+_KNOWN = {_letters(name): label for name, label in (*ALIASES.items(), *((label, label) for label in LABELS))}
 
 
 def index(name: str) -> int:

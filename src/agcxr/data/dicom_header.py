@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agcxr.data.decode import RadiographError
+from agcxr.data.patients import age_years
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -19,10 +20,6 @@ TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "S
 """Value representations that are text; several values are parted by backslashes."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-AGE = re.compile(r"(\d{1,5}(?:[.,]\d*)?)\s*([DWMY]?)")
-PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0}
-OLDEST = 120
-"""Years; a higher age stands for an unknown one, as in tables."""
 
 
 @cache
@@ -147,9 +144,8 @@ def age(dataset: "Dataset", notes: list[str]) -> int | None:
     text = "\\".join(str(value) for value in values_of(dataset, "PatientAge")).upper()
     if not text:
         return None
-    match = AGE.fullmatch(text.removesuffix("EARS"))
-    years = float(match[1].replace(",", ".")) / PER_YEAR.get(match[2], 1.0) if match else math.inf
-    if years > OLDEST:
+    years = age_years(text)
+    if years is None:
         notes.append(f"PatientAge ignored: {shown([text])}")
         return None
     return int(years)

@@ -25,6 +25,7 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
+from agcxr.data.patients import OLDEST, read_ages, read_patients, read_sexes
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -116,10 +117,10 @@ def _chexpert(options: Options) -> Rows:
     images = table["Path"]
     labels, notes = _statements(table, options)
     lateral = table.get("Frontal/Lateral").str.lower().eq("lateral") | images.str.contains("lateral")
-    age, odd = nih.read_ages(table.get("Age").str.replace(r"\.0$", "", regex=True))
+    age, odd = read_ages(table.get("Age"))
     newborn = int((age == 0).sum())
     study = images.str.extract(r"study(\d+)")[0]
-    frame = _frame(
+    frame, more = _frame(
         images,
         images.str.extract(r"(patient\d+)")[0].fillna(images),
         labels,
@@ -129,7 +130,7 @@ def _chexpert(options: Options) -> Rows:
         view=table.get("AP/PA").map(nih.view).where(~lateral, "LATERAL"),
     )
     notes += (f"{newborn} ages of 0 stand for unknown in this table",) if newborn else ()
-    return Rows(frame, table.paths, notes + odd)
+    return Rows(frame, table.paths, notes + odd + more)
 
 
 def _mimic(options: Options) -> Rows:
@@ -148,7 +149,7 @@ def _mimic(options: Options) -> Rows:
     labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
     labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
     when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + films["study_id"]
-    frame = _frame(
+    frame, odd = _frame(
         films["dicom_id"] + ".jpg",
         films["subject_id"],
         labels,
@@ -157,7 +158,7 @@ def _mimic(options: Options) -> Rows:
     )
     silent = int(np.isnan(at).sum())
     notes += (f"{silent} films belong to studies without labels and are unknown",) if silent else ()
-    return Rows(frame, (*studies.paths, *films.paths), notes)
+    return Rows(frame, (*studies.paths, *films.paths), notes + odd)
 
 
 def _padchest(options: Options) -> Rows:
@@ -170,16 +171,18 @@ def _padchest(options: Options) -> Rows:
     labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT)
     year = pd.to_numeric(table.get("StudyDate_DICOM").str[:4], errors="coerce")
     age = (year - pd.to_numeric(table.get("PatientBirth"), errors="coerce")).astype(float)
+    impossible = int(((age < 0) | (age > OLDEST)).sum())
+    notes += (f"{impossible} ages below 0 or over {OLDEST} years were left out as unknown",) if impossible else ()
     view = table["Projection"].map({"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"})
-    frame = _frame(
+    frame, odd = _frame(
         table["ImageID"],
         table["PatientID"],
         labels,
-        age=age.where(age.between(0, nih.OLDEST)),
+        age=age.where(age.between(0, OLDEST)),
         sex=table.get("PatientSex_DICOM"),
         view=view.fillna(""),
     )
-    return Rows(frame, table.paths, notes)
+    return Rows(frame, table.paths, notes + odd)
 
 
 def _openi(options: Options) -> Rows:
@@ -197,9 +200,9 @@ def _openi(options: Options) -> Rows:
             reports["image"].map(dict(zip(seen["imageid"], seen["tsne-view"].map(nih.view), strict=True))).fillna(view)
         )
         tables += seen.paths
-    frame = _frame(reports["image"] + ".png", reports["report"], labels, view=view)
+    frame, odd = _frame(reports["image"] + ".png", reports["report"], labels, view=view)
     note = "Open-i has reports, not patients: a patient with two reports counts as two"
-    return Rows(frame, tables, (*notes, note))
+    return Rows(frame, tables, (*notes, note, *odd))
 
 
 def _rsna(options: Options) -> Rows:
@@ -215,8 +218,8 @@ def _rsna(options: Options) -> Rows:
     labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
     labels[:, LABELS.index("Pneumonia")] = target
     blank = pd.Series("", index=facts.index)
-    age, odd = nih.read_ages(facts.get("PatientAge", blank))
-    frame = _frame(
+    age, odd = read_ages(facts.get("PatientAge", blank))
+    frame, more = _frame(
         images + ".dcm",
         images,
         labels,
@@ -230,7 +233,7 @@ def _rsna(options: Options) -> Rows:
     boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h).reset_index(drop=True)
     boxes[["x0", "y0", "x1", "y1"]] = boxes[["x0", "y0", "x1", "y1"]].clip(0, 1)
     meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
-    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd), boxes)
+    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more), boxes)
 
 
 def _vindr(options: Options) -> Rows:
@@ -251,7 +254,8 @@ def _vindr(options: Options) -> Rows:
     images = pd.Series(count.index, dtype=str)
     out = sorted(set(table["class_name"]) - {name for name in table["class_name"] if name.lower() in VINDR_CLASSES})
     notes = (_left_out(out), NO_PATIENTS, "boxes are left out: the table does not state the sizes of the films")
-    return Rows(_frame(images + ".dicom", images, labels), table.paths, tuple(note for note in notes if note))
+    frame, odd = _frame(images + ".dicom", images, labels)
+    return Rows(frame, table.paths, tuple(note for note in (*notes, *odd) if note))
 
 
 def _siim(options: Options) -> Rows:
@@ -266,8 +270,9 @@ def _siim(options: Options) -> Rows:
     corners = np.array([extent(text) for text in runs[there]]).reshape(-1, 4) / FRAME
     boxes = pd.DataFrame({"image_id": (table["ImageId"][there] + ".dcm").to_numpy(), "finding": "Pneumothorax"})
     boxes[["x0", "y0", "x1", "y1"]] = corners
-    notes = ("boxes are the extents of the drawn masks", FROM_NIH, NO_PATIENTS)
-    return Rows(_frame(images + ".dcm", images, labels), table.paths, notes, boxes)
+    frame, odd = _frame(images + ".dcm", images, labels)
+    notes = ("boxes are the extents of the drawn masks", FROM_NIH, NO_PATIENTS, *odd)
+    return Rows(frame, table.paths, notes, boxes)
 
 
 _READERS: dict[str, Callable[[Options], Rows]] = {
@@ -343,19 +348,23 @@ def _left_out(names: Sequence[str]) -> str:
     return f"left out, not findings of ours: {', '.join(names)}" if len(names) else ""
 
 
-def _frame(images: pd.Series, patients: pd.Series, labels: np.ndarray, **facts: object) -> pd.DataFrame:
-    """Rows of nih.ROW_COLUMNS; facts: follow_up, age, sex, view where the collection states them."""
-    frame = pd.DataFrame({"image_id": images.to_numpy(), "patient": patients.to_numpy()}, dtype=str)
+def _frame(
+    images: pd.Series, patients: pd.Series, labels: np.ndarray, **facts: object
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows of nih.ROW_COLUMNS, and notes; facts: follow_up, age, sex, view where the collection states them."""
+    frame = pd.DataFrame({"image_id": images.to_numpy()}, dtype=str)
     twice = frame["image_id"].duplicated()
     if twice.any():
         raise ValueError(f"the film {frame['image_id'][twice].iloc[0]} is listed more than once; keep one")
+    stated = pd.Series(patients.to_numpy(), dtype=str)
+    frame["patient"], notes = read_patients(stated, otherwise=frame["image_id"])
     frame[list(LABELS)] = labels
     frame["follow_up"] = pd.array(np.asarray(facts.get("follow_up", [pd.NA] * len(frame))), dtype="Int64")
     frame["age"] = np.asarray(facts.get("age", np.full(len(frame), np.nan)), float)
     frame["view"] = np.asarray(facts.get("view", [""] * len(frame)), object)
-    sex = pd.Series(np.asarray(facts.get("sex", [""] * len(frame)), object), dtype=str).str.upper().str[:1]
-    frame["sex"] = sex.where(sex.isin(["M", "F"]), "")
-    return frame[list(nih.ROW_COLUMNS)]
+    sexes = pd.Series(np.asarray(facts.get("sex", [""] * len(frame)), object), dtype=str)
+    frame["sex"], odd = read_sexes(sexes)
+    return frame[list(nih.ROW_COLUMNS)], notes + odd
 
 
 def _of_views(rows: Rows, views: Sequence[View]) -> Rows:

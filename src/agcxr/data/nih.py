@@ -17,6 +17,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from agcxr.data.label_cells import class_names
+from agcxr.data.patients import patient_id, read_ages, read_patients, read_sexes
+from agcxr.data.radiograph import stem
 from agcxr.labels import LABELS, NO_FINDING, canonical
 
 ROW_COLUMNS: tuple[str, ...] = ("image_id", "patient", "follow_up", *LABELS, "age", "sex", "view")
@@ -28,9 +31,6 @@ BOX_COLUMNS: tuple[str, ...] = ("image_id", "finding", "x0", "y0", "x1", "y1")
 
 BOX_FRAME = 1024
 """BBox_List_2017.csv is in pixels of the 1024 x 1024 films."""
-
-OLDEST = 120
-"""Ages above this are errors of the table (the 2017 file has ages over 400)."""
 
 LISTS = ("train_val_list.txt", "test_list.txt")
 
@@ -67,7 +67,7 @@ def read_entries(path: str | Path) -> Table:
     """Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, plain or .gz -> rows.
 
     Needs the columns "Image Index" and "Finding Labels"; the others may be missing. Without "Patient ID" the patient is
-    the name's part before "_". Raises ValueError that names the file it was given instead.
+    the file name's part before "_". Raises ValueError that names the file it was given instead.
     """
     path = Path(path)
     names = {_key(name): place for place, name in enumerate(first_row(path))}
@@ -76,7 +76,13 @@ def read_entries(path: str | Path) -> Table:
     try:
         # By position: brackets with commas make the header's last names meaningless, and 2017 has an empty column more.
         table = pd.read_csv(
-            path, header=None, skiprows=1, dtype=str, keep_default_na=False, compression=_compression(path)
+            path,
+            sep=_separator(path),
+            header=None,
+            skiprows=1,
+            dtype=str,
+            keep_default_na=False,
+            compression=_compression(path),
         )
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} has a header and no rows") from error
@@ -89,16 +95,17 @@ def read_entries(path: str | Path) -> Table:
 
     images = column("image index")
     _check_ids(images, path)
-    patients = column("patient id")
-    patients = patients.where(patients != "", images.str.split("_").str[0])
-    frame = pd.DataFrame({"image_id": images, "patient": patients.map(_patient)})
+    patients, notes = read_patients(column("patient id"), otherwise=images.map(_patient_of))
+    if "patient id" not in names:
+        notes += ("no column 'Patient ID': patients are taken from the file names, the part before _",)
+    frame = pd.DataFrame({"image_id": images, "patient": patients})
     frame["follow_up"] = pd.to_numeric(column("follow-up #"), errors="coerce").astype("Int64")
     frame[list(LABELS)] = label_matrix(column("finding labels"), path)
-    frame["age"], notes = read_ages(column("patient age"))
+    frame["age"], odd_ages = read_ages(column("patient age"))
     sex = column("patient gender").where(column("patient gender") != "", column("patient sex"))
-    frame["sex"] = sex.str.upper().str[:1].where(lambda s: s.isin(["M", "F"]), "")
+    frame["sex"], odd_sexes = read_sexes(sex)
     frame["view"] = column("view position").map(view)
-    return Table(frame[list(ROW_COLUMNS)], notes)
+    return Table(frame[list(ROW_COLUMNS)], notes + odd_ages + odd_sexes)
 
 
 def read_boxes(path: str | Path) -> Table:
@@ -150,15 +157,15 @@ def label_matrix(findings: pd.Series, path: str | Path) -> np.ndarray:
     distinct = {text: place for place, text in enumerate(dict.fromkeys(findings))}
     vectors = np.zeros((len(distinct), len(LABELS)), np.float32)
     for text, place in distinct.items():
-        names = [canonical(part) for part in text.split("|")]
-        if not text:
+        names = class_names(text)
+        if not names:
             vectors[place] = np.nan
-        elif None in names:
+        elif not set(names) <= set(LABELS):
             raise ValueError(f"{path}: unknown finding in {text!r}; expected names of {', '.join(LABELS)}, joined by |")
         elif NO_FINDING in names and len(names) > 1:
             raise ValueError(f"{path}: {text!r} says {NO_FINDING!r} beside a finding")
         else:
-            vectors[place, [LABELS.index(name) for name in names if name]] = 1
+            vectors[place, [LABELS.index(name) for name in names]] = 1
     return vectors[findings.map(distinct).to_numpy(int)] if len(findings) else np.empty((0, len(LABELS)), np.float32)
 
 
@@ -181,21 +188,47 @@ def first_row(path: Path) -> list[str]:
 def read_strings(path: str | Path) -> pd.DataFrame:
     """A CSV with a header (plain, .gz or .zip) as strings, "" where a cell is empty. ValueError says what is wrong."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Without index_col=False a row with one cell more than the header would move every name by a column.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+        table = delimited(Path(path))
     except pd.errors.ParserWarning as error:
-        raise ValueError(
-            f"{path}: its rows have more cells than its header has names; name every column, or remove the separators "
-            "at the ends of the lines"
-        ) from error
+        raise ValueError(f"{path} {MORE_CELLS}") from error
     except _BROKEN_TABLE as error:
         raise ValueError(f"{path} cannot be read as a table: {_why(error)}") from error
     if not len(table):
         raise ValueError(f"{path} has a header and no rows")
     table.columns = table.columns.str.strip()
     return table.apply(lambda column: column.str.strip())
+
+
+MORE_CELLS = (
+    "has rows with more cells than its header has names. Are decimals written with a comma (0,258)? Then put semicolons "
+    "between the cells. Else name every column, and end no line with a separator"
+)
+"""What a ParserWarning of `delimited` means, for people."""
+
+
+def delimited(path: Path) -> pd.DataFrame:
+    """Cells of a CSV as strings, "" where empty, whichever separator it has. Raises what pandas does, and a
+    ParserWarning for rows that are longer than the header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        # Without index_col=False a row with one cell more than the header would move every name by a column.
+        return pd.read_csv(
+            path, sep=_separator(path), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig"
+        )
+
+
+def _separator(path: Path) -> str:
+    """Comma, semicolon or tab, whichever the header has most of outside quotes and brackets."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04" and path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
+            first = member.readline(1 << 20)
+    else:
+        with gzip.open(path) if start[:2] == b"\x1f\x8b" else path.open("rb") as file:
+            first = file.readline(1 << 20)
+    header = re.sub(r'"[^"]*"|\[[^\]]*\]', "", first.decode("utf-8", errors="replace"))
+    return max(",;\t", key=header.count)
 
 
 def collection_of(folder: Path) -> str | None:
@@ -245,7 +278,7 @@ def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:
     try:
         opener = gzip.open if _compression(path) else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=_separator(path))
             return [row for row, _ in zip(reader, range(limit), strict=False)] if limit else list(reader)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
@@ -280,19 +313,9 @@ def _check_ids(images: pd.Series, path: Path) -> None:
         )
 
 
-def read_ages(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
-    """Years; "058Y" is read, months and days count as 0 years; beyond OLDEST it becomes NaN and is counted."""
-    parts = text.str.extract(r"^(\d+)([YMWD]?)$", flags=re.I)
-    years = pd.to_numeric(parts[0], errors="coerce").astype(float)
-    years = years.mask(parts[1].str.upper().isin(["M", "W", "D"]), 0.0)
-    wrong = int((years > OLDEST).sum())
-    notes = (f"{wrong} ages over {OLDEST} years were left out as unknown",) if wrong else ()
-    return years.mask(years > OLDEST), notes
-
-
-def _patient(text: str) -> str:
-    """ "00000013", "13" -> "13": the table writes numbers, the file names pad them."""
-    return text.lstrip("0") or "0" if text.isdecimal() else text
+def _patient_of(image: str) -> str:
+    """The patient in a film's name, whatever folder it lies in: "train/00000013_005.png" -> "13"."""
+    return patient_id(stem(image).split("_")[0])
 
 
 def _key(name: str) -> str:

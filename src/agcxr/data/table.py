@@ -1,25 +1,20 @@
 """Any CSV with an image column -> rows: own collections, and public ones that come as one table and its images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from agcxr.data import nih
+from agcxr.data.label_cells import read_statements
+from agcxr.data.patients import is_blank, read_ages, read_patients, read_sexes, unread
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
 from agcxr.data.splits import Rule
 from agcxr.data.storing import USUAL, Storing
-from agcxr.labels import LABELS, NO_FINDING, canonical
-
-VALUES: dict[str, float] = {
-    **dict.fromkeys(("1", "1.0", "true", "yes", "positive", "present"), 1.0),
-    **dict.fromkeys(("0", "0.0", "false", "no", "negative", "absent"), 0.0),
-    **dict.fromkeys(("", "-1", "-1.0", "nan", "na", "n/a", "none", "uncertain", "unknown"), float("nan")),
-}
-"""How a cell of a label column is read (any case): positive, negative, and blank or uncertain = unknown."""
+from agcxr.labels import FINDINGS, LABELS, canonical
 
 
 def read_table(
@@ -34,9 +29,10 @@ def read_table(
 ) -> nih.Table:
     """CSV (or .csv.gz) -> rows (nih.ROW_COLUMNS) and notes.
 
-    label_columns: columns of 0 / 1 values; default: every column whose name is one of our findings, however written.
-    Columns given that are none of ours are left out and named. A finding without a column, blank or uncertain (-1)
-    are unknown (NaN). Without a patient column each film is its own patient, which a note says. Raises ValueError.
+    label_columns: columns of 0 / 1 values, or one of class names ("Mass|Edema"); default: those that
+    `label_cells.read_statements` finds. Other columns are left out and named. A finding that no column states, blank or
+    uncertain (-1) are unknown (NaN). Without a patient column each film is its own patient, which a note says. Raises
+    ValueError.
     """
     path = Path(path)
     table = nih.read_strings(path)
@@ -48,21 +44,26 @@ def read_table(
     if (images == "").any() or images.duplicated().any():
         odd = images[(images == "") | images.duplicated()]
         raise ValueError(f"{path}: {len(odd)} rows have no image or one listed before, first {odd.iloc[0]!r}")
-    patients = table[patient_column or image_column]
-    frame = pd.DataFrame({"image_id": images, "patient": patients.where(patients != "", images)})
+    facts = {name for name in (image_column, patient_column, age_column, sex_column, view_column) if name}
+    kept = [name for name in table.columns if name not in facts or name in (label_columns or ())]
+    stated = read_statements(table[kept], path, label_columns)
+    if stated is None:
+        names = ", ".join(label_columns or table.columns)
+        raise ValueError(
+            f"{path}: none of {names} is one of {', '.join(LABELS)}, and none is a column of class names such as `label`"
+        )
+    frame = pd.DataFrame({"image_id": images})
+    frame["patient"], notes = _patients(table, images, patient_column)
     frame["follow_up"] = pd.array([pd.NA] * len(frame), dtype="Int64")
-    labels, notes = _labels(table, label_columns, path)
-    frame[list(LABELS)] = labels
-    age, odd_ages = nih.read_ages(table[age_column] if age_column else images.map(lambda _: ""))
-    frame["age"] = age
-    frame["sex"] = table[sex_column].str.upper().str[:1] if sex_column else ""
-    frame["sex"] = frame["sex"].where(frame["sex"].isin(["M", "F"]), "")
-    frame["view"] = table[view_column].map(nih.view) if view_column else ""
-    if patient_column is None:
-        notes += ("no patient column: each film counts as a patient of its own, so leaks between parts go unseen",)
-    elif (nameless := int((patients == "").sum())) > 0:
-        notes += (f"{nameless} films without a patient count as patients of their own",)
-    return nih.Table(frame[list(nih.ROW_COLUMNS)], notes + odd_ages)
+    frame[list(LABELS)] = stated.labels.reindex(columns=list(LABELS)).astype(np.float32)
+    blank = pd.Series("", index=table.index, dtype=str)
+    frame["age"], odd_ages = read_ages(table[age_column] if age_column else blank)
+    frame["sex"], odd_sexes = read_sexes(table[sex_column] if sex_column else blank)
+    views = table[view_column] if view_column else blank
+    frame["view"] = views.map(nih.view)
+    odd_views = unread(views[(frame["view"] == "") & ~views.map(is_blank)], "views")
+    notes = _left_out(table, {*facts, *stated.used}, label_columns) + _unstated(stated.labels) + stated.notes + notes
+    return nih.Table(frame[list(nih.ROW_COLUMNS)], notes + odd_ages + odd_sexes + odd_views)
 
 
 def prepare_table(
@@ -96,27 +97,25 @@ def prepare_table(
     return prepare(rows.frame, None, files, out, source=source, split=split, storing=storing)
 
 
-def _labels(table: pd.DataFrame, chosen: Sequence[str] | None, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    columns = [name for name in table.columns if canonical(name)] if chosen is None else list(chosen)
-    left_out = [name for name in columns if canonical(name) is None]
-    labels = np.full((len(table), len(LABELS)), np.nan, np.float32)
-    used: dict[str, str] = {}
-    for name in columns:
-        label = canonical(name)
-        if label is None:
-            continue
-        if label in used:
-            raise ValueError(
-                f"{path}: the columns {used[label]!r} and {name!r} both mean {label}; choose label_columns"
-            )
-        used[label] = name
-        cells = table[name].str.lower()
-        unknown = sorted(set(cells) - set(VALUES))
-        if unknown:
-            raise ValueError(f"{path}, column {name!r}: {unknown[0]!r} is not a label; expected 0, 1, -1 or blank")
-        labels[:, LABELS.index(label)] = cells.map(VALUES)
-    if not used:
-        raise ValueError(f"{path}: none of {', '.join(columns or table.columns)} is one of {', '.join(LABELS)}")
-    unused = [label for label in LABELS if label not in used and label != NO_FINDING]
-    notes = (f"columns left out, not findings of ours: {', '.join(left_out)}",) if left_out else ()
-    return labels, notes + ((f"findings the table does not state: {', '.join(unused)}",) if unused else ())
+def _patients(table: pd.DataFrame, images: pd.Series, column: str | None) -> tuple[pd.Series, tuple[str, ...]]:
+    if column is None:
+        note = "no patient column: each film counts as a patient of its own, so leaks between parts go unseen"
+        return images, (note,)
+    patients, notes = read_patients(table[column], otherwise=images)
+    nameless = int(table[column].map(is_blank).sum())
+    return patients, notes + ((f"{nameless} films without a patient count as patients of their own",) * bool(nameless))
+
+
+def _left_out(table: pd.DataFrame, read: Collection[str | None], chosen: Sequence[str] | None) -> tuple[str, ...]:
+    """Notes that name the columns nothing was read from."""
+    unread = [name for name in table.columns if name not in read]
+    ours = [name for name in unread if canonical(name)]
+    others = [name for name in unread if name not in ours]
+    why = "not chosen as label columns" if chosen is not None else "as the labels stand elsewhere"
+    notes = (f"columns left out, not findings of ours: {', '.join(others)}",) if others else ()
+    return notes + ((f"columns left out, {why}: {', '.join(ours)}",) if ours else ())
+
+
+def _unstated(labels: pd.DataFrame) -> tuple[str, ...]:
+    unused = [label for label in FINDINGS if label not in labels]
+    return (f"findings the table does not state: {', '.join(unused)}",) if unused else ()

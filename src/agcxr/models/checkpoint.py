@@ -25,6 +25,7 @@ from torch import Tensor
 
 from agcxr.calibration import Calibration
 from agcxr.config import Attention, Frozen, Look
+from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
 from agcxr.models.backbones import unreachable
@@ -77,11 +78,14 @@ class Patients(Frozen):
 
     def known(self, ids: Iterable[str], collection: str | None = None) -> tuple[str, ...]:
         """Those of `ids` that the model was trained on, sorted. Patient 27 of one collection is another person than
-        patient 27 of another; where one of the two collections is not known, equal ids count as the same person."""
+        patient 27 of another; where one of the two collections is not known, equal ids count as the same person. Ids
+        are equal however they are padded: cards and folders of earlier versions hold "00000013" and "13.0" for 13."""
         if collection and self.collection and collection != self.collection:
             return ()
         trained = set(self.hashes)
-        return tuple(sorted(one for one in set(ids) if _hash(one, self.salt) in trained))
+        return tuple(
+            sorted(one for one in set(ids) if any(_hash(text, self.salt) in trained for text in spellings(one)))
+        )
 
 
 class Card(Frozen):

@@ -1,0 +1,181 @@
+"""Cells of label tables -> 1, 0 or unknown: columns of values, and one column of class names. For every table.
+
+Shapes: N rows, K findings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from agcxr.labels import LABELS, NO_FINDING, canonical
+
+VALUES: dict[str, float] = {
+    **dict.fromkeys(("true", "t", "yes", "y", "positive", "pos", "present"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "negative", "neg", "absent"), 0.0),
+    **dict.fromkeys(("", "nan", "na", "n/a", "<na>", "null", "none", "uncertain", "unknown"), float("nan")),
+}
+"""Words in a cell of a label column, in lower case: positive, negative, and blank or uncertain = unknown."""
+
+NUMBERS = {1.0: 1.0, 0.0: 0.0, -1.0: float("nan")}
+EMPTY = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none"})
+"""Cells of class names, in lower case, that say nothing of a film: all its labels are unknown."""
+
+NIH_LIST = "findinglabels"
+"""The NIH's column of class names: it states all fifteen labels, also those that no row names."""
+LISTS = (NIH_LIST, "label", "labels", "finding", "findings", "class", "classes", "classname", "diagnosis", "diagnoses")
+"""How a column of class names may be called: letters and digits of its header."""
+
+PREFIXES = ("label", "target", "true", "truth", "gt", "y")
+"""Of label columns, as in "label_Edema"."""
+
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What a table states. labels: a float column a finding, in the order of LABELS: 1, 0 or NaN (unknown). used: its
+    columns that were read. notes: what was odd, for people."""
+
+    labels: pd.DataFrame
+    used: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_statements(table: pd.DataFrame, path: object, chosen: Sequence[str] | None = None) -> Statements | None:
+    """The labels of a table of strings; None where no column states any.
+
+    A column "Finding Labels" comes first, then columns named as a finding ("Edema", "label_Edema"), then one column of
+    class names that is called otherwise (LISTS). chosen: only these columns. Raises ValueError for cells that are no
+    labels, for two columns of one finding, and for class names of which none is known.
+    """
+    names = list(table.columns) if chosen is None else list(chosen)
+    single = chosen is not None and len(names) == 1  # then it may be called anything
+    lists = [name for name in names if (single or letters(name) in LISTS) and _names_classes(table[name])]
+    listed = next((name for name in names if letters(name) == NIH_LIST), None)
+    columns = _finding_columns(names)
+    if listed is None and not columns:
+        listed = lists[0] if lists else None
+    if listed is not None:
+        return _from_names(table[listed], listed, path)
+    return _from_columns(table, columns, path) if columns else None
+
+
+def _finding_columns(names: Sequence[str]) -> dict[str, str]:
+    """Label columns and their findings. "label_Edema" goes before "Edema", which may be a score beside it."""
+    # A header that names a column twice is read as "Edema" and "Edema.1".
+    bare = {name: canonical(re.sub(r"\.\d+$", "", name)) for name in names}
+    prefixed = {name: _behind_prefix(name) for name in names}
+    explicit = {label for label in prefixed.values() if label}
+    found = {name: prefixed[name] or (label if (label := bare[name]) not in explicit else None) for name in names}
+    return {name: label for name, label in found.items() if label}
+
+
+def _behind_prefix(column: str) -> str | None:
+    prefix, _, rest = re.sub("[-.: /]", "_", column.strip(), count=1).partition("_")
+    return canonical(rest) if prefix.lower() in PREFIXES else None
+
+
+def letters(name: str) -> str:
+    """Letters and digits of a header, in lower case."""
+    return "".join(letter for letter in str(name).lower() if letter.isalnum())
+
+
+def class_names(cell: str) -> list[str]:
+    """ "Effusion|Mass", "Effusion; Mass", "Effusion, Mass" or "['Effusion', 'Mass']" -> names, ours where known."""
+    bare = cell.strip().strip("[](){}")
+    if whole := canonical(bare.strip(" '\"")):
+        return [whole]
+    parts = (part.strip(" '\"") for part in re.split("[|;,]", bare))
+    return [canonical(part) or part for part in parts if part.lower() not in EMPTY]
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def column_values(cells: pd.Series, path: object, column: str) -> pd.Series:
+    """Cells of a column of 1, 0 and -1 (also 1.0, 1,0, yes, true, ...) -> float. ValueError names what is no label."""
+    distinct: dict[str, float] = {}
+    for cell in dict.fromkeys(cells):
+        word = cell.strip().lower()
+        number = _number(word)
+        if word in VALUES:
+            distinct[cell] = VALUES[word]
+        elif number is None:
+            raise ValueError(f"{path}, column {column!r}: {cell!r} is not a label; expected 0, 1, -1 or blank")
+        elif number not in NUMBERS:
+            raise ValueError(
+                f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {number:g}"
+            )
+        else:
+            distinct[cell] = NUMBERS[number]
+    return cells.map(distinct).astype(float)
+
+
+def _number(word: str) -> float | None:
+    """1, 1.0 and, as spreadsheets of many countries have it, 1,0."""
+    try:
+        return float(word.replace(",", ".", 1))
+    except ValueError:
+        return None
+
+
+def _names_classes(cells: pd.Series) -> bool:
+    """The cells are words, not values."""
+    words = {cell for cell in cells.str.strip().str.lower() if cell not in VALUES}
+    return any(_number(word) is None for word in words)
+
+
+def _from_names(cells: pd.Series, column: str, path: object) -> Statements:
+    """What a cell names is 1, all else that the column ever names is 0 (for the NIH's column: all else)."""
+    of_cell = {cell: class_names(cell) for cell in dict.fromkeys(cells)}
+    count = Counter(name for cell in cells for name in set(of_cell[cell]))
+    stated = [label for label in LABELS if label in count or letters(column) == NIH_LIST]
+    others = [f"{name} ({number})" for name, number in count.most_common() if name not in LABELS]
+    if not any(label in count for label in LABELS) and count:
+        odd = next(name for name in count)
+        raise ValueError(
+            f"{path}, column {column!r}: unknown finding {odd!r} in the labels, and none that is known among "
+            f"{shortened(others)}; expected some of {', '.join(LABELS)}"
+        )
+    rows = {cell: [float(label in names) if names else np.nan for label in stated] for cell, names in of_cell.items()}
+    labels = pd.DataFrame([rows[cell] for cell in cells], columns=stated, index=cells.index, dtype=float)
+    labels, notes = _contradictions(labels)
+    if others:
+        notes += (f"class names left out, not findings of ours: {shortened(others)}",)
+    return Statements(labels, (column,), notes)
+
+
+def _from_columns(table: pd.DataFrame, columns: dict[str, str], path: object) -> Statements:
+    used: dict[str, str] = {}
+    values: dict[str, pd.Series] = {}
+    for name, label in columns.items():
+        if label in used:
+            raise ValueError(
+                f"{path}: the columns {used[label]!r} and {name!r} both mean {label}; keep one of them, or choose "
+                "label_columns"
+            )
+        used[label] = name
+        values[label] = column_values(table[name], path, name)
+    labels = pd.DataFrame({label: values[label] for label in LABELS if label in values})
+    labels, notes = _contradictions(labels)
+    return Statements(labels, tuple(columns), notes)
+
+
+def _contradictions(labels: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """ "No Finding" beside a finding: the finding counts."""
+    if NO_FINDING not in labels:
+        return labels, ()
+    both = (labels[NO_FINDING] == 1) & (labels.drop(columns=NO_FINDING) == 1).any(axis=1)
+    if not both.any():
+        return labels, ()
+    labels = labels.assign(**{NO_FINDING: labels[NO_FINDING].mask(both, 0.0)})
+    return labels, (f"{int(both.sum())} films say {NO_FINDING!r} beside a finding: the finding counts",)
