@@ -200,8 +200,8 @@ def read_strings(path: str | Path) -> pd.DataFrame:
 
 
 MORE_CELLS = (
-    "has rows with more cells than its header has names. Are decimals written with a comma (0,258)? Then put semicolons "
-    "between the cells. Else name every column, and end no line with a separator"
+    "has rows with more cells than its header has names. Are decimals written with a comma (0,258)? Then put "
+    "semicolons between the cells. Else name every column, and end no line with a separator"
 )
 """What a ParserWarning of `delimited` means, for people."""
 

@@ -20,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from agcxr.data import nih
+from agcxr.data.archives import list_archive
 from agcxr.data.partial import Partial, Settings, finish
 from agcxr.data.prepared import (
     FORMAT,
@@ -35,13 +36,16 @@ from agcxr.data.prepared import (
     read_plan,
 )
 from agcxr.data.radiograph import RESIZE_RULE, stem
-from agcxr.data.sources import ImageFiles, find_files, list_archive
+from agcxr.data.sources import ImageFiles, find_files
 from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
 from agcxr.data.storing import USUAL, Storing
 from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
 from agcxr.labels import LABELS
 
 __all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
+
+ZIP_JOBS = 32
+"""Jobs that the films of a .zip are shared out in, at most."""
 
 SMALL = 128
 """Fewer films than this are worked through in this process: starting others would take longer."""
@@ -54,6 +58,11 @@ class _Wanted:
     rows: pd.DataFrame
     paths: list[str]
     in_archives: tuple[Path, ...]
+    """Archives that are read from front to back."""
+    zipped: dict[str, tuple[str, str]]
+    """Paths that are members of a .zip: the .zip, and their names in it."""
+    breaks: tuple[str, ...]
+    """Archives that could not be listed, in words."""
     table: int
     left_out: int
     duplicates: int
@@ -97,7 +106,8 @@ def prepare(
     if _is_finished(out, partial, fingerprint):
         return open_prepared(out)
     if wanted.missing():
-        _check_rejected(dict.fromkeys(wanted.missing(), MISSING), wanted, storing.max_rejected, None)
+        why = "; ".join([MISSING, *wanted.breaks])
+        _check_rejected(dict.fromkeys(wanted.missing(), why), wanted, storing.max_rejected, None)
     with Partial(out, settings, _say) as place:
         rejected = _decode(wanted, place, storing.workers)
         _write_rejected(partial, wanted.rows, rejected)
@@ -161,10 +171,11 @@ def source_of(name: str, files: ImageFiles, tables: Iterable[str | Path], notes:
         read.append(SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     collection = nih.collection_of(Path(read[0].path).parent) if name == "nih" else None if name == "table" else name
     images = tuple(map(str, files.folders))
-    return Source(name=name, collection=collection, images=images, tables=tuple(read), notes=notes)
+    return Source(name=name, collection=collection, images=images, tables=tuple(read), notes=notes + files.notes)
 
 
 MISSING = "missing: no file of this name"
+BREAKS = "breaks off"
 
 
 def _say(text: str) -> None:
@@ -189,7 +200,7 @@ def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
         # Archives must be gone through once more here: which rows there are decides the draw and the split.
         listed: set[str] = set()
         for path in tqdm(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
-            listed.update(list_archive(path, _say))
+            listed.update(map(stem, list_archive(path, _say)))
         here = rows["image_id"].map(lambda name: files.find(name) is not None or stem(name) in listed)
         rows = rows[here.astype(bool)]
         if not len(rows):
@@ -200,7 +211,9 @@ def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
     if files.archives and rows["image_id"].map(stem).duplicated().any():
         raise ValueError("files in archives are found by name alone, and two rows have the same; unpack the archives")
     _check_apart(rows["image_id"], paths)
-    return _Wanted(rows, paths, files.archives, table, left_out, len(files.duplicates))
+    breaks = tuple(note for note in files.notes if BREAKS in note)
+    doubled = sum(bool(path) and files.is_ambiguous(name) for name, path in zip(rows["image_id"], paths, strict=True))
+    return _Wanted(rows, paths, files.archives, files.zipped, breaks, table, left_out, doubled)
 
 
 def _check_apart(names: pd.Series, paths: list[str]) -> None:
@@ -253,7 +266,7 @@ def _decode(wanted: _Wanted, place: Partial, workers: int | None) -> dict[int, s
     if place.count:
         _say(f"continuing: {place.count:,} of {total:,} films are done")
     rejected: dict[int, str] = {}
-    breaks: list[str] = []
+    breaks = list(wanted.breaks)
     with tqdm(total=total, initial=place.count, desc="preparing", unit=" films", smoothing=0.05) as bar:
         count = workers or (1 if total < SMALL else default_workers())
         for batch in run_jobs(_jobs(wanted, place), place.target, count):
@@ -280,9 +293,23 @@ def _jobs(wanted: _Wanted, place: Partial) -> Iterator[Job]:
         names = wanted.rows["image_id"].map(stem)
         in_archives = {name: row for row, name in enumerate(names) if not wanted.paths[row] and not place.has(row)}
         yield from (Archive(str(path), in_archives) for path in wanted.in_archives if in_archives)
-    films = ((row, path) for row, path in enumerate(wanted.paths) if path and not place.has(row))
-    while some := tuple(islice(films, CHUNK)):
-        yield Files(some)
+    zips: dict[str, dict[str, int]] = {}
+    for row, path in enumerate(wanted.paths):
+        if path in wanted.zipped and not place.has(row):
+            archive, name = wanted.zipped[path]
+            zips.setdefault(archive, {})[name] = row
+    for archive, rows in zips.items():
+        # Many jobs, so that workers share a .zip; few, as each of them reads the list of its members.
+        left, share = iter(rows.items()), max(CHUNK, -(-len(rows) // ZIP_JOBS))
+        while some := dict(islice(left, share)):
+            yield Archive(archive, some)
+    films = (
+        (row, path)
+        for row, path in enumerate(wanted.paths)
+        if path and path not in wanted.zipped and not place.has(row)
+    )
+    while chunk := tuple(islice(films, CHUNK)):
+        yield Files(chunk)
 
 
 def _write_folder(
@@ -332,7 +359,7 @@ def _check_rejected(rejected: dict[int, str], wanted: _Wanted, max_rejected: flo
     cures = [f"allow it with --max-rejected {min(1.0, np.ceil(share * 1000) / 1000):g}"]
     if missing > len(rejected) / 2:
         cures.insert(0, "if the films are only a part of the collection, say so with --subset")
-    if any("breaks off" in reason for reason in rejected.values()):
+    if any(BREAKS in reason for reason in rejected.values()):
         cures.insert(0, "fetch the archive that breaks off again")
     raise ValueError(
         f"{len(rejected):,} of {len(wanted.rows):,} films ({share:.1%}) cannot be used ({_kinds(rejected)}), more than "

@@ -41,7 +41,7 @@ __all__ = [
     "without_suffix",
 ]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".dcm", ".dicom")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".dcm", ".dicom", ".ima")
 """Extensions of films, left out when files and names are compared (names may hold other dots: DICOM UIDs do)."""
 
 MAX_PIXELS = 100_000_000

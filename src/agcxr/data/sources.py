@@ -1,33 +1,91 @@
-"""Where the films lie: folders of any depth, .tar.gz archives as downloaded, or both. Files are found by stem.
+"""Where films lie: folders of any depth, .zip and .tar archives, or all of them. The one finder of films.
 
-So a table that says 00000013_005.png finds images/00000013_005.jpg, images_001/images/00000013_005.png or the member
-images/00000013_005.png of images_001.tar.gz. Folders are listed at once; archives can only be read from front to back,
-so they are listed only when asked to (`list_archive`) and otherwise read in one pass (`walk_archive`).
+`Walk` finds the films and archives below a folder, for `prepare` and `predict` alike. `find_files` lists them by name,
+so a table that says 00000013_005.png finds images/00000013_005.jpg, images_001/images/00000013_005.png or the member
+images/00000013_005.png of an archive. Folders and .zip archives are listed at once; a .tar can only be read from front
+to back, so it is listed only when asked to (`list_archive`) and otherwise read in one pass (`walk_archive`).
 """
 
 import os
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from agcxr.data.archives import ARCHIVES, HEAD, is_archive, is_film, is_zip, list_archive
 from agcxr.data.radiograph import SUFFIXES, stem, without_suffix
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
-MAX_MEMBER = 1 << 30
-"""Bytes of the largest archive member that is read into memory."""
+@dataclass
+class Walk:
+    """The films and archives below `folder`, sorted by name within a folder, files before folders. Iterate once, over
+    (file, its path below the folder); memory holds one folder's names at a time.
 
-BROKEN_ARCHIVE = (tarfile.TarError, OSError, EOFError, zlib.error)
+    Links to folders are followed, each folder once. `leave_out`: folders that are not entered. Complete after the
+    iteration: `ignored` files that are neither, by number, `odd`, the first of them, and `closed` folders that may not
+    be read.
+    """
+
+    folder: Path
+    leave_out: tuple[str | os.PathLike[str], ...] = ()
+    ignored: int = 0
+    odd: str = ""
+    closed: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[Path, Path]]:
+        return self._below(self.folder, Path(), set())
+
+    def _below(self, folder: Path, relative: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, Path]]:
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino)
+        if key in seen or is_left_out(folder, self.leave_out):
+            return
+        seen.add(key)
+        names = list_folder(folder, self.closed)
+        for name in (name for name, is_folder in names if not is_folder):
+            if (is_archive(name) and not name.startswith(".")) or is_film_file(folder / name):
+                yield folder / name, relative / name
+            else:
+                self.ignored += 1
+                self.odd = self.odd or name
+        for name in (name for name, is_folder in names if is_folder):
+            yield from self._below(folder / name, relative / name, seen)
+
+
+def list_folder(folder: Path, closed: list[str]) -> list[tuple[str, bool]]:
+    """Names in a folder, sorted, and whether each is a folder; `closed` gets one that may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries)
+    except PermissionError:
+        closed.append(str(folder))
+        return []
+
+
+def is_left_out(folder: Path, leave_out: Sequence[str | os.PathLike[str]]) -> bool:
+    """Whether a folder is one of those that are not entered."""
+    return any(os.path.exists(other) and os.path.samefile(folder, other) for other in leave_out)
+
+
+def is_film_file(path: Path) -> bool:
+    """Whether a file is a film, by its suffix or its first bytes; see `archives.is_film`."""
+    return is_film(path.name, lambda: _head(path))
+
+
+def _head(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        return b""  # reading a pipe would wait for ever
+    with open(path, "rb") as file:
+        return file.read(HEAD)
 
 
 @dataclass(frozen=True)
 class ImageFiles:
     """The films that were found.
 
-    by_path: path below its folder without extension ("images_001/images/00000013_005") -> file. by_stem: stem -> file
-    (the first in sorted order). archives: to be read front to back. duplicates: stems found more than once, how often.
+    by_path: path below its folder or .zip without extension ("images_001/images/00000013_005") -> file, a .zip's member
+    as "films.zip/images/00000013_005.png". by_stem: stem -> file (the first in sorted order). archives: .tar files, to
+    be read front to back. zipped: files that are members -> their .zip and their names in it. duplicates: stems found more
+    than once, how often; doubled: likewise paths. notes: what was odd, for people.
     """
 
     folders: tuple[Path, ...]
@@ -35,96 +93,102 @@ class ImageFiles:
     by_stem: dict[str, str]
     archives: tuple[Path, ...]
     duplicates: dict[str, int]
+    doubled: frozenset[str] = frozenset()
+    zipped: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def find(self, image_id: str) -> str | None:
         """File of an image named as in a table. Folders in the name count: the longest part of it that exists wins."""
-        parts = without_suffix(image_id).strip("/").split("/")
-        for start in range(len(parts) - 1):
-            path = self.by_path.get("/".join(parts[start:]))
-            if path is not None:
-                return path
+        path = self._path_of(image_id)
+        if path is not None:
+            return self.by_path[path]
+        parts = _parts(image_id)
         if len(parts) > 1 and parts[-1] in self.duplicates:
             return None  # many files of that name, none in the folder that is asked for
         return self.by_stem.get(parts[-1])
 
+    def is_ambiguous(self, image_id: str) -> bool:
+        """Whether other files go by the name as well as the one that `find` gives."""
+        path = self._path_of(image_id)
+        return path in self.doubled if path is not None else _parts(image_id)[-1] in self.duplicates
+
+    def _path_of(self, image_id: str) -> str | None:
+        parts = _parts(image_id)
+        tails = ("/".join(parts[start:]) for start in range(len(parts) - 1))
+        return next((tail for tail in tails if tail in self.by_path), None)
+
 
 def find_files(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ImageFiles:
-    """List the films (PNG, JPEG, WebP, DICOM by extension) and archives under one or several folders or archives.
+    """List the films (PNG, JPEG, WebP by extension, DICOM also by content) and archives under one or several folders or
+    archives.
 
     Raises ValueError for a place that does not exist or if nothing at all is found.
     """
     listed = [places] if isinstance(places, str | os.PathLike) else places
-    roots = tuple(Path(place) for place in listed)
-    by_path: dict[str, str] = {}
-    by_stem: dict[str, str] = {}
-    duplicates: dict[str, int] = {}
-    archives: list[Path] = []
-    for root in roots:
+    found = _Found(tuple(Path(place) for place in listed))
+    for root in found.roots:
         if not root.exists():
-            raise ValueError(f"{root} does not exist; expected a folder of images or a .tar.gz archive")
-        for path in _walk(root) if root.is_dir() else [root]:
-            if path.name.lower().endswith(ARCHIVES):
-                archives.append(path)
-            elif path.name.lower().endswith(SUFFIXES):
-                key, below = stem(path.name), without_suffix(path.relative_to(root).as_posix())
-                below = key if below == key else below  # one string for both tables
-                if key in by_stem:
-                    duplicates[key] = duplicates.get(key, 1) + 1
-                by_stem.setdefault(key, str(path))
-                by_path.setdefault(below, str(path))
-    if not by_stem and not archives:
+            raise ValueError(f"{root} does not exist; expected a folder of images, or a .zip or .tar.gz archive")
+        walk = Walk(root)
+        for path, below in walk if root.is_dir() else [(root, Path(root.name))]:
+            found.add(path, below)
+        found.others += [f"{walk.ignored:,} other files there, such as {walk.odd}"] if walk.ignored else []
+        found.notes += [f"no permission to read the folder {folder}" for folder in walk.closed]
+    if not found.by_stem and not found.archives:
         raise ValueError(
-            f"no images under {', '.join(map(str, roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}"
+            f"no images under {', '.join(map(str, found.roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}, "
+            f"or DICOM files of any name{''.join(f'; {text}' for text in (*found.others, *found.notes))}"
         )
-    return ImageFiles(roots, by_path, by_stem, tuple(archives), duplicates)
+    return found.files()
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below, sorted; links are followed once; names with a leading dot (macOS remains) are left out."""
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(folder, name)
+@dataclass
+class _Found:
+    """`ImageFiles` in the making."""
+
+    roots: tuple[Path, ...]
+    by_path: dict[str, str] = field(default_factory=dict)
+    by_stem: dict[str, str] = field(default_factory=dict)
+    archives: list[Path] = field(default_factory=list)
+    duplicates: dict[str, int] = field(default_factory=dict)
+    doubled: set[str] = field(default_factory=set)
+    zipped: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, below: Path) -> None:
+        if is_zip(path):
+            for name in list_archive(path, self.notes.append):
+                file = f"{path}/{name}"
+                self.zipped.setdefault(file, (str(path), name))
+                self._film(file, (below.parent / name).as_posix())
+        elif is_archive(path.name):
+            self.archives.append(path)
+        else:
+            self._film(str(path), below.as_posix())
+
+    def _film(self, file: str, below: str) -> None:
+        path, key = without_suffix(below), stem(below)
+        path = key if path == key else path  # one string for both tables
+        if key in self.by_stem:
+            self.duplicates[key] = self.duplicates.get(key, 1) + 1
+        if path in self.by_path:
+            self.doubled.add(path)
+        self.by_stem.setdefault(key, file)
+        self.by_path.setdefault(path, file)
+
+    def files(self) -> ImageFiles:
+        return ImageFiles(
+            self.roots,
+            self.by_path,
+            self.by_stem,
+            tuple(self.archives),
+            self.duplicates,
+            frozenset(self.doubled),
+            self.zipped,
+            tuple(self.notes),
+        )
 
 
-def walk_archive(path: str | os.PathLike[str]) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
-    """(stem, member, archive) of each film of a .tar or .tar.gz, front to back, nothing unpacked.
-
-    The member must be read, if at all, before the next is asked for. Raises BROKEN_ARCHIVE where the archive breaks.
-    """
-    with tarfile.open(path, "r|*", bufsize=1 << 20) as archive:
-        for member in archive:
-            name = member.name.rsplit("/", 1)[-1]
-            if member.isfile() and not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield stem(name), member, archive
-
-
-def read_member(member: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
-    """Bytes of a member. Raises ValueError for one that is too large to be a film."""
-    if member.size > MAX_MEMBER:
-        raise ValueError(f"a file of {member.size:,} bytes; no radiograph needs more than {MAX_MEMBER:,}")
-    file = archive.extractfile(member)
-    return file.read() if file else b""
-
-
-def list_archive(path: str | os.PathLike[str], say: Callable[[str], None]) -> tuple[str, ...]:
-    """Stems of an archive's films; nothing is decoded. `say` hears of an archive that breaks off."""
-    stems = []
-    try:
-        for key, _, _ in walk_archive(path):
-            stems.append(key)
-    except BROKEN_ARCHIVE as error:
-        say(why_broken(path, error))
-    return tuple(stems)
-
-
-def why_broken(path: str | os.PathLike[str], error: Exception) -> str:
-    """One of BROKEN_ARCHIVE in words."""
-    return f"{path} breaks off: {str(error) or type(error).__name__}"
+def _parts(image_id: str) -> list[str]:
+    return without_suffix(image_id).strip("/").split("/")

@@ -50,7 +50,8 @@ def read_table(
     if stated is None:
         names = ", ".join(label_columns or table.columns)
         raise ValueError(
-            f"{path}: none of {names} is one of {', '.join(LABELS)}, and none is a column of class names such as `label`"
+            f"{path}: none of {names} is one of {', '.join(LABELS)}, and none is a column of class names, "
+            "as `label` or `Finding Labels` are"
         )
     frame = pd.DataFrame({"image_id": images})
     frame["patient"], notes = _patients(table, images, patient_column)

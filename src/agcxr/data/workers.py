@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import cv2
 
-from agcxr.data.radiograph import MAX_PIXELS, RadiographError, read_radiograph, resize
-from agcxr.data.sources import BROKEN_ARCHIVE, read_member, walk_archive, why_broken
+from agcxr.data.archives import BROKEN_ARCHIVE, walk_archive, why_broken
+from agcxr.data.radiograph import MAX_PIXELS, RadiographError, read_radiograph, resize, stem
 
 CHUNK = 16
 """Films a message: little enough to share out evenly, enough to make the messages cheap."""
@@ -57,13 +57,13 @@ class Files:
 
 @dataclass(frozen=True)
 class Archive:
-    """Films to pick from an archive: stem -> row."""
+    """Films to pick from an archive. rows: a .tar's by stem, a .zip's by their names in it."""
 
     path: str
     rows: dict[str, int] = field(repr=False)
 
     def without(self, rows: set[int]) -> "Archive":
-        return replace(self, rows={stem: row for stem, row in self.rows.items() if row not in rows})
+        return replace(self, rows={name: row for name, row in self.rows.items() if row not in rows})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,14 +104,12 @@ def _work(job: Job, target: Target, file: BinaryIO, starting: Callable[[int], No
         return
     left = dict(job.rows)
     try:
-        for stem, member, archive in walk_archive(job.path):
-            if stem not in left:
-                continue
-            row = left.pop(stem)
+        for member in walk_archive(job.path, left):
+            row = left.pop(member.name if member.name in left else stem(member.name))
             starting(row)
             try:
-                batch.append(_film(row, read_member(member, archive), target, file))
-            except ValueError as error:
+                batch.append(_film(row, member.read(), target, file))
+            except RadiographError as error:
                 batch.append(Done(row, reason=str(error)))
             if len(batch) >= CHUNK:
                 yield batch

@@ -38,7 +38,7 @@ class DicomFiles:
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str | None, str | None]:
         """The columns have the folder, or the reason why there is none."""
-        data = film.path.read_bytes()
+        data = film.read()
         if data[:4] in (b"\x89PNG", b"RIFF") or data[:3] == b"\xff\xd8\xff":
             return None, "not a DICOM file, so there is no study to put results in"
         try:

@@ -24,6 +24,7 @@ from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Failure, Precision, Prediction
+from agcxr.inference.stream import Remote
 from agcxr.inference.table import Table, Tally, open_csv
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def predict_files(
 
     Args:
         model: run folder, model folder, hub id, or a file that `agcxr export` wrote (torch is not imported then).
-        inputs: files, folders (searched at any depth) and glob patterns, in any mix. A film given twice gets two rows.
+        inputs: files, folders (searched at any depth), archives and glob patterns, in any mix. A film given twice gets
+            two rows.
         explain_dir: write a picture per film into this folder.
         workers: threads that decode films; default: one a core.
         point, prevalence: for a calibrated model, where findings are called and how common they are; see `Predictor`.
@@ -266,8 +268,8 @@ def predicted(
 ) -> Iterator[list[str]]:
     """The rows of films, as cells, in order; what the sinks write is on disk when a row comes."""
     waiting: deque[FilmFile] = deque()
-    paths = _remembered(films, waiting)
-    for result in engine.stream(paths, batch_size=batch_size, workers=workers, keep_film=KEPT_FILM if sinks else 0):
+    inputs = _remembered(films, waiting)
+    for result in engine.stream(inputs, batch_size=batch_size, workers=workers, keep_film=KEPT_FILM if sinks else 0):
         film = waiting.popleft()
         also: list[str | None] = []
         if isinstance(result, Prediction):
@@ -276,11 +278,11 @@ def predicted(
         yield table.cells(table.values(str(film.path), result, also))
 
 
-def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Path]:
-    """The paths for the engine, which keeps their order; `waiting` holds those under way."""
+def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Path | Remote]:
+    """The films for the engine, which keeps their order; `waiting` holds those under way."""
     for film in films:
         waiting.append(film)
-        yield film.path
+        yield film.path if film.fetch is None else Remote(str(film.path), film.fetch)
 
 
 class Pictures:

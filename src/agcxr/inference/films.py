@@ -1,33 +1,47 @@
-"""Film files among a mix of files, folders and globs, found lazily: memory holds one folder's names at a time."""
+"""Film files among files, folders, archives and globs, found lazily: memory holds one folder's names at a time.
+
+What counts as a film in a folder or an archive is said where films are found for all commands, in data/sources.py.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+
+from agcxr.data.archives import ARCHIVES, BROKEN_ARCHIVE, Member, is_archive, is_zip, walk_archive, why_broken
+from agcxr.data.radiograph import SUFFIXES, RadiographError
+from agcxr.data.sources import Walk, is_left_out, list_folder
 
 
 @dataclass(frozen=True)
 class FilmFile:
-    """A file, where it lies below the input it was found by, and its place among all films of the walk, from 0."""
+    """A film, where it lies below the input it was found by, and its place among all films of the walk, from 0.
+
+    path: of its file; of an archive's member the archive's with the member's name behind it. fetch: a member's bytes.
+    """
 
     path: Path
     relative: Path
     place: int = 0
+    fetch: Callable[[], bytes] | None = None
+
+    def read(self) -> bytes:
+        """The bytes. Raises OSError, and RadiographError for members that cannot be read."""
+        return self.path.read_bytes() if self.fetch is None else self.fetch()
 
 
 @dataclass
 class Films:
     """The films of `inputs`, in the order given, sorted by name within a folder. Iterate once.
 
-    A file that is named, or matched by a glob's last part, is taken whatever its name. In folders, files count by
-    suffix; those without one (as PACS write them) if they begin like DICOM. `ignored` counts the rest, `empty` lists
-    inputs without a film, `closed` folders that may not be read; all are complete after the iteration. Links to
-    folders are followed, each folder once.
+    A file that is named, or matched by a glob's last part, is taken whatever its name; in archives (.zip, .tar.gz) and
+    folders, files count by suffix, and others if they begin like DICOM. An archive that breaks off is a film that
+    cannot be read. `ignored` counts the rest, `empty` lists inputs without a film, `closed` folders that may not be
+    read; all are complete after the iteration. Links to folders are followed, each folder once.
 
     Raises:
         ValueError: an input that is neither a file, a folder nor a pattern.
@@ -40,13 +54,11 @@ class Films:
     empty: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
-    SUFFIXES: ClassVar[frozenset[str]] = frozenset({".png", ".jpg", ".jpeg", ".webp", ".dcm", ".dicom"})
-
     def __post_init__(self) -> None:
         missing = [name for name in self.inputs if not os.path.exists(name) and not glob.has_magic(name)]
         if missing:
             raise ValueError(
-                f"no such file or folder: {', '.join(missing)}; expected films, folders of films, "
+                f"no such file or folder: {', '.join(missing)}; expected films, folders of films, archives, "
                 "or glob patterns in quotes such as 'films/**/*.png'"
             )
 
@@ -62,31 +74,41 @@ class Films:
 
     def looked_for(self) -> str:
         """What would have counted, for an error message."""
-        known = ", ".join(sorted(self.SUFFIXES))
-        return f"in folders {known} files and DICOM files without a suffix count ({self.ignored} other files ignored)"
+        known = ", ".join(sorted((*SUFFIXES, *ARCHIVES)))
+        return f"in folders {known} files and DICOM files of any name count ({self.ignored} other files ignored)"
 
     def _of(self, name: str) -> Iterator[FilmFile]:
         if os.path.isdir(name):
-            yield from self._walk(Path(name), Path(), set())
+            yield from self._walk(Path(name), Path())
         elif os.path.exists(name):
-            yield FilmFile(Path(name), Path(Path(name).name))
+            yield from self._file(Path(name), Path(Path(name).name))
         else:
             yield from self._glob(name)
 
-    def _walk(self, folder: Path, relative: Path, seen: set[tuple[int, int]]) -> Iterator[FilmFile]:
-        status = folder.stat()
-        key = (status.st_dev, status.st_ino)
-        if key in seen or self._left_out(folder):
+    def _walk(self, folder: Path, relative: Path) -> Iterator[FilmFile]:
+        walk = Walk(folder, self.leave_out)
+        for path, below in walk:
+            yield from self._file(path, relative / below)
+        self.ignored += walk.ignored
+        self.closed += walk.closed
+
+    def _file(self, path: Path, relative: Path) -> Iterator[FilmFile]:
+        """The film that a file is, or those in an archive; these lie in a folder of its name."""
+        if not is_archive(path.name) or not path.is_file():
+            yield FilmFile(path, relative)
             return
-        seen.add(key)
-        found = self._list(folder)
-        for name in (name for name, is_folder in found if not is_folder):
-            if self._is_film(folder / name):
-                yield FilmFile(folder / name, relative / name)
-            else:
-                self.ignored += 1
-        for name in (name for name, is_folder in found if is_folder):
-            yield from self._walk(folder / name, relative / name, seen)
+        suffix = max((end for end in ARCHIVES if path.name.lower().endswith(end)), key=len)
+        folder = relative.with_name(path.name[: -len(suffix)] or path.name)
+        try:
+            for member in walk_archive(path, pass_over=self._ignore):
+                # A .tar gives a member once, in passing; a .zip when its turn comes, which may be in another thread.
+                fetch = member.read if is_zip(path) else _read_now(member)
+                yield FilmFile(Path(f"{path}/{member.name}"), folder / _inside(member.name), fetch=fetch)
+        except BROKEN_ARCHIVE as error:
+            yield FilmFile(path, relative, fetch=_refusal(why_broken(path, error)))
+
+    def _ignore(self, name: str) -> None:
+        self.ignored += 1
 
     def _glob(self, pattern: str) -> Iterator[FilmFile]:
         """Folders matched by the head of the pattern, one after the other; in each the names its last part matches."""
@@ -96,41 +118,37 @@ class Films:
             head, last = pattern, "*"
         heads = glob.iglob(head, recursive=True) if glob.has_magic(head) else [head or os.curdir]
         for folder in sorted(name for name in heads if os.path.isdir(name)):
-            if self._left_out(Path(folder)):
+            if is_left_out(Path(folder), self.leave_out):
                 continue
-            for name, is_folder in self._list(Path(folder)):
+            for name, is_folder in list_folder(Path(folder), self.closed):
                 hidden = name.startswith(".") and not last.startswith(".")
                 if hidden or not fnmatch.fnmatch(name, last):
                     continue
                 if not is_folder:
-                    yield FilmFile(Path(folder) / name, Path(name))
+                    yield from self._file(Path(folder) / name, Path(name))
                 elif not everything:  # with "**" the folders below are among the heads
-                    yield from self._walk(Path(folder) / name, Path(name), set())
+                    yield from self._walk(Path(folder) / name, Path(name))
 
-    def _list(self, folder: Path) -> list[tuple[str, bool]]:
-        """Names in a folder, sorted, and whether each is a folder."""
-        try:
-            with os.scandir(folder) as entries:
-                return sorted((entry.name, entry.is_dir()) for entry in entries)
-        except PermissionError:
-            self.closed.append(str(folder))
-            return []
 
-    def _left_out(self, folder: Path) -> bool:
-        return any(os.path.exists(one) and os.path.samefile(folder, one) for one in self.leave_out)
+def _read_now(member: Member) -> Callable[[], bytes]:
+    try:
+        data = member.read()
+    except RadiographError as error:
+        return _refusal(str(error))
+    return lambda: data
 
-    def _is_film(self, path: Path) -> bool:
-        suffix = path.suffix.lower()
-        if suffix in self.SUFFIXES:
-            return True
-        # PACS name files IM000001, or by their UID ("1.2.840.113619...."): no suffix, or one of digits only.
-        if path.name == "DICOMDIR" or not (suffix == "" or suffix[1:].isdigit()):
-            return False
-        try:
-            with open(path, "rb") as file:
-                return file.read(132)[128:] == b"DICM"
-        except OSError:
-            return True  # it gets a row that says why it cannot be read
+
+def _refusal(reason: str) -> Callable[[], bytes]:
+    def fetch() -> bytes:
+        raise RadiographError(reason)
+
+    return fetch
+
+
+def _inside(name: str) -> Path:
+    """A member's name as a path that leads nowhere else: archives may name "../x", "/x" or "C:\\x"."""
+    parts = name.replace("\\", "/").replace(":", "_").replace("\0", "_").split("/")
+    return Path(*(part for part in parts if part not in ("", ".", "..")))
 
 
 def with_pictures(films: Iterable[FilmFile]) -> Iterator[FilmFile]:
@@ -141,7 +159,7 @@ def with_pictures(films: Iterable[FilmFile]) -> Iterator[FilmFile]:
     """
     used: set[str] = set()
     for film in films:
-        stem = film.relative.with_suffix("") if film.relative.suffix.lower() in Films.SUFFIXES else film.relative
+        stem = film.relative.with_suffix("") if film.relative.suffix.lower() in SUFFIXES else film.relative
         name, number = f"{stem}.png", 2
         while name in used:
             name, number = f"{stem}-{number}.png", number + 1

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from agcxr.calibration import Point, parse_prevalence
+from agcxr.data.radiograph import SUFFIXES
 from agcxr.inference.batch import load_engine, summarise, table_of
-from agcxr.inference.films import Films
+from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.launch import Request
 from agcxr.inference.onnx_engine import is_exported
 from agcxr.inference.stream import Film, Remote
@@ -131,7 +132,7 @@ def _listed(ray: Any, inputs: Sequence[str], size: int) -> tuple[list[Any], Foun
         if "://" in name:
             return _remote(name)
         walks.append(Films([name]))
-        return (str(film.path) for film in walks[-1])
+        return map(_path, walks[-1])
 
     names = itertools.chain.from_iterable(map(below, inputs))
     blocks, place = [], 0
@@ -146,6 +147,13 @@ def _listed(ray: Any, inputs: Sequence[str], size: int) -> tuple[list[Any], Foun
     return blocks, Found(sum(walk.ignored for walk in walks), empty, closed)
 
 
+def _path(film: FilmFile) -> str:
+    """What actors read a film by. ValueError for a member of an archive, which another machine cannot."""
+    if film.fetch is not None:
+        raise ValueError(f"--engine ray does not look into archives, and {film.path} is in one: unpack it")
+    return str(film.path)
+
+
 def _remote(uri: str) -> Iterator[str]:
     """The film of a URI, or the films by name below it, sorted."""
     system, path = _filesystem(uri)
@@ -158,7 +166,7 @@ def _remote(uri: str) -> Iterator[str]:
     root = uri.rstrip("/")
     below = system.get_file_info(fs.FileSelector(path, recursive=True))
     for one in sorted(below, key=lambda one: str(one.path)):
-        if one.type == fs.FileType.File and Path(one.path).suffix.lower() in Films.SUFFIXES:
+        if one.type == fs.FileType.File and Path(one.path).suffix.lower() in SUFFIXES:
             yield root + str(one.path)[len(path.rstrip("/")) :]
 
 
