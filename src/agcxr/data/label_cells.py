@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +68,17 @@ def read_statements(table: pd.DataFrame, path: object, chosen: Sequence[str] | N
 
 def _finding_columns(names: Sequence[str]) -> dict[str, str]:
     """Label columns and their findings. "label_Edema" goes before "Edema", which may be a score beside it."""
-    # A header that names a column twice is read as "Edema" and "Edema.1".
-    bare = {name: canonical(re.sub(r"\.\d+$", "", name)) for name in names}
+    bare = {name: canonical(unmangled(name, names)) for name in names}
     prefixed = {name: _behind_prefix(name) for name in names}
     explicit = {label for label in prefixed.values() if label}
     found = {name: prefixed[name] or (label if (label := bare[name]) not in explicit else None) for name in names}
     return {name: label for name, label in found.items() if label}
+
+
+def unmangled(name: str, names: Container[str]) -> str:
+    """The header of a column: where two have the same, they are read as "Edema" and "Edema.1"."""
+    base, _, number = name.rpartition(".")
+    return base if number.isdecimal() and base in names else name
 
 
 def _behind_prefix(column: str) -> str | None:
@@ -104,6 +109,7 @@ def shortened(names: Sequence[str]) -> str:
 def column_values(cells: pd.Series, path: object, column: str) -> pd.Series:
     """Cells of a column of 1, 0 and -1 (also 1.0, 1,0, yes, true, ...) -> float. ValueError names what is no label."""
     distinct: dict[str, float] = {}
+    odd: list[float] = []
     for cell in dict.fromkeys(cells):
         word = cell.strip().lower()
         number = _number(word)
@@ -112,11 +118,13 @@ def column_values(cells: pd.Series, path: object, column: str) -> pd.Series:
         elif number is None:
             raise ValueError(f"{path}, column {column!r}: {cell!r} is not a label; expected 0, 1, -1 or blank")
         elif number not in NUMBERS:
-            raise ValueError(
-                f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {number:g}"
-            )
+            odd.append(number)
         else:
             distinct[cell] = NUMBERS[number]
+    if odd:
+        raise ValueError(
+            f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {min(odd):g}"
+        )
     return cells.map(distinct).astype(float)
 
 

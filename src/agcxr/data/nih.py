@@ -43,7 +43,7 @@ PHANTOM = "phantom"
 NEEDED = ("Image Index", "Finding Labels")
 """Columns without which a label table is none."""
 
-_BROKEN_TABLE = (
+BROKEN_TABLE = (
     OSError,
     EOFError,
     UnicodeError,
@@ -86,7 +86,7 @@ def read_entries(path: str | Path) -> Table:
         )
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} has a header and no rows") from error
-    except _BROKEN_TABLE as error:
+    except BROKEN_TABLE as error:
         raise ValueError(f"{path} cannot be read: {_why(error)}") from error
 
     def column(name: str) -> pd.Series:
@@ -139,7 +139,7 @@ def read_list(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     try:
         names = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
-    except _BROKEN_TABLE as error:
+    except BROKEN_TABLE as error:
         raise ValueError(f"{path} cannot be read: {_why(error)}") from error
     if not names or any("," in name or not re.search(r"\.\w+$", name) for name in names[:100]):
         raise ValueError(f"{path} is not an image list (one file name a line): {looks_like(path)}")
@@ -191,7 +191,7 @@ def read_strings(path: str | Path) -> pd.DataFrame:
         table = delimited(Path(path))
     except pd.errors.ParserWarning as error:
         raise ValueError(f"{path} {MORE_CELLS}") from error
-    except _BROKEN_TABLE as error:
+    except BROKEN_TABLE as error:
         raise ValueError(f"{path} cannot be read as a table: {_why(error)}") from error
     if not len(table):
         raise ValueError(f"{path} has a header and no rows")
@@ -282,7 +282,7 @@ def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:
             return [row for row, _ in zip(reader, range(limit), strict=False)] if limit else list(reader)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
-    except _BROKEN_TABLE as error:
+    except BROKEN_TABLE as error:
         raise ValueError(f"{path} cannot be read as a table: {_why(error)}") from error
 
 

@@ -84,8 +84,8 @@ class ImageFiles:
 
     by_path: path below its folder or .zip without extension ("images_001/images/00000013_005") -> file, a .zip's member
     as "films.zip/images/00000013_005.png". by_stem: stem -> file (the first in sorted order). archives: .tar files, to
-    be read front to back. zipped: files that are members -> their .zip and their names in it. duplicates: stems found more
-    than once, how often; doubled: likewise paths. notes: what was odd, for people.
+    be read front to back. zipped: files that are members -> their .zip and their names in it. duplicates: stems found
+    more than once, how often; doubled: likewise paths. notes: what was odd, for people.
     """
 
     folders: tuple[Path, ...]

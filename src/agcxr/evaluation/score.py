@@ -26,6 +26,7 @@ from agcxr.evaluation.score_tables import (
     Reading,
     check_columns,
     match,
+    not_read,
     own_labels,
     read_labels,
     read_predictions,
@@ -92,11 +93,18 @@ def score(
         without_score=len(found.rows_M2) - len(films.scores.patient_N),
         left_out=left_out,
         not_scored=said.not_scored,
+        not_read=_not_read([*tables, known], how),
+        notes=known.notes,
         matched_by=found.by,
         patients_from=films.patients_from,
         points_from=chosen_on,
         analysis=analyse(films.scores, rng_seed=seed, resamples=resamples, level=level, points=points, unit=unit),
     )
+
+
+def _not_read(tables: Sequence[Predictions | Labels], how: Reading) -> dict[str, tuple[str, ...]]:
+    """The columns of each file that nothing was read from."""
+    return {str(table.path): names for table in tables if (names := not_read(table, how))}
 
 
 def _listed(files: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from agcxr.calibration import MIN_POSITIVES
 from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Frozen, Gap, MeanResult
 from agcxr.evaluation.tables import (
@@ -72,6 +74,11 @@ class Scored(Frozen):
     """Findings on one side only, by the reason; a column without a single score is none."""
     not_scored: tuple[str, ...] = ()
     """Kinds of columns that hold nothing but 0 and 1 beside others with probabilities: labels or calls."""
+    not_read: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Columns of each file that are neither image, patient, score nor label, but for those that agcxr and the NIH
+    write."""
+    notes: tuple[str, ...] = ()
+    """What was odd in the labels."""
     matched_by: str
     """What of the images' names is the same."""
     patients_from: str | None
@@ -258,6 +265,10 @@ def _remarks(found: Scored) -> Iterator[str]:
         yield f"Not scored, for they hold only 0 and 1 (labels or calls): columns {', '.join(found.not_scored)}."
     for reason, names in found.left_out.items():
         yield f"Findings {reason}: {', '.join(map(words, names))}."
+    for file, names in found.not_read.items():
+        yield f"Columns of {file} that were not read, as they name no finding of ours: {', '.join(names)}."
+    for note in found.notes:
+        yield f"Labels: {note}."
     if found.patients_from is None:
         yield "No patient column was found: every film was taken as its own patient."
     else:

@@ -7,9 +7,7 @@ names.
 
 from __future__ import annotations
 
-import gzip
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +18,28 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from agcxr.data.label_cells import LISTS, NIH_LIST, PREFIXES, letters, read_statements, unmangled
+from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, delimited
+from agcxr.data.patients import read_patients
 from agcxr.data.radiograph import without_suffix
 from agcxr.labels import LABELS, canonical
 
 IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
-LABEL_LISTS = ("findinglabels",)
-TRUTH_PREFIXES = ("label", "target", "true", "truth", "gt", "y")
+FACTS = (
+    *("boxx0", "boxy0", "boxx1", "boxy1", "width", "height", "fallback", "intake", "intakereason", "error", "picture"),
+    *("dicom", "dicomreason", "place", "row", "age", "sex", "view", "split", "followup"),
+    *("patientage", "patientgender", "patientsex", "viewposition", "originalimagewidth", "originalimage", "y"),
+    *("originalimagewidthheight", "originalimagepixelspacingx", "originalimagepixelspacing", "unnamed11"),
+)
+"""Columns that agcxr and the NIH write beside scores and labels, as letters and digits."""
 CALLS = "call"
 """Prefix of the 0 and 1 that `agcxr predict` writes: no scores."""
 CALIBRATED = "calibrated"
 """Prefix of what `agcxr predict` makes of the scores."""
 SUFFIXES = ("prob", "proba", "probability", "pred", "prediction", "score", "logit")
+LABELLED = (NIH_LIST, "label", "labels")
+"""Columns of class names that stand beside scores."""
 UNNAMED = "without a prefix"
 PLAIN = "scored"
 """The branch of a table that has only one."""
@@ -73,8 +81,8 @@ class Predictions:
         names = [str(name) for name in self.table.columns]
         prefixes = {parts[0] for name in names if (parts := split_column(name))}
         return (
-            any(_key(name) in LABEL_LISTS for name in names)
-            or not prefixes.isdisjoint(TRUTH_PREFIXES)
+            any(letters(name) in LABELLED for name in names)
+            or not prefixes.isdisjoint(PREFIXES)
             or UNNAMED in self.not_scored
         )
 
@@ -89,6 +97,10 @@ class Labels:
     images: pd.Series
     patients: pd.Series | None
     truth: pd.DataFrame
+    used: tuple[str, ...] = ()
+    """The columns that labels were read from."""
+    notes: tuple[str, ...] = ()
+    """What was odd in them, for people."""
 
 
 def read_predictions(path: Path, how: Reading) -> Predictions:
@@ -146,39 +158,19 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Without index_col=False a row with one cell more than the header would move every name by a column.
-            table = pd.read_csv(
-                path, sep=_separator(path), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig"
-            )
+        table = delimited(path)
     except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-        raise ValueError(
-            f"{path} has rows with more cells than its header has names. Are decimals written with a comma (0,258)? "
-            "Then put semicolons between the cells. Else name every column, and end no line with a separator"
-        ) from error
-    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} {MORE_CELLS}") from error
+    except (ValueError, *BROKEN_TABLE) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); save it as .csv (UTF-8) or .parquet") from error
     if not len(table):
         raise ValueError(f"{path} has a header and no rows")
     return table.rename(columns=lambda name: str(name).strip())
 
 
-def _separator(path: Path) -> str:
-    """Comma, semicolon or tab, whichever the header has most of."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        header = str(file.readline())
-    return max(",;\t", key=header.count)
-
-
 def _text(cells: pd.Series) -> pd.Series:
     """As written, without spaces around; "" for a cell that a Parquet file has as missing."""
     return cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
-
-
-def _key(column: str) -> str:
-    return "".join(letter for letter in str(column).lower() if letter.isalnum())
 
 
 def _some(names: Sequence[object]) -> str:
@@ -191,7 +183,7 @@ def _column(table: pd.DataFrame, names: Sequence[str], asked: str | None) -> pd.
         return _text(table[asked])
     for name in names:
         for column in table.columns:
-            if _key(column) == name:
+            if letters(column) == name:
                 return _text(table[column])
     return None
 
@@ -227,8 +219,8 @@ def _score_columns(table: pd.DataFrame, path: Path) -> dict[str, dict[str, pd.Se
     """Prefix -> finding -> scores, without columns that are empty."""
     columns: dict[str, dict[str, pd.Series]] = {}
     for column in table.columns:
-        parts = split_column(str(column))
-        if parts is None or parts[0] in (*TRUTH_PREFIXES, CALLS):
+        parts = split_column(unmangled(str(column), table.columns))
+        if parts is None or parts[0] in (*PREFIXES, CALLS):
             continue
         branch = columns.setdefault(parts[0], {})
         if parts[1] in branch:
@@ -262,38 +254,28 @@ def _numbers(cells: pd.Series, path: Path, column: str) -> pd.Series:
 
 
 def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
-    return Labels(path, table, *_whose_images(table, path, how), _truth(table, path))
-
-
-def _truth(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    for column in table.columns:
-        if _key(column) in LABEL_LISTS:
-            return _from_lists(table[column], path)
-    found: dict[str, pd.Series] = {}
-    for column in table.columns:
-        parts = split_column(str(column))
-        if parts and parts[0] in ("", *TRUTH_PREFIXES) and parts[1] not in found:
-            values = _numbers(table[column], path, str(column))
-            values = values.mask(values == -1)
-            if odd := sorted(set(values.dropna()) - {0.0, 1.0}):
-                raise ValueError(
-                    f"{path}, column {column!r}: labels must be 0, 1, or empty or -1 for unknown, found {odd[0]:g}"
-                )
-            found[parts[1]] = values
-    if not found:
+    stated = read_statements(table.apply(_text), path)
+    if stated is None:
         raise ValueError(
-            f"{path} has no labels: neither a column `Finding Labels` nor one named after a finding; "
-            f"it has {_some(list(table.columns))}"
+            f"{path} has no labels: neither a column `Finding Labels` or `label` of class names, nor one named after a "
+            f"finding; it has {_some(list(table.columns))}"
         )
-    return pd.DataFrame(found)
+    images, patients = _whose_images(table, path, how)
+    return Labels(path, table, images, patients, stated.labels, stated.used, stated.notes)
 
 
-def _from_lists(listed: pd.Series, path: Path) -> pd.DataFrame:
-    """An empty cell says nothing of the film: all its labels are unknown, as where films are prepared (data/nih.py)."""
-    rows = [[canonical(part) or part for part in text.split("|") if part.strip()] for text in _text(listed)]
-    if odd := sorted({name for row in rows for name in row} - set(LABELS)):
-        raise ValueError(f"{path}: unknown finding {odd[0]!r} in the labels; expected some of {', '.join(LABELS)}")
-    return pd.DataFrame({label: [float(label in row) if row else np.nan for row in rows] for label in LABELS})
+def not_read(known: Predictions | Labels, how: Reading) -> tuple[str, ...]:
+    """Columns of a table that are neither image, patient, score nor label, but for those that agcxr and the NIH write
+    beside them."""
+    asked = (how.image_column, how.patient_column)
+    expected = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS, *LISTS)
+    names = [str(name) for name in known.table.columns]
+    used = known.used if isinstance(known, Labels) else ()
+    return tuple(
+        name
+        for name in names
+        if not (name in used or name in asked or letters(name) in expected or split_column(name)) and name.strip()
+    )
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -366,9 +348,8 @@ def whose(found: Match, said: Predictions, known: Labels) -> tuple[str | None, n
     places = ((known, found.rows_M2[:, 1]), (said, found.rows_M2[:, 0]))
     for one, row_M in places:
         if one.patients is not None:
-            patient_M = one.patients.to_numpy(object)[row_M]
-            empty = np.array([text.lower() in EMPTY for text in patient_M])
-            return str(one.path), np.where(empty, film_M, patient_M)
+            patient_M, _ = read_patients(one.patients.iloc[row_M].reset_index(drop=True), pd.Series(film_M, dtype=str))
+            return str(one.path), patient_M.to_numpy(object)
     for one, row_M in places:
         folder_M = [PATIENT_FOLDER.search(name) for name in _names(one, row_M)]
         if first := next((folder[1] for folder in folder_M if folder), None):
