@@ -119,10 +119,10 @@ def is_film(name: str, head: Callable[[], bytes]) -> bool:
     suffix counts as a film, so that somebody says why it cannot be read.
     """
     base = name.rsplit("/", 1)[-1]
+    if base.lower().endswith(SUFFIXES):
+        return not base.startswith("._")  # what macOS leaves beside a file
     if base.startswith("._") or base.upper() == "DICOMDIR" or is_archive(base):
         return False
-    if base.lower().endswith(SUFFIXES):
-        return True
     # PACS name files IM000001, or by their UID ("1.2.840.113619...."): no suffix, or one of digits only.
     suffix = PurePosixPath(base).suffix
     nameless = suffix == "" or suffix[1:].isdigit()

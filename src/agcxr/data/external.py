@@ -25,7 +25,7 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
-from agcxr.data.patients import OLDEST, read_ages, read_patients, read_sexes
+from agcxr.data.patients import OLDEST, patient_id, read_ages, read_patients, read_sexes
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -141,19 +141,19 @@ def _mimic(options: Options) -> Rows:
         raise ValueError(needs.format("metadata", "metadata"))
     studies = ShippedTable(options.labels, None, ("subject_id", "study_id", *CHEXPERT_COLUMNS))
     films = ShippedTable(options.metadata, None, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
-    twice = studies["study_id"].duplicated()
-    if twice.any():
-        raise ValueError(f"{options.labels}: study {studies['study_id'][twice].iloc[0]} is listed more than once")
+    study, film_study = (table["study_id"].map(patient_id) for table in (studies, films))
+    if study.duplicated().any():
+        raise ValueError(f"{options.labels}: study {study[study.duplicated()].iloc[0]} is listed more than once")
     by_study, notes = _statements(studies, options)
-    at = pd.Series(np.arange(len(by_study)), index=studies["study_id"]).reindex(films["study_id"]).to_numpy(float)
+    at = pd.Series(np.arange(len(by_study)), index=study).reindex(film_study).to_numpy(float)
     labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
     labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
-    when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + films["study_id"]
+    when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + film_study
     frame, odd = _frame(
         films["dicom_id"] + ".jpg",
         films["subject_id"],
         labels,
-        follow_up=when.groupby(films["subject_id"]).rank(method="dense").astype("Int64"),
+        follow_up=when.groupby(films["subject_id"].map(patient_id)).rank(method="dense").astype("Int64"),
         view=films["ViewPosition"].map(nih.view),
     )
     silent = int(np.isnan(at).sum())

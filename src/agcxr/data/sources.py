@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agcxr.data.archives import ARCHIVES, HEAD, is_archive, is_film, is_zip, list_archive
-from agcxr.data.radiograph import SUFFIXES, stem, without_suffix
+from agcxr.data.radiograph import SUFFIXES, without_suffix
 
 
 @dataclass
@@ -42,8 +42,9 @@ class Walk:
         seen.add(key)
         names = list_folder(folder, self.closed)
         for name in (name for name, is_folder in names if not is_folder):
-            if (is_archive(name) and not name.startswith(".")) or is_film_file(folder / name):
-                yield folder / name, relative / name
+            path = folder / name
+            if is_film_file(path) or (is_archive(name) and not name.startswith(".")):
+                yield path, relative / name
             else:
                 self.ignored += 1
                 self.odd = self.odd or name
@@ -168,7 +169,8 @@ class _Found:
             self._film(str(path), below.as_posix())
 
     def _film(self, file: str, below: str) -> None:
-        path, key = without_suffix(below), stem(below)
+        path = without_suffix(below)
+        key = path.rsplit("/", 1)[-1]
         path = key if path == key else path  # one string for both tables
         if key in self.by_stem:
             self.duplicates[key] = self.duplicates.get(key, 1) + 1

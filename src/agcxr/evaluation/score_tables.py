@@ -28,7 +28,7 @@ IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "fil
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
 FACTS = (
     *("boxx0", "boxy0", "boxx1", "boxy1", "width", "height", "fallback", "intake", "intakereason", "error", "picture"),
-    *("dicom", "dicomreason", "place", "row", "age", "sex", "view", "split", "followup"),
+    *("dicom", "dicomreason", "place", "row", "age", "sex", "gender", "view", "split", "followup"),
     *("patientage", "patientgender", "patientsex", "viewposition", "originalimagewidth", "originalimage", "y"),
     *("originalimagewidthheight", "originalimagepixelspacingx", "originalimagepixelspacing", "unnamed11"),
 )
@@ -261,7 +261,8 @@ def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
             f"finding; it has {_some(list(table.columns))}"
         )
     images, patients = _whose_images(table, path, how)
-    return Labels(path, table, images, patients, stated.labels, stated.used, stated.notes)
+    odd = () if patients is None else read_patients(patients, otherwise=images)[1]
+    return Labels(path, table, images, patients, stated.labels, stated.used, stated.notes + odd)
 
 
 def not_read(known: Predictions | Labels, how: Reading) -> tuple[str, ...]:
