@@ -49,6 +49,32 @@ def test_optional_columns_may_be_missing(tmp_path):
     assert made.frame["sex"].tolist() == ["", ""]
 
 
+def test_patients_of_file_names(tmp_path):
+    """Whatever folder a film lies in: otherwise a patient is two, or all films of images_001 are one."""
+    names = ("train/00000013_005.png", "test\\00000013_006.png", "images_001/images/00000014_000.png", "13_007", "x.png")
+    made = nih.read_entries(table(tmp_path, "Image Index,Finding Labels\n" + "\n".join(f"{n},Mass" for n in names)))
+    assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x"]
+    assert made.notes == ("no column 'Patient ID': patients are taken from the file names, the part before _",)
+
+
+def test_cells_that_pandas_made_decimals(tmp_path):
+    """One blank cell in a column of whole numbers, and all are written as decimals."""
+    text = (
+        "Image Index;Finding Labels;Patient ID;Patient Age;Patient Gender\na_1.png;Mass|Edema;13.0;60.0;Male\n"
+        "b_1.png;Mass;00000013;60 Y;F \nc_1.png;;;;0\nd_1.png;Mass;1e1;abc;\n"
+    )
+    made = nih.read_entries(table(tmp_path, "\ufeff" + text))
+    assert made.frame["patient"].tolist() == ["13", "13", "c", "1e1"]
+    assert np.array_equal(made.frame["age"], [60, 60, np.nan, np.nan], equal_nan=True)
+    assert made.frame["sex"].tolist() == ["M", "F", "", ""]
+    assert made.notes == (
+        "1 patients are written in several ways (13.0 and 00000013): each counts as one patient",
+        "1 ages could not be read and are unknown, such as 'abc'",
+        "1 sexes could not be read and are unknown, such as '0'",
+    )
+    assert made.frame["Edema"].tolist()[:2] == [1, 0]
+
+
 BOXES = (
     "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,256,128,512,256\nb.png,Mass,0,0,2048,1,,,"
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -165,6 +166,93 @@ def test_folders_and_archives_together(films, count, subset):
     assert list(made.index["image_id"]) == sorted(made.index["image_id"])
     assert len(made.index) == 40
     check_pixels(made, films)
+
+
+def zipped(films: Path, names: str = "images_00{}/images/{}") -> Path:
+    """All films in one .zip as Kaggle packs them, with tables and macOS's remains beside them."""
+    path = films / "archive.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__MACOSX/images_001/images/._00000001_000.png", b"mac")
+        archive.writestr("Data_Entry_2017.csv", b"a,b")
+        for place, film in enumerate(sorted((films / "images").iterdir())):
+            archive.writestr(names.format(1 + place // 20, film.name), film.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_zip_is_as_its_folder(films, count, subset, monkeypatch):
+    whole = prepared(films, out=films / "whole")
+    monkeypatch.setattr("agcxr.data.prepare.ZIP_JOBS", 2)
+    made = prepared(films, images=zipped(films), workers=count, subset=subset)
+    assert np.array_equal(made.images, whole.images)
+    assert made.index.equals(whole.index)
+    assert (made.plan.counts.rejected, made.plan.counts.duplicate_stems, made.plan.counts.left_out) == (0, 0, 0)
+    assert made.plan.source.notes == ()
+
+
+def test_a_zip_is_continued(films, monkeypatch, capsys):
+    path = zipped(films)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 17)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(films, images=path)
+    made = prepared(films, images=path)
+    assert "continuing: 17 of 40 films are done" in capsys.readouterr().err
+    check_pixels(made, films)
+
+
+def test_bad_members_of_a_zip_are_rejected(films):
+    path = zipped(films)
+    data = bytearray(path.read_bytes())
+    at = data.rfind(b"PK\x01\x02", 0, data.rfind(b"00000002_000.png"))
+    data[at + 8] |= 1  # encrypted, says the list of members
+    at = data.find(b"00000003_001.png")
+    data[at + 40 : at + 60] = bytes(20)
+    path.write_bytes(data)
+    made = prepared(films, images=path, max_rejected=0.1)
+    rejected = pd.read_csv(made.folder / "rejected.csv").set_index("image_id")["reason"]
+    assert rejected["00000002_000.png"].startswith("encrypted in its archive; unpack the archive with its password")
+    assert rejected["00000003_001.png"].startswith("damaged in its archive")
+    check_pixels(made, films)
+
+
+def test_a_zip_that_breaks_off_is_said(films):
+    path = zipped(films)
+    (films / "some").mkdir()
+    for film in sorted((films / "images").iterdir())[:5]:
+        (films / "some" / film.name).write_bytes(film.read_bytes())
+    (films / "some" / "rest.zip").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"\(35 missing\).*rest.zip breaks off: File is not a zip file.*; fetch the arch"):
+        prepared(films, images=films / "some")
+    made = prepared(films, images=films / "some", max_rejected=0.9, split="patient")
+    assert len(made.index) == 5
+    assert made.plan.source.notes == (f"{films / 'some' / 'rest.zip'} breaks off: File is not a zip file",)
+
+
+def test_dicom_files_without_a_suffix(films):
+    """As PACS write them. (These hold no pixels, which the rejected rows say: they were found.)"""
+    for path in list((films / "images").iterdir()):
+        path.rename(path.with_suffix(""))
+        path.with_suffix("").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ValueError, match="none of the 40 films could be used"):
+        prepared(films, max_rejected=1.0)
+    reasons = pd.read_csv(films / "prepared.partial" / "rejected.csv")["reason"]
+    assert not reasons.str.startswith("missing").any()
+
+
+def test_names_found_twice_are_told_where_paths_do_not_tell_them_apart(tmp_path, capsys):
+    """CheXpert calls every film view1_frontal.jpg."""
+    table = ["Image Index,Finding Labels,Patient ID"]
+    for n in range(3):
+        folder = tmp_path / "train" / f"patient{n}"
+        folder.mkdir(parents=True)
+        (folder / "view1.png").write_bytes(encode(picture(32, 32, n)))
+        table.append(f"small/train/patient{n}/view1.png,Mass,{n}")
+    (tmp_path / "t.csv").write_text("\n".join(table))
+    made = prepare_nih(tmp_path, tmp_path / "t.csv", tmp_path / "out", storing=Storing(size=16))
+    assert made.plan.counts.duplicate_stems == 0
+    assert "found more than once" not in capsys.readouterr().err
 
 
 def test_resized_jpegs_are_found_by_stem(films):

@@ -76,6 +76,56 @@ def test_folders_in_the_image_column_tell_equal_names_apart(tmp_path):
     assert made.plan.source.name == "table"
 
 
+def test_columns_nothing_was_read_from_are_named(tmp_path):
+    made = read_table(table(tmp_path), "Path", patient_column="patient", label_columns=["Edema"])
+    assert made.notes[0] == "columns left out, not findings of ours: Sex, Age, Frontal, Fracture"
+    assert made.notes[1] == "columns left out, not chosen as label columns: Pleural Effusion"
+    assert read_table(table(tmp_path), "Path").notes[0] == (
+        "columns left out, not findings of ours: patient, Sex, Age, Frontal, Fracture"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen", "mark"), [("label", None, "|"), ("Finding Labels", None, ";"), ("what", ["what"], ",")]
+)
+def test_one_column_of_class_names(tmp_path, header, chosen, mark):
+    cells = [f"lung mass{mark}Edema", "No Finding", "Fracture", "", "mass"]
+    rows = "\n".join(f'{n}.png\t"{cell}"\t{n}' for n, cell in enumerate(cells))
+    made = read_table(table(tmp_path, f"\ufefffile\t{header}\tnote\n{rows}"), "file", label_columns=chosen)
+    nan = np.nan
+    assert np.array_equal(made.frame["Mass"], [1, 0, 0, nan, 1], equal_nan=True)
+    assert np.array_equal(made.frame["Edema"], [1, 0, 0, nan, 0], equal_nan=True)
+    assert np.array_equal(made.frame["No Finding"], [0, 1, 0, nan, 0], equal_nan=True)
+    # The NIH's column states all labels; another one those that it ever names.
+    assert made.frame["Hernia"].isna().all() == (header != "Finding Labels")
+    assert made.notes[0] == "columns left out, not findings of ours: note"
+    assert "class names left out, not findings of ours: Fracture (1)" in made.notes
+
+
+def test_cells_as_spreadsheets_write_them(tmp_path):
+    text = (
+        "file;who;age;sex;view;Mass;Edema\na.png;7,0;60,0;F ;PA;1,0;yes\nb.png;007;411Y;0;frontal;-1,0;True\n"
+        "c.png;;18M;weiblich;lat;;0.0\nd.png;nan;abc;x;;0;no\n"
+    )
+    columns = {"patient_column": "who", "age_column": "age", "sex_column": "sex", "view_column": "view"}
+    made = read_table(table(tmp_path, text), "file", **columns)
+    nan = np.nan
+    assert made.frame["patient"].tolist() == ["7", "7", "c.png", "d.png"]
+    assert np.array_equal(made.frame["age"], [60, nan, 1, nan], equal_nan=True)
+    assert made.frame["sex"].tolist() == ["F", "", "F", ""]
+    assert made.frame["view"].tolist() == ["PA", "", "LATERAL", ""]
+    assert np.array_equal(made.frame["Mass"], [1, nan, nan, 0], equal_nan=True)
+    assert made.frame["Edema"].tolist() == [1, 1, 0, 0]
+    assert made.notes[1:] == (
+        "1 patients are written in several ways (7,0 and 007): each counts as one patient",
+        "2 films without a patient count as patients of their own",
+        "1 ages over 120 years were left out as unknown",
+        "1 ages could not be read and are unknown, such as 'abc'",
+        "1 sexes could not be read and are unknown, such as '0'",
+        "1 views could not be read and are unknown, such as 'frontal'",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "options", "reason"),
     [
@@ -83,6 +133,9 @@ def test_folders_in_the_image_column_tell_equal_names_apart(tmp_path):
         (TEXT.replace("-1.0", "maybe"), {}, "column 'Edema': 'maybe' is not a label; expected 0, 1, -1 or blank"),
         (TEXT, {"label_columns": ["Fracture"]}, "none of Fracture is one of Atelectasis"),
         (TEXT.replace("Fracture", "Effusion"), {}, "'Pleural Effusion' and 'Effusion' both mean Effusion"),
+        (TEXT.replace("Fracture", "Edema"), {}, "the columns 'Edema' and 'Edema.1' both mean Edema; keep one of them"),
+        ("a,label\nx,TB\ny,flu", {"image_column": "a"}, "column 'label': unknown finding 'TB' in the labels, and none"),
+        ("a,label\nx,1\ny,0", {"image_column": "a"}, "none of a, label is one of .* class names, as `label` or"),
         (TEXT + TEXT.splitlines()[1], {}, "1 rows have no image or one listed before, first 'data/p1/view1.jpg'"),
         ("", {}, "cannot be read as a table: it is empty"),
         (TEXT.splitlines()[0], {}, "has a header and no rows"),
