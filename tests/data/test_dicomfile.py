@@ -218,6 +218,8 @@ def test_facts_are_read_tolerantly():
     film = read(picture(), ViewPosition="PA", PatientAge="057Y", PatientSex="F", PixelSpacing=[0.14, 0.15])
     assert (film.view_position, film.patient_age, film.patient_sex) == ("PA", 57, "F")
     assert film.pixel_spacing_mm == (0.14, 0.15)
+    ages = {"060Y": 60, "000Y": 0, "052W": 0, "411Y": None, "": None}
+    assert {text: read(picture(), PatientAge=text).patient_age for text in ages} == ages
     film = read(picture(), PatientAge="018M", ImagerPixelSpacing=[0.2, 0.2])
     assert (film.patient_age, film.view_position, film.patient_sex, film.pixel_spacing_mm) == (
         1,

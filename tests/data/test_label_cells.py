@@ -75,7 +75,9 @@ def test_another_column_states_what_it_ever_names_and_counts_the_rest():
     assert equal(found.labels["Pneumonia"], [0, 1, 0, 0, 1, NAN])
     assert equal(found.labels["No Finding"], [1, 0, 0, 0, 0, NAN])
     assert found.notes == ("class names left out, not findings of ours: TB (2), COVID-19 (1), covid-19 (1)",)
-    with pytest.raises(ValueError, match=r"column 'label': unknown finding 'TB' in the labels, and none .* TB \(2\), flu"):
+    with pytest.raises(
+        ValueError, match=r"column 'label': unknown finding 'TB' in the labels, and none .* TB \(2\), flu"
+    ):
         read_statements(table(label=["TB", "TB", "flu"]), "t.csv")
 
 

@@ -51,7 +51,13 @@ def test_optional_columns_may_be_missing(tmp_path):
 
 def test_patients_of_file_names(tmp_path):
     """Whatever folder a film lies in: otherwise a patient is two, or all films of images_001 are one."""
-    names = ("train/00000013_005.png", "test\\00000013_006.png", "images_001/images/00000014_000.png", "13_007", "x.png")
+    names = (
+        "train/00000013_005.png",
+        "test\\00000013_006.png",
+        "images_001/images/00000014_000.png",
+        "13_007",
+        "x.png",
+    )
     made = nih.read_entries(table(tmp_path, "Image Index,Finding Labels\n" + "\n".join(f"{n},Mass" for n in names)))
     assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x"]
     assert made.notes == ("no column 'Patient ID': patients are taken from the file names, the part before _",)

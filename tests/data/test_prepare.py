@@ -223,7 +223,9 @@ def test_a_zip_that_breaks_off_is_said(films):
     for film in sorted((films / "images").iterdir())[:5]:
         (films / "some" / film.name).write_bytes(film.read_bytes())
     (films / "some" / "rest.zip").write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"\(35 missing\).*rest.zip breaks off: File is not a zip file.*; fetch the arch"):
+    with pytest.raises(
+        ValueError, match=r"\(35 missing\).*rest.zip breaks off: File is not a zip file.*; fetch the arch"
+    ):
         prepared(films, images=films / "some")
     made = prepared(films, images=films / "some", max_rejected=0.9, split="patient")
     assert len(made.index) == 5

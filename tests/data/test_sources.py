@@ -48,7 +48,7 @@ def test_names_lead_to_files_of_any_kind(tree):
 def test_paths_within_a_zip_tell_equal_names_apart(tmp_path):
     """As CheXpert comes from Kaggle: every film is called view1_frontal.jpg."""
     names = [f"CheXpert-v1.0-small/train/patient0000{n}/study1/view1_frontal.jpg" for n in (1, 2, 3)]
-    path = pack(tmp_path / "archive.zip", {name: b"x" for name in names} | {"CheXpert-v1.0-small/train.csv": b"a,b"})
+    path = pack(tmp_path / "archive.zip", dict.fromkeys(names, b"x") | {"CheXpert-v1.0-small/train.csv": b"a,b"})
     files = find_files(path)
     assert [files.find(name) for name in names] == [f"{path}/{name}" for name in names]
     assert not any(map(files.is_ambiguous, names)), "the path tells them apart"
@@ -67,7 +67,9 @@ def test_what_was_found_twice(tmp_path):
 
 def test_nothing_there(tmp_path):
     (tmp_path / "x.dcm.gz").write_bytes(b"\x1f\x8b")
-    with pytest.raises(ValueError, match=r"no images .* or DICOM files of any name; 1 other files there, such as x.dcm"):
+    with pytest.raises(
+        ValueError, match=r"no images .* or DICOM files of any name; 1 other files there, such as x.dcm"
+    ):
         find_files(tmp_path)
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match=r"cut.zip breaks off: File is not a zip file"):

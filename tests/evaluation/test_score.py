@@ -227,6 +227,42 @@ def test_bad_labels_are_named(tmp_path: Path, labels: Path) -> None:
         score(path, tmp_path / "nowhere.csv")
 
 
+def test_columns_that_were_not_read_are_named(tmp_path: Path, labels: Path) -> None:
+    path = write(tmp_path / "p.csv", image=IMAGES, prob_Mass=MASS, Cough=MASS, study=IMAGES, error=[""] * 8)
+    truth = write(tmp_path / "t.csv", image=IMAGES, Mass=[1, 1, 0, 0, 0, 0, 1, 0], Fracture=[0] * 8, age=[50] * 8)
+    found = score(path, truth, resamples=5)
+    check(found, patients=3)
+    assert found.not_read == {str(path): ("Cough", "study"), str(truth): ("Fracture",)}
+    text = str(found).splitlines()
+    assert f"Columns of {path} that were not read, as they name no finding of ours: Cough, study." in text
+    assert f"Columns of {truth} that were not read, as they name no finding of ours: Fracture." in text
+    assert score(write(path, image=IMAGES, prob_Mass=MASS), labels, resamples=5).not_read == {}
+
+
+@pytest.mark.parametrize("mark", ["|", ";", ", "])
+def test_one_column_of_class_names(tmp_path: Path, mark: str) -> None:
+    names = [f"lung mass{mark}Edema", "Mass", "normal", "edema", "No Finding", f"Cough{mark}TB", "mass", "Cough"]
+    path = write(tmp_path / "p.csv", image=IMAGES, Mass=MASS, Hernia=MASS)
+    found = score(path, write(tmp_path / "t.csv", image=IMAGES, label=names), resamples=5)
+    check(found, patients=3)
+    assert found.left_out == {"not predicted": ("Edema", "No Finding"), "without labels": ("Hernia",)}
+    assert "Labels: class names left out, not findings of ours: Cough (2), TB (1)." in str(found).splitlines()
+
+
+def test_patients_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    truth = write(
+        tmp_path / "t.csv",
+        image=IMAGES,
+        patient=["13", "13.0", "00000013", " 13", "P7", "7", "1e1", "nan"],
+        Mass=["yes", "True", "0", "0.0", "no", "0", "1", "F"],
+    )
+    found = score(write(tmp_path / "p.csv", image=IMAGES, Mass=MASS), truth, resamples=5)
+    check(found)
+    assert found.analysis.resampling.clusters == 5  # 13, P7, 7, 1e1, and the film without one
+    several = "Labels: 1 patients are written in several ways (13 and 13.0 and 00000013): each counts as one patient."
+    assert several in str(found).splitlines()
+
+
 def test_a_table_as_others_write_it(tmp_path: Path, labels: Path) -> None:
     """Truth and probabilities side by side, percent signs, a finding nobody scored, semicolons, another order."""
     rows = [

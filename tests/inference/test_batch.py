@@ -1,4 +1,6 @@
 import csv
+import tarfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -238,3 +240,25 @@ def test_a_saved_model_predicts_a_folder_with_pictures(tmp_path, capsys):
     assert [float(table[0][f"box_{edge}"]) for edge in ("x0", "y0", "x1", "y1")] == pytest.approx(answer.box, abs=0.01)
     assert sorted(path.name for path in (films / "explained").iterdir()) == ["a.png", "b.png"]
     assert "3 films in" in capsys.readouterr().err
+
+
+def test_films_in_archives_are_answered_as_those_in_folders(tmp_path):
+    torch.manual_seed(0)
+    AGCNN("test_resnet", image_size=64, resize=80, weights="none").save_pretrained(tmp_path / "run" / "model")
+    films = tmp_path / "films"
+    films.mkdir()
+    for seed in range(5):
+        cv2.imwrite(str(films / f"{seed}.png"), chest(120, 110, seed))
+    (films / "cut.png").write_bytes((films / "0.png").read_bytes()[:200])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped, tarfile.open(tmp_path / "a.tgz", "w:gz") as packed:
+        for path in sorted(films.iterdir()):
+            zipped.write(path, path.name)
+            packed.add(path, path.name)
+    out, table = tmp_path / "p.csv", {}
+    for name in ("films", "a.zip", "a.tgz"):
+        summary = predict_files(tmp_path / "run", [str(tmp_path / name)], out, batch_size=2, workers=2, progress=False)
+        assert (summary.films, summary.failed) == (6, 1)
+        table[name] = [list(row.values()) for row in rows(out)]
+        assert [row[0] for row in table[name]] == [str(tmp_path / name / path.name) for path in sorted(films.iterdir())]
+    for name in ("a.zip", "a.tgz"):
+        assert [row[1:] for row in table[name]] == [row[1:] for row in table["films"]]

@@ -1,8 +1,12 @@
+import io
 import os
+import tarfile
+import zipfile
 
 import pytest
 
-from agcxr.inference.films import Films
+from agcxr.data.radiograph import RadiographError
+from agcxr.inference.films import Films, with_pictures
 
 
 @pytest.fixture
@@ -91,6 +95,74 @@ def test_closed_folders_are_named(tree, monkeypatch):
     films = Films([str(tree)])
     assert len(names(films)) == 4
     assert films.closed == [str(tree / "sub")]
+
+
+ARCHIVED = {"p/a.png": b"a", "IM0001": bytes(128) + b"DICM", "t.csv": b"x,y", "__MACOSX/p/._a.png": b"x"}
+
+
+def zipped(path, files=ARCHIVED):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def packed(path, files=ARCHIVED):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["more.zip", "more.tar.gz"])
+@pytest.mark.parametrize("how", ["", "/*.[zt]*", "/more.*"])
+def test_archives_are_as_folders(tmp_path, name, how):
+    path = (zipped if name.endswith("zip") else packed)(tmp_path / name)
+    films = Films([str(tmp_path) + how])
+    found = list(films)
+    assert [str(film.path) for film in found] == [f"{path}/p/a.png", f"{path}/IM0001"]
+    assert [str(film.relative) for film in found] == ["more/p/a.png", "more/IM0001"]
+    assert [film.place for film in found] == [0, 1]
+    assert [film.read() for film in found] == [b"a", ARCHIVED["IM0001"]], "also after the walk"
+    assert (films.ignored, films.empty) == (1, [])
+    assert [str(film.relative) for film in Films([str(path)])] == ["more/p/a.png", "more/IM0001"]
+
+
+def test_an_archive_without_films_is_named(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"t.csv": b"x"})
+    films = Films([str(path)])
+    assert list(films) == []
+    assert (films.empty, films.ignored) == ([str(path)], 1)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_an_archive_that_breaks_off_is_a_film_that_cannot_be_read(tmp_path, name):
+    (tmp_path / name).write_bytes(b"<html>")
+    (film,) = Films([str(tmp_path)])
+    assert film.path == tmp_path / name
+    with pytest.raises(RadiographError, match=rf"{name} breaks off: "):
+        film.read()
+
+
+@pytest.mark.parametrize("make", [zipped, packed])
+def test_names_in_archives_lead_nowhere_else(tmp_path, make):
+    names = ("../../a.png", "/etc/b.png", "C:\\x\\c.png", "./d/../e.png")
+    path = make(tmp_path / ("a.zip" if make is zipped else "a.tgz"), dict.fromkeys(names, b"x"))
+    pictures = [film.relative.as_posix() for film in with_pictures(Films([str(path)]))]
+    assert pictures == ["a/a.png", "a/etc/b.png", "a/C_/x/c.png", "a/d/e.png"]
+
+
+def test_members_that_are_too_large_are_films_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("agcxr.data.archives.MAX_MEMBER", 100)
+    zipped(tmp_path / "a.zip", {"a.png": bytes(101), "b.png": b"b"})
+    packed(tmp_path / "b.tar.gz", {"a.png": bytes(101), "b.png": b"b"})
+    films = list(Films([str(tmp_path)]))
+    for film in films[::2]:
+        with pytest.raises(RadiographError, match="a file of 101 bytes; no radiograph needs more than 100"):
+            film.read()
+    assert [film.read() for film in films[1::2]] == [b"b", b"b"]
 
 
 def test_the_walk_is_lazy(tree, monkeypatch):

@@ -102,6 +102,14 @@ def test_patients_are_known_by_salted_hashes_only(model, tmp_path):
     assert AGCNN.from_pretrained(tmp_path).card.train_patients == patients
 
 
+def test_patients_are_known_however_cards_and_folders_write_them():
+    """Cards and prepared folders of earlier versions hold ids as their tables wrote them."""
+    ways = ("13", "00000013", "13.0", "013")
+    for card in ways:
+        patients = Patients.of([card, "P7"], salt="s")
+        assert patients.known([*ways, "14", "130", "1", "P7", "p7", "7"]) == tuple(sorted((*ways, "P7")))
+
+
 def test_patients_of_another_collection_are_others(model, tmp_path):
     phantom = Patients.of(["27", "28"], collection="phantom, seed 0")
     assert phantom.known(["27", "30"], "nih") == ()
