@@ -141,7 +141,8 @@ def predict(
 
     Args:
         run: Run folder, model folder, hub id, or exported file (.onnx).
-        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes; with --engine ray also URIs.
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes; with
+            --engine ray URIs too, and no archives.
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
@@ -219,7 +220,7 @@ def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
 
     Args:
         run: Run folder, model folder, hub id, or exported file (.onnx).
-        inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, or globs in quotes.
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes.
         out: Folder for a PNG a film, and the probabilities as predictions.csv.
     """
     return predict(run, inputs, out=str(out / "predictions.csv"), explain=out)
@@ -243,7 +244,7 @@ def score(
 
     Args:
         predictions: CSV or Parquet with an image column and a column per finding, prefixed (prob_) or not.
-        labels: Label table, e.g. Data_Entry_2017_v2020.csv.
+        labels: Label table, e.g. Data_Entry_2017_v2020.csv, or any with a column per finding or one of class names.
         against: Another program's predictions, to compare with film by film.
         points_from: Predictions of validation films, to choose operating points on; a second file for --against.
             Labels beside them, or in --labels.

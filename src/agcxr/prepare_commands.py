@@ -38,7 +38,7 @@ def prepare_nih(
     """Read the official ChestX-ray14 files into a prepared folder: pixels, index, boxes, plan.
 
     Args:
-        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with the .tar.gz archives.
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or archives (.zip, .tar.gz), or an archive.
         labels: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, gzipped or not.
         out: Prepared folder to make.
         boxes: BBox_List_2017.csv.
@@ -70,13 +70,14 @@ def prepare_table(
 
     Args:
         table: CSV (or .csv.gz) with a row a film.
-        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with .tar.gz archives.
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or archives (.zip, .tar.gz), or an archive.
         out: Prepared folder to make.
         image_column: Column of file names; folders and extensions in them may differ from the files'.
-        label_columns: Columns of 1, 0, and -1 or blank for unknown; default: all named as one of our findings.
+        label_columns: Columns of 1, 0, and -1 or blank for unknown, or one of class names such as Effusion|Mass;
+            default: all named as one of our findings, else Finding Labels or label.
         patient_column: Without it each film counts as a patient of its own.
-        age_column: In years.
-        sex_column: M..., F...
+        age_column: In years (60, 60.0, 060Y), or with a unit (6M).
+        sex_column: M, F, male, female.
         view_column: PA, AP or LATERAL.
         split: By patient, by image, or every film a test film.
         storing: Which films, and how.
@@ -124,7 +125,7 @@ def prepare_collection(
 ARGUMENTS = """
 
     Args:
-        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or with .tar.gz archives.
+        images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or archives (.zip, .tar.gz), or an archive.
         out: Prepared folder to make.
         labels: Own copy of the label table; default: TorchXRayVision's (extra `external`).
         metadata: Own copy of the table of views, where the collection has one apart.

@@ -68,8 +68,7 @@ def score(
     Raises:
         ValueError: a column, a match, or probabilities are missing or not as above; it says which and what to do.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level:g}; expected a share between 0 and 1, such as 0.95")
+    _check_level(level)
     how = Reading(image_column, patient_column, logits)
     said, known = read_predictions(Path(predictions), how), read_labels(Path(labels), how)
     check_columns(how, said, known)
@@ -100,6 +99,11 @@ def score(
         points_from=chosen_on,
         analysis=analyse(films.scores, rng_seed=seed, resamples=resamples, level=level, points=points, unit=unit),
     )
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level:g}; expected a share between 0 and 1, such as 0.95")
 
 
 def _not_read(tables: Sequence[Predictions | Labels], how: Reading) -> dict[str, tuple[str, ...]]:
