@@ -57,7 +57,7 @@ def score(
     Args:
         predictions: an image column, and a column per finding with probabilities in [0, 1]. Columns of several prefixes
             (global_, local_, prob_) are scored side by side, the fusion compared with the others.
-        labels: an image column, and "Finding Labels" as the NIH writes it or a column per finding (empty, -1: unknown).
+        labels: an image column, and one of class names ("Finding Labels") or one per finding; see `read_statements`.
         against: other predictions of the same films, compared on the films that both have. Of several prefixes in a
             file only the last (the fusion) takes part.
         points_from: predictions of validation films in the same columns, on which operating points are chosen; a second
@@ -80,7 +80,6 @@ def score(
     findings, left_out = _common(branches, known.truth)
     films = _joined(branches, findings, said, known, found)
     points, chosen_on = _points(_listed(points_from), tables, known, how, films.scores)
-    unit: Literal["patient", "film"] = "patient" if films.patients_from else "film"
     return Scored(
         predictions=str(predictions),
         against=None if against is None else str(against),
@@ -97,7 +96,7 @@ def score(
         matched_by=found.by,
         patients_from=films.patients_from,
         points_from=chosen_on,
-        analysis=analyse(films.scores, rng_seed=seed, resamples=resamples, level=level, points=points, unit=unit),
+        analysis=analyse(films.scores, rng_seed=seed, resamples=resamples, level=level, points=points, unit=films.unit),
     )
 
 
@@ -155,6 +154,11 @@ class _Films:
     lacking_MK: npt.NDArray[np.bool_]
     """Some branch has no score."""
     patients_from: str | None
+
+    @property
+    def unit(self) -> Literal["patient", "film"]:
+        """What intervals are drawn over."""
+        return "patient" if self.patients_from else "film"
 
     def counted(self) -> tuple[Counted, ...]:
         """What the films are to each finding."""
