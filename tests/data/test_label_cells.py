@@ -64,7 +64,8 @@ def test_the_column_of_the_nih_states_all_labels():
     assert equal(found.labels["Mass"], [1, 0, NAN])
     assert equal(found.labels["Hernia"], [0, 0, NAN])
     assert equal(found.labels["No Finding"], [0, 1, NAN])
-    assert (found.used, found.notes) == (("Finding Labels",), ())
+    assert found.used == ("Finding Labels",)
+    assert found.notes == ("1 films name no class: all their labels are unknown",)
 
 
 def test_another_column_states_what_it_ever_names_and_counts_the_rest():
@@ -74,7 +75,10 @@ def test_another_column_states_what_it_ever_names_and_counts_the_rest():
     assert list(found.labels) == ["Pneumonia", "No Finding"]
     assert equal(found.labels["Pneumonia"], [0, 1, 0, 0, 1, NAN])
     assert equal(found.labels["No Finding"], [1, 0, 0, 0, 0, NAN])
-    assert found.notes == ("class names left out, not findings of ours: TB (2), COVID-19 (1), covid-19 (1)",)
+    assert found.notes == (
+        "1 films name no class: all their labels are unknown",
+        "class names left out, not findings of ours: TB (2), COVID-19 (1), covid-19 (1)",
+    )
     with pytest.raises(
         ValueError, match=r"column 'label': unknown finding 'TB' in the labels, and none .* TB \(2\), flu"
     ):

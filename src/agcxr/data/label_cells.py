@@ -157,6 +157,8 @@ def _from_names(cells: pd.Series, column: str, path: object) -> Statements:
     rows = {cell: [float(label in names) if names else np.nan for label in stated] for cell, names in of_cell.items()}
     labels = pd.DataFrame([rows[cell] for cell in cells], columns=stated, index=cells.index, dtype=float)
     labels, notes = _contradictions(labels)
+    if silent := sum(not of_cell[cell] for cell in cells):
+        notes += (f"{silent} films name no class: all their labels are unknown",)
     if others:
         notes += (f"class names left out, not findings of ours: {shortened(others)}",)
     return Statements(labels, (column,), notes)
