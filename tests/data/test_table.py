@@ -117,7 +117,7 @@ def test_cells_as_spreadsheets_write_them(tmp_path):
     assert np.array_equal(made.frame["Mass"], [1, nan, nan, 0], equal_nan=True)
     assert made.frame["Edema"].tolist() == [1, 1, 0, 0]
     assert made.notes[1:] == (
-        "1 patients are written in several ways (7,0 and 007): each counts as one patient",
+        "1 patients are written in several ways (007 and 7,0): each counts as one patient",
         "2 films without a patient count as patients of their own",
         "1 ages over 120 years were left out as unknown",
         "1 ages could not be read and are unknown, such as 'abc'",

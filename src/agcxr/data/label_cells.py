@@ -71,8 +71,8 @@ def _finding_columns(names: Sequence[str]) -> dict[str, str]:
     bare = {name: canonical(unmangled(name, names)) for name in names}
     prefixed = {name: _behind_prefix(name) for name in names}
     explicit = {label for label in prefixed.values() if label}
-    found = {name: prefixed[name] or (label if (label := bare[name]) not in explicit else None) for name in names}
-    return {name: label for name, label in found.items() if label}
+    labels = {name: prefixed[name] or (label if (label := bare[name]) not in explicit else None) for name in names}
+    return {name: label for name, label in labels.items() if label}
 
 
 def unmangled(name: str, names: Container[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data.label_cells import class_names
-from agcxr.data.patients import patient_id, read_ages, read_patients, read_sexes
+from agcxr.data.patients import is_blank, patient_id, read_ages, read_patients, read_sexes
 from agcxr.data.radiograph import stem
 from agcxr.labels import LABELS, NO_FINDING, canonical
 
@@ -95,7 +95,8 @@ def read_entries(path: str | Path) -> Table:
 
     images = column("image index")
     _check_ids(images, path)
-    patients, notes = read_patients(column("patient id"), otherwise=images.map(_patient_of))
+    stated = column("patient id")
+    patients, notes = read_patients(stated, otherwise=images[stated.map(is_blank)].map(_patient_of))
     if "patient id" not in names:
         notes += ("no column 'Patient ID': patients are taken from the file names, the part before _",)
     frame = pd.DataFrame({"image_id": images, "patient": patients})

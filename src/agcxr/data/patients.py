@@ -75,8 +75,8 @@ def is_blank(text: str) -> bool:
 
 def read_ages(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
     """Cells -> float years, NaN where unknown; notes of what could not be read and of ages beyond OLDEST."""
-    stated = text.map(_stated_age).astype(float)
-    odd = text[stated.isna() & ~text.map(is_blank)]
+    stated = text.map({cell: _stated_age(cell) for cell in text.unique()}).astype(float)
+    odd = text[stated.isna() & ~_blanks(text)]
     wrong = int((stated > OLDEST).sum())
     notes = (f"{wrong} ages over {OLDEST} years were left out as unknown",) if wrong else ()
     return stated.mask(stated > OLDEST), notes + unread(odd, "ages")
@@ -88,21 +88,28 @@ def read_patients(text: pd.Series, otherwise: pd.Series) -> tuple[pd.Series, tup
     Ids that differ only in padding or a decimal ("007", "7") count as one patient, which a note says: were they two,
     no harm is done by keeping them in the same part, while one patient taken for two leaks between parts.
     """
-    blank = text.map(is_blank)
-    ids = text.map(patient_id).mask(blank, otherwise)
-    written = text[~blank].str.strip().groupby(ids[~blank], sort=False).unique()
-    several = written[written.map(len) > 1]
-    if not len(several):
+    id_of = {cell: patient_id(cell) for cell in text.unique()}
+    written: dict[str, set[str]] = {}
+    for cell, patient in id_of.items():
+        if not is_blank(cell):
+            written.setdefault(patient, set()).add(cell.strip())
+    ids = text.map(id_of).mask(_blanks(text), otherwise)
+    several = [sorted(cells, key=lambda cell: (len(cell), cell)) for cells in written.values() if len(cells) > 1]
+    if not several:
         return ids, ()
-    example = " and ".join(sorted(several.iloc[0], key=len)[:3])
+    example = " and ".join(several[0][:3])
     return ids, (f"{len(several)} patients are written in several ways ({example}): each counts as one patient",)
 
 
 def read_sexes(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
     """Cells -> "M", "F" or "" where neither is stated; a note of words that are not known."""
     words = text.str.strip().str.lower()
-    odd = text[~words.isin(list(SEXES)) & ~text.map(is_blank)]
+    odd = text[~words.isin(list(SEXES)) & ~_blanks(text)]
     return words.map(SEXES).fillna("").astype(text.dtype), unread(odd, "sexes")
+
+
+def _blanks(text: pd.Series) -> pd.Series:
+    return text.isin([cell for cell in text.unique() if is_blank(cell)])
 
 
 def _stated_age(text: str) -> float | None:

@@ -125,26 +125,26 @@ def find_files(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
     Raises ValueError for a place that does not exist or if nothing at all is found.
     """
-    listed = [places] if isinstance(places, str | os.PathLike) else places
-    found = _Found(tuple(Path(place) for place in listed))
-    for root in found.roots:
+    given = [places] if isinstance(places, str | os.PathLike) else places
+    listing = _Listing(tuple(Path(place) for place in given))
+    for root in listing.roots:
         if not root.exists():
             raise ValueError(f"{root} does not exist; expected a folder of images, or a .zip or .tar.gz archive")
         walk = Walk(root)
         for path, below in walk if root.is_dir() else [(root, Path(root.name))]:
-            found.add(path, below)
-        found.others += [f"{walk.ignored:,} other files there, such as {walk.odd}"] if walk.ignored else []
-        found.notes += [f"no permission to read the folder {folder}" for folder in walk.closed]
-    if not found.by_stem and not found.archives:
+            listing.add(path, below)
+        listing.others += [f"{walk.ignored:,} other files there, such as {walk.odd}"] if walk.ignored else []
+        listing.notes += [f"no permission to read the folder {folder}" for folder in walk.closed]
+    if not listing.by_stem and not listing.archives:
         raise ValueError(
-            f"no images under {', '.join(map(str, found.roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}, "
-            f"or DICOM files of any name{''.join(f'; {text}' for text in (*found.others, *found.notes))}"
+            f"no images under {', '.join(map(str, listing.roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}, "
+            f"or DICOM files of any name{''.join(f'; {text}' for text in (*listing.others, *listing.notes))}"
         )
-    return found.files()
+    return listing.files()
 
 
 @dataclass
-class _Found:
+class _Listing:
     """`ImageFiles` in the making."""
 
     roots: tuple[Path, ...]
