@@ -56,6 +56,15 @@ def test_paths_within_a_zip_tell_equal_names_apart(tmp_path):
     assert files.find("patient00009/study1/view1_frontal.jpg") is None
 
 
+def test_unpacked_files_go_before_their_zip(tmp_path):
+    pack(tmp_path / "a.zip", {"p/a.png": b"zipped", "/p\\b.png": b"zipped"})
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_bytes(b"unpacked")
+    files = find_files(tmp_path)
+    assert files.find("p/a.png") == str(tmp_path / "p" / "a.png")
+    assert files.find("p/b.png") == f"{tmp_path}/a.zip//p\\b.png"
+
+
 def test_what_was_found_twice(tmp_path):
     for name in ("p1/a.png", "p2/a.png", "p2/a.jpg", "p3/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -126,7 +126,7 @@ def find_files(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     Raises ValueError for a place that does not exist or if nothing at all is found.
     """
     given = [places] if isinstance(places, str | os.PathLike) else places
-    listing = _Listing(tuple(Path(place) for place in given))
+    listing = _Listing(tuple(map(Path, given)))
     for root in listing.roots:
         if not root.exists():
             raise ValueError(f"{root} does not exist; expected a folder of images, or a .zip or .tar.gz archive")
@@ -135,10 +135,12 @@ def find_files(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             listing.add(path, below)
         listing.others += [f"{walk.ignored:,} other files there, such as {walk.odd}"] if walk.ignored else []
         listing.notes += [f"no permission to read the folder {folder}" for folder in walk.closed]
+    listing.look_into_zips()
     if not listing.by_stem and not listing.archives:
+        places, known = ", ".join(map(str, listing.roots)), ", ".join((*SUFFIXES, *ARCHIVES))
         raise ValueError(
-            f"no images under {', '.join(map(str, listing.roots))}; expected files {', '.join((*SUFFIXES, *ARCHIVES))}, "
-            f"or DICOM files of any name{''.join(f'; {text}' for text in (*listing.others, *listing.notes))}"
+            f"no images under {places}; expected files {known}, or DICOM files of any name"
+            + "".join(f"; {text}" for text in (*listing.others, *listing.notes))
         )
     return listing.files()
 
@@ -151,6 +153,7 @@ class _Listing:
     by_path: dict[str, str] = field(default_factory=dict)
     by_stem: dict[str, str] = field(default_factory=dict)
     archives: list[Path] = field(default_factory=list)
+    zips: list[tuple[Path, Path]] = field(default_factory=list)
     duplicates: dict[str, int] = field(default_factory=dict)
     doubled: set[str] = field(default_factory=set)
     zipped: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -159,14 +162,19 @@ class _Listing:
 
     def add(self, path: Path, below: Path) -> None:
         if is_zip(path):
-            for name in list_archive(path, self.notes.append):
-                file = f"{path}/{name}"
-                self.zipped.setdefault(file, (str(path), name))
-                self._film(file, (below.parent / name).as_posix())
+            self.zips.append((path, below))
         elif is_archive(path.name):
             self.archives.append(path)
         else:
             self._film(str(path), below.as_posix())
+
+    def look_into_zips(self) -> None:
+        """Last, as files that are unpacked already go before those of the same names in a .zip."""
+        for path, below in self.zips:
+            for name in list_archive(path, self.notes.append):
+                file = f"{path}/{name}"
+                self.zipped.setdefault(file, (str(path), name))
+                self._film(file, (below.parent / name.lstrip("/\\")).as_posix())
 
     def _film(self, file: str, below: str) -> None:
         path = without_suffix(below)
