@@ -22,6 +22,7 @@ README = ROOT / "README.md"
 # users: it may name what it opens, and no file of the package imports from it except __version__.
 DIRECTION = """
     labels
+    config_file
     config
     geometry
     calibration
@@ -80,6 +81,7 @@ DIRECTION = """
     training/frozen
     training/tasks
     training/norms
+    training/averaging
     training/keeper
     training/stages
     training/seeds

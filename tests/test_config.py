@@ -44,6 +44,21 @@ def test_partial_yaml_keeps_the_base(tmp_path):
         ("image_size: 300", r"image_size is 300 but a view is cut from a film of resize=256"),
         ("{strategy: GLF, local: {start: global}}", "both branches start together; set it to 'weights'"),
         ("{strategy: G_LF, fusion: {start: global}}", "a branch learns with the fusion; set it to 'random'"),
+        (
+            "global: {warm_up_epochs: 1, schedule: onecycle}",
+            "global.warm_up_epochs is 1, but the schedule onecycle has its own warm-up; set it to 0, or global.schedule to",
+        ),
+        (
+            "fusion: {warm_up_epochs: 5.5}",
+            "fusion.warm_up_epochs is 5.5, longer than the stage's 5 epochs; lower it, or raise fusion.epochs",
+        ),
+        ("augment: {zoom: 0.1, crop: random-resized}", "zoom is 0.1, but .* already differ in size; set it to 0"),
+        (
+            "{augment: {rotation: 5}, local: {attention_per: image}}",
+            "a box found once does not turn with the views, which augment.rotation turns by up to 5 degrees; set it to",
+        ),
+        ("global: {ema: 1}", "global.ema is 1: Input should be less than 1"),
+        ("global: {layer_decay: 0}", "global.layer_decay is 0: Input should be greater than 0"),
         ("- 1", "expected `field: value` lines"),
         ("a: [", "is not YAML"),
         ("", "holds nothing, expected `field: value` lines"),
@@ -66,10 +81,46 @@ def test_configurations_that_cannot_be_read_say_what_to_do(tmp_path):
         ValueError, match=r"no.yaml does not exist; every run folder holds one as config.yaml, or start"
     ):
         config.from_yaml(tmp_path / "no.yaml")
-    with pytest.raises(ValueError, match=r"--preset \(lite, paper, paper-densenet, demo\)"):
+    with pytest.raises(ValueError, match=r"--preset \(lite, paper, paper-densenet, strong, demo\)"):
         config.from_yaml(tmp_path / "no.yaml")
     with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\); expected a YAML file"):
         config.from_yaml(tmp_path)
     (tmp_path / "odd.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"odd.yaml cannot be read \(it is not text\)"):
         config.from_yaml(tmp_path / "odd.yaml")
+
+
+def test_strong_starts_from_the_pilot_and_mirrors_nothing():
+    made = config.strong()
+    assert (made.backbone, made.weights, made.image_size, made.resize) == (
+        *("tf_efficientnet_lite0", "imagenet"),
+        *(336, 384),
+    )
+    assert (made.augment.crop, made.augment.scale_min, made.augment.flip) == ("random-resized", 0.5, 0.0)
+    first = made.global_
+    assert (first.optimiser, first.lr, first.weight_decay, first.schedule, first.epochs) == (
+        *("adamw", 3e-4, 0.05),
+        *("cosine", 7),
+    )
+    assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "global", "prepared")
+    assert (made.local.statistic, made.local.threshold) == ("l2", 0.5)
+
+
+@pytest.mark.parametrize("name", ["lite", "paper", "paper-densenet", "demo"])
+def test_the_other_recipes_use_none_of_what_strong_adds(name):
+    made = config.preset(name)
+    assert (made.augment.zoom, made.augment.rotation, made.augment.contrast) == (0, 0, 0)
+    for stage in (made.global_, made.local, made.fusion):
+        assert (stage.accumulate, stage.warm_up_epochs, stage.layer_decay, stage.ema, stage.patience) == (1, 0, 1, 0, 0)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (320, 366), (336, 384), (448, 512)])
+def test_sizes_keep_the_published_proportion(size, resize):
+    made = config.sized(config.lite(), size)
+    assert (made.image_size, made.resize) == (size, resize)
+    assert made.model_copy(update={"image_size": 224, "resize": 256}) == config.lite()
+
+
+def test_an_impossible_size():
+    with pytest.raises(ValueError, match="image_size is 16: Input should be greater than or equal to 32"):
+        config.sized(config.lite(), 16)

@@ -6,14 +6,15 @@ A run folder keeps the whole configuration as `config.yaml`. No torch here, so t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from agcxr import config_file
 
 
 class Frozen(BaseModel):
@@ -72,7 +73,10 @@ class Stage(Frozen):
     epochs: Annotated[int, Field(ge=1)] = 10
     """How often every training film is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Films a step, over all devices."""
+    """Films a batch, over all devices."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches a step: their gradients are summed, so that a step is of batch_size x accumulate films in the memory of
+    one batch."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -82,6 +86,16 @@ class Stage(Frozen):
     step_epochs: Annotated[int, Field(ge=1)] = 20
     """With `step`: the learning rate is multiplied by step_factor after every so many epochs."""
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warm_up_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """The learning rate first climbs from near 0 over so many epochs (0.5: half of one). `onecycle` has its own."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of each block of a backbone, as a share of that of the block after it; the last block and the
+    heads have the whole. 1: all alike."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Keep a running average of the weights that forgets by so much a step (0.999; at first faster), validate it, and
+    keep it as the result. 0: the weights themselves."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many epochs without a better one. 0: never."""
 
 
 class Local(Stage):
@@ -136,6 +150,12 @@ class Augment(Frozen):
     """With `random-resized`: the smallest share of the film's area a view may show."""
     ratio_max: Annotated[float, Field(ge=1)] = 4 / 3
     """With `random-resized`: the largest aspect ratio of the window."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """With `random` and `none`: the window's side times a factor from 1 - zoom to 1 + zoom, at most the whole film."""
+    rotation: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """Turn a view about its centre by up to so many degrees, either way."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Spread gray values about middle gray by a factor from 1 - contrast to 1 + contrast."""
 
 
 class Train(Frozen):
@@ -167,13 +187,15 @@ class Train(Frozen):
     strategy: Strategy = "G_L_F"
     """What is trained together: three stages (as published), jointly (letters joined), or the branches once more in
     stage III (`finetune`)."""
-    loss: Literal["bce", "balanced-batch", "balanced-dataset", "asymmetric"] = "bce"
-    """Cross-entropy; with ones and zeros weighted by how rare they are in the batch or in all training films; or the
-    asymmetric loss, which cares less for easy negatives."""
+    loss: Literal["bce", "balanced-batch", "balanced-dataset", "balanced-finding", "asymmetric", "auc-margin"] = "bce"
+    """Cross-entropy; with ones and zeros weighted by how rare they are in the batch or in all training films; with the
+    ones of each finding weighted by how rare they are in it; the asymmetric loss, which cares less for easy negatives;
+    or the AUC margin loss, which sets films with and without a finding apart."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of first weights, order and views. The same seed gives the same run."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, else fp32. The run folder says which it was."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the hardware computes in it, else fp32. `fp16`, with scaled gradients, is for GPUs without
+    bf16. The run folder says which it was."""
     devices: Annotated[int, Field(ge=1)] = 1
     """GPUs of a machine (processes, where there is none). Batches are shared out among them."""
     nodes: Annotated[int, Field(ge=1)] = 1
@@ -185,6 +207,35 @@ class Train(Frozen):
             raise ValueError(
                 f"image_size is {self.image_size} but a view is cut from a film of resize={self.resize}; "
                 "raise resize or lower image_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> Train:
+        for name, stage in (("global", self.global_), ("local", self.local), ("fusion", self.fusion)):
+            if stage.warm_up_epochs and stage.schedule == "onecycle":
+                raise ValueError(
+                    f"{name}.warm_up_epochs is {stage.warm_up_epochs:g}, but the schedule onecycle has its own "
+                    f"warm-up; set it to 0, or {name}.schedule to cosine"
+                )
+            if stage.warm_up_epochs > stage.epochs:
+                raise ValueError(
+                    f"{name}.warm_up_epochs is {stage.warm_up_epochs:g}, longer than the stage's {stage.epochs} "
+                    f"epochs; lower it, or raise {name}.epochs"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _views_can_be_drawn(self) -> Train:
+        if self.augment.zoom and self.augment.crop == "random-resized":
+            raise ValueError(
+                f"augment.zoom is {self.augment.zoom:g}, but with augment.crop 'random-resized' windows already differ "
+                "in size; set it to 0 and augment.scale_min to the smallest share, or augment.crop to 'random'"
+            )
+        if self.augment.rotation and self.local.attention_per == "image":
+            raise ValueError(
+                f"local.attention_per is 'image', but a box found once does not turn with the views, which augment."
+                f"rotation turns by up to {self.augment.rotation:g} degrees; set it to 'view', or the rotation to 0"
             )
         return self
 
@@ -281,14 +332,58 @@ def demo() -> Train:
     )
 
 
-PRESETS: dict[str, Callable[[], Train]] = {"lite": lite, "paper": paper, "paper-densenet": paper_densenet, "demo": demo}
+def strong() -> Train:
+    """A small network from ImageNet weights on larger views, for collections of some thousand films (see method.md).
+
+    The global stage is a pilot on real films (AdamW 3e-4 with weight decay .05, a cosine, windows of at least half of
+    the film, 7 epochs of 336-px views of 384-px films), steadied by a warm-up, smaller steps for early layers and an
+    average of the weights. No film is mirrored: the heart has a side. ReLU6 flattens the maximum over the channels, so
+    attention takes their root sum of squares, and tau is lower.
+    """
+    steady: dict[str, Any] = {"optimiser": "adamw", "weight_decay": 0.05, "schedule": "cosine", "warm_up_epochs": 0.5}
+    steady |= {"batch_size": 32, "layer_decay": 0.9, "ema": 0.999, "patience": 3}
+    return Train(
+        backbone="tf_efficientnet_lite0",
+        image_size=336,
+        resize=384,
+        augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5.0, contrast=0.1),
+        global_=Stage(epochs=7, lr=3e-4, **steady),
+        local=Local(
+            epochs=5,
+            lr=2e-4,
+            start="global",
+            crop_source="prepared",
+            statistic="l2",
+            threshold=0.5,
+            min_side=24,
+            **steady,
+        ),
+        fusion=Fusion(epochs=5, lr=2e-4, start="global", cached_views=4, **steady),
+    )
+
+
+PRESETS: dict[str, Callable[[], Train]] = {
+    "lite": lite,
+    "paper": paper,
+    "paper-densenet": paper_densenet,
+    "strong": strong,
+    "demo": demo,
+}
 
 
 def preset(name: str) -> Train:
     """The recipe of that name. Raises ValueError naming the nearest one."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{_did_you_mean(name, list(PRESETS))}; there are {', '.join(PRESETS)}")
+        raise ValueError(
+            f"unknown preset {name!r}{config_file.did_you_mean(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
+        )
     return PRESETS[name]()
+
+
+def sized(config: Train, size: int) -> Train:
+    """The same recipe with views of `size` pixels from films of 8/7 of it, as the published 224 from 256: 320 from 366,
+    448 from 512. Raises ValueError for a size under 32."""
+    return from_dict(config.model_dump(by_alias=True) | {"image_size": size, "resize": round(size * 8 / 7)})
 
 
 def to_yaml(config: Train, path: str | Path) -> None:
@@ -301,22 +396,8 @@ def from_yaml(path: str | Path, base: Train | None = None) -> Train:
 
     Raises ValueError that names an unknown key, or an impossible value, and the nearest valid one.
     """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"the configuration {path} does not exist; every run folder holds one as config.yaml, or start from a "
-            f"recipe with --preset ({', '.join(PRESETS)})"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ValueError(f"the configuration {path} cannot be read ({reason}); expected a YAML file") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(found, dict):
-        held = "nothing" if found is None else type(found).__name__
-        raise ValueError(f"{path} holds {held}, expected `field: value` lines such as `backbone: resnet50`")
-    return from_dict(_merged((base or lite()).model_dump(by_alias=True), found))
+    found = config_file.read(path, tuple(PRESETS))
+    return from_dict(config_file.merged((base or lite()).model_dump(by_alias=True), found))
 
 
 def from_dict(values: dict[str, Any]) -> Train:
@@ -329,46 +410,4 @@ def from_dict(values: dict[str, Any]) -> Train:
 
 def in_words(error: ValidationError) -> str:
     """What is wrong with settings, a line each, for people."""
-    return "\n".join(_explain(problem) for problem in error.errors())
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return out
-
-
-def _explain(problem: Any) -> str:
-    """One pydantic problem in words for people."""
-    where = ".".join(str(part) for part in problem["loc"])
-    given = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {where!r}{_did_you_mean(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
-    if problem["type"] == "literal_error":
-        near = _did_you_mean(str(given), _choices(problem["loc"]))
-        return f"{where} is {given!r}; expected {problem['ctx']['expected']}{near}"
-    if not where:  # a check over several fields: its message says it all
-        return problem["msg"].removeprefix("Value error, ")
-    return f"{where} is {given!r}: {problem['msg']}"
-
-
-def _model_at(path: tuple[Any, ...]) -> type[BaseModel]:
-    model: type[BaseModel] = Train
-    for part in path:
-        model = next(field.annotation for name, field in model.model_fields.items() if part in (name, field.alias))  # type: ignore[assignment]
-    return model
-
-
-def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    return [field.alias or name for name, field in _model_at(path).model_fields.items()]
-
-
-def _choices(path: tuple[Any, ...]) -> list[str]:
-    return [str(choice) for choice in get_args(_model_at(path[:-1]).model_fields[path[-1]].annotation)]
-
-
-def _did_you_mean(given: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return config_file.in_words(error, Train)

@@ -1,5 +1,8 @@
 """Views: exact on integer windows, the same picture whatever the prepared size, boxes that go there and back."""
 
+import math
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -174,6 +177,114 @@ def test_boxes_are_cut_to_the_view_or_fall_back():
     box, lost = within(torch.tensor([[-5.0, 10, 40, 300], [220, 0, 260, 100], [0, 0, 16, 16]]), 224, 16)
     assert box.tolist() == [[0, 10, 40, 224], [0, 0, 224, 224], [0, 0, 16, 16]]
     assert lost.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("window", [[16.0, 32, 80, 96], [10.0, 20, 90, 60]], ids=["square", "long"])
+def test_a_view_turned_by_nothing_is_the_plain_one(window):
+    image, box = films(1, 128), torch.tensor([window])
+    plain = Views(box, torch.tensor([True]), 32, 32, False)
+    turned = Views(box, torch.tensor([True]), 32, 32, False, angle_B=torch.zeros(1))
+    inner = (..., slice(2, -2), slice(2, -2))  # a plain view does not mix in pixels beyond its window's edge
+    torch.testing.assert_close(render(image, turned, 64)[inner], render(image, plain, 64)[inner], atol=1e-5, rtol=0)
+
+
+def test_a_quarter_turn_of_the_window_is_exact():
+    """Clockwise on the film: what was up on the right of the window is now up on its left."""
+    image = films(2, 64)
+    views = Views(torch.tensor([[0.0, 0, 64, 64]] * 2), torch.tensor([False, True]), 64, 64, False)
+    views = replace(views, angle_B=torch.full((2,), math.pi / 2))
+    expected = torch.rot90(image.float() / 255, 1, (2, 3))
+    shown = render(image, views)
+    torch.testing.assert_close(shown[0], expected[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(shown[1], expected[1].flip(-1), atol=2e-5, rtol=0)
+
+
+def test_a_long_window_turns_without_shear():
+    """Every sample of the turned window lies where the rotation of the film says: gray values are a plane there."""
+    y, x = torch.meshgrid(torch.arange(100.0), torch.arange(100.0), indexing="ij")
+    image = (2 * x + 0.5 * y).round().to(torch.uint8)[None, None]
+    views = Views(torch.tensor([[30.0, 40, 70, 60]]), torch.tensor([False]), 20, 20, False, torch.tensor([0.5]))
+    u, v = (torch.arange(20) + 0.5) * 2 - 20, (torch.arange(20) + 0.5) - 10
+    column = 50 + math.cos(0.5) * u[None, :] - math.sin(0.5) * v[:, None] - 0.5
+    row = 50 + math.sin(0.5) * u[None, :] + math.cos(0.5) * v[:, None] - 0.5
+    torch.testing.assert_close(render(image, views)[0, 0] * 255, 2 * column + 0.5 * row, atol=0.6, rtol=0)
+
+
+def test_turned_views_do_not_round_under_autocast():
+    image, views = films(2, 64), draw(2, 64, Augment(rotation=10), image_size=56, resize=64)
+    with torch.autocast("cpu", torch.bfloat16):
+        shown = render(image, views)
+    assert torch.equal(shown, render(image, views))
+
+
+@pytest.mark.parametrize("crop", ["random", "random-resized", "none"])
+def test_turned_and_spread_views_are_the_same_place_of_the_film_at_every_size(crop):
+    augment = Augment(crop=crop, rotation=10, contrast=0.3)
+    small, large = draw(8, 256, augment, 5), draw(8, 512, augment, 5)
+    assert torch.equal(small.angle_B, large.angle_B)
+    assert torch.equal(small.contrast_B, large.contrast_B)
+    film = smooth_films(8, 512)
+    halved = np.stack([cv2.resize(one, (256, 256), interpolation=cv2.INTER_AREA) for one in film])
+    of_large, of_small = (
+        render(torch.from_numpy(one)[:, None], views) for one, views in ((film, large), (halved, small))
+    )
+    torch.testing.assert_close(of_large, of_small, atol=1 / 255, rtol=0)
+    one_by_one = torch.cat([render(torch.from_numpy(film[i : i + 1])[:, None], large[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(of_large, one_by_one, atol=1e-6, rtol=0)
+
+
+def test_angles_and_contrast_have_their_range():
+    views = draw(4000, 256, Augment(rotation=5, contrast=0.2))
+    degrees = views.angle_B.rad2deg()
+    assert (degrees.min().item(), degrees.max().item()) == (pytest.approx(-5, abs=0.02), pytest.approx(5, abs=0.02))
+    assert degrees.mean().item() == pytest.approx(0, abs=0.15)
+    contrast = views.contrast_B
+    assert (contrast.min().item(), contrast.max().item()) == (
+        pytest.approx(0.8, abs=1e-3),
+        pytest.approx(1.2, abs=1e-3),
+    )
+
+
+@pytest.mark.parametrize("crop", ["random", "random-resized", "none"])
+def test_turning_and_spreading_draw_the_windows_and_flips_of_before(crop):
+    plain, more = (draw(16, 256, Augment(crop=crop, **also)) for also in ({}, {"rotation": 5, "contrast": 0.1}))
+    assert torch.equal(plain.window_B4, more.window_B4)
+    assert torch.equal(plain.flip_B, more.flip_B)
+    assert (plain.angle_B, plain.contrast_B) == (None, None)
+
+
+def test_contrast_is_about_middle_gray_and_stays_in_range():
+    image = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    views = replace(centre_views(1, 2, image_size=2, resize=2), contrast_B=torch.tensor([2.0]))
+    torch.testing.assert_close(render(image, views).flatten(), torch.tensor([0, 0, 0.3, 1.0]))
+
+
+@pytest.mark.parametrize(("crop", "place"), [("random", "anywhere"), ("none", "the middle")])
+def test_zoomed_windows_stay_on_the_film(crop, place):
+    box = draw(4000, 256, Augment(crop=crop, zoom=0.5), image_size=200, resize=256).window_B4
+    side = box[:, 2:] - box[:, :2]
+    torch.testing.assert_close(side[:, 0], side[:, 1])
+    assert (side.min().item(), side.max().item()) == (pytest.approx(100, abs=0.5), pytest.approx(256, abs=1e-3))
+    assert box.min() >= -1e-3
+    assert box.max() <= 256 + 1e-3
+    centred = (box[:, :2] + box[:, 2:] - 256).abs().max().item() < 1e-3
+    assert centred == (place == "the middle")
+
+
+def test_a_turned_view_maps_no_boxes():
+    views = draw(2, 64, Augment(rotation=5), image_size=56, resize=64)
+    with pytest.raises(ValueError, match=r"boxes cannot be mapped through views that are turned; .* augment.rotation"):
+        map_boxes(torch.zeros(2, 4), views, 56, to="view")
+
+
+def test_some_of_the_views_on_another_device():
+    views = draw(4, 64, Augment(rotation=5, contrast=0.1), image_size=56, resize=64)
+    some = views[torch.tensor([2, 0])].to("meta")
+    assert len(some) == 2
+    for name in ("window_B4", "flip_B", "angle_B", "contrast_B"):
+        assert getattr(some, name).device.type == "meta"
+        assert torch.equal(getattr(views[torch.tensor([2, 0])], name), getattr(views, name)[torch.tensor([2, 0])])
+    assert (some.image_size, some.side) == (views.image_size, views.side)
 
 
 def test_refusals():

@@ -2,7 +2,8 @@
 
 The recipe "resize to 256, cut 224" is a window of 224/256 of the film's side, wherever that window lies. So a view
 is a window in prepared pixels and a flip, whatever the size that was prepared: from a film prepared at 512 the same
-window gives the same picture by area averaging, or, rendered larger, a sharper one of the same place.
+window gives the same picture by area averaging, or, rendered larger, a sharper one of the same place. A view may also
+be turned about its centre, and its gray values spread.
 
 Shape suffixes: B views, S side of a prepared film, H W side of a rendered view, 4 a box (x0, y0, x1, y1) with
 exclusive ends, pixel i covering [i, i + 1).
@@ -11,7 +12,8 @@ exclusive ends, pixel i covering [i, i + 1).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,9 @@ class Views:
     image_size: side of the network's input in pixels.
     side: side of an unscaled window in prepared pixels (image_size / resize of the film's side).
     aligned: every window is `side` wide and high and begins on a whole pixel of the film resized to `resize`.
+    angle_B: by how much the window is turned about its centre before the flip, so that the film appears turned the
+        other way; radians, clockwise on the film, float32. None: not at all.
+    contrast_B: what gray values are multiplied by about middle gray, float32. None: 1.
     """
 
     window_B4: Tensor
@@ -40,21 +45,23 @@ class Views:
     image_size: int
     side: float
     aligned: bool
+    angle_B: Tensor | None = None
+    contrast_B: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.window_B4)
 
     def __getitem__(self, which: Tensor | slice) -> Views:
         """Some of the views: an index tensor, a mask or a slice."""
-        return replace(self, window_B4=self.window_B4[which], flip_B=self.flip_B[which])
+        return self._each(lambda tensor: tensor[which])
 
     def to(self, device: torch.device | str) -> Views:
         """The same views on another device (asynchronously where it can be)."""
-        return replace(
-            self,
-            window_B4=self.window_B4.to(device, non_blocking=True),
-            flip_B=self.flip_B.to(device, non_blocking=True),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def centre_views(n: int, prepared_size: int, *, image_size: int, resize: int) -> Views:
@@ -72,20 +79,38 @@ def random_views(
     """n training views. The same generator state gives the same views, whatever the prepared size shows.
 
     `random` cuts image_size from the film resized to `resize` (lite); `random-resized` a window of random area and
-    aspect (paper, torchvision's rule, not rounded to whole pixels); `none` keeps the central window. Each is flipped
-    with probability `augment.flip`.
+    aspect (paper, torchvision's rule, not rounded to whole pixels); `none` keeps the central window. With `zoom` the
+    side of the first and the last differs from view to view. Each is flipped with probability `augment.flip`, turned by
+    up to `rotation` degrees, and spread by up to `contrast`.
     """
     _check(prepared_size, image_size, resize)
     pixel = prepared_size / resize
     centre = centre_views(n, prepared_size, image_size=image_size, resize=resize)
-    flip_B = torch.rand(n, generator=generator) < augment.flip
-    if augment.crop == "none":
-        return replace(centre, flip_B=flip_B)
+    views = replace(centre, flip_B=torch.rand(n, generator=generator) < augment.flip)
     if augment.crop == "random-resized":
-        window_B4 = _random_resized(n, augment, generator) * prepared_size
-        return replace(centre, window_B4=window_B4, flip_B=flip_B, aligned=False)
-    start_B2 = torch.randint(resize - image_size + 1, (n, 2), generator=generator) * pixel
-    return replace(centre, window_B4=torch.cat([start_B2, start_B2 + image_size * pixel], 1), flip_B=flip_B)
+        views = replace(views, window_B4=_random_resized(n, augment, generator) * prepared_size, aligned=False)
+    elif augment.zoom:
+        views = replace(views, window_B4=_zoomed(views, prepared_size, augment, generator), aligned=False)
+    elif augment.crop == "random":
+        start_B2 = torch.randint(resize - image_size + 1, (n, 2), generator=generator) * pixel
+        views = replace(views, window_B4=torch.cat([start_B2, start_B2 + image_size * pixel], 1))
+    if augment.rotation:
+        angle_B = math.radians(augment.rotation) * (2 * torch.rand(n, generator=generator) - 1)
+        views = replace(views, angle_B=angle_B, aligned=False)
+    if augment.contrast:
+        views = replace(views, contrast_B=1 + augment.contrast * (2 * torch.rand(n, generator=generator) - 1))
+    return views
+
+
+def _zoomed(views: Views, prepared_size: int, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Square windows in prepared pixels, n x 4: the side uniform about that of an unscaled one, cut to the film; in the
+    middle, or with `random` anywhere."""
+    n = len(views)
+    factor_B1 = 1 + augment.zoom * (2 * torch.rand(n, 1, generator=generator) - 1)
+    side_B1 = (views.side * factor_B1).clamp(max=prepared_size)
+    share_B2 = torch.full((n, 2), 0.5) if augment.crop == "none" else torch.rand(n, 2, generator=generator)
+    start_B2 = share_B2 * (prepared_size - side_B1)
+    return torch.cat([start_B2, start_B2 + side_B1], 1)
 
 
 def _random_resized(n: int, augment: Augment, generator: torch.Generator) -> Tensor:
@@ -123,7 +148,7 @@ def render(image_B1SS: Tensor, views: Views, size: int | None = None) -> Tensor:
 
     Films prepared larger than the view needs are first averaged over areas, so that a film prepared at a multiple of
     `resize` gives the view of the film prepared at `resize` (up to the rounding of the smaller one to 8 bits).
-    Aligned windows are then exact slices; others are sampled bilinearly.
+    Aligned windows are then exact slices; others are sampled bilinearly, outside the film its nearest edge.
     """
     if image_B1SS.dtype != torch.uint8 or image_B1SS.ndim != 4 or image_B1SS.shape[1] != 1:
         raise ValueError(
@@ -141,11 +166,33 @@ def render(image_B1SS: Tensor, views: Views, size: int | None = None) -> Tensor:
         if rest == 0:  # cut first: an area average of whole blocks
             view = _slices(image_B1SS, window_B4.round().long() * factor, size * factor)
             view = torch.where(flip_B111, view.flip(-1), view).float()
-            return (F.avg_pool2d(view, factor) if factor > 1 else view).div_(255)
+            return _spread((F.avg_pool2d(view, factor) if factor > 1 else view).div_(255), views)
         view = _slices(_area(image_B1SS, grid), window_B4.round().long(), size)
-    else:
+    elif views.angle_B is None:
         view = geometry.crop(_area(image_B1SS, grid), window_B4, size)
-    return torch.where(flip_B111, view.flip(-1), view).div_(255)
+    else:
+        view = _turned(_area(image_B1SS, grid), window_B4, views.angle_B, size)
+    return _spread(torch.where(flip_B111, view.flip(-1), view).div_(255), views)
+
+
+def _turned(image_B1GG: Tensor, window_B4: Tensor, angle_B: Tensor, size: int) -> Tensor:
+    """The windows (pixels of these films) turned about their centres, sampled bilinearly -> B1HW."""
+    grid = image_B1GG.shape[-1]
+    half_B2 = (window_B4[:, 2:] - window_B4[:, :2]) / grid  # in grid_sample's units the film is from -1 to 1
+    centre_B2 = (window_B4[:, 2:] + window_B4[:, :2]) / grid - 1
+    cos_B, sin_B = angle_B.cos(), angle_B.sin()
+    turn_B22 = torch.stack([torch.stack([cos_B, -sin_B], 1), torch.stack([sin_B, cos_B], 1)], 1)
+    theta_B23 = torch.cat([turn_B22 * half_B2[:, None], centre_B2[:, :, None]], 2)
+    with torch.autocast(image_B1GG.device.type, enabled=False):
+        place = F.affine_grid(theta_B23, [len(angle_B), 1, size, size], align_corners=False)
+        return F.grid_sample(image_B1GG, place, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _spread(view_B1HW: Tensor, views: Views) -> Tensor:
+    """The views with their contrast, in [0, 1]: about middle gray, so that a sharper view is changed alike."""
+    if views.contrast_B is None:
+        return view_B1HW
+    return ((view_B1HW - 0.5) * views.contrast_B[:, None, None, None] + 0.5).clamp_(0, 1)
 
 
 def _area(image_B1SS: Tensor, grid: int) -> Tensor:
@@ -164,8 +211,14 @@ def _slices(image_B1SS: Tensor, window_B4: Tensor, size: int) -> Tensor:
 def map_boxes(box_B4: Tensor, views: Views, size: int, *, to: str) -> Tensor:
     """Boxes between the view rendered at `size` and the prepared film; flips and windows honoured, nothing clamped.
 
-    `to="prepared"`: from view pixels to prepared pixels; `to="view"`: the inverse.
+    `to="prepared"`: from view pixels to prepared pixels; `to="view"`: the inverse. Raises ValueError for views that
+    are turned: upright boxes do not stay upright.
     """
+    if views.angle_B is not None:
+        raise ValueError(
+            "boxes cannot be mapped through views that are turned; let attention be taken of every view, or set "
+            "augment.rotation to 0"
+        )
     window_B4 = views.window_B4
     start_B2, side_B2 = window_B4[:, :2], window_B4[:, 2:] - window_B4[:, :2]
     if to == "prepared":

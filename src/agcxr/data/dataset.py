@@ -8,6 +8,7 @@ Shape suffixes: N films of a part, B films of a batch, K labels, S side of a pre
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -151,15 +152,17 @@ def train_batches(
     films: Films,
     batch_size: int,
     *,
+    accumulate: int = 1,
     seed: int,
     shard: Shard = Shard(),
     pin: bool = False,
 ) -> Batches:
-    """One epoch in the order drawn from `seed`; `batch_size` films a step over all processes.
+    """One epoch in the order drawn from `seed`; `accumulate` batches of `batch_size` films a step over all processes.
 
-    Each global batch is dealt out over the processes, so that two processes take the steps that one would. Of the
-    last, partial batch the films that cannot be dealt out evenly are left out (of this epoch), as is a last batch of
-    one film a process, which batch norm cannot use.
+    Each step is dealt out over the processes and then over its batches, so that two processes, or two batches of half
+    the size, take the steps that one would. Of the last, partial step the films that cannot be dealt out evenly are
+    left out (of this epoch), as is a last step of one film a process, which batch norm cannot use; its batches are
+    about alike in size.
     """
     world = shard.world
     if batch_size % world:
@@ -170,12 +173,15 @@ def train_batches(
     if len(films) < world:
         raise ValueError(f"{len(films)} films cannot be dealt out to {world} devices; use fewer devices or more films")
     order_N = np.random.default_rng(seed).permutation(len(films))
-    last = len(films) % batch_size // world * world
-    if last == world and len(films) > batch_size:
+    step = batch_size * accumulate
+    last = len(films) % step // world * world
+    if last == world and len(films) > step:
         last = 0
-    usable = len(films) // batch_size * batch_size + last
+    usable = len(films) // step * step + last
     place_M = np.arange(shard.rank, usable, world)
-    return Batches(films, order_N[place_M], place_M, _bounds(len(place_M), batch_size // world), pin=pin)
+    steps = _bounds(len(place_M), step // world)
+    bounds = [part for start, stop in steps for part in _even(start, stop, batch_size // world)]
+    return Batches(films, order_N[place_M], place_M, bounds, pin=pin)
 
 
 def evaluation_batches(
@@ -192,6 +198,13 @@ def evaluation_batches(
     place_M = np.where(at_M < len(films), at_M, -1)
     per_process = max(1, batch_size // shard.world)
     return Batches(films, np.minimum(at_M, len(films) - 1), place_M, _bounds(share, per_process), pin=pin)
+
+
+def _even(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """A range as the fewest ranges of at most so many, none longer than another by more than one."""
+    parts = -(-(stop - start) // most)
+    edges = [start + (stop - start) * i // parts for i in range(parts + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def _bounds(n: int, step: int) -> list[tuple[int, int]]:

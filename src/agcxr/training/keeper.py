@@ -11,6 +11,7 @@ import lightning as L
 from tqdm import tqdm
 
 from agcxr.training import run_folder
+from agcxr.training.averaging import Averaging
 from agcxr.training.run_folder import EpochRow
 from agcxr.training.tasks import StageTask, stage_state
 
@@ -22,11 +23,17 @@ class Keeper(L.Callback):
     """Keeps best.safetensors, metrics.csv and last.ckpt of a stage, in this order, after every epoch.
 
     last.ckpt also holds the rows so far: a kill before it is written repeats the epoch, with the same result.
+    `averaging`: keep its average instead of the weights. `patience`: stop after so many epochs without a better one;
+    0: never.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, averaging: Averaging | None = None, patience: int = 0) -> None:
+        self.folder, self.averaging, self.patience = folder, averaging, patience
         self.rows: list[EpochRow] = []
+
+    def on_train_start(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
+        """A stage that had stopped early when it was killed stops again."""
+        self._stop_early(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
         """Write the epoch down."""
@@ -35,9 +42,16 @@ class Keeper(L.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             if best is None or better(row, best):
-                run_folder.write_weights(self.folder / "best.safetensors", stage_state(task.model, task.stage))
+                weights = self.averaging.average if self.averaging else stage_state(task.model, task.stage)
+                run_folder.write_weights(self.folder / "best.safetensors", weights)
             run_folder.write_metrics(self.folder / "metrics.csv", self.rows)
         self._save(trainer)
+        self._stop_early(trainer)
+
+    def _stop_early(self, trainer: L.Trainer) -> None:
+        best = self.best
+        if self.patience and best is not None and len(self.rows) - best.epoch >= self.patience:
+            trainer.should_stop = True
 
     def _save(self, trainer: L.Trainer) -> None:
         """last.ckpt; every process takes part, the first one writes."""

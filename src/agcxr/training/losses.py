@@ -1,8 +1,9 @@
 """Losses over B films and K labels: logits and targets in, a scalar out. Unknown labels (NaN) do not count.
 
-Every loss is a mean over the known labels, computed in float32 whatever the network's precision. Where several
-processes share a batch, the labels of all of them are counted, so that the mean of their losses (and of the gradients,
-which is what DDP takes) is that of the whole batch, however unevenly the unknown labels are spread.
+Every loss is a mean over the known labels (`auc_margin`: over the findings), computed in float32 whatever the network's
+precision. Where several processes share a batch, the labels of all of them are counted, so that the mean of their
+losses (and of the gradients, which is what DDP takes) is that of the whole batch, however unevenly the unknown labels
+are spread.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Loss(Protocol):
 
 GAMMA_NEGATIVE, GAMMA_POSITIVE, CLIP = 4.0, 1.0, 0.05
 """Of the asymmetric loss: the paper's values for multi-label classification."""
+
+MARGIN = 1.0
+"""Of the AUC margin loss, between mean scores in [0, 1]."""
 
 
 def bce(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Tensor:
@@ -86,14 +90,57 @@ def asymmetric(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Ten
     return _mean(torch.where(target_BK > 0.5, positive_BK, negative_BK), known_BK, peers)
 
 
+def positive_weights(label_NK: Tensor) -> Tensor:
+    """Zeros to a one of each label, K numbers, so that its ones weigh as much as its zeros (the usual `pos_weight`); 1
+    for a label that lacks either."""
+    positive_K, negative_K = ((label_NK == value).sum(0) for value in (1, 0))
+    both_K = (positive_K > 0) & (negative_K > 0)
+    return torch.where(both_K, negative_K / positive_K.clamp(min=1), 1.0)
+
+
+def balanced_finding(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE, *, weight_K: Tensor) -> Tensor:
+    """Cross-entropy with a weight for the ones of each label, mean over films and labels."""
+    weight_K = weight_K.to(logit_BK.device)
+    return balanced_bce(logit_BK, target_BK, peers, beta_positive=weight_K, beta_negative=1.0)
+
+
+def auc_margin(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Tensor:
+    """AUC margin loss (Yuan 2021, arXiv:2012.03173), mean over the labels that have a one and a zero in the batch.
+
+    With a and b the mean scores (sigmoids) of the films with and without a finding: the variances of both, plus
+    max over alpha >= 0 of 2 alpha (MARGIN - a + b) - alpha^2. That is its min-max form solved over a batch: the best
+    alpha is the margin that is still missing, so the last term is its square.
+    """
+    score_BK, target_BK = torch.sigmoid(logit_BK.float()), target_BK.float()
+    kind_2BK = torch.stack([target_BK == 1, target_BK == 0])
+    sum_2K = torch.where(kind_2BK, score_BK, 0.0).sum(1)
+    count_2K, total_2K = peers.total(torch.stack([kind_2BK.sum(1).float(), sum_2K.detach()]))
+    both_K = (count_2K > 0).all(0)
+    # The mean over all processes; through it a process sees the gradients of its own films, which DDP divides by world.
+    mean_2K = (total_2K + peers.world * (sum_2K - sum_2K.detach())) / count_2K.clamp(min=1)
+    missing_K = (MARGIN - mean_2K[0] + mean_2K[1]).clamp(min=0)
+    apart_2BK = torch.where(kind_2BK, score_BK - mean_2K.detach()[:, None], 0.0)  # the mean is where this is least
+    variance_2K = peers.world * (apart_2BK**2).sum(1) / count_2K.clamp(min=1)
+    return torch.where(both_K, variance_2K.sum(0) + missing_K**2, 0.0).sum() / both_K.sum().clamp(min=1)
+
+
 def make(name: str, train_label_NK: Tensor) -> Loss:
-    """The loss of that name (config.Train.loss); `train_label_NK` are the labels `balanced-dataset` counts."""
+    """The loss of that name (config.Train.loss); `train_label_NK` are the labels `balanced-dataset` and
+    `balanced-finding` count."""
     if name == "balanced-dataset":
         beta_positive, beta_negative = (float(beta) for beta in betas(train_label_NK))
         return partial(balanced_bce, beta_positive=beta_positive, beta_negative=beta_negative)
-    plain: dict[str, Loss] = {"bce": bce, "balanced-batch": balanced_batch, "asymmetric": asymmetric}
+    if name == "balanced-finding":
+        return partial(balanced_finding, weight_K=positive_weights(train_label_NK))
+    plain: dict[str, Loss] = {
+        "bce": bce,
+        "balanced-batch": balanced_batch,
+        "asymmetric": asymmetric,
+        "auc-margin": auc_margin,
+    }
     if name not in plain:
-        raise ValueError(f"unknown loss {name!r}; expected one of {', '.join([*plain, 'balanced-dataset'])}")
+        names = ", ".join([*plain, "balanced-dataset", "balanced-finding"])
+        raise ValueError(f"unknown loss {name!r}; expected one of {names}")
     return plain[name]
 
 

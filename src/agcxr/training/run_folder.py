@@ -349,7 +349,9 @@ def versions() -> dict[str, str]:
 
 def resolved(config: Train) -> Train:
     """The same settings with `precision: auto` as what it is on this machine; on another one it may be the other."""
-    return config.model_copy(update={"precision": "bf16" if uses_bf16(config.precision) else "fp32"})
+    if config.precision != "auto":
+        return config
+    return config.model_copy(update={"precision": "bf16" if uses_bf16("auto") else "fp32"})
 
 
 def uses_bf16(precision: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -25,6 +26,7 @@ from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
+from agcxr.training.averaging import Averaging
 from agcxr.training.keeper import Keeper, Progress, TensorBoard
 from agcxr.training.norms import SharedNorms
 from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
@@ -144,15 +146,17 @@ def train_stage(
     folder = run.stage(name)
     if _first_process():
         folder.mkdir(parents=True, exist_ok=True)
-    keeper = Keeper(folder)
-    callbacks: list[L.Callback] = [keeper]
+    settings = config.stage(name)
+    averaging = Averaging(settings.ema) if settings.ema else None
+    keeper = Keeper(folder, averaging, settings.patience)
+    callbacks: list[L.Callback] = [averaging, keeper] if averaging else [keeper]
     if progress:
         callbacks.append(Progress(keeper))
     if find_spec("tensorboard"):
         callbacks.append(TensorBoard(keeper))
     last = folder / "last.ckpt"
     with _quiet():
-        trainer = make_trainer(config, config.stage(name).epochs, callbacks, run.root)
+        trainer = make_trainer(config, settings.epochs, callbacks, run.root, settings.accumulate)
         trainer.fit(StageTask(model, config, name, data), ckpt_path=last if last.exists() else None, weights_only=True)
     summary = _summary(name, keeper, data)
     if trainer.is_global_zero:
@@ -163,8 +167,13 @@ def train_stage(
 
 
 def check_devices(config: Train, n_films: int) -> None:
-    """Raises ValueError where this machine lacks the devices, or where they cannot share the batches of any stage:
-    once, before hours of training and before a process a device is started."""
+    """Raises ValueError where this machine lacks the devices or their precision, or where they cannot share the batches
+    of any stage: once, before hours of training and before a process a device is started."""
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError(
+            "precision is fp16, which is for CUDA GPUs, and this machine has none that can be used; leave it to auto, "
+            "or give --precision fp32 or bf16"
+        )
     here, what = devices_here()
     if config.devices > here:
         raise ValueError(
@@ -194,7 +203,7 @@ def devices_here() -> tuple[int, str]:
     return cores, f"core{'s' * (cores > 1)} and no GPU"
 
 
-def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: Path) -> L.Trainer:
+def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: Path, accumulate: int = 1) -> L.Trainer:
     """A Lightning Trainer that leaves logging, checkpoints, samplers and bars to us."""
     world = config.devices * config.nodes
     cuda = torch.cuda.is_available()
@@ -204,8 +213,9 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         num_nodes=config.nodes,
         # static graph: a stage does the same in every step, and some backbones have parameters that no step uses
         strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
-        precision="bf16-mixed" if uses_bf16(config.precision) else "32-true",
+        precision=_precision(config.precision),
         max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
@@ -218,6 +228,13 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         benchmark=cuda,
         default_root_dir=root,
     )
+
+
+def _precision(precision: str) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    """In Lightning's words."""
+    if precision == "fp16":
+        return "16-mixed"
+    return "bf16-mixed" if uses_bf16(precision) else "32-true"
 
 
 def _first_process() -> bool:

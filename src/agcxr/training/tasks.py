@@ -35,7 +35,7 @@ from agcxr.models.agcnn import AGCNN
 from agcxr.training import frozen, losses
 from agcxr.training.frozen import Machine
 from agcxr.training.losses import ALONE, Peers
-from agcxr.training.optimise import lr_factor, optimiser
+from agcxr.training.optimise import layer_scales, lr_factor, optimiser
 
 PARTS = ("global", "local", "fusion")
 
@@ -119,6 +119,9 @@ class StageTask(L.LightningModule):
         self.epoch_loss: tuple[float, int] = (float("nan"), 0)
         self.train_seconds, self.first_lr = 0.0, 0.0  # of the last epoch: its time, the rate of its first step
         self._epoch_started = 0.0
+        self._share_J: Tensor | None = (
+            None  # what each batch of the epoch counts in its step, where it is not all of it
+        )
         self._scored: list[tuple[Tensor, Tensor]] = []  # validation: (place_B, logit_BK)
         self._train_box_N4: Tensor | None = None
         self._val_box_N4: Tensor | None = None
@@ -192,9 +195,28 @@ class StageTask(L.LightningModule):
             self._view_N = view_N.to(self._train_feature_VNC.device)
         self._epoch_started, self.films_seen, self.loss_sum = time.perf_counter(), 0, torch.zeros(())
         films = replace(self.data.train, pixels=not self.cached_views)
+        batches = self._batches(films, epoch_seed(seed, 0))
+        self._share_J = None if self.settings.accumulate == 1 else self._shares(batches)
+        return batches
+
+    def _batches(self, films: Films, seed: int) -> Batches:
         return train_batches(
-            films, self.settings.batch_size, seed=epoch_seed(seed, 0), shard=self._shard(), pin=self._pin
+            films,
+            self.settings.batch_size,
+            accumulate=self.settings.accumulate,
+            seed=seed,
+            shard=self._shard(),
+            pin=self._pin,
         )
+
+    def _shares(self, batches: Batches) -> Tensor:
+        """What the loss of each batch counts in its step, J numbers: its share of the step's known labels, so that a
+        step over several batches is that over one of all their films. (Lightning divides by `accumulate`.)"""
+        label_NK, accumulate = self.data.train.label_NK, self.settings.accumulate
+        known = [int((~np.isnan(label_NK[batches.at_M[start:stop]])).sum()) for start, stop in batches.bounds]
+        known_J = self._total(torch.tensor(known, dtype=torch.float64, device=self.device)).cpu()
+        steps = [part.sum().clamp(min=1).expand(len(part)) for part in known_J.split(accumulate)]
+        return (accumulate * known_J / torch.cat(steps)).float()
 
     def val_dataloader(self) -> Batches:
         """Every validation film once over all processes."""
@@ -242,10 +264,10 @@ class StageTask(L.LightningModule):
             logit_PBK = self._fused(self._train_feature_VNC[view_B, shown.at_B.to(device)])
         loss = self._loss(logit_PBK, film.label_BK, Peers(self.trainer.world_size, self._total))
         if batch_idx == 0:
-            self.first_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.first_lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         self.films_seen += len(film)
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach().float() * len(film)
-        return loss
+        return loss if self._share_J is None else loss * self._share_J[batch_idx]
 
     def validation_step(self, shown: Shown, batch_idx: int) -> None:
         """Keep the logits; all of them are scored together at the end."""
@@ -327,8 +349,12 @@ class StageTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The stage's optimiser, its rate set anew at every step."""
-        steps = len(train_batches(self.data.train, self.settings.batch_size, seed=0, shard=self._shard()))
-        learn = optimiser(list(self.model.trainable_parameters()), self.settings)
+        steps = -(-len(self._batches(self.data.train, 0)) // self.settings.accumulate)
+        scale: dict[torch.nn.Parameter, float] = {}
+        if self.settings.layer_decay < 1:
+            for branch in (self.model.part(name) for name in self.parts if name != "fusion"):
+                scale |= layer_scales(branch.backbone.net, self.settings.layer_decay)  # type: ignore[union-attr, arg-type]
+        learn = optimiser(list(self.model.trainable_parameters()), self.settings, scale)
         rate = torch.optim.lr_scheduler.LambdaLR(learn, lambda step: lr_factor(self.settings, step, steps))
         return {"optimizer": learn, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
