@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -100,6 +101,35 @@ def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     made = seen["settings"]
     assert (made.global_.epochs, made.local.threshold, made.local.batch_size, made.pooling) == (3, 0.6, 64, "max")
     assert str(seen["calibrated"]) == "o"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sides"),
+    [
+        (["--size", "320"], (320, 366)),
+        (["--preset", "strong", "--size=448"], (448, 512)),
+        (["--size", "320", "--resize", "400"], (320, 400)),
+        (["--preset", "strong", "--image-size", "320"], (320, 384)),
+    ],
+)
+def test_a_size_is_that_of_views_and_film(monkeypatch, flags, sides):
+    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.training.stages as stages
+
+    seen = {}
+    monkeypatch.setattr(stages, "train", lambda data, settings, out, **kw: seen.update(settings=settings))
+    monkeypatch.setattr(calibrate, "calibrate_once", lambda run, data: None)
+    assert main(["train", "--data", "d", "--out", "o", *flags]) == 0
+    assert (seen["settings"].image_size, seen["settings"].resize) == sides
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [("16", "image_size is 16: Input should be greater"), ("large", "--size")]
+)
+def test_an_impossible_size_is_told(capsys, size, message):
+    with contextlib.suppress(SystemExit):
+        assert main(["train", "--data", "d", "--out", "o", "--size", size]) == 2
+    assert message in "".join(capsys.readouterr())
 
 
 def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, tmp_path, capsys):

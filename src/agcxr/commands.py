@@ -371,18 +371,21 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 
 def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
-    """`train`'s other flags start from --preset and --config, or from the run that --resume goes on with, so those are
-    read before the parser is built."""
+    """`train`'s other flags start from --preset and --config, or from the run that --resume goes on with, and --size is
+    two of them, so those are read before the parser is built."""
     if "settings" not in inspect.signature(command).parameters:
         return command
     given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
     begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
     if "--resume" in flags and not any(given.values()) and begun.is_file():
-        return _with_default(command, "settings", config.from_yaml(begun))
-    start = config.preset(given["preset"] or "lite")
-    if given["config"]:
-        start = config.from_yaml(given["config"], base=start)
-
+        start = config.from_yaml(begun)
+    else:
+        start = config.preset(given["preset"] or "lite")
+        if given["config"]:
+            start = config.from_yaml(given["config"], base=start)
+    size = _value_of("--size", flags) or ""
+    if size.isdecimal():  # the parser says what is wrong with any other
+        start = config.sized(start, int(size))
     return _with_default(command, "settings", start)
 
 

@@ -213,16 +213,13 @@ class Train(Frozen):
     @model_validator(mode="after")
     def _warm_up_fits(self) -> Train:
         for name, stage in (("global", self.global_), ("local", self.local), ("fusion", self.fusion)):
-            if stage.warm_up_epochs and stage.schedule == "onecycle":
-                raise ValueError(
-                    f"{name}.warm_up_epochs is {stage.warm_up_epochs:g}, but the schedule onecycle has its own "
-                    f"warm-up; set it to 0, or {name}.schedule to cosine"
-                )
+            if not stage.warm_up_epochs:
+                continue
+            given = f"{name}.warm_up_epochs is {stage.warm_up_epochs:g}"
+            if stage.schedule == "onecycle":
+                raise ValueError(f"{given}, but the schedule onecycle has its own warm-up; set it to 0")
             if stage.warm_up_epochs > stage.epochs:
-                raise ValueError(
-                    f"{name}.warm_up_epochs is {stage.warm_up_epochs:g}, longer than the stage's {stage.epochs} "
-                    f"epochs; lower it, or raise {name}.epochs"
-                )
+                raise ValueError(f"{given}, but {name}.epochs only {stage.epochs}; lower it, or raise the epochs")
         return self
 
     @model_validator(mode="after")
@@ -230,7 +227,7 @@ class Train(Frozen):
         if self.augment.zoom and self.augment.crop == "random-resized":
             raise ValueError(
                 f"augment.zoom is {self.augment.zoom:g}, but with augment.crop 'random-resized' windows already differ "
-                "in size; set it to 0 and augment.scale_min to the smallest share, or augment.crop to 'random'"
+                "in size; set it to 0 (augment.scale_min says how much they may), or augment.crop to 'random'"
             )
         if self.augment.rotation and self.local.attention_per == "image":
             raise ValueError(
@@ -333,31 +330,18 @@ def demo() -> Train:
 
 
 def strong() -> Train:
-    """A small network from ImageNet weights on larger views, for collections of some thousand films (see method.md).
-
-    The global stage is a pilot on real films (AdamW 3e-4 with weight decay .05, a cosine, windows of at least half of
-    the film, 7 epochs of 336-px views of 384-px films), steadied by a warm-up, smaller steps for early layers and an
-    average of the weights. No film is mirrored: the heart has a side. ReLU6 flattens the maximum over the channels, so
-    attention takes their root sum of squares, and tau is lower.
-    """
+    """A small network from ImageNet weights on 336-px views, for some thousand films: AdamW, warm-up and cosine, small
+    steps for early layers, an average of the weights, and no mirrored film: the heart has a side (see method.md)."""
     steady: dict[str, Any] = {"optimiser": "adamw", "weight_decay": 0.05, "schedule": "cosine", "warm_up_epochs": 0.5}
     steady |= {"batch_size": 32, "layer_decay": 0.9, "ema": 0.999, "patience": 3}
+    crops: dict[str, Any] = {"crop_source": "prepared", "statistic": "l2", "threshold": 0.5, "min_side": 24}
     return Train(
         backbone="tf_efficientnet_lite0",
         image_size=336,
         resize=384,
         augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5.0, contrast=0.1),
         global_=Stage(epochs=7, lr=3e-4, **steady),
-        local=Local(
-            epochs=5,
-            lr=2e-4,
-            start="global",
-            crop_source="prepared",
-            statistic="l2",
-            threshold=0.5,
-            min_side=24,
-            **steady,
-        ),
+        local=Local(epochs=5, lr=2e-4, start="global", **crops, **steady),
         fusion=Fusion(epochs=5, lr=2e-4, start="global", cached_views=4, **steady),
     )
 

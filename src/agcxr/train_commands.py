@@ -30,6 +30,7 @@ def train(
     data: Path | None = None,
     preset: str = "lite",
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    size: int | None = None,
     seeds: str | None = None,
     resume: bool = False,
     reuse: Path | None = None,
@@ -40,8 +41,10 @@ def train(
     Args:
         out: Run folder to make.
         data: Prepared folder. With --resume, default: the one the run was begun with.
-        preset: lite, paper, paper-densenet or demo: where the settings below start from.
+        preset: lite, paper, paper-densenet, strong or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
+        size: Side of the views, such as 224, 320 or 448: sets --image-size to it and --resize to 8/7 of it (256, 366,
+            512). Prepare the films at least as large as --resize.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
         resume: Go on with the run in `out`, or with --seeds its runs, with the settings they were begun with.
         reuse: Another run on the same films: take over those of its finished stages that would be trained alike.
@@ -111,6 +114,7 @@ def ablate(
     *,
     preset: str = "lite",
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+    size: int | None = None,
     only: tuple[Arms, ...] = (),
     seeds: str = "0,",
     split: Literal["val", "test"] = "test",
@@ -123,8 +127,9 @@ def ablate(
     Args:
         data: Prepared folder.
         out: Folder to make, or to go on with.
-        preset: lite, paper, paper-densenet or demo: where the settings of the reference start from.
+        preset: lite, paper, paper-densenet, strong or demo: where the settings of the reference start from.
         config_file: YAML of settings, over the preset; flags go over both.
+        size: Side of the views: --image-size, with --resize 8/7 of it.
         only: Some groups of arms; default all of them (docs/method.md says what they change).
         seeds: How many (3) or which (0,1,2).
         split: The films that arms are compared on.

@@ -52,6 +52,24 @@ def test_a_last_batch_of_one_film_is_left_out_of_training():
     assert [len(rows) for rows in rows_of(train_batches(ten().first(1), 3, seed=0))] == [1]
 
 
+def test_steps_of_two_batches_show_the_films_of_one_of_twice_the_size():
+    for n in range(1, 11):
+        one = rows_of(train_batches(ten().first(n), 6, seed=3))
+        two = rows_of(train_batches(ten().first(n), 3, accumulate=2, seed=3))
+        steps = [[row for rows in two[i : i + 2] for row in rows] for i in range(0, len(two), 2)]
+        assert steps == one
+    assert [len(rows) for rows in rows_of(train_batches(ten(), 3, accumulate=2, seed=3))] == [3, 3, 2, 2]
+    assert [len(rows) for rows in rows_of(train_batches(ten(), 4, accumulate=4, seed=3))] == [3, 3, 4]
+
+
+def test_two_processes_and_two_batches_a_step():
+    films = ten()
+    one = rows_of(train_batches(films, 8, seed=3))
+    two = [rows_of(train_batches(films, 4, accumulate=2, seed=3, shard=Shard(rank, 2))) for rank in range(2)]
+    assert [[len(rows) for rows in batches] for batches in two] == [[2, 2], [2, 2]]
+    assert sorted(row for batches in two for rows in batches for row in rows) == sorted(one[0])
+
+
 def test_two_processes_take_the_steps_of_one():
     one = rows_of(train_batches(ten(), 4, seed=3))
     two = [rows_of(train_batches(ten(), 4, seed=3, shard=Shard(rank, 2))) for rank in range(2)]

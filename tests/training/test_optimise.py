@@ -95,7 +95,7 @@ def test_groups_have_their_share_of_the_rate():
 @pytest.mark.parametrize(
     ("name", "first", "last"),
     [
-        ("test_resnet", "conv1.weight", "layer4.0.conv1.weight"),
+        ("test_resnet", "conv1.0.weight", "layer4.0.conv1.weight"),
         ("tf_efficientnet_lite0", "conv_stem.weight", "conv_head.weight"),
         ("test_convnext2", "stem.0.weight", "stages.3.blocks.0.conv_dw.weight"),
         ("test_vit", "patch_embed.proj.weight", "blocks.5.mlp.fc2.weight"),

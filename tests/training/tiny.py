@@ -90,12 +90,12 @@ def short(**changes) -> Train:
 
 
 def shared_config(devices: int) -> Train:
-    """A network without batch norm, for as many processes."""
+    """A network without batch norm, for as many processes; the global stage by two batches a step, its average kept."""
     common = {"batch_size": 8, "lr": 0.05, "epochs": 2}
     return tiny_config(
         backbone="test_convnext2",
         devices=devices,
-        global_=Stage(**common),
+        global_=Stage(**(common | {"batch_size": 4, "accumulate": 2, "ema": 0.9})),
         local=Local(min_side=4, **common),
         fusion=Fusion(cached_views=2, **common),
     )

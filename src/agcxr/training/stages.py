@@ -211,8 +211,11 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         accelerator="auto",
         devices=config.devices,
         num_nodes=config.nodes,
-        # static graph: a stage does the same in every step, and some backbones have parameters that no step uses
-        strategy=DDPStrategy(static_graph=True) if world > 1 else "auto",
+        # Some backbones have parameters that no step uses. A static graph (a stage does the same in every step) finds
+        # them once, but not where steps of several batches share their gradients at the last one only.
+        strategy=DDPStrategy(static_graph=accumulate == 1, find_unused_parameters=accumulate > 1)
+        if world > 1
+        else "auto",
         precision=_precision(config.precision),
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
