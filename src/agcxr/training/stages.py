@@ -98,6 +98,11 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     torch.manual_seed(config.seed)
     model = build(config)
     _say_absent(data.val.label_NK, progress)
+    if progress and data.train.size < config.resize:
+        tqdm.write(
+            f"The films were prepared at {data.train.size} px, under resize={config.resize}: larger views show no more. "
+            f"`agcxr prepare --size {config.resize}` keeps more of them."
+        )
     summaries = []
     for name in config.stages:
         if config.local.start == "global" and starts_from_global(name):
