@@ -100,7 +100,7 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     _say_absent(data.val.label_NK, progress)
     if progress and data.train.size < config.resize:
         tqdm.write(
-            f"The films were prepared at {data.train.size} px, under resize={config.resize}: larger views show no more. "
+            f"The films were prepared at {data.train.size} px, under resize={config.resize}: no view shows more. "
             f"`agcxr prepare --size {config.resize}` keeps more of them."
         )
     summaries = []
