@@ -85,6 +85,7 @@ DIRECTION = """
     training/keeper
     training/stages
     training/seeds
+    training/folds
 
     intake
     inference/prediction
@@ -144,6 +145,7 @@ DIRECTION = """
     evaluation/report_scores
     evaluation/study
     evaluation/seeds
+    evaluation/folds
 
     dicom/codes
     dicom/algorithm

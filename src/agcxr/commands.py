@@ -101,7 +101,7 @@ def evaluate(
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
     Args:
-        run: Run folder, folder of runs of several seeds, model folder or hub id.
+        run: Run folder, folder of runs of several seeds or of folds, model folder or hub id.
         data: Prepared folder.
         split: Which part.
         out: Results folder; default RUN/evaluation/<split>.
@@ -109,9 +109,15 @@ def evaluate(
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
     """
+    from agcxr.evaluation.folds import evaluate_folds
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
     from agcxr.evaluation.study import study
+    from agcxr.training.folds import FOLDS
 
+    if (Path(run) / FOLDS).is_file():
+        pooled = evaluate_folds(run, data, split, out=out, resamples=resamples)
+        print("Reports:", *(one.html for one in pooled), sep="\n  ")
+        return 0
     if out is None and (Path(run) / SEEDS).is_file():
         _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
         print("Reports:", *(report.html for report in reports), sep="\n  ")

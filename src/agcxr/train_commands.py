@@ -32,6 +32,7 @@ def train(
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
     size: int | None = None,
     seeds: str | None = None,
+    folds: int | None = None,
     resume: bool = False,
     reuse: Path | None = None,
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
@@ -46,27 +47,37 @@ def train(
         size: Side of the views, such as 224, 320 or 448: sets --image-size to it and --resize to 8/7 of it (256, 366,
             512). Prepare the films at least as large as --resize.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
-        resume: Go on with the run in `out`, or with --seeds its runs, with the settings they were begun with.
+        folds: Cross-validation: so many runs, in out/fold-1, ..., each tested on another part of the patients of ALL
+            films in `data`, whatever its split. With --seeds: so many runs of each seed.
+        resume: Go on with the run in `out`, or with --seeds or --folds its runs, with the settings they were begun
+            with.
         reuse: Another run on the same films: take over those of its finished stages that would be trained alike.
         settings: Every setting.
     """
-    if seeds is not None and reuse is not None:
+    if (seeds, folds) != (None, None) and reuse is not None:
         raise ValueError("--reuse is for one run, as stages of another seed differ; leave out --seeds or --reuse")
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.evaluation.calibrate import calibrate_once
+    from agcxr.training.folds import FOLDS, read_folds, train_folds
     from agcxr.training.run_folder import RunFolder
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    begun = begun_in(out)
-    if seeds is None and begun != out:
+    begun, in_folds = begun_in(out), (out / FOLDS).is_file()
+    if in_folds and folds is None:
+        raise ValueError(f"{out} holds folds; say how many with --folds {read_folds(out).folds}, or give --out {begun}")
+    if folds is None and seeds is None and begun != out:
         raise ValueError(f"{out} holds runs of several seeds; name them with --seeds, or give --out {begun}")
-    data = RunFolder(begun).data() if data is None else data
+    if data is None:
+        data = Path(read_folds(out).data) if in_folds else RunFolder(begun).data()
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
-    if seeds is None:
+    if folds is not None:
+        several = None if seeds is None else parse_seeds(seeds)
+        train_folds(data, settings, out, folds, seeds=several, resume=resume, after=calibrated)
+    elif seeds is None:
         train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
         calibrated(out, data)
     else:
@@ -103,9 +114,13 @@ def not_calibrated(calibration: Calibration) -> str:
 
 
 def begun_in(out: Path) -> Path:
-    """The run folder that says how `out` was begun: itself, or the first of its runs of several seeds."""
-    runs = [] if (out / "config.yaml").is_file() else [path.parent for path in out.glob("seed*/config.yaml")]
-    return min(runs, key=lambda run: (len(run.name), run.name), default=out)
+    """The run folder that says how `out` was begun: itself, or the first of its runs of several seeds or folds."""
+    if (out / "config.yaml").is_file():
+        return out
+    runs = [
+        path.parent for pattern in ("seed*", "fold-*", "fold-*/seed*") for path in out.glob(f"{pattern}/config.yaml")
+    ]
+    return min(runs, key=lambda run: (len(str(run)), str(run)), default=out)
 
 
 def ablate(

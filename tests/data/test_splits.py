@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agcxr.data.splits import LeakCheck, PatientLeakWarning, assign, check_leaks, draw
+from agcxr.data.splits import LeakCheck, PatientLeakWarning, assign, assign_folds, check_leaks, draw
 
 
 def rows(patients: int = 100, films: int = 3) -> pd.DataFrame:
@@ -115,3 +115,71 @@ def test_leaks_are_counted():
     leaks = check_leaks(made)
     assert leaks == LeakCheck(patients_train_val=1, patients_train_test=1, patients_val_test=0, images_in_two_parts=1)
     assert "train and val: 1" in str(leaks)
+
+
+def found(patients: int = 200, films: int = 2) -> pd.DataFrame:
+    """Rows with a common finding, one that four patients have and one that nobody has; labels of one are unknown."""
+    made = rows(patients, films)
+    number = made["patient"].astype(int)
+    made["common"] = np.where(number % 3 == 0, 1.0, 0.0)
+    made["rare"] = np.where(number.isin([3, 50, 51, 99]) & made["image_id"].str.contains("_000"), 1.0, 0.0)
+    made["absent"] = 0.0
+    made.loc[number == 7, "common"] = np.nan
+    return made
+
+
+NAMES = ("common", "rare", "absent")
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_every_patient_is_tested_in_one_fold_and_never_leaks(folds):
+    made = found()
+    parts = assign_folds(made, folds, 0, NAMES)
+    assert len(parts) == folds
+    tests = pd.concat([part == "test" for part in parts], axis=1)
+    assert (tests.sum(axis=1) == 1).all()
+    for part in parts:
+        assert check_leaks(made.assign(split=part)).clean
+        counts = made.assign(split=part).groupby("split")["patient"].nunique()
+        assert counts["test"] == 200 // folds
+        assert counts["val"] == round((200 - counts["test"]) / 8)
+
+
+def test_rare_findings_are_dealt_out_evenly():
+    made = found()
+    for part in assign_folds(made, 4, 1, NAMES):
+        tested = made[part == "test"]
+        assert tested.loc[tested["rare"] == 1, "patient"].nunique() == 1
+        assert tested.loc[tested["common"] == 1, "patient"].nunique() == pytest.approx(67 / 4, abs=2)
+    homes = [
+        made.loc[(part == "test") & (made["rare"] == 1), "patient"].nunique()
+        for part in assign_folds(made, 8, 1, NAMES)
+    ]
+    assert sorted(homes) == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_folds_depend_on_names_and_seed_and_hardly_on_one_patient():
+    made = found()
+    first = assign_folds(made, 5, 3, NAMES)
+    shuffled = made.sample(frac=1, random_state=1)
+    for part, again in zip(first, assign_folds(shuffled, 5, 3, NAMES), strict=True):
+        assert again.sort_index().equals(part)
+    assert any((part != other).any() for part, other in zip(first, assign_folds(made, 5, 4, NAMES), strict=True))
+    fewer = made[made["patient"] != "42"]
+    for part, other in zip(first, assign_folds(fewer, 5, 3, NAMES), strict=True):
+        moved = (part[fewer.index] == "test") != (other == "test")
+        assert fewer.loc[moved, "patient"].nunique() <= 5
+
+
+def test_few_patients_still_have_every_part():
+    made = found(3, 1)
+    for part in assign_folds(made, 3, 0, NAMES):
+        assert sorted(part) == ["test", "train", "val"]
+    sizes = [(part == "test").sum() for part in assign_folds(found(11, 1), 4, 0, NAMES)]
+    assert sorted(sizes) == [2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("patients", "folds"), [(2, 2), (3, 2), (4, 5), (9, 1), (9, 0), (9, -1)])
+def test_too_few_patients_or_folds(patients, folds):
+    with pytest.raises(ValueError, match=f"{folds} folds of {patients} patients; expected at least 2 folds"):
+        assign_folds(found(patients), folds, 0, NAMES)

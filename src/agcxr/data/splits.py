@@ -5,11 +5,11 @@ does not depend on the order of the table, and one film more or less moves at mo
 """
 
 import hashlib
+import itertools
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
@@ -108,6 +108,46 @@ def _official(rows: pd.DataFrame, seed: int, train_val: Collection[str], test: C
     return part.mask(is_test, "test")
 
 
+def assign_folds(rows: pd.DataFrame, folds: int, seed: int, findings: Sequence[str]) -> tuple[pd.Series, ...]:
+    """Cross-validation by patient: the parts of each fold, aligned with rows (patient, and a column a finding).
+
+    Every patient is a test patient of exactly one fold. Of the others an eighth (at least one) is val, as of the
+    official lists, the rest train. Folds differ by at most one patient in size, and have about as many patients of
+    every finding. Like every split they depend on names and seed, and a patient more or less moves the few at the
+    borders. Raises ValueError for fewer than two folds, or too few patients to have all parts in each.
+    """
+    order = _spread(rows, seed, findings)
+    patients = len(order)
+    if folds < 2 or patients < folds or patients - -(-patients // folds) < 2:
+        raise ValueError(
+            f"{folds} folds of {patients} patients; expected at least 2 folds, each with a patient to test and 2 others"
+        )
+    borders = [patients * fold // folds for fold in range(folds + 1)]
+    parts = []
+    for start, stop in itertools.pairwise(borders):
+        rest = order[stop:] + order[:start]
+        val = max(1, round(OFFICIAL_VAL * len(rest)))
+        part: dict[str, Part] = dict.fromkeys(order[start:stop], "test")
+        part.update(dict.fromkeys(rest[:val], "val"))
+        part.update(dict.fromkeys(rest[val:], "train"))
+        parts.append(rows["patient"].map(part))
+    return tuple(parts)
+
+
+def _spread(rows: pd.DataFrame, seed: int, findings: Sequence[str]) -> list[str]:
+    """Patients in an order of which any stretch has its share of those with each finding: at random, but those whose
+    rarest finding is the same (any of their films shows it) at equal distances."""
+    has = (rows[list(findings)] == 1).groupby(rows["patient"]).any()
+    rarest_first = has.sum().sort_values(kind="stable").index
+    rarest = has[rarest_first].idxmax(axis=1).where(has.any(axis=1), "")
+    place: dict[str, float] = {}
+    kinds = (*findings, "")
+    for k, kind in enumerate(kinds):
+        names = ranked(rarest.index[rarest == kind], seed, purpose="folds")
+        place |= {name: ((i + 0.5) / len(names) + k / len(kinds)) % 1 for i, name in enumerate(names)}
+    return sorted(ranked(place, seed, purpose="folds"), key=place.__getitem__)
+
+
 def draw(rows: pd.DataFrame, seed: int, *, limit: int | None = None, fraction: float | None = None) -> pd.DataFrame:
     """At most `limit` images (or `fraction` of them) as whole patients drawn at random; table order is kept.
 
@@ -149,6 +189,6 @@ def check_leaks(rows: pd.DataFrame) -> LeakCheck:
     )
 
 
-def ranked(names: Sequence[str] | np.ndarray | pd.Index, seed: int, purpose: str = "split") -> list[str]:
+def ranked(names: Iterable[str], seed: int, purpose: str = "split") -> list[str]:
     """Names in a random order that depends on each name, the seed and the purpose alone."""
     return sorted(names, key=lambda name: hashlib.blake2b(f"{purpose}:{seed}:{name}".encode(), digest_size=8).digest())

@@ -32,14 +32,7 @@ class Averaging(L.Callback):
         self.average = {key: self.average.get(key, value).to(value.device) for key, value in weights.items()}
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        task: StageTask,  # type: ignore[override]
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, task: StageTask, *step: Any) -> None:  # type: ignore[override]
         """Follow the weights, where the batch ended a step."""
         if trainer.global_step == self.steps:
             return

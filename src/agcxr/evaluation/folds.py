@@ -1,0 +1,209 @@
+"""Runs of folds, evaluated as one: the test films of all folds pooled, each scored by a model new to its patient."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agcxr import metrics
+from agcxr.calibration import fit_calibration
+from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.analysis import analyse
+from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores
+from agcxr.evaluation.page import Cell, Section, Table, Text
+from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
+from agcxr.evaluation.seeds import seeds_section
+from agcxr.evaluation.tables import gap_of, number, signed, text_table
+from agcxr.labels import FINDINGS
+from agcxr.training.folds import Folds, read_folds
+from agcxr.training.seeds import SEEDS, Seeds, Spread, with_difference, write_seeds
+
+POWER = 0.8
+"""The share of collections like this one in which a difference that counts as detectable is found."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The test films of all folds as one evaluation, and what its report says of the folds."""
+
+    folder: Path
+    results: Results
+    section: Section
+
+
+def evaluate_folds(
+    root: str | Path,
+    prepared: str | Path,
+    split: str = "test",
+    *,
+    out: str | Path | None = None,
+    resamples: int = 1000,
+    device: str | None = None,
+    progress: bool = True,
+) -> tuple[Written, ...]:
+    """Evaluate each fold of a folder that `train_folds` made on its own test films, pool these, and write results and
+    report of all films to `out`, by default ROOT/evaluation/test (of several seeds: test-seed0, ..., each with the
+    spread over them, seeds.json).
+
+    The pooled predictions.parquet says which fold tested a film; its calibrated probabilities are out-of-fold: fitted
+    on the test films of the other folds. Raises ValueError for another split, for films that are not those of the
+    folds, and as `evaluate` does.
+    """
+    root, plan, films = Path(root), read_folds(root), open_prepared(prepared)
+    if split != "test":
+        raise ValueError(f"folds are pooled over their test films, but split is {split!r}; leave --split at test")
+    if films.plan.fingerprint != plan.fingerprint:
+        raise ValueError(f"{prepared} holds other films than {root} was trained on; give --data {plan.data}")
+    place = Path(out) if out is not None else root / "evaluation" / "test"
+    pooled = []
+    for seed in plan.seeds or (None,):
+        folder = place if seed is None else place.with_name(f"{place.name}-seed{seed}")
+        pooled.append(_pool(root, plan, seed, films, folder, resamples, device))
+        if progress:
+            said = "" if seed is None else f"Seed {seed}\n"
+            print(f"\n{said}{text_table(pooled[-1].results.analysis)}\n{power(pooled[-1].results.analysis)}")
+    more: tuple[Section, ...] = ()
+    if plan.seeds is not None:
+        spread = _over_seeds(plan, [one.results.analysis for one in pooled])
+        write_seeds(place.parent / SEEDS, spread)
+        more = (seeds_section(spread),)
+        if progress:
+            print(f"\n{spread.table()}")
+    return tuple(report(one.folder, (one.section, *more)) for one in pooled)
+
+
+def _pool(
+    root: Path, plan: Folds, seed: int | None, films: Prepared, folder: Path, resamples: int, device: str | None
+) -> Pooled:
+    runs = list(zip(plan.runs(root, seed), plan.films(root), strict=True))
+    done = [
+        evaluate(run, part, "test", resamples=resamples, examples=0, device=device, progress=False)
+        for run, part in runs
+    ]
+    first = done[0].results
+    labels = tuple(result.finding for result in first.analysis.labels)
+    frames = [pd.read_parquet(one.folder / PREDICTIONS).assign(fold=fold) for fold, one in enumerate(done, start=1)]
+    frame = out_of_fold(pd.concat(frames).sort_values("row", ignore_index=True), labels)
+    results = first.model_copy(
+        update={
+            "run": f"{root.resolve().name}, {plan.folds} folds" + ("" if seed is None else f", seed {seed}"),
+            "split": "pooled test",
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "analysis": analyse(to_scores(frame, labels), resamples=resamples),
+            "crops": crop_rows(frame, labels),
+            "leak": _leak([one.results.leak for one in done]),
+            "points_from": "nowhere: every fold has its own",
+            "environment": first.environment.model_copy(
+                update={"seconds": round(sum(one.results.environment.seconds for one in done), 2)}
+            ),
+        }
+    )
+    facts = folder / "facts"
+    facts.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(runs[0][0] / "config.yaml", facts / "config.yaml")
+    shutil.copyfile(films.folder / "plan.json", facts / "plan.json")
+    frame.to_parquet(folder / PREDICTIONS, index=False)
+    results.save(folder)
+    return Pooled(folder, results, _section(done, results.analysis, frame, labels))
+
+
+def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Predictions with a column `fold`, their calibrated_* columns fitted anew: those of a fold on the films of all
+    others. No patient is in two folds, so nobody's labels make the own probability."""
+    target_NK = frame[[f"label_{name}" for name in labels]].to_numpy(np.float64)
+    score_NK = frame[[f"fusion_{name}" for name in labels]].to_numpy(np.float64)
+    patient_N, fold_N = frame["patient"].to_numpy(dtype=object), frame["fold"].to_numpy()
+    calibrated_NK = np.empty_like(score_NK)
+    for fold in np.unique(fold_N):
+        here = fold_N == fold
+        fitted = fit_calibration(target_NK[~here], score_NK[~here], patient_N[~here], tuple(labels))
+        calibrated_NK[here] = fitted.probabilities(score_NK[here], tuple(labels))
+    return frame.assign(**{f"calibrated_{name}": calibrated_NK[:, k] for k, name in enumerate(labels)})
+
+
+def power(analysis: Analysis) -> str:
+    """What difference of the last branch from the first these films can show, in words; empty where too few patients
+    give no interval."""
+    branches, level = analysis.branches, analysis.resampling.level
+    gap = gap_of(analysis.mean.gaps, branches[0])
+    if gap is None or math.isnan(gap.high - gap.low):
+        return ""
+    to_level, to_power = stats.norm.ppf((1 + level) / 2), stats.norm.ppf(POWER)
+    error = (gap.high - gap.low) / (2 * to_level)
+    return (
+        f"Power: {gap.branch} minus {gap.against} has a standard error of {number(error)} on these films, so a true "
+        f"difference of {number((to_level + to_power) * error)} would be found with {100 * POWER:.0f} % probability "
+        f"(two-sided, {100 * (1 - level):.0f} %); smaller ones may be missed."
+    )
+
+
+def _leak(each: Sequence[LeakResult]) -> LeakResult:
+    unchecked = [one.why for one in each if not one.checked]
+    return LeakResult(
+        checked=not unchecked,
+        why=next(iter(unchecked), ""),
+        shared_patients=sum(one.shared_patients for one in each),
+        shared_films=sum(one.shared_films for one in each),
+        allowed=False,
+    )
+
+
+def _spreads(each: Sequence[Analysis]) -> tuple[Spread, ...]:
+    """The mean AUROC of each branch over several evaluations, then the difference of the last and the first."""
+    values = [[branch.auroc.value for branch in one.mean.branches] for one in each]
+    return with_difference([Spread.of(name, [v[b] for v in values]) for b, name in enumerate(each[0].branches)])
+
+
+def _over_seeds(plan: Folds, each: Sequence[Analysis]) -> Seeds:
+    return Seeds(
+        measure=f"Mean AUROC over the findings on the pooled test films of {plan.folds} folds",
+        seeds=plan.seeds or (),
+        runs=tuple(f"seed{seed}" for seed in plan.seeds or ()),
+        spreads=_spreads(each),
+    )
+
+
+def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
+    """Each fold beside the pooled films, what calibration does out of fold, and the power of the whole."""
+    head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(done) + 1)))
+    folds = _spreads([one.results.analysis for one in done])
+    (*pooled,) = _spreads([analysis])
+
+    def row(one: Spread, whole: Spread) -> tuple[Cell, ...]:
+        said = signed if one.difference else number
+        values = (said(one.mean), number(one.sd), *map(said, one.values))
+        return (Cell(one.name.capitalize()), Cell(said(whole.mean), strong=True), *map(Cell, values))
+
+    caption = (
+        "Mean AUROC over the findings. Every film is a test film of one fold, scored by a model that was trained on "
+        "patients of the others. Pooled: all films together, as everywhere else in this report; where models of "
+        "different folds differ in scale that costs a little, which the mean of the folds does not pay. Folds may lack "
+        "a rare finding. The folds share most of their training films, so their SD is no standard error."
+    )
+    rows = tuple(row(one, whole) for one, whole in zip(folds, pooled, strict=True))
+    texts = [_brier(frame, [name for name in labels if name in FINDINGS]), power(analysis)]
+    return Section("Folds", (Table(head, rows, caption, summary=True), *map(Text, filter(None, texts))))
+
+
+def _brier(frame: pd.DataFrame, findings: Sequence[str]) -> str:
+    """Mean Brier score of the fusion before and after the calibration, over the findings that have both classes."""
+    both = [name for name in findings if {0.0, 1.0} <= set(frame[f"label_{name}"].dropna())]
+    if not both:
+        return ""
+    raw, calibrated = (
+        float(np.mean([metrics.brier(frame[f"label_{name}"], frame[f"{kind}_{name}"]) for name in both]))
+        for kind in ("fusion", "calibrated")
+    )
+    return (
+        "Calibrated probabilities are out-of-fold: those of each fold are fitted on the test films of the others. Mean "
+        f"Brier score of the fusion: {number(raw, 4)} as scored, {number(calibrated, 4)} calibrated."
+    )
