@@ -61,18 +61,11 @@ def train(
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.evaluation.calibrate import calibrate_once
-    from agcxr.training.folds import FOLDS, read_folds, train_folds
-    from agcxr.training.run_folder import RunFolder
+    from agcxr.training.folds import train_folds
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    begun, in_folds = begun_in(out), (out / FOLDS).is_file()
-    if in_folds and folds is None:
-        raise ValueError(f"{out} holds folds; say how many with --folds {read_folds(out).folds}, or give --out {begun}")
-    if folds is None and seeds is None and begun != out:
-        raise ValueError(f"{out} holds runs of several seeds; name them with --seeds, or give --out {begun}")
-    if data is None:
-        data = Path(read_folds(out).data) if in_folds else RunFolder(begun).data()
+    data = _films_of(out, data, seeds, folds)
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if folds is not None:
         several = None if seeds is None else parse_seeds(seeds)
@@ -84,6 +77,22 @@ def train(
         train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data))
     rank_zero_only(_say_end)(out, data)
     return 0
+
+
+def _films_of(out: Path, data: Path | None, seeds: str | None, folds: int | None) -> Path:
+    """The films to train on: those given, or those that `out` was begun with. Raises ValueError where it holds several
+    runs that were not named."""
+    from agcxr.training.folds import FOLDS, read_folds
+    from agcxr.training.run_folder import RunFolder
+
+    begun, parted = begun_in(out), read_folds(out) if (out / FOLDS).is_file() else None
+    if parted and folds is None:
+        raise ValueError(f"{out} holds folds; say how many with --folds {parted.folds}, or give --out {begun}")
+    if folds is None and seeds is None and begun != out:
+        raise ValueError(f"{out} holds runs of several seeds; name them with --seeds, or give --out {begun}")
+    if data is not None:
+        return data
+    return Path(parted.data) if parted else RunFolder(begun).data()
 
 
 def _say_end(out: Path, data: Path) -> None:
