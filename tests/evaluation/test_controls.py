@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agcxr.config import Fusion, Local, Stage, demo, lite
+from agcxr.config import Fusion, Local, Stage, demo, from_dict, lite, strong
 from agcxr.evaluation.controls import GROUPS, REFERENCE, arms, runs, stage_epochs
 
 
@@ -39,6 +39,16 @@ def test_arms_with_equal_settings_share_a_run():
     odd = base.model_copy(update={"local": base.local.model_copy(update={"threshold": 0.55})})
     assert [arm.name for arm in arms(odd, ["tau"])][4:7] == ["0.5", "0.55", "0.6"]
     assert [arm.folder for arm in arms(odd, ["tau"])][5] == REFERENCE
+
+
+@pytest.mark.parametrize("recipe", [lite, demo, strong])
+def test_every_arm_of_every_recipe_can_be_written_and_read(recipe):
+    """What arms change is checked as settings are: boxes found once exclude views that are turned."""
+    base = recipe()
+    for arm in arms(base):
+        assert from_dict(arm.settings.model_dump(by_alias=True)) == arm.settings
+    once = next(arm for arm in arms(strong()) if (arm.group, arm.name) == ("attention-per", "image"))
+    assert once.changes(strong()) == ("augment.rotation: 5.0 -> 0.0", "local.attention_per: view -> image")
 
 
 def test_paper_rows_stand_beside_their_arms():

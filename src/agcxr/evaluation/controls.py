@@ -134,7 +134,10 @@ def _values(group: Group, base: Train) -> Iterator[tuple[str, Train]]:
     }
     field = option[group]
     for value in get_args(type(base.local).model_fields[field].annotation):
-        yield value, _local(base, **{field: value})
+        settings = _local(base, **{field: value})
+        if value == "image" and base.augment.rotation:  # a box found once does not turn with the views
+            settings = settings.model_copy(update={"augment": base.augment.model_copy(update={"rotation": 0.0})})
+        yield value, settings
 
 
 def _local(base: Train, **changes: Any) -> Train:
