@@ -13,11 +13,13 @@ import pytest
 import torch
 from tiny import short, write_prepared
 
+from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.cli import main
 from agcxr.config import from_yaml, to_yaml
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.folds import evaluate_folds, out_of_fold, power
+from agcxr.evaluation.meaning import load_meaning
 from agcxr.evaluation.results import load_results
 from agcxr.models.checkpoint import read_card
 from agcxr.training.folds import read_folds, train_folds
@@ -69,12 +71,23 @@ def test_the_pooled_report_has_folds_power_and_calibration(crossed):
     assert (results.run, results.split, results.analysis.films) == ("out, 2 folds", "pooled test", 40)
     text = (crossed / "evaluation" / "test" / "report.md").read_text()
     assert "## Folds\n" in text
+    assert "## Subgroups\n" in text
     assert "| Branch | Pooled | Mean of folds | SD | Fold 1 | Fold 2 |" in text
     folds = [load_results(crossed / f"fold-{fold}" / "evaluation" / "test").analysis.mean for fold in (1, 2)]
     mean = np.mean([one.branches[2].auroc.value for one in folds])
     fusion = next(line for line in text.splitlines() if line.startswith("| Fusion |"))
     assert f"| {mean:.3f}".replace("0.", ".") in fusion
     assert "Calibrated probabilities are out-of-fold" in text
+    pooled = pd.read_parquet(crossed / "evaluation" / "test" / "predictions.parquet")
+    fits = {
+        fit.version: fit
+        for one in load_meaning(crossed / "evaluation" / "test").findings
+        if one.finding == "Mass"
+        for fit in one.fits
+    }
+    for version, kind in (("raw", "fusion"), ("calibrated", "calibrated")):
+        expected = metrics.brier(pooled["label_Mass"], pooled[f"{kind}_Mass"])
+        assert fits[version].brier.value == pytest.approx(expected)
     assert "Power: fusion minus global has a standard error of ." in text
 
 

@@ -18,8 +18,10 @@ from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import analyse
 from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores
+from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.page import Cell, Section, Table, Text
 from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
 from agcxr.evaluation.seeds import seeds_section
 from agcxr.evaluation.tables import gap_of, number, signed, text_table
@@ -37,7 +39,7 @@ class Pooled:
 
     folder: Path
     results: Results
-    section: Section
+    sections: tuple[Section, ...]
 
 
 def evaluate_folds(
@@ -78,7 +80,7 @@ def evaluate_folds(
         more = (seeds_section(spread),)
         if progress:
             print(f"\n{spread.table()}")
-    return tuple(report(one.folder, (one.section, *more)) for one in pooled)
+    return tuple(report(one.folder, (*one.sections, *more)) for one in pooled)
 
 
 def _pool(
@@ -113,7 +115,9 @@ def _pool(
     shutil.copyfile(films.folder / "plan.json", facts / "plan.json")
     frame.to_parquet(folder / PREDICTIONS, index=False)
     results.save(folder)
-    return Pooled(folder, results, _section(done, results.analysis, frame, labels))
+    calibrated_NK = frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
+    meaning = interpret(folder, results, None, calibrated_NK=calibrated_NK)
+    return Pooled(folder, results, (_section(done, results.analysis, frame, labels), subgroups(meaning)))
 
 
 def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:

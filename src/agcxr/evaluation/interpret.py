@@ -57,12 +57,14 @@ def interpret(
     results: Results,
     calibration: Calibration | None,
     *,
+    calibrated_NK: Floats | None = None,
     patients: int = PATIENTS,
     positives: int = POSITIVES,
 ) -> Meaning:
     """Measure an evaluation's predictions and write scores.json beside them; resamples and seed are the evaluation's.
 
-    calibration: the checkpoint's; without one, scores are measured as they are. patients, positives: smaller groups and
+    calibration: the checkpoint's; without one, scores are measured as they are. calibrated_NK: without one, the
+    probabilities of several calibrations, each on the films that it was not fitted on. patients, positives: smaller groups and
     rarer findings are left out of the subgroups.
     """
     path = folder / PREDICTIONS
@@ -70,7 +72,8 @@ def interpret(
     if missing := [name for name in ("age", "sex", "view") if name not in frame]:
         raise ValueError(f"{path} has no column {missing[0]!r}; run `agcxr evaluate` again")
     how = results.analysis.resampling
-    scores = _scores(frame, tuple(result.finding for result in results.analysis.labels), calibration)
+    labels = tuple(result.finding for result in results.analysis.labels)
+    scores = _scores(frame, labels, calibration, calibrated_NK)
     patient_N = frame["patient"].to_numpy(dtype=object)
     agreed = _agree(scores, patient_N, how.resamples, how.seed)
     averaged = [
@@ -103,10 +106,14 @@ def interpret(
     return found
 
 
-def _scores(frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibration | None) -> _Scores:
+def _scores(
+    frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibration | None, calibrated_NK: Floats | None
+) -> _Scores:
     target_NK = frame[[f"label_{name}" for name in labels]].to_numpy(np.float64)
     raw = frame[[f"fusion_{name}" for name in labels]].to_numpy(np.float64)
     versions: dict[Version, Floats] = {"raw": raw}
+    if calibrated_NK is not None:
+        versions["calibrated"] = calibrated_NK
     if calibration is not None:
         versions["calibrated"] = Scale.of(calibration, labels).probabilities(raw)
         shares = {label: float(np.nanmean(target_NK[:, k])) for k, label in enumerate(labels) if _both(target_NK[:, k])}
