@@ -63,9 +63,9 @@ def interpret(
 ) -> Meaning:
     """Measure an evaluation's predictions and write scores.json beside them; resamples and seed are the evaluation's.
 
-    calibration: the checkpoint's; without one, scores are measured as they are. calibrated_NK: without one, the
-    probabilities of several calibrations, each on the films that it was not fitted on. patients, positives: smaller groups and
-    rarer findings are left out of the subgroups.
+    calibration: the checkpoint's; without one, scores are measured as they are, and beside them `calibrated_NK`, the
+    probabilities of several calibrations, each on films that it was not fitted on. patients, positives: smaller groups
+    and rarer findings are left out of the subgroups.
     """
     path = folder / PREDICTIONS
     frame = pd.read_parquet(path)
