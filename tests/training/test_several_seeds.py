@@ -7,14 +7,17 @@ import torch
 from tiny import tiny_config
 
 from agcxr.config import Fusion, Local, Stage
+from agcxr.training import seeds
+from agcxr.training.run_folder import StageSummary
 from agcxr.training.seeds import Seeds, Spread, parse_seeds, read_seeds, train_seeds
+from agcxr.training.stages import RunSummary
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("3", (0, 1, 2)), ("4, 7", (4, 7)), ("7,", (7,)), ("1", (0,))])
-def test_seeds_are_a_number_or_a_list(text, seeds):
-    assert parse_seeds(text) == seeds
+@pytest.mark.parametrize(("text", "expected"), [("3", (0, 1, 2)), ("4, 7", (4, 7)), ("7,", (7,)), ("1", (0,))])
+def test_seeds_are_a_number_or_a_list(text, expected):
+    assert parse_seeds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "a", "1,1", "-2", "1.5"])
@@ -36,6 +39,26 @@ def test_spread_by_hand():
     table = Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(found,)).table()
     assert table.splitlines()[0] == "AUROC, 3 seeds"
     assert table.splitlines()[2].split() == ["fusion", ".8000", ".1000", ".7000", ".9000", ".7000", ".8000", ".9000"]
+
+
+def test_a_process_that_was_started_for_a_device_neither_checks_nor_writes(tmp_path, monkeypatch, capsys):
+    """It finds the folder begun by the first one."""
+    stage = StageSummary("global", 1, 0.5, {}, (), 1, 1.0)
+    called = []
+
+    def trained(data, settings, folder, **options):
+        called.append((settings.seed, folder.name))
+        return RunSummary(folder, folder / "model", (stage,))
+
+    monkeypatch.setattr(seeds, "train", trained)
+    (tmp_path / "seed0").mkdir()
+    with pytest.raises(ValueError, match="is not empty; go on with its runs by --resume"):
+        train_seeds("films", tiny_config(), tmp_path, (0, 1))
+    monkeypatch.setattr(seeds.rank_zero_only, "rank", 1)
+    train_seeds("films", tiny_config(), tmp_path, (0, 1))
+    assert called == [(0, "seed0"), (1, "seed1")]
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "seeds.json").exists()
 
 
 def test_runs_of_several_seeds_and_one_more(prepared, tmp_path, capsys):

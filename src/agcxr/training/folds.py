@@ -94,7 +94,7 @@ def train_folds(
     _begin(root, found, prepared, resume)
     for fold, (films, run) in enumerate(zip(found.films(root), found.runs(root, None), strict=True), start=1):
         if progress:
-            print(f"\nFold {fold} of {folds} in {run}", flush=True)
+            rank_zero_only(print)(f"\nFold {fold} of {folds} in {run}", flush=True)
         if seeds is None:
             train(films, config, run, resume=run.exists(), progress=progress)
             after(run, films)

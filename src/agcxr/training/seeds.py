@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from pydantic import ConfigDict, ValidationError
 
 from agcxr import config as configuration
@@ -84,6 +85,7 @@ def read_seeds(folder: str | Path) -> Seeds:
         raise ValueError(f"{path} is not the seeds file of this version: {error.errors()[0]['msg']}") from error
 
 
+@rank_zero_only
 def write_seeds(path: Path, seeds: Seeds) -> None:
     """Write the file whole or not at all."""
     atomic(path, lambda beside: beside.write_text(seeds.model_dump_json(indent=1) + "\n", encoding="utf-8"))
@@ -115,14 +117,14 @@ def train_seeds(
     `after` is called with each finished run folder. With `resume`, finished runs are kept, the one under way goes on,
     and seeds may be added to those of an earlier call. Raises ValueError as `train` does.
     """
-    root = Path(out)
-    if not resume and root.exists() and any(root.iterdir()):
-        raise ValueError(f"{root} is not empty; go on with its runs by --resume, or give --out a new folder")
+    root, say = Path(out), rank_zero_only(print)  # a process that was started for a device writes and says nothing
+    if not resume:
+        _check_free(root)
     runs: list[RunSummary] = []
     for place, seed in enumerate(seeds, start=1):
         folder = root / f"seed{seed}"
         if progress:
-            print(f"\nSeed {seed} ({place} of {len(seeds)}) in {folder}", flush=True)
+            say(f"\nSeed {seed} ({place} of {len(seeds)}) in {folder}", flush=True)
         settings = config.model_copy(update={"seed": seed})
         runs.append(train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress))
         after(folder)
@@ -135,8 +137,14 @@ def train_seeds(
     )
     write_seeds(root / SEEDS, found)
     if progress:
-        print(f"\n{found.table()}")
+        say(f"\n{found.table()}")
     return found
+
+
+@rank_zero_only
+def _check_free(root: Path) -> None:
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty; go on with its runs by --resume, or give --out a new folder")
 
 
 def with_difference(spreads: Sequence[Spread]) -> tuple[Spread, ...]:
