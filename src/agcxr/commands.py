@@ -115,15 +115,14 @@ def evaluate(
     from agcxr.training.folds import FOLDS
 
     if (Path(run) / FOLDS).is_file():
-        pooled = evaluate_folds(run, data, split, out=out, resamples=resamples)
-        print("Reports:", *(one.html for one in pooled), sep="\n  ")
-        return 0
-    if out is None and (Path(run) / SEEDS).is_file():
+        reports = evaluate_folds(run, data, split, out=out, resamples=resamples)
+    elif out is None and (Path(run) / SEEDS).is_file():
         _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
-        print("Reports:", *(report.html for report in reports), sep="\n  ")
-        return 0
-    done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
-    print(f"Report: {done.report.html}")
+    else:
+        done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
+        reports = (done.report,)
+    several = len(reports) > 1
+    print("Reports:" if several else "Report:", *(report.html for report in reports), sep="\n  " if several else " ")
     return 0
 
 
@@ -383,14 +382,11 @@ def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callabl
         return command
     given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
     begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
-    if "--resume" in flags and not any(given.values()) and begun.is_file():
-        start = config.from_yaml(begun)
-    else:
-        start = config.preset(given["preset"] or "lite")
-        if given["config"]:
-            start = config.from_yaml(given["config"], base=start)
-    size = _value_of("--size", flags) or ""
-    if size.isdecimal():  # the parser says what is wrong with any other
+    resumed = "--resume" in flags and not any(given.values()) and begun.is_file()
+    start = config.from_yaml(begun) if resumed else config.preset(given["preset"] or "lite")
+    if given["config"]:
+        start = config.from_yaml(given["config"], base=start)
+    if (size := _value_of("--size", flags) or "").isdecimal():  # the parser says what is wrong with any other
         start = config.sized(start, int(size))
     return _with_default(command, "settings", start)
 
