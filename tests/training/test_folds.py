@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from agcxr.calibration import fit_calibration
 from agcxr.cli import main
 from agcxr.config import from_yaml, to_yaml
 from agcxr.data.prepared import open_prepared
+from agcxr.evaluation import folds as evaluation
 from agcxr.evaluation.folds import evaluate_folds, out_of_fold, power
 from agcxr.evaluation.meaning import load_meaning
 from agcxr.evaluation.results import load_results
+from agcxr.labels import LABELS
 from agcxr.models.checkpoint import read_card
 from agcxr.training.folds import read_folds, train_folds
 from agcxr.training.seeds import read_seeds
@@ -169,6 +172,30 @@ def test_refusals(films, crossed, tmp_path):
         evaluate_folds(crossed, other, progress=False)
     with pytest.raises(ValueError, match=r"there is no folds.json in .*; make it with `agcxr train --folds 5"):
         read_folds(tmp_path)
+
+
+def test_findings_that_some_fold_does_not_answer_for_are_left_out_and_named(films, crossed, tmp_path, monkeypatch):
+    plain = evaluation.evaluate
+
+    def silent(run: Path, *given, **options):
+        """The second fold's model was never taught two labels."""
+        done = plain(run, *given, **options)
+        if run.name != "fold-2":
+            return done
+        names, path = ("Mass", "No Finding"), done.folder / "predictions.parquet"
+        frame = pd.read_parquet(path)
+        frame[[column for column in frame if not column.endswith(names)]].to_parquet(path)
+        kept = tuple(one for one in done.results.analysis.labels if one.finding not in names)
+        analysis = done.results.analysis.model_copy(update={"labels": kept})
+        return replace(done, results=done.results.model_copy(update={"analysis": analysis}))
+
+    monkeypatch.setattr(evaluation, "evaluate", silent)
+    (written,) = evaluate_folds(crossed, films, out=tmp_path, resamples=20, progress=False)
+    assert (
+        "Left out, as the model of some fold does not answer for it: Mass, No Finding." in written.markdown.read_text()
+    )
+    found = [one.finding for one in load_results(tmp_path).analysis.labels]
+    assert found == [name for name in LABELS if name not in ("Mass", "No Finding")]
 
 
 def test_reuse_is_for_one_run(films, tmp_path, capsys):

@@ -24,8 +24,8 @@ from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
 from agcxr.evaluation.seeds import seeds_section
-from agcxr.evaluation.tables import gap_of, number, signed, text_table
-from agcxr.labels import FINDINGS
+from agcxr.evaluation.tables import gap_of, number, signed, text_table, words
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
 from agcxr.training.seeds import SEEDS, Seeds, Spread, with_difference, write_seeds
 
@@ -92,9 +92,10 @@ def _pool(
         for run, part in runs
     ]
     first = done[0].results
-    labels = tuple(result.finding for result in first.analysis.labels)
+    answered = [[result.finding for result in one.results.analysis.labels] for one in done]
+    labels = tuple(name for name in answered[0] if all(name in names for names in answered))
     frames = [pd.read_parquet(one.folder / PREDICTIONS).assign(fold=fold) for fold, one in enumerate(done, start=1)]
-    frame = out_of_fold(pd.concat(frames).sort_values("row", ignore_index=True), labels)
+    frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
     results = first.model_copy(
         update={
             "run": f"{root.resolve().name}, {plan.folds} folds" + ("" if seed is None else f", seed {seed}"),
@@ -194,7 +195,11 @@ def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame,
         "a rare finding. The folds share most of their training films, so their SD is no standard error."
     )
     rows = tuple(row(one, whole) for one, whole in zip(folds, pooled, strict=True))
+    answered = {result.finding for one in done for result in one.results.analysis.labels}
+    lacking = [words(name) for name in LABELS if name in answered and name not in labels]
     texts = [_brier(frame, [name for name in labels if name in FINDINGS]), power(analysis)]
+    if lacking:
+        texts.insert(0, f"Left out, as the model of some fold does not answer for it: {', '.join(lacking)}.")
     return Section("Folds", (Table(head, rows, caption, summary=True), *map(Text, filter(None, texts))))
 
 
