@@ -30,13 +30,14 @@ def optimiser(parameters: Sequence[nn.Parameter], stage: Stage) -> torch.optim.O
 def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
     """What the stage's lr is multiplied by at optimiser step `step` (from 0).
 
-    `step` falls by step_factor after every step_epochs epochs; `cosine` falls from 1 to 0 over the stage; `onecycle`
+    `step` falls by step_factor after every step_epochs epochs, step_drops times at most (0: no limit); `cosine` falls from 1 to 0 over the stage; `onecycle`
     climbs along a cosine from 1/25 to 1 in the first 30 % of the steps and then falls to 1e-4.
     """
     if stage.schedule == "constant":
         return 1.0
     if stage.schedule == "step":
-        return float(stage.step_factor ** (step // steps_per_epoch // stage.step_epochs))
+        drops = step // steps_per_epoch // stage.step_epochs
+        return float(stage.step_factor ** (min(drops, stage.step_drops) if stage.step_drops else drops))
     total = stage.epochs * steps_per_epoch
     if stage.schedule == "cosine":
         return _cosine(1.0, 0.0, step / total)
