@@ -349,4 +349,6 @@ def test_the_file_states_the_versions_it_keeps_to(onnx_file):
     # The kernels that ONNX Runtime 1.17 lacks for whole numbers of 64 bits.
     typed = onnx.shape_inference.infer_shapes(model)
     wide = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.INT64}
-    assert not [node.name for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax") and node.input[0] in wide]
+    assert not [
+        node.name for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax") and node.input[0] in wide
+    ]
