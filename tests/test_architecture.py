@@ -24,6 +24,7 @@ DIRECTION = """
     labels
     config
     geometry
+    attended
     calibration
 
     data/exif

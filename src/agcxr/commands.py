@@ -97,6 +97,7 @@ def evaluate(
     resamples: int = 1000,
     allow_leak: bool = False,
     pictures: bool = True,
+    rectify: Literal["minmax", "relu"] = "minmax",
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -108,15 +109,17 @@ def evaluate(
         resamples: Of the bootstrap over patients.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
+        rectify: Signed Grad-CAM maps over their lowest value (minmax), or cut at 0 as published (relu).
     """
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
     from agcxr.evaluation.study import study
 
+    options: dict[str, Any] = {"resamples": resamples, "allow_leak": allow_leak, "pictures": pictures}
     if out is None and (Path(run) / SEEDS).is_file():
-        _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
+        _, reports = evaluate_seeds(run, data, split, rectify=rectify, **options)
         print("Reports:", *(report.html for report in reports), sep="\n  ")
         return 0
-    done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
+    done = study(run, data, split=split, out=out, rectify=rectify, **options)
     print(f"Report: {done.report.html}")
     return 0
 

@@ -146,8 +146,8 @@ class Train(Frozen):
     """A whole run: the network, the views and the three stages."""
 
     backbone: str = "resnet50.tv_in1k"
-    """Any timm model that gives feature maps. A tag after a dot says which weights: tv_in1k are torchvision's first ones.
-    Without a tag (resnet50), timm's default ones."""
+    """Any timm model that gives feature maps. A tag after a dot says which weights: tv_in1k are torchvision's first
+    ones. Without a tag (resnet50), timm's default ones."""
     weights: str = "imagenet"
     """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, or a run or
     model folder (or a file of one) with the same backbone: its global branch's backbone."""

@@ -68,7 +68,7 @@ def test_a_crop_that_always_lies_in_the_centre_beats_chance_and_not_the_centre()
         "Boxes",
         "Coverage",
         "Chance",
-        *"Difference (95 %) p".split(),
+        *("Difference", "(95", "%)", "p"),
     ]
     assert lines[5].split()[:6] == ["In", "the", "centre", "instead", "Boxes", "Coverage"]
     assert lines[6].split() == ["Mass†", "6", "1.000", "1.000", "+.000", "(+.000", "to", "+.000)", "1.00"]

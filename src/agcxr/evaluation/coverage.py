@@ -1,5 +1,5 @@
-"""What the crop shows of a lesion, beside two floors: what a crop of the same size would show at a random place (chance,
-in closed form), and in the centre of the view.
+"""What the crop shows of a lesion, beside two floors: what a crop of the same size would show at a random place
+(chance, in closed form), and in the centre of the view.
 
 Coverage of an annotated box G by the attended box A is area(A ∩ G) / area(G): 1 where the crop holds all of it.
 Frame: boxes are (x0, y0, x1, y1) in fractions of the film. Shapes: N cases (an annotated box on a film each).

@@ -166,6 +166,8 @@ def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
     )
     if found.published:
         caption += " Published rows are of the NIH's boxes and compare with runs on those only."
+        if found.rectify == "minmax":
+            caption += " Published Grad-CAM maps are cut at 0: `agcxr evaluate --rectify relu` measures ours so."
     names = ("Hit", "Energy", "Mean", *(f"> {name.split('>')[1].removeprefix('0')}" for name in ORDER[3:]))
     return Table(
         head=(title if mean else "", *names),

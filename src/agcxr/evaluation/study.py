@@ -20,6 +20,7 @@ from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.inference.maps import Rectify
 from agcxr.models.checkpoint import CARD_FILE, ModelArguments, fetch, read_card
 
 
@@ -48,12 +49,14 @@ def study(
     device: str | None = None,
     maps: bool = True,
     pictures: bool = True,
+    rectify: Rectify = "minmax",
     progress: bool = True,
 ) -> Study:
     """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
 
     maps: also score Grad-CAM maps of every finding against the boxes, the slowest part; the crops always are.
     pictures: show films in the report; without, nothing of a film is in the results folder but its name and numbers.
+    rectify: how signed Grad-CAM maps become maps of 0 or more; see `FindingMaps.on_film`.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     done = evaluate(
@@ -87,6 +90,7 @@ def study(
             seed=seed,
             allow_leak=allow_leak,
             picture=pictures,
+            rectify=rectify,
             device=device,
             progress=progress,
         )

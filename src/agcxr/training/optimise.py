@@ -30,8 +30,9 @@ def optimiser(parameters: Sequence[nn.Parameter], stage: Stage) -> torch.optim.O
 def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
     """What the stage's lr is multiplied by at optimiser step `step` (from 0).
 
-    `step` falls by step_factor after every step_epochs epochs, step_drops times at most (0: no limit); `cosine` falls from 1 to 0 over the stage; `onecycle`
-    climbs along a cosine from 1/25 to 1 in the first 30 % of the steps and then falls to 1e-4.
+    `step` falls by step_factor after every step_epochs epochs, step_drops times at most (0: no limit); `cosine` falls
+    from 1 to 0 over the stage; `onecycle` climbs along a cosine from 1/25 to 1 in the first 30 % of the
+    steps and then falls to 1e-4.
     """
     if stage.schedule == "constant":
         return 1.0
