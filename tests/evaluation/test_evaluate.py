@@ -6,6 +6,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -446,8 +447,7 @@ def test_a_backbone_that_ends_in_relu6_is_warned_of_in_every_report(
     assert stored["crops"][0]["near_whole"] == whole.near_whole
     written = report(done.folder)
     share = f"{100 * whole.near_whole / whole.films:.1f} %"
-    for text in (written.markdown.read_text(encoding="utf-8"), written.html.read_text(encoding="utf-8")):
-        text = text.replace("\u00a0", " ")  # the page keeps numbers and units together
+    for text in (written.markdown.read_text(encoding="utf-8"), unescape(written.html.read_text(encoding="utf-8"))):
         assert warning in text
         assert "Nearly whole" in text
         assert share in text
