@@ -55,6 +55,9 @@ def test_a_crop_that_always_lies_in_the_centre_beats_chance_and_not_the_centre()
     for row in found.rows:
         assert row.gap_low > 0
         assert (row.centre, row.centre_gap, row.centre_gap_low, row.centre_gap_high, row.centre_p) == (1, 0, 0, 0, 1)
+    window = np.array([0.0625, 0.0625, 0.9375, 0.9375])
+    for row in coverage(*_tables(tuple(window)), window, resamples=200).rows:  # the whole view: all are one box
+        assert (row.gap, row.gap_low, row.p, row.centre_gap, row.centre_gap_low, row.centre_p) == (0, 0, 1, 0, 0, 1)
     predictions, boxes = _tables((0.0, 0.4, 0.2, 0.6))
     boxes[["x0", "x1"]] = [0.0, 0.2]  # lesions at the edge, and the crop on them
     for row in coverage(predictions, boxes, WHOLE, resamples=200).rows:

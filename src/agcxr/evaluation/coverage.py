@@ -106,7 +106,7 @@ def coverage(
             covered_by_chance(found, annotated, window_4),
             covered(centred(found, window_4), annotated),
         ]
-    )
+    ).round(12)  # equal boxes are no difference, whatever the last bits of their edges
     patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
     weight_NR = np.concatenate(list(cluster_weights(patient, resamples, np.random.default_rng(seed))), axis=1)
     rows, gaps = [], []
