@@ -176,8 +176,9 @@ class Train(Frozen):
     """Cross-entropy; with ones and zeros weighted by how rare they are in the batch or in all training films; or the
     asymmetric loss, which cares less for easy negatives."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of first weights, order and views. The same seed gives the same run on the same machine, versions and number of
-    threads; another number sums in another order, so that rounding differs and grows."""
+    """Of first weights, order and views. The same seed gives the same run on one kind of processor with the same
+    versions and number of threads; another number of threads, or a GPU, sums in another order: rounding differs, and
+    grows."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 where the hardware computes in it, else fp32. The run folder says which it was."""
     devices: Annotated[int, Field(ge=1)] = 1
