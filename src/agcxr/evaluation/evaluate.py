@@ -72,22 +72,19 @@ def evaluate(
         out: results folder; default: RUN/evaluation/<split>.
         examples: films shown of each of best, median and worst; 0 for none.
         progress: show a bar with the rate, and the table at the end.
-    Labels of the model's own are unknown on every film, and so left out. Raises ValueError for a split without films,
-    films of another size than the model's, or labels none of which the folder states, and PatientLeak for
-    patients that the model was trained on, unless `allow_leak` (then the report says so).
+    Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
+    model's, or no label in common, and PatientLeak for patients trained on, unless `allow_leak` (the report says so).
     """
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     predictor = Predictor.from_pretrained(run, device=device, precision=precision)
-    rows = _rows(films, split)
-    films.targets(rows[:1], predictor.labels)  # no label in common is told before the films are read
+    rows = _rows(films, split, predictor.labels)
     leak = check_films(predictor.model.card, films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), split, out)
     clock = time.perf_counter()
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
     rate = len(rows) / (time.perf_counter() - clock)
-    predictions = to_frame(films, rows, answers)
-    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
     chosen = choose_points(predictor, films, split, batch_size=batch_size)
     scores = to_scores(predictions, predictor.labels)
     _copy_facts(Path(run), films.folder, folder)
@@ -131,11 +128,13 @@ def _folder(run: Path, split: str, out: str | Path | None) -> Path:
     return folder
 
 
-def _rows(films: Prepared, split: str) -> np.ndarray:
+def _rows(films: Prepared, split: str, labels: tuple[str, ...]) -> np.ndarray:
+    """The films of the split. Raises ValueError where there are none, or where nothing is known of any label."""
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
         raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
+    films.targets(rows[:1], labels)
     return rows
 
 

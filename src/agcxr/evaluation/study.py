@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,18 +60,9 @@ def study(
     rectify: how signed Grad-CAM maps become maps of 0 or more; see `FindingMaps.on_film`.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    done = evaluate(
-        run,
-        films,
-        split,
-        out=out,
-        resamples=resamples,
-        seed=seed,
-        allow_leak=allow_leak,
-        examples=EXAMPLES if pictures else 0,
-        device=device,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "allow_leak": allow_leak}
+    options |= {"device": device, "progress": progress}
+    done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **options)
     card = read_card(fetch(run) / CARD_FILE)
     meaning = interpret(done.folder, done.results, card.calibration)
     found: Localization | None = None
@@ -81,19 +73,7 @@ def study(
         if progress:
             print(f"\n{text(shown)}\n")
     if maps and has_boxes(films, split):
-        found = localize(
-            run,
-            films,
-            split,
-            out=done.folder,
-            resamples=resamples,
-            seed=seed,
-            allow_leak=allow_leak,
-            picture=pictures,
-            rectify=rectify,
-            device=device,
-            progress=progress,
-        )
+        found = localize(run, films, split, out=done.folder, picture=pictures, rectify=rectify, **options)
         extra += (looks(found, PICTURE if pictures else None),)
         if progress:
             print(f"\n{summary(found)}")
