@@ -127,6 +127,8 @@ def _warnings(results: Results) -> tuple[Block, ...]:
                 warning=True,
             )
         )
+    if results.attention:
+        out.append(Text(f"{results.attention}.", True))
     if results.leak.shared_patients:
         out.append(
             Text(
@@ -137,8 +139,6 @@ def _warnings(results: Results) -> tuple[Block, ...]:
         )
     if results.leak.unchecked:
         out.append(Text(f"Leakage could not be checked: {results.leak.unchecked}.", True))
-    if results.attention:
-        out.append(Text(f"{results.attention}.", True))
     if results.analysis.patients < 200:
         out.append(Text(f"Only {results.analysis.patients:,} patients: read the intervals before the values.", True))
     return tuple(out)
