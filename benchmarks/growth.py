@@ -206,6 +206,7 @@ def evaluation(n: int) -> Measured:
         box_N4=np.tile([0.25, 0.25, 0.75, 0.75], (n, 1)),
         fallback_N=np.zeros(n, bool),
         window_4=np.array([0.0, 0.0, 1.0, 1.0]),
+        plateau_N=np.zeros(n),
     )
     start = time.perf_counter()
     predictions = to_frame(films, np.arange(n), answers)

@@ -25,6 +25,7 @@ DIRECTION = """
     config_file
     config
     geometry
+    attended
     calibration
 
     data/exif

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,3 +275,18 @@ def test_warnings_are_words_and_those_of_pydicom_are_nobodys(monkeypatch, capsys
     monkeypatch.setitem(COMMANDS, "phantom", warn)
     assert main(["phantom"]) == 0
     assert capsys.readouterr().err == "agcxr phantom: warning: patients leak\n"
+
+
+@pytest.mark.parametrize("given", [(), ("--rectify", "relu"), ("--rectify", "minmax")])
+def test_evaluate_says_how_signed_maps_are_rectified(monkeypatch, given):
+    seen = {}
+    done = SimpleNamespace(report=SimpleNamespace(html="report.html"))
+    monkeypatch.setattr("agcxr.evaluation.study.study", lambda *_, **options: seen.update(options) or done)
+    assert main(["evaluate", "run", "--data", "prepared", *given]) == 0
+    assert seen["rectify"] == (given or ("", "minmax"))[1]
+
+
+def test_another_way_to_rectify_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--data", "prepared", "--rectify", "abs"])
+    assert "minmax" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import pytest
+import timm
 
 from agcxr import config
 
@@ -18,7 +19,26 @@ def test_published_recipes():
     assert [dense.stage(s).batch_size for s in ("global", "local", "fusion")] == [64, 32, 32]
     assert (paper.pooling, paper.normalisation, paper.augment.crop) == ("max", "mean", "random-resized")
     assert (paper.global_.schedule, paper.global_.step_epochs, paper.global_.weight_decay) == ("step", 20, 1e-4)
+    assert {stage.step_drops for stage in (paper.global_, paper.local, paper.fusion, dense.local)} == {1}
     assert lite.local.attention() == config.Attention()
+
+
+def test_recipes_start_from_torchvision_s_first_weights():
+    """What the publications could load; timm's own for the bare names come from later and longer training."""
+    recipes = (config.lite(), config.paper(), config.paper_densenet())
+    assert [recipe.backbone for recipe in recipes] == ["resnet50.tv_in1k", "resnet50.tv_in1k", "densenet121.tv_in1k"]
+    assert config.Train() == config.lite()
+    for recipe in recipes:
+        found = timm.get_pretrained_cfg(recipe.backbone)
+        assert "download.pytorch.org" in found.url or found.hf_hub_id == f"timm/{recipe.backbone}"
+    assert config.from_dict({"backbone": "resnet50"}).backbone == "resnet50"
+
+
+def test_settings_of_an_older_run_keep_their_schedule(tmp_path):
+    """A config.yaml from before step_drops: its rate fell after every step_epochs epochs, and goes on so."""
+    path = tmp_path / "config.yaml"
+    path.write_text("global: {schedule: step}\n")
+    assert config.from_yaml(path).global_.step_drops == 0
 
 
 def test_partial_yaml_keeps_the_base(tmp_path):

@@ -58,7 +58,7 @@ def _main(words: list[str]) -> int:
 def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int:
     import tyro
 
-    from agcxr.commands import with_preset
+    from agcxr.train_commands import with_preset
 
     try:
         made = with_preset(command, flags)

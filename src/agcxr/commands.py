@@ -6,16 +6,14 @@ The main path in order: phantom (or download) -> prepare -> train -> evaluate ->
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from agcxr import config
 from agcxr.prepare_commands import prepare_commands
-from agcxr.train_commands import begun_in, train_commands
+from agcxr.train_commands import train_commands
 
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -97,6 +95,7 @@ def evaluate(
     resamples: int = 1000,
     allow_leak: bool = False,
     pictures: bool = True,
+    rectify: Literal["minmax", "relu"] = "minmax",
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -108,19 +107,25 @@ def evaluate(
         resamples: Of the bootstrap over patients.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
+        rectify: Signed Grad-CAM maps over their lowest value (minmax), or cut at 0 as published (relu).
     """
     from agcxr.evaluation.folds import evaluate_folds
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
     from agcxr.evaluation.study import study
     from agcxr.training.folds import FOLDS
 
+    options: dict[str, Any] = {
+        "resamples": resamples,
+        "allow_leak": allow_leak,
+        "pictures": pictures,
+        "rectify": rectify,
+    }
     if (Path(run) / FOLDS).is_file():
         reports = evaluate_folds(run, data, split, out=out, resamples=resamples)
     elif out is None and (Path(run) / SEEDS).is_file():
-        _, reports = evaluate_seeds(run, data, split, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
+        _, reports = evaluate_seeds(run, data, split, **options)
     else:
-        done = study(run, data, split=split, out=out, resamples=resamples, allow_leak=allow_leak, pictures=pictures)
-        reports = (done.report,)
+        reports = (study(run, data, split=split, out=out, **options).report,)
     several = len(reports) > 1
     print("Reports:" if several else "Report:", *(report.html for report in reports), sep="\n  " if several else " ")
     return 0
@@ -373,41 +378,3 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "score": score,
     "import chexnet": import_chexnet,
 }
-
-
-def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
-    """`train`'s other flags start from --preset and --config, or from the run that --resume goes on with, and --size is
-    two of them, so those are read before the parser is built."""
-    if "settings" not in inspect.signature(command).parameters:
-        return command
-    given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
-    begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
-    resumed = "--resume" in flags and not any(given.values()) and begun.is_file()
-    start = config.from_yaml(begun) if resumed else config.preset(given["preset"] or "lite")
-    if given["config"]:
-        start = config.from_yaml(given["config"], base=start)
-    if (size := _value_of("--size", flags) or "").isdecimal():  # the parser says what is wrong with any other
-        start = config.sized(start, int(size))
-    return _with_default(command, "settings", start)
-
-
-def _value_of(flag: str, words: list[str]) -> str | None:
-    for i, word in enumerate(words):
-        if word == flag and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(f"{flag}="):
-            return word.split("=", 1)[1]
-    return None
-
-
-def _with_default(command: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:
-    """The same function with another default for one keyword."""
-
-    @functools.wraps(command)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, **kwargs)
-
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [p.replace(default=value) if p.name == name else p for p in signature.parameters.values()]
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return call

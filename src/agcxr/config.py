@@ -54,7 +54,8 @@ class Attention(Frozen):
     """How a feature map becomes a box (paper section 3.2; the choices are the paper's ambiguities)."""
 
     statistic: Literal["max", "l1", "l2"] = "max"
-    """Over the channels: max |f|, sum |f| or sqrt(sum f^2)."""
+    """Over the channels: max |f| (as published), sum |f| or sqrt(sum f^2). Of a network that ends in a clipped
+    activation (ReLU6) `max` meets the clip nearly everywhere and chooses no place; `l2` and `l1` do."""
     normalise: Literal["minmax", "percentile"] = "minmax"
     """Per image, before the threshold; with `percentile` the threshold is the fraction of pixels kept out."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.7
@@ -86,6 +87,8 @@ class Stage(Frozen):
     step_epochs: Annotated[int, Field(ge=1)] = 20
     """With `step`: the learning rate is multiplied by step_factor after every so many epochs."""
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    step_drops: Annotated[int, Field(ge=0)] = 0
+    """With `step`: how often the rate falls at most; 0: after every step_epochs epochs to the end."""
     warm_up_epochs: Annotated[float, Field(ge=0)] = 0.0
     """The learning rate first climbs from near 0 over so many epochs (0.5: half of one). `onecycle` has its own."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -102,7 +105,8 @@ class Local(Stage):
     """Stage II, and how the local branch is shown its crop."""
 
     statistic: Literal["max", "l1", "l2"] = "max"
-    """Heatmap: max |f|, sum |f| or sqrt(sum f^2) over the channels."""
+    """Heatmap: max |f| (as published), sum |f| or sqrt(sum f^2) over the channels. Networks that end in ReLU6
+    (EfficientNet-Lite, MobileNet) need l2 or l1: max meets the clip nearly everywhere."""
     normalise: Literal["minmax", "percentile"] = "minmax"
     """Per image, before the threshold; with `percentile` the threshold is the fraction of pixels kept out."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.7
@@ -161,8 +165,9 @@ class Augment(Frozen):
 class Train(Frozen):
     """A whole run: the network, the views and the three stages."""
 
-    backbone: str = "resnet50"
-    """Any timm model that gives feature maps. A tag after a dot, as in resnet50.tv_in1k, says which weights."""
+    backbone: str = "resnet50.tv_in1k"
+    """Any timm model that gives feature maps. A tag after a dot says which weights: tv_in1k are torchvision's first
+    ones. Without a tag (resnet50), timm's default ones."""
     weights: str = "imagenet"
     """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, or a run or
     model folder (or a file of one) with the same backbone: its global branch's backbone."""
@@ -192,7 +197,9 @@ class Train(Frozen):
     ones of each finding weighted by how rare they are in it; the asymmetric loss, which cares less for easy negatives;
     or the AUC margin loss, which sets films with and without a finding apart."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of first weights, order and views. The same seed gives the same run."""
+    """Of first weights, order and views. The same seed gives the same run on one kind of processor with the same
+    versions and number of threads; another number of threads, or a GPU, sums in another order: rounding differs, and
+    grows."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the hardware computes in it, else fp32. `fp16`, with scaled gradients, is for GPUs without
     bf16. The run folder says which it was."""
@@ -277,13 +284,14 @@ class Train(Frozen):
 
 
 def lite() -> Train:
-    """The public reduced-budget recipe: 10/8/5 epochs, batch 32/16/16, SGD 0.01, random crop and flip."""
+    """The public reduced-budget recipe: torchvision's ResNet-50, 10/8/5 epochs, batch 32/16/16, SGD 0.01, random crop
+    and flip."""
     return Train()
 
 
 def paper() -> Train:
-    """Guan et al. 2018 with ResNet-50: 50 epochs a stage, batch 126/64/64, lr / 10 after epoch 20, max pooling."""
-    common: dict[str, Any] = {"epochs": 50, "weight_decay": 1e-4, "schedule": "step"}
+    """Guan et al. 2018 with ResNet-50: 50 epochs a stage, batch 126/64/64, lr / 10 once after epoch 20, max pooling."""
+    common: dict[str, Any] = {"epochs": 50, "weight_decay": 1e-4, "schedule": "step", "step_drops": 1}
     return Train(
         pooling="max",
         normalisation="mean",
@@ -299,7 +307,7 @@ def paper_densenet() -> Train:
     base = paper()
     return base.model_copy(
         update={
-            "backbone": "densenet121",
+            "backbone": "densenet121.tv_in1k",
             "global_": base.global_.model_copy(update={"batch_size": 64}),
             "local": base.local.model_copy(update={"batch_size": 32}),
             "fusion": base.fusion.model_copy(update={"batch_size": 32}),

@@ -1,10 +1,13 @@
-"""The commands that train: one run, runs of several seeds, and the arms of an ablation. Heavy imports stay inside."""
+"""The commands that train, and where their settings start from: one run, runs of several seeds or folds, the arms of an
+ablation. Heavy imports stay inside."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -168,3 +171,41 @@ def ablate(
         data, settings, out, only=only, seeds=parse_seeds(seeds), split=split, lesions=lesions, resamples=resamples
     )
     return 0
+
+
+def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
+    """`train`'s other flags start from --preset and --config, or from the run that --resume goes on with, and --size is
+    two of them, so those are read before the parser is built."""
+    if "settings" not in inspect.signature(command).parameters:
+        return command
+    given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
+    begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
+    resumed = "--resume" in flags and not any(given.values()) and begun.is_file()
+    start = config.from_yaml(begun) if resumed else config.preset(given["preset"] or "lite")
+    if given["config"]:
+        start = config.from_yaml(given["config"], base=start)
+    if (size := _value_of("--size", flags) or "").isdecimal():  # the parser says what is wrong with any other
+        start = config.sized(start, int(size))
+    return _with_default(command, "settings", start)
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _with_default(command: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:
+    """The same function with another default for one keyword."""
+
+    @functools.wraps(command)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [p.replace(default=value) if p.name == name else p for p in signature.parameters.values()]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call

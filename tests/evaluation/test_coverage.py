@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agcxr.evaluation.coverage import Coverage, coverage, covered, covered_by_chance, text
+from agcxr.evaluation.coverage import Coverage, centred, coverage, covered, covered_by_chance, text
 from agcxr.evaluation.page import Page, to_markdown
 from agcxr.evaluation.report_looks import crops
 
@@ -40,6 +40,43 @@ def test_chance_is_the_mean_over_random_places():
         boxes = np.concatenate([place, place + np.array([w, h])], axis=1)
         expected = covered(boxes, np.repeat(lesion, len(boxes), 0)).mean()
         assert covered_by_chance(np.array([[0, 0, w, h]]), lesion, window)[0] == pytest.approx(expected, abs=0.01)
+
+
+def test_the_centre_floor_is_a_box_of_the_same_size_in_the_middle_of_the_view():
+    window = np.array([0.0, 0.2, 0.8, 1.0])  # its middle: (.4, .6)
+    found = np.array([[0.0, 0.2, 0.2, 0.4], [0.5, 0.2, 0.8, 0.3], [0.0, 0.2, 0.8, 1.0]])
+    expected = [[0.3, 0.5, 0.5, 0.7], [0.25, 0.55, 0.55, 0.65], [0.0, 0.2, 0.8, 1.0]]
+    np.testing.assert_allclose(centred(found, window), expected)
+
+
+def test_a_crop_that_always_lies_in_the_centre_beats_chance_and_not_the_centre():
+    """Lesions in the middle: a network that knows nothing of the film looks as good as one that finds them."""
+    found = coverage(*_tables((0.4, 0.4, 0.6, 0.6)), WHOLE, resamples=200)
+    for row in found.rows:
+        assert row.gap_low > 0
+        assert (row.centre, row.centre_gap, row.centre_gap_low, row.centre_gap_high, row.centre_p) == (1, 0, 0, 0, 1)
+    predictions, boxes = _tables((0.0, 0.4, 0.2, 0.6))
+    boxes[["x0", "x1"]] = [0.0, 0.2]  # lesions at the edge, and the crop on them
+    for row in coverage(predictions, boxes, WHOLE, resamples=200).rows:
+        assert (row.coverage, row.centre, row.centre_gap, row.centre_gap_low) == pytest.approx((1, 0, 1, 1))
+    lines = text(found).splitlines()
+    assert lines[0].split() == [
+        "What",
+        "the",
+        "crop",
+        "shows",
+        "Boxes",
+        "Coverage",
+        "Chance",
+        *["Difference", "(95", "%)", "p"],
+    ]
+    assert lines[5].split()[:6] == ["In", "the", "centre", "instead", "Boxes", "Coverage"]
+    assert lines[6].split() == ["Mass†", "6", "1.000", "1.000", "+.000", "(+.000", "to", "+.000)", "1.00"]
+    page = to_markdown(Page("t", "s", "n", (crops(found),)), Path())
+    assert (
+        "| At a random place Chance | At a random place Difference | At a random place p | In the centre Centre |"
+        in page
+    )
 
 
 def _tables(found):
@@ -125,11 +162,22 @@ def test_files_of_before_left_out_are_read():
     found = coverage(*_tables((0.4, 0.4, 0.6, 0.6)), WHOLE, resamples=20)
     old = json.loads(found.model_dump_json())
     for row in old["rows"]:
-        del row["left_out"]
-    assert {row.left_out for row in Coverage.model_validate(old).rows} == {0}
+        for key in ("left_out", "centre", "centre_gap", "centre_gap_low", "centre_gap_high", "centre_p"):
+            del row[key]
+    again = Coverage.model_validate(old)
+    assert {row.left_out for row in again.rows} == {0}
+    assert all(np.isnan(row.centre) for row in again.rows)
+    assert to_markdown(Page("t", "s", "n", (crops(again),)), Path()).count("| – |") == 6  # centre and its p
 
 
 def test_films_without_boxes_are_refused():
     predictions, boxes = _tables((0, 0, 1, 1))
     with pytest.raises(ValueError, match="none of the predicted films has an annotated box"):
         coverage(predictions, boxes.iloc[:0], WHOLE)
+
+
+def test_the_whole_view_is_no_better_than_itself():
+    """At a random place and in the centre it is the same box, whatever the last bits of its edges."""
+    window = np.array([0.07, 0.07, 0.93, 0.93])
+    for row in coverage(*_tables(tuple(window)), window, resamples=200).rows:
+        assert (row.gap, row.p, row.centre_gap, row.centre_p) == (0, 1, 0, 1)

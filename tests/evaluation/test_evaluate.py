@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from evaluated import PARTS, SIZE, write_prepared, write_run
 
+from agcxr import config
 from agcxr.data.download import HOME, TERMS
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
@@ -28,6 +33,7 @@ from agcxr.evaluation.tables import gap_of, number, signed
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc
+from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, ModelArguments, Patients, read_card
 
 
@@ -381,6 +387,87 @@ def test_a_partly_labelled_collection_end_to_end(tmp_path: Path) -> None:
         assert said not in text
     assert re.search(r"^\| Guan 2018, ResNet-50 \| fusion \| \.776 \| \.776 \|$", text, re.M)
     assert "Not known of" not in text.split("## Subgroups")[0]
+
+
+def own(folder: Path, **changes: Any) -> Path:
+    """A run whose network is another one than `write_run` makes."""
+    run = write_run(folder)
+    torch.manual_seed(0)
+    model = AGCNN(**({"backbone": "resnet10t", "weights": "none", "image_size": 64, "resize": SIZE} | changes))
+    if model.backbone_name == "tf_efficientnet_lite0":
+        with torch.no_grad():
+            model.global_branch.backbone.net.bn2.weight.mul_(3)  # so that most cells reach ReLU6's clip
+    model.save_pretrained(run / "model", card=model.new_card(prepared_size=SIZE))
+    return run
+
+
+def test_labels_of_the_model_s_own_are_compared_where_the_folder_states_them(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = folder / "prepared"
+    labels = ("Nodule", "Fracture", "pleural effusion")
+    done = evaluate(own(tmp_path / "run", labels=labels), films, resamples=20, examples=0)
+    assert [one.finding for one in done.results.analysis.stated] == ["Nodule", "pleural effusion"]
+    assert done.results.analysis.mean.findings == ("Nodule", "pleural effusion")
+    said = "Labels of the model's own, which the folder does not state, and so left out: Fracture."
+    assert said in capsys.readouterr().out
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    index = open_prepared(films).index
+    np.testing.assert_array_equal(frame["label_pleural effusion"], index["Effusion"].iloc[frame["row"]])
+    assert frame["label_Fracture"].isna().all()
+    text = report(done.folder).markdown.read_text(encoding="utf-8")
+    assert "Not stated on these films, and so left out: Fracture." in text
+
+
+def test_labels_none_of_which_the_folder_states_are_refused(folder: Path, tmp_path: Path) -> None:
+    run = own(tmp_path / "run", labels=("Fracture", "Tube"))
+    words = r"states none of the model's labels, Fracture, Tube, so there is nothing to compare; a folder states Atelec"
+    with pytest.raises(ValueError, match=words):
+        evaluate(run, folder / "prepared", resamples=20, progress=False)
+    with pytest.raises(ValueError, match=words):
+        calibrate(run, folder / "prepared", progress=False)
+
+
+def test_a_backbone_that_ends_in_relu6_is_warned_of_in_every_report(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "attention": config.Attention(min_side=8)}
+    done = evaluate(own(tmp_path / "max", **changes), folder / "prepared", resamples=20, examples=0)
+    whole = done.results.crops[0]
+    assert whole.plateaus is not None
+    assert whole.plateaus > 0.5 * whole.films
+    frame = pd.read_parquet(done.folder / "predictions.parquet")
+    assert whole.near_whole == int((frame["view_share"] >= 0.9).sum()) > 0
+    warning = done.results.attention
+    assert warning.startswith("Attention hardly chooses a place: in ")
+    assert warning.endswith(". Train with --local.statistic l2 or l1")
+    assert warning in capsys.readouterr().out
+    stored = json.loads((done.folder / "results.json").read_text(encoding="utf-8"))
+    assert stored["attention"] == warning
+    assert stored["crops"][0]["near_whole"] == whole.near_whole
+    written = report(done.folder)
+    share = f"{100 * whole.near_whole / whole.films:.1f} %"
+    for text in (written.markdown.read_text(encoding="utf-8"), unescape(written.html.read_text(encoding="utf-8"))):
+        assert warning in text
+        assert "Nearly whole" in text
+        assert share in text
+        assert f"{100 * whole.near_whole / whole.films:.0f} % of crops nearly the whole view" in text
+    l2 = own(tmp_path / "l2", backbone="tf_efficientnet_lite0", attention=config.Attention(statistic="l2", min_side=8))
+    assert evaluate(l2, folder / "prepared", resamples=20, examples=0, progress=False).results.attention == ""
+    seen = own(tmp_path / "whole", look="whole", **changes)  # a control that is meant to see the whole view
+    found = evaluate(seen, folder / "prepared", resamples=20, examples=0, progress=False).results
+    assert (found.attention, found.crops[0].near_whole) == ("", whole.films)
+
+
+def test_results_of_before_near_whole_crops_were_counted_are_shown(done: Evaluated, tmp_path: Path) -> None:
+    old = json.loads(done.results.model_dump_json())
+    del old["attention"]
+    for row in old["crops"]:
+        del row["near_whole"], row["plateaus"]
+    found = Results.model_validate(old)
+    text = to_markdown(compose(found, done.folder), tmp_path)
+    assert "of crops nearly the whole view" not in text
+    assert "Attention hardly" not in text
 
 
 def test_the_verdict_has_signs(done: Evaluated) -> None:

@@ -67,6 +67,8 @@ def test_one_row_a_film_in_order(tmp_path):
     assert table[0]["local_Hernia"] == "0.500000"
     assert [table[0][f"box_{edge}"] for edge in ("x0", "y0", "x1", "y1")] == ["10.00", "12.00", "30.00", "40.00"]
     assert (table[0]["width"], table[0]["height"], table[0]["fallback"], table[0]["error"]) == ("50", "60", "0", "")
+    # 20 x 28 of the 44 x 52 pixels of the window, and one of the heatmap's 64 is the highest.
+    assert (table[0]["view_share"], table[0]["plateau"]) == ("0.244755", "0.015625")
     assert table[1]["error"] == "it looks like text"
     assert {value for key, value in table[1].items() if key not in ("image", "error")} == {""}
     assert "picture" not in table[0]

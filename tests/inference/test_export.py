@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 from dataclasses import replace
 
 import cv2
@@ -13,6 +14,7 @@ from agcxr.data.radiograph import resize as opencv_resize
 from agcxr.inference import export
 from agcxr.inference.export import Curves, View
 from agcxr.inference.onnx_engine import Facts, OnnxPredictor
+from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import resize
@@ -285,3 +287,68 @@ def test_limits_of_parity():
         {"gray": 2},
     ):
         assert not replace(good, **change).good
+
+
+@pytest.fixture(scope="module")
+def old_python(tmp_path_factory):
+    """An environment of its own with the oldest ONNX Runtime that is promised; it needs NumPy 1."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv, which makes the environment of the old ONNX Runtime, is not installed")
+    folder = tmp_path_factory.mktemp("old") / "venv"
+    packages = (f"onnxruntime=={OLDEST_RUNTIME}.*", "numpy<2")
+    python = folder / "bin" / "python"
+    for command in (
+        [uv, "venv", "--quiet", "--no-config", "--python", "3.11", str(folder)],
+        [uv, "pip", "install", "--quiet", "--no-config", "--python", str(python), *packages],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"the environment of the old ONNX Runtime cannot be made: {done.stderr.strip()[-300:]}")
+    return python
+
+
+@pytest.mark.slow
+def test_the_oldest_runtime_gives_the_same_boxes_and_probabilities(old_python, onnx_file, tmp_path):
+    films = {"same": phantoms(3), "larger": phantoms(2, 200), "noise": noise((161, 513))}
+    np.savez(tmp_path / "films.npz", **films)
+    code = """
+import sys, numpy, onnxruntime
+print(onnxruntime.__version__)
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+answers = {}
+for key, films in numpy.load(sys.argv[2]).items():
+    answers |= {f"{key} {n}": a for n, a in zip(names, session.run(names, {"films": films}))}
+numpy.savez(sys.argv[3], **answers)
+"""
+    words = [str(onnx_file), str(tmp_path / "films.npz"), str(tmp_path / "answers.npz")]
+    done = subprocess.run([str(old_python), "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{OLDEST_RUNTIME}.")
+    old, today = np.load(tmp_path / "answers.npz"), OnnxPredictor(onnx_file, threads=1)
+    for key, some in films.items():
+        answers = today.run(some)
+        assert {f"{key} {name}" for name in answers} <= set(old)
+        for name, answer in answers.items():
+            exact = name in ("box", "fallback", "prepared")
+            np.testing.assert_allclose(old[f"{key} {name}"], answer, rtol=0, atol=0 if exact else 1e-6, err_msg=name)
+
+
+def test_the_file_states_the_versions_it_keeps_to(onnx_file):
+    """A runtime compares both with its own before it looks at an operator."""
+    import onnx
+
+    model = onnx.load(onnx_file, load_external_data=False)
+    assert check_plain(onnx_file) == Asks(opset=20, ir_version=9)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
+    assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import)
+    parts = (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.initializer)
+    assert not any(part.metadata_props for part in parts)  # IR version 10's
+    assert "Opset 20, IR version 9: ONNX Runtime 1.17 or newer." in model.doc_string
+    # The kernels that ONNX Runtime 1.17 lacks for whole numbers of 64 bits.
+    typed = onnx.shape_inference.infer_shapes(model)
+    wide = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.INT64}
+    assert not [
+        node.name for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax") and node.input[0] in wide
+    ]

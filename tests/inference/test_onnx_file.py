@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agcxr.inference.onnx_engine import OnnxPredictor
-from agcxr.inference.onnx_file import check_plain
+from agcxr.inference.onnx_file import Asks, check_plain
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 h = onnx.helper
@@ -36,6 +36,37 @@ def test_plain_files_pass(tmp_path):
     weight = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "weight")
     constant = h.make_node("Constant", [], ["c"], value=weight)
     check_plain(saved(tmp_path / "m.onnx", [constant], [weight]))
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(20, 9), (17, 8), (25, 12)])
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_the_versions_a_file_states_are_read(tmp_path, opset, ir_version, domain):
+    others = h.make_opsetid("com.microsoft", 1)
+    model = h.make_model(graph(), opset_imports=[others, h.make_opsetid(domain, opset), others])
+    model.ir_version = ir_version
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert check_plain(path) == Asks(opset=opset, ir_version=ir_version)
+
+
+def test_versions_that_are_not_stated_are_0(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx.ModelProto(graph=graph()).SerializeToString())
+    assert check_plain(path) == Asks(opset=0, ir_version=0)
+
+
+def test_a_runtime_too_old_for_a_file_is_told_with_what_the_file_asks(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    model = h.make_model(graph(), opset_imports=[h.make_opsetid("", 99)])
+    model.ir_version = 99
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    words = (
+        r"cannot be loaded by ONNX Runtime [\d.]+ \(.*\)\. It asks for opset 99 and IR version 99\. Export it again "
+        r"\(files of this version of agcxr load from ONNX Runtime 1\.17 on\), or upgrade ONNX Runtime"
+    )
+    with pytest.raises(ValueError, match=words):
+        OnnxPredictor(path)
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secret", "weights.bin"])

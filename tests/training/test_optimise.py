@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from agcxr.config import Stage
+from agcxr.config import Stage, paper, paper_densenet
 from agcxr.models.backbones import Backbone
 from agcxr.training.optimise import layer_scales, lr_factor, optimiser
 
@@ -23,6 +23,19 @@ def test_constant():
 def test_step_falls_after_every_so_many_epochs():
     found = factors("step", [0, 39, 40, 79, 80], step_epochs=4, step_factor=0.1)
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(("drops", "last"), [(1, 0.1), (2, 0.01), (3, 1e-3), (9, 1e-3), (0, 1e-3)])
+def test_step_falls_so_often_at_most(drops, last):
+    found = factors("step", [0, 29, 30, 99], step_epochs=3, step_factor=0.1, step_drops=drops)
+    assert found == pytest.approx([1, 1, 0.1, last])
+
+
+def test_the_paper_s_rate_falls_once():
+    """ "lr 0.01 (/10 after epoch 20)": nothing is said of another fall after epoch 40 of 50."""
+    for stage in (paper().global_, paper().local, paper_densenet().fusion):
+        found = [stage.lr * lr_factor(stage, epoch * 100, 100) for epoch in (0, 19, 20, 39, 40, 49)]
+        assert found == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.001, 0.001])
 
 
 def test_cosine_falls_to_nothing():

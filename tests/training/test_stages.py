@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import short, tiny_config, write_prepared
 
 from agcxr import config
 from agcxr.config import Fusion, Local, Stage, Train
 from agcxr.models.agcnn import AGCNN
+from agcxr.models.backbones import Backbone
 from agcxr.models.checkpoint import read_card
 from agcxr.training import frozen, keeper, stages
 from agcxr.training.stages import RunSummary, train
@@ -221,6 +222,38 @@ def test_divergence_is_named(prepared, tmp_path):
     with pytest.raises(ValueError, match=r"training diverged: the validation loss of the global stage .* --global\.lr"):
         train(prepared, wild, tmp_path / "run", progress=False)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_batch_norm_of_one_value_is_told_with_its_cures(prepared, tmp_path):
+    """A view of 32 px is a map of 1 x 1, where one film has one value a channel."""
+    alone = tiny_config(backbone="resnet10t", image_size=32, global_=Stage(epochs=1, batch_size=1))
+    words = (
+        r"a batch norm of resnet10t cannot learn from one value a channel: 1 film a step and device, on a 1 x 1 "
+        r"feature map\. Give --global\.batch-size 2 or more for each device \(and as many films\), or larger views "
+        r"\(--image-size, now 32\) or a finer grid \(--output-stride, now 32\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        train(prepared, alone, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(("statistic", "warned"), [("max", True), ("l2", False)])
+def test_a_network_that_ends_in_relu6_is_warned_of_before_the_local_branch_trains(
+    prepared, tmp_path, capsys, statistic, warned
+):
+    net = Backbone("tf_efficientnet_lite0", 1, "none").net
+    with torch.no_grad():
+        net.bn2.weight.mul_(1000)  # some channel reaches the clip at every cell
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    made = short(
+        backbone="tf_efficientnet_lite0",
+        weights=str(tmp_path / "weights.safetensors"),
+        image_size=64,
+        local={"statistic": statistic},
+    )
+    train(prepared, made, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("Attention", " local"))]
+    assert [line.startswith("Attention hardly chooses a place: in ") for line in lines[:1]] == [warned]
+    assert all(line.startswith(" local") for line in lines[warned:])  # before the local stage, and once
 
 
 def test_a_run_that_failed_before_its_first_epoch_leaves_the_folder_free(prepared, tmp_path):

@@ -4,6 +4,7 @@ images.npy (uint8, N x S x S, memory-mapped), index.parquet (row i describes ima
 plan.json.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from agcxr.config import Frozen
 from agcxr.data.nih import BOX_COLUMNS
 from agcxr.data.splits import LeakCheck
-from agcxr.labels import LABELS
+from agcxr.labels import LABELS, canonical
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -135,6 +136,28 @@ class Prepared:
     index: pd.DataFrame
     boxes: pd.DataFrame
     plan: Plan
+
+    def targets(self, rows: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.float32]:
+        """What is known of these labels (in any spelling of `labels.canonical`) on these rows: N x K of 0, 1 or NaN
+        (unknown). A label of the model's own, which no folder states, is unknown on every film.
+
+        Raises ValueError where none of the labels is stated.
+        """
+        columns = [canonical(label) for label in labels]
+        if not any(columns):
+            raise ValueError(
+                f"{self.folder} states none of the model's labels, {', '.join(labels)}, so there is nothing to "
+                f"compare; a folder states {', '.join(LABELS)}: give the model's labels these names where they mean "
+                "the same"
+            )
+        unknown_N = np.full(len(rows), np.nan, dtype=np.float32)
+        index = self.index.iloc[rows]
+        return np.stack([unknown_N if name is None else index[name].to_numpy(np.float32) for name in columns], axis=1)
+
+
+def unstated(labels: Sequence[str]) -> tuple[str, ...]:
+    """Those of a model's labels that no prepared folder states: they are its own, and nothing can be compared."""
+    return tuple(label for label in labels if canonical(label) is None)
 
 
 def read_plan(folder: str | Path) -> Plan:

@@ -47,7 +47,7 @@ def calibrate(
     answers = predictor.predict_arrays(films.images, rows, progress=progress)
     index = films.index.iloc[rows]
     found = fit_calibration(
-        index[list(answers.labels)].to_numpy(np.float64),
+        films.targets(rows, answers.labels).astype(np.float64),
         answers.fusion_NK.astype(np.float64),
         index["patient"].to_numpy(dtype=object),
         answers.labels,

@@ -1,11 +1,13 @@
-"""What the crop shows of a lesion, beside what a crop of the same size at a random place would show: chance in closed
-form.
+"""What the crop shows of a lesion, beside two floors: what a crop of the same size would show at a random place
+(chance, in closed form), and in the centre of the view.
 
 Coverage of an annotated box G by the attended box A is area(A ∩ G) / area(G): 1 where the crop holds all of it.
 Frame: boxes are (x0, y0, x1, y1) in fractions of the film. Shapes: N cases (an annotated box on a film each).
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,12 @@ class Covered(Frozen):
     p: Number
     left_out: int = 0
     """Resamples without a box of the finding (for the mean: of some finding)."""
+    centre: Number = math.nan
+    """Of a box of the same size in the centre of the view; NaN in files of before it was measured, as its gap."""
+    centre_gap: Number = math.nan
+    centre_gap_low: Number = math.nan
+    centre_gap_high: Number = math.nan
+    centre_p: Number = math.nan
 
 
 class Coverage(Stored):
@@ -73,6 +81,13 @@ def covered_by_chance(found_N4: Floats, annotated_N4: Floats, window_4: Floats) 
     return mean / _area(annotated_N4)
 
 
+def centred(found_N4: Floats, window_4: Floats) -> Floats:
+    """Boxes as large as the found ones, in the centre of the window the network sees."""
+    middle_2 = (window_4[:2] + window_4[2:]) / 2
+    half_N2 = (found_N4[:, 2:] - found_N4[:, :2]) / 2
+    return np.concatenate([middle_2 - half_N2, middle_2 + half_N2], axis=1)
+
+
 def coverage(
     predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = 1000, seed: int = 0
 ) -> Coverage:
@@ -85,36 +100,50 @@ def coverage(
         raise ValueError("none of the predicted films has an annotated box")
     found = cases[["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float64)
     annotated = cases[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
-    mine, chance = covered(found, annotated), covered_by_chance(found, annotated, window_4)
+    share_3N = np.stack(
+        [
+            covered(found, annotated),
+            covered_by_chance(found, annotated, window_4),
+            covered(centred(found, window_4), annotated),
+        ]
+    ).round(12)  # equal boxes are no difference, whatever the last bits of their edges
     patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
     weight_NR = np.concatenate(list(cluster_weights(patient, resamples, np.random.default_rng(seed))), axis=1)
     rows, gaps = [], []
     for name in (label for label in LABELS if label in set(finding)):
         some = finding == name
         total_R = weight_NR[some].sum(axis=0)
-        gap_R = np.divide(
-            (mine - chance)[some] @ weight_NR[some], total_R, where=total_R > 0, out=np.full(resamples, np.nan)
-        )
-        gaps.append(gap_R)
-        rows.append(_row(name, mine[some], chance[some], patient[some], gap_R))
-    means = [np.array([row.coverage for row in rows]).mean(), np.array([row.chance for row in rows]).mean()]
-    fewest = min(row.patients for row in rows)
-    whole = _row(MEAN, np.array(means[:1]), np.array(means[1:]), patient, mean_over(np.stack(gaps)), fewest)
-    return Coverage(resamples=resamples, rows=(*rows, whole.model_copy(update={"boxes": len(cases)})))
+        gap_2R = (share_3N[0] - share_3N[1:])[:, some] @ weight_NR[some]
+        gaps.append(np.divide(gap_2R, total_R, where=total_R > 0, out=np.full_like(gap_2R, np.nan)))
+        rows.append(_row(name, share_3N[:, some].mean(axis=1), patient[some], gaps[-1]))
+    mean_3 = np.array([[row.coverage, row.chance, row.centre] for row in rows]).mean(axis=0)
+    whole = _row(MEAN, mean_3, patient, mean_over(np.stack(gaps)), min(row.patients for row in rows))
+    return Coverage(resamples=resamples, rows=(*rows, whole))
 
 
 def text(found: Coverage) -> str:
-    """A line a finding, for a terminal."""
-    head = f"{'What the crop shows':<22}{'Boxes':>6}{'Coverage':>10}{'Chance':>8}{'Difference (95 %)':>26}{'p':>8}"
-    lines = [head]
-    for row in found.rows:
-        ends = no_interval(row.finding) if np.isnan(row.gap_low) else f"{signed(row.gap_low)} to {signed(row.gap_high)}"
-        gap = f"{signed(row.gap)} ({ends})"
-        p = p_words(row.p, p_floor(found.resamples, row.left_out))
-        name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
-        lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(row.chance):>8}{gap:>26}{p:>8}")
+    """A line a finding, for a terminal, beside each floor."""
+    lines = _text(
+        found, "What the crop shows", "Chance", [(r.chance, r.gap, r.gap_low, r.gap_high, r.p) for r in found.rows]
+    )
+    centre = [(r.centre, r.centre_gap, r.centre_gap_low, r.centre_gap_high, r.centre_p) for r in found.rows]
+    lines += ["", *_text(found, "In the centre instead", "Centre", centre)]
     note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: interval and p are rough."
     return "\n".join([*lines, note] if any(row.patients < FEW_PATIENTS for row in found.rows) else lines)
+
+
+def _text(
+    found: Coverage, title: str, floor: str, numbers: list[tuple[float, float, float, float, float]]
+) -> list[str]:
+    """numbers: of each row the floor, the gap, its ends and p."""
+    lines = [f"{title:<22}{'Boxes':>6}{'Coverage':>10}{floor:>8}{'Difference (95 %)':>26}{'p':>8}"]
+    for row, (beside, value, low, high, p) in zip(found.rows, numbers, strict=True):
+        ends = no_interval(row.finding) if np.isnan(low) else f"{signed(low)} to {signed(high)}"
+        gap = f"{signed(value)} ({ends})"
+        name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
+        least = p_words(p, p_floor(found.resamples, row.left_out))
+        lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(beside):>8}{gap:>26}{least:>8}")
+    return lines
 
 
 def no_interval(finding: str) -> str:
@@ -122,23 +151,30 @@ def no_interval(finding: str) -> str:
     return "no interval" if finding == MEAN else "one patient"
 
 
-def _row(
-    name: str, mine: Floats, chance: Floats, patient: np.ndarray, gap_R: Floats, fewest: int | None = None
-) -> Covered:
-    """`fewest`: patients of the finding that has the fewest, for the mean."""
+def _row(name: str, mean_3: Floats, patient: np.ndarray, gap_2R: Floats, fewest: int | None = None) -> Covered:
+    """mean_3: coverage, chance, centre; gap_2R: coverage minus each floor on every resample. `fewest`: patients of the
+    finding that has the fewest, for the mean."""
     patients = len(set(patient))
-    gap = difference(float(mine.mean() - chance.mean()), gap_R, patients=patients if fewest is None else fewest)
+    chance, centre = (
+        difference(float(mean_3[0] - floor), gap_R, patients=patients if fewest is None else fewest)
+        for floor, gap_R in zip(mean_3[1:], gap_2R, strict=True)
+    )
     return Covered(
         finding=name,
-        boxes=len(mine),
+        boxes=len(patient),
         patients=patients,
-        coverage=float(mine.mean()),
-        chance=float(chance.mean()),
-        gap=gap.value,
-        gap_low=gap.low,
-        gap_high=gap.high,
-        p=gap.p,
-        left_out=gap.left_out,
+        coverage=float(mean_3[0]),
+        chance=float(mean_3[1]),
+        gap=chance.value,
+        gap_low=chance.low,
+        gap_high=chance.high,
+        p=chance.p,
+        left_out=chance.left_out,
+        centre=float(mean_3[2]),
+        centre_gap=centre.value,
+        centre_gap_low=centre.low,
+        centre_gap_high=centre.high,
+        centre_p=centre.p,
     )
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.attended import Attended, view_share
+from agcxr.data.prepared import Prepared, open_prepared, unstated
 from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_films
@@ -31,6 +32,9 @@ from agcxr.metrics import box_area
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
+
+COUNTED = ("view_share", "fallback", "plateau")
+"""Columns of predictions.parquet that say how much attention chose."""
 
 EXAMPLES = 3
 """Films shown of each of best, median and worst."""
@@ -68,20 +72,19 @@ def evaluate(
         out: results folder; default: RUN/evaluation/<split>.
         examples: films shown of each of best, median and worst; 0 for none.
         progress: show a bar with the rate, and the table at the end.
-    Raises ValueError for a split without films or films of another size than the model's, and PatientLeak for
-    patients that the model was trained on, unless `allow_leak` (then the report says so).
+    Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
+    model's, or no label in common, and PatientLeak for patients trained on, unless `allow_leak` (the report says so).
     """
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     predictor = Predictor.from_pretrained(run, device=device, precision=precision)
-    rows = _rows(films, split)
+    rows = _rows(films, split, predictor.labels)
     leak = check_films(predictor.model.card, films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), split, out)
     clock = time.perf_counter()
     answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
     rate = len(rows) / (time.perf_counter() - clock)
-    predictions = to_frame(films, rows, answers)
-    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
     chosen = choose_points(predictor, films, split, batch_size=batch_size)
     scores = to_scores(predictions, predictor.labels)
     _copy_facts(Path(run), films.folder, folder)
@@ -93,6 +96,7 @@ def evaluate(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points),
         crops=crop_rows(predictions, predictor.labels),
+        attention=_doubt(predictions, predictor),
         leak=leak,
         points_from=chosen.words,
         points_fitted_here=chosen.here,
@@ -106,8 +110,14 @@ def evaluate(
 
 
 def _shown(results: Results) -> str:
-    unchecked = results.leak.unchecked
-    return text_table(results.analysis) + (f"\nLeakage could not be checked: {unchecked}." if unchecked else "")
+    unchecked, own = results.leak.unchecked, unstated([one.finding for one in results.analysis.labels])
+    lines = [text_table(results.analysis)]
+    lines += [f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}."] * bool(
+        own
+    )
+    lines += [f"{results.attention}."] * bool(results.attention)
+    lines += [f"Leakage could not be checked: {unchecked}."] * bool(unchecked)
+    return "\n".join(lines)
 
 
 def _folder(run: Path, split: str, out: str | Path | None) -> Path:
@@ -118,11 +128,13 @@ def _folder(run: Path, split: str, out: str | Path | None) -> Path:
     return folder
 
 
-def _rows(films: Prepared, split: str) -> np.ndarray:
+def _rows(films: Prepared, split: str, labels: tuple[str, ...]) -> np.ndarray:
+    """The films of the split. Raises ValueError where there are none, or where nothing is known of any label."""
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
         raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
+    films.targets(rows[:1], labels)
     return rows
 
 
@@ -135,14 +147,16 @@ def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.
         "row": rows,
         **{name: index[name].to_numpy() for name in ("age", "sex", "view")},
     }
-    columns |= {f"label_{name}": index[name].to_numpy(np.float32) for name in answers.labels}
+    target_NK = films.targets(rows, answers.labels)
+    columns |= {f"label_{name}": target_NK[:, k] for k, name in enumerate(answers.labels)}
     by_branch = (answers.global_NK, answers.local_NK, answers.fusion_NK)
     for branch, score_NK in zip(BRANCHES, by_branch, strict=True):
         columns |= {f"{branch}_{name}": score_NK[:, k] for k, name in enumerate(answers.labels)}
     if answers.calibrated_NK is not None:
         columns |= {f"calibrated_{name}": answers.calibrated_NK[:, k] for k, name in enumerate(answers.labels)}
     columns |= {f"box_{edge}": answers.box_N4[:, i] for i, edge in enumerate(("x0", "y0", "x1", "y1"))}
-    return pd.DataFrame({**columns, "fallback": answers.fallback_N})
+    columns |= {"fallback": answers.fallback_N, "view_share": view_share(answers.box_N4, answers.window_4)}
+    return pd.DataFrame({**columns, "plateau": answers.plateau_N})
 
 
 def to_scores(predictions: pd.DataFrame, labels: tuple[str, ...]) -> Scores:
@@ -162,10 +176,12 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
     """Attention boxes of all films, then of each label's positive films."""
     area = box_area(predictions[["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float64))
     fallback = predictions["fallback"].to_numpy(bool)
+    counting = "view_share" in predictions  # not in a file of before these were kept, which `ablate` may go on with
     groups = [("All films", np.ones(len(area), dtype=bool))]
     groups += [(name, (predictions[f"label_{name}"] == 1).to_numpy()) for name in labels]
     rows = []
     for name, some in groups:
+        counted = Attended.of(*(predictions[name][some] for name in COUNTED)) if counting else None
         low, median, high = np.quantile(area[some], [0.1, 0.5, 0.9]) if some.any() else [float("nan")] * 3
         rows.append(
             CropRow(
@@ -175,9 +191,19 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
                 area_low=float(low),
                 area_median=float(median),
                 area_high=float(high),
+                near_whole=None if counted is None else counted.near_whole,
+                plateaus=None if counted is None else counted.plateaus,
             )
         )
     return tuple(rows)
+
+
+def _doubt(predictions: pd.DataFrame, predictor: Predictor) -> str:
+    """That attention hardly chooses, where it does not; a control that sees the whole view is meant to."""
+    model = predictor.model
+    if model.look_at == "whole":
+        return ""
+    return Attended.of(*(predictions[name] for name in COUNTED)).warning(model.attention.statistic)
 
 
 def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ Shapes: N evaluated films, H W pixels. Boxes are (x0, y0, x1, y1) as FRACTIONS o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,9 +42,10 @@ class Candidate:
 
 def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate]:
     """One per boxed film, by the IoU of the attention box with its best-hit annotated box; where no film has boxes,
-    one per positive film, by the fusion's probability of its most probable true finding."""
-    here = predictions.set_index("row")
-    annotated = boxes[boxes["row"].isin(here.index)].reset_index(drop=True)
+    one per positive film, by the fusion's probability of its most probable true finding. Only findings that the model
+    has an output for."""
+    here, findings = predictions.set_index("row"), _answered(predictions.columns)
+    annotated = boxes[boxes["row"].isin(here.index) & boxes["finding"].isin(findings)].reset_index(drop=True)
     if len(annotated):
         edges = ["x0", "y0", "x1", "y1"]
         detected = here.loc[annotated["row"], [f"box_{edge}" for edge in edges]].to_numpy(np.float64)
@@ -56,13 +57,20 @@ def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate
             Candidate(int(row), str(finding), float(iou), float(iou), float(iobb))
             for row, finding, iou, iobb in best[["row", "finding", "iou", "iobb"]].itertuples(index=False)
         ]
-    positive_NK = predictions[[f"label_{name}" for name in FINDINGS]].to_numpy(np.float64) == 1
-    score_NK = np.where(positive_NK, predictions[[f"fusion_{name}" for name in FINDINGS]].to_numpy(np.float64), -1.0)
+    if not findings:
+        return []
+    positive_NK = predictions[[f"label_{name}" for name in findings]].to_numpy(np.float64) == 1
+    score_NK = np.where(positive_NK, predictions[[f"fusion_{name}" for name in findings]].to_numpy(np.float64), -1.0)
     top = score_NK.argmax(axis=1)
     return [
-        Candidate(int(predictions["row"].iloc[n]), FINDINGS[top[n]], float(score_NK[n, top[n]]))
+        Candidate(int(predictions["row"].iloc[n]), findings[top[n]], float(score_NK[n, top[n]]))
         for n in np.flatnonzero(positive_NK.any(axis=1))
     ]
+
+
+def _answered(columns: Container[str]) -> list[str]:
+    """The findings that the model has an output for, by the columns of its predictions."""
+    return [name for name in FINDINGS if f"fusion_{name}" in columns]
 
 
 def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
@@ -145,7 +153,7 @@ def _example(
         iou=one.iou,
         iobb=one.iobb,
         fallback=bool(answers.fallback_N[at]),
-        truth=tuple(name for name in FINDINGS if said[f"label_{name}"] == 1),
+        truth=tuple(name for name in _answered(said.index) if said[f"label_{name}"] == 1),
         film=paths["film"],
         attention=paths["attention"],
         crop=paths["crop"],

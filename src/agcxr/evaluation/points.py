@@ -40,7 +40,7 @@ def choose_points(predictor: Predictor, films: Prepared, split: str, *, batch_si
     labels, card = predictor.labels, predictor.model.card
     calibration = card.calibration if card else None
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy() & (split != "val"))
-    target_NK = films.index.iloc[rows][list(labels)].to_numpy(np.float64)
+    target_NK = films.targets(rows, labels).astype(np.float64)
     if calibration is None and not len(rows):
         nothing = Points((), np.zeros((0, len(BRANCHES), len(labels))))
         return Chosen(nothing, "nowhere: there are no validation films apart from this split", here=False)
@@ -64,7 +64,7 @@ def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, lab
     """The calibration was fitted on these rows. A checkpoint that does not say is taken by its counts."""
     index, known = films.index.iloc[rows], calibration.fitted_on
     if known is None:
-        return len(rows) > 0 and _same_labels(calibration, index[list(labels)].to_numpy(np.float64), labels)
+        return len(rows) > 0 and _same_labels(calibration, films.targets(rows, labels).astype(np.float64), labels)
     digest = films_digest(index["image_id"].astype(str), index["patient"].astype(str))
     return known.same(digest, films.plan.source.collection)
 

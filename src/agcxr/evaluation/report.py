@@ -104,6 +104,8 @@ def _summary(results: Results) -> Section:
             tiles.append(Number(signed(gap.value), f"{gap.branch.capitalize()} minus {gap.against}", detail))
     whole = results.crops[0]
     area = f"of films; median box {percent(whole.area_median, 0)} of the film"
+    if whole.near_whole is not None:
+        area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
     said = [_verdict(results)]
     if analysis.unstated:
@@ -125,6 +127,8 @@ def _warnings(results: Results) -> tuple[Block, ...]:
                 warning=True,
             )
         )
+    if results.attention:
+        out.append(Text(f"{results.attention}.", True))
     if results.leak.shared_patients:
         out.append(
             Text(

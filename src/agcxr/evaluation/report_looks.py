@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agcxr.evaluation import localization
-from agcxr.evaluation.coverage import MEAN, Coverage, no_interval
+from agcxr.evaluation.coverage import MEAN, Coverage, Covered, no_interval
 from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Measured, Method, TableRow, table_rows
 from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
 from agcxr.evaluation.report_tables import BOLD, difference
@@ -110,22 +110,28 @@ def _than(gap: Gap) -> str:
 
 def _covered(shown: Coverage) -> Table:
     rows = [row for row in shown.rows if row.finding != MEAN or len(shown.rows) > 2]
+
+    def beside(row: Covered, floor: float, gap: float, low: float, high: float, p: float) -> tuple[Cell | str, ...]:
+        least = p_floor(shown.resamples, row.left_out)
+        return number(floor), _apart(gap, low, high, why=no_interval(row.finding)), chance(p, least)
+
     return Table(
-        head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p"),
+        head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p", "Centre", "Difference", "p"),
+        groups=("", "", "", *("At a random place",) * 3, *("In the centre",) * 3),
         rows=tuple(
             (
                 _named(row.finding, row.patients),
                 f"{row.boxes:,}",
                 number(row.coverage),
-                number(row.chance),
-                _apart(row.gap, row.gap_low, row.gap_high, why=no_interval(row.finding)),
-                chance(row.p, p_floor(shown.resamples, row.left_out)),
+                *beside(row, row.chance, row.gap, row.gap_low, row.gap_high, row.p),
+                *beside(row, row.centre, row.centre_gap, row.centre_gap_low, row.centre_gap_high, row.centre_p),
             )
             for row in rows
         ),
         summary=len(rows) > 1,
         caption="Coverage: the share of an annotated box that lies inside the attended crop. Chance: of an equally "
-        f"large crop at a random place in the view. {BOLD}{_note(row.patients for row in rows)}",
+        "large crop at a random place in the view; centre: of one in its middle, which knows where lungs are and "
+        f"nothing of the film. {BOLD}{_note(row.patients for row in rows)}",
     )
 
 
@@ -160,6 +166,8 @@ def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
     )
     if found.published:
         caption += " Published rows are of the NIH's boxes and compare with runs on those only."
+        if found.rectify == "minmax":
+            caption += " Published Grad-CAM maps are cut at 0: `agcxr evaluate --rectify relu` measures ours so."
     names = ("Hit", "Energy", "Mean", *(f"> {name.split('>')[1].removeprefix('0')}" for name in ORDER[3:]))
     return Table(
         head=(title if mean else "", *names),

@@ -72,7 +72,7 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def attention(results: Results) -> Section:
     """Examples with heatmap, box and crop; areas and fallbacks of all films."""
-    head = ("Films", "Count", "Fallbacks", "Share", "Area, median", "10th to 90th percentile")
+    head = ("Films", "Count", "Fallbacks", "Share", "Nearly whole", "Area, median", "10th to 90th percentile")
     rows = tuple(
         tuple(
             Cell(value)
@@ -81,6 +81,7 @@ def attention(results: Results) -> Section:
                 f"{r.films:,}",
                 f"{r.fallbacks:,}",
                 percent(r.fallback_share),
+                percent(r.near_whole_share),
                 percent(r.area_median),
                 f"{percent(r.area_low)} to {percent(r.area_high)}" if r.films else NONE,
             )
@@ -90,7 +91,8 @@ def attention(results: Results) -> Section:
     )
     caption = (
         "The attended box as a share of the film's area, over all films and over the positive films of each finding. A "
-        "fallback shows the local branch the whole view, because no region stood out."
+        "fallback shows the local branch the whole view, because no region stood out. Nearly whole: crops of 90 % of "
+        "the view or more, fallbacks among them, which show the local branch what the global one sees."
     )
     return Section("Where it looked", (*_galleries(results), Table(head, rows, caption)))
 

@@ -203,6 +203,14 @@ class CropRow(Frozen):
     area_median: Number
     area_high: Number
     """90th percentile."""
+    near_whole: int | None = None
+    """Crops of at least 90 % of the view, fallbacks among them; None in files of before it was counted."""
+    plateaus: int | None = None
+    """Heatmaps of which more than a tenth of the view has the highest value; None in files of before."""
+
+    @property
+    def near_whole_share(self) -> float:
+        return math.nan if self.near_whole is None or not self.films else self.near_whole / self.films
 
     @property
     def fallback_share(self) -> float:
@@ -284,6 +292,8 @@ class Results(Stored):
     analysis: Analysis
     crops: tuple[CropRow, ...]
     """All films first, then a row a label over its positive films."""
+    attention: str = ""
+    """Where attention hardly chooses a place: how often, and what to do."""
     leak: LeakResult
     points_from: str
     """The films that the thresholds of the operating points were chosen on, in words."""

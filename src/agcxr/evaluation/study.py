@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.inference.maps import Rectify
 from agcxr.models.checkpoint import CARD_FILE, ModelArguments, fetch, read_card
 
 
@@ -48,26 +50,19 @@ def study(
     device: str | None = None,
     maps: bool = True,
     pictures: bool = True,
+    rectify: Rectify = "minmax",
     progress: bool = True,
 ) -> Study:
     """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
 
     maps: also score Grad-CAM maps of every finding against the boxes, the slowest part; the crops always are.
     pictures: show films in the report; without, nothing of a film is in the results folder but its name and numbers.
+    rectify: how signed Grad-CAM maps become maps of 0 or more; see `FindingMaps.on_film`.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    done = evaluate(
-        run,
-        films,
-        split,
-        out=out,
-        resamples=resamples,
-        seed=seed,
-        allow_leak=allow_leak,
-        examples=EXAMPLES if pictures else 0,
-        device=device,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "allow_leak": allow_leak}
+    options |= {"device": device, "progress": progress}
+    done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **options)
     card = read_card(fetch(run) / CARD_FILE)
     meaning = interpret(done.folder, done.results, card.calibration)
     found: Localization | None = None
@@ -78,18 +73,7 @@ def study(
         if progress:
             print(f"\n{text(shown)}\n")
     if maps and has_boxes(films, split):
-        found = localize(
-            run,
-            films,
-            split,
-            out=done.folder,
-            resamples=resamples,
-            seed=seed,
-            allow_leak=allow_leak,
-            picture=pictures,
-            device=device,
-            progress=progress,
-        )
+        found = localize(run, films, split, out=done.folder, picture=pictures, rectify=rectify, **options)
         extra += (looks(found, PICTURE if pictures else None),)
         if progress:
             print(f"\n{summary(found)}")

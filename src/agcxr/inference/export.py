@@ -27,12 +27,12 @@ from agcxr.calibration import EPSILON, Calibration, Curve
 from agcxr.data.augment import Views, centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
+from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import count, resize
 from agcxr.models.agcnn import AGCNN
 
-OPSET = 20
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
 
@@ -121,6 +121,7 @@ def write(predictor: Predictor, path: Path) -> None:
         ) from error
     assert program is not None
     _plain_casts(program.model)
+    program.model.ir_version = IR_VERSION  # the exporter states its own newest, whatever the opset needs
     _describe(program.model, facts(predictor))
     program.save(path, external_data=False)
     _check(path)
@@ -177,14 +178,20 @@ def _describe(model: Any, known: Facts) -> None:
     model.producer_name, model.producer_version = "agcxr", known.versions["agcxr"]
     model.doc_string = (
         "AG-CNN for chest radiographs (arXiv:1801.09927), written by agcxr. Input: gray films B x H x W uint8, bright ="
-        f" dense, all of one size. {known.notice}"
+        f" dense, all of one size. Opset {OPSET}, IR version {IR_VERSION}: ONNX Runtime {OLDEST_RUNTIME} or newer. "
+        f"{known.notice}"
     )
     model.metadata_props[KEY] = known.model_dump_json()
     for output in model.graph.outputs:
         output.doc_string = MEANINGS[output.name]
+    model.graph.metadata_props.clear()  # IR version 9 knows metadata of the model only
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 @contextmanager

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.novelty import FeatureStatistics
-from agcxr.inference.onnx_file import check_plain
+from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Desk, Film, cores, scale_of
 
@@ -106,9 +107,9 @@ class OnnxPredictor:
             )
         if not self.path.is_file():
             raise ValueError(f"no file {path}; expected one written by `agcxr export RUN --out model{SUFFIX}`")
-        check_plain(self.path)
+        asks = check_plain(self.path)
         opened = _onnxruntime if runtime == "onnxruntime" else _openvino
-        self._session = opened(self.path, threads or cores(), precision)
+        self._session = opened(self.path, threads or cores(), precision, asks)
         self.facts = _facts(self._session.metadata, self.path)
         self._outputs = _outputs(self._session.outputs, self.path)
         self.scale = scale_of(self.facts.calibration, self.facts.labels, point, prevalence)
@@ -213,6 +214,7 @@ class OnnxPredictor:
             # In double precision, as the eager engine does it, and at a prevalence that the file cannot know.
             calibrated_NK=None if self.scale is None else self.scale.probabilities(fusion_NK).astype(np.float32),
             distance_N=None if known is None else known.distance(found["pooled_global"]),
+            plateau_N=plateau(found["heat"]),
             heat_NHW=found["heat"] if details else None,
             crop_NHW=found["crop"] if details else None,
         )
@@ -229,7 +231,7 @@ class _Session:
     """What `run` raises where the file cannot be computed."""
 
 
-def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
+def _onnxruntime(path: Path, threads: int, precision: Precision, asks: Asks) -> _Session:
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -244,11 +246,11 @@ def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
     options.log_severity_level = 3  # warnings speak of graph optimisation, which users can do nothing about
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except failures as error:
-        raise ValueError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again") from error
-    except errors.NotImplemented as error:
+    except (*failures, errors.NotImplemented) as error:
         raise ValueError(
-            f"{path} needs a newer ONNX Runtime than {onnxruntime.__version__} ({_first_line(error)}); upgrade it"
+            f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({_first_line(error)}). It asks for "
+            f"{asks}. Export it again (files of this version of agcxr load from ONNX Runtime {OLDEST_RUNTIME} on), or "
+            "upgrade ONNX Runtime"
         ) from error
     return _Session(
         session.get_modelmeta().custom_metadata_map.get(KEY),
@@ -258,7 +260,7 @@ def _onnxruntime(path: Path, threads: int, precision: Precision) -> _Session:
     )
 
 
-def _openvino(path: Path, threads: int, precision: Precision) -> _Session:
+def _openvino(path: Path, threads: int, precision: Precision, asks: Asks) -> _Session:
     try:
         import openvino
     except ImportError as error:
@@ -269,7 +271,9 @@ def _openvino(path: Path, threads: int, precision: Precision) -> _Session:
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", hints)
     except RuntimeError as error:
-        raise ValueError(f"{path} cannot be loaded by OpenVINO ({_first_line(error)}); export it again") from error
+        raise ValueError(
+            f"{path} cannot be loaded by OpenVINO ({_first_line(error)}). It asks for {asks}; export it again"
+        ) from error
     place = ["framework", KEY]
 
     def run(names: list[str], films_BHW: Bytes) -> list[npt.NDArray[Any]]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from agcxr import attended
 from agcxr.calibration import Cut
 from agcxr.intake import Intake
 from agcxr.labels import NO_FINDING, canonical
@@ -74,6 +75,16 @@ class Prediction:
     def refused(self) -> bool:
         """It is no film that the model may speak about: tables and pictures hold none of the numbers."""
         return self.intake is not None and self.intake.decision == "refuse"
+
+    @property
+    def view_share(self) -> float:
+        """The attended region as a share of the view, in [0, 1]; near 1, the local branch sees what the global does."""
+        return float(attended.view_share([self.box], self.window)[0])
+
+    @property
+    def plateau(self) -> float:
+        """Share of the view that has the heatmap's highest value: large where attention chose no place."""
+        return float(attended.plateau(self.heat_HW[None])[0])
 
     def branch(self, branch: Branch = "fusion") -> Floats:
         """Probabilities of one branch, in the order of `labels`."""

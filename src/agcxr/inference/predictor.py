@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
@@ -151,6 +152,7 @@ class Predictor:
         box_B4 = map_boxes(out.box_B4.float(), views, model.image_size, to="prepared")
         fusion_NK = _probability(out.fusion_BK)
         calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
+        heat_NHW = out.heat_BHW.float().cpu().numpy()
         window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
         return BatchPrediction(
             labels=self.labels,
@@ -162,7 +164,8 @@ class Predictor:
             window_4=window_4.double().numpy() / size,
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
             distance_N=None if known is None else known.distance(out.pooled_global_BD.float().cpu().numpy()),
-            heat_NHW=out.heat_BHW.float().cpu().numpy() if details else None,
+            plateau_N=plateau(heat_NHW),
+            heat_NHW=heat_NHW if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
         )
 

@@ -56,6 +56,8 @@ class BatchPrediction:
     """Of the fusion; None where the checkpoint holds no calibration."""
     distance_N: npt.NDArray[np.float64] | None = None
     """From the training films, see novelty.py; None where the checkpoint does not know them."""
+    plateau_N: npt.NDArray[np.float64] | None = None
+    """Share of the view that has the heatmap's highest value, see attended.py."""
     heat_NHW: Floats | None = None
     """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
     crop_NHW: Bytes | None = None

@@ -2,10 +2,11 @@
 
 `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a calibration,
 `calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0, empty without a
-threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `intake`
-(accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`; with DICOM results also `dicom`
-(their folder) and `dicom_reason` (why there are none). A film that cannot be read is a row with only `image` and
-`error`; one that is refused holds nothing that the model says of it: no probabilities, calls, box and fallback.
+threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `view_share`
+and `plateau` (shares of the view in the box, and at the heatmap's highest value: attended.py); `intake` (accept, warn
+or refuse) and `intake_reason`; `error`; with pictures also `picture`; with DICOM results also `dicom` (their folder)
+and `dicom_reason` (why there are none). A film that cannot be read is a row with only `image` and `error`; one that is
+refused holds nothing that the model says of it: no probabilities, calls, box, fallback and shares.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Table:
             "image",
             *(f"{prefix}_{label}" for prefix in prefixes for label in self.labels),
             *EDGES,
-            *("width", "height", "fallback", "intake", "intake_reason", "error"),
+            *("width", "height", "fallback", "view_share", "plateau", "intake", "intake_reason", "error"),
             *self.also,
         ]
 
@@ -68,7 +69,8 @@ class Table:
         return [
             image,
             *([None] * len(said) if result.refused else said),
-            *(result.width, result.height, None if result.refused else int(result.fallback)),
+            *(result.width, result.height),
+            *([None] * 3 if result.refused else [int(result.fallback), result.view_share, result.plateau]),
             *((None, None) if intake is None else (intake.decision, "; ".join(intake.reasons) or None)),
             None,
             *last,

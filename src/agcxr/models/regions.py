@@ -268,7 +268,8 @@ def _choose(graph: _Graph, root_BN: Tensor, pixels: int) -> tuple[Tensor, Tensor
     largest_BN = size_BN == most_B1
     peak_BN = torch.where(largest_BN, peak_BN, float("-inf"))
     first_BN = torch.where(largest_BN & (peak_BN == peak_BN.amax(1, keepdim=True)), first_BN, pixels)
-    return first_BN.argmin(1, keepdim=True), most_B1 > 0
+    # int32, because ONNX Runtime has ArgMin of int64 only since 1.20.
+    return first_BN.int().argmin(1, keepdim=True), most_B1 > 0
 
 
 def _bounds(mask_BHW: Tensor) -> Tensor:

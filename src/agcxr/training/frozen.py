@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from agcxr.attended import Attended, plateau, view_share
 from agcxr.config import Train
 from agcxr.data import augment
 from agcxr.data.augment import Views
@@ -26,6 +28,9 @@ Gather = Callable[[Tensor], Tensor]
 
 ALL = (-float("inf"), -float("inf"), float("inf"), float("inf"))
 """The box of a film that is shown whole: in any view, cut to the view, it is all of that view."""
+
+ENOUGH = 64
+"""Films that show whether attention chooses a place."""
 
 ON_DEVICE_BYTES = 2**32
 """Cached features up to this size stay on the device."""
@@ -63,6 +68,25 @@ def look(model: AGCNN, shown: Picture) -> Attention:
     """Where the frozen global branch looks in these views, boxes in view pixels."""
     with torch.no_grad():
         return model.look(model.forward_global(shown.view_B1HW).feature_BDhw, shown.view_B1HW)
+
+
+def attended(model: AGCNN, films: Films, config: Train) -> Attended:
+    """How much of their evaluation views attention chooses on the first of these films; the model stays as it is."""
+    some, training = films.first(ENOUGH), model.training
+    device = next(model.parameters()).device
+    share, fallback, flat = [], [], []
+    model.eval()
+    try:
+        for batch in evaluation_batches(some, 16):
+            views = centre(len(batch), some, config)
+            seen = look(model, picture(batch.to(device), views.to(device), config))
+            size = config.image_size
+            share.append(view_share(seen.box_B4.cpu().numpy(), (0, 0, size, size)))
+            fallback.append(seen.fallback_B.cpu().numpy())
+            flat.append(plateau(seen.heat_BHW.float().cpu().numpy()))
+    finally:
+        model.train(training)
+    return Attended.of(*map(np.concatenate, (share, fallback, flat)))
 
 
 def cut(model: AGCNN, shown: Picture, box_B4: Tensor) -> Tensor:

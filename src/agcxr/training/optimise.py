@@ -44,9 +44,10 @@ def layer_scales(net: nn.Module, layer_decay: float) -> dict[nn.Parameter, float
 def lr_factor(stage: Stage, step: int, steps_per_epoch: int) -> float:
     """What the stage's lr is multiplied by at optimiser step `step` (from 0).
 
-    `step` falls by step_factor after every step_epochs epochs; `cosine` falls from 1 to 0 over the stage; `onecycle`
-    climbs along a cosine from 1/25 to 1 in the first 30 % of the steps and then falls to 1e-4. With warm_up_epochs the
-    others first climb in equal steps to what they are after it; a cosine falls over the steps that are left.
+    `step` falls by step_factor after every step_epochs epochs, step_drops times at most (0: no limit); `cosine` falls
+    from 1 to 0 over the stage; `onecycle` climbs along a cosine from 1/25 to 1 in the first 30 % of the steps and then
+    falls to 1e-4. With warm_up_epochs the others first climb in equal steps to what they are after it; a cosine falls
+    over the steps that are left.
     """
     warm = stage.warm_up_epochs * steps_per_epoch
     return min(1.0, (step + 1) / (warm + 1)) * _scheduled(stage, step, steps_per_epoch, warm)
@@ -56,7 +57,8 @@ def _scheduled(stage: Stage, step: int, steps_per_epoch: int, warm: float) -> fl
     if stage.schedule == "constant":
         return 1.0
     if stage.schedule == "step":
-        return float(stage.step_factor ** (step // steps_per_epoch // stage.step_epochs))
+        drops = step // steps_per_epoch // stage.step_epochs
+        return float(stage.step_factor ** (min(drops, stage.step_drops) if stage.step_drops else drops))
     total = stage.epochs * steps_per_epoch
     if stage.schedule == "cosine":
         return _cosine(1.0, 0.0, max(0.0, step - warm) / max(1.0, total - warm))

@@ -27,6 +27,7 @@ from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
 from agcxr.training.averaging import Averaging
+from agcxr.training.frozen import attended
 from agcxr.training.keeper import Keeper, Progress, TensorBoard
 from agcxr.training.norms import SharedNorms
 from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
@@ -111,6 +112,8 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
             model.start_fusion()
         summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
         load_stage(model, name, run_folder.read_weights(run.stage(name) / "best.safetensors"))
+        if progress and "global" in parts_of(name):
+            _say_attention(model, config, data)
         summaries.append(summary)
     if _first_process():
         model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
@@ -160,7 +163,7 @@ def train_stage(
     if find_spec("tensorboard"):
         callbacks.append(TensorBoard(keeper))
     last = folder / "last.ckpt"
-    with _quiet():
+    with _quiet(), _norms_in_words(name, config, len(data.train)):
         trainer = make_trainer(config, settings.epochs, callbacks, run.root, settings.accumulate)
         trainer.fit(StageTask(model, config, name, data), ckpt_path=last if last.exists() else None, weights_only=True)
     summary = _summary(name, keeper, data)
@@ -281,6 +284,31 @@ def _say_absent(label_NK: np.ndarray, progress: bool) -> None:
     missing = absent(label_NK)
     if missing and progress:
         tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(missing)}: left out of the mean AUC.")
+
+
+def _say_attention(model: AGCNN, config: Train, data: Data) -> None:
+    """Before the local branch trains on them: whether the crops are any."""
+    warning = "" if model.look_at == "whole" else attended(model, data.val, config).warning(config.local.statistic)
+    if warning:
+        tqdm.write(f"{warning}.")
+
+
+@contextmanager
+def _norms_in_words(stage: str, config: Train, n_films: int) -> Iterator[None]:
+    """A batch norm that is given a single value has no deviation, and PyTorch says so in its own words."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        films = min(config.stage(stage).batch_size, n_films) // (config.devices * config.nodes)
+        part = min(parts_of(stage), key=lambda one: config.stage(one).batch_size)
+        raise ValueError(
+            f"a batch norm of {config.backbone} cannot learn from one value a channel: {films} film a step and device, "
+            f"on a 1 x 1 feature map. Give --{part}.batch-size 2 or more for each device (and as many films), or "
+            f"larger views (--image-size, now {config.image_size}) or a finer grid (--output-stride, now "
+            f"{config.output_stride})"
+        ) from error
 
 
 @contextmanager
