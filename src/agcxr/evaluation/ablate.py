@@ -191,7 +191,10 @@ def _compare(
 ) -> Ablation:
     folders = dict.fromkeys([REFERENCE, *(arm.folder for arm in rows)])
     frames = {name: [_answers(root / f"seed{seed}" / name, films, split) for seed in seeds] for name in folders}
-    scores = {name: [to_scores(frame, LABELS) for frame in each] for name, each in frames.items()}
+    labels = tuple(
+        label for label in LABELS if all(f"fusion_{label}" in frame for each in frames.values() for frame in each)
+    )
+    scores = {name: [to_scores(frame, labels) for frame in each] for name, each in frames.items()}
     draws = Draws(*how, seed=0)
     first = scores[REFERENCE][0]
     used, left_out = ablation.usable(first)
@@ -239,7 +242,7 @@ def _arm(
     draws: Draws,
 ) -> ArmResult:
     found = sampled[arm.folder]
-    crops = [crop_rows(frame, LABELS)[0] for frame in frames]
+    crops = [crop_rows(frame, ())[0] for frame in frames]
     last = arm.settings.stages[-1]
     done = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
     validation = [float("nan") if one["val_auc"] is None else float(one["val_auc"]) for one in done]

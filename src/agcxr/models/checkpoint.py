@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -98,6 +98,9 @@ class Card(Frozen):
     versions: dict[str, str] = Field(default_factory=lambda: versions())
     metrics: dict[str, float | None] = Field(default_factory=dict)
     """Validation figures, e.g. `global_auc`; None where undefined."""
+    taught: dict[str, tuple[PositiveInt, PositiveInt]] | None = None
+    """Labels that the training films taught: how many of them are known to have each, and known not to have it, at
+    least one of either. None: not known, as of imported weights and first cards; then every label counts as taught."""
     seed: int | None = None
     source: str | None = None
     """Where imported weights come from; None for a model trained here."""
@@ -105,6 +108,19 @@ class Card(Frozen):
     """Of the fusion, with its operating points; evaluation/calibrate.py fits it."""
     feature_statistics: Section | None = None
     """Of the global branch's features on training films, to tell films that are far from them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the model answers for, in its order. Its other outputs were never taught."""
+        return tuple(label for label in self.model.labels if self.taught is None or label in self.taught)
+
+    @model_validator(mode="after")
+    def _taught_labels(self) -> Card:
+        if self.taught is not None and (not self.taught or set(self.taught) - set(self.model.labels)):
+            raise ValueError(
+                f"taught names {', '.join(self.taught) or 'no label'}; expected some of the model's labels"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
