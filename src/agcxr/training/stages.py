@@ -265,7 +265,8 @@ def _say_absent(data: Data) -> None:
     learnt, scored = both_classes(data.train), both_classes(data.val)
     if lacking := [label for label in LABELS if label not in learnt]:
         tqdm.write(
-            f"Training lacks a positive or a negative film of {', '.join(lacking)}: the model will be silent there."
+            f"Training lacks a positive or a negative film of {', '.join(lacking)}: the model will not answer for "
+            f"{'it' if len(lacking) == 1 else 'them'}."
         )
     if lacking := [finding for finding in FINDINGS if finding not in scored]:
         tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(lacking)}: left out of the mean AUC.")
