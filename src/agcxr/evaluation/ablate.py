@@ -32,7 +32,7 @@ from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs,
 from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
 from agcxr.inference.predictor import Predictor
-from agcxr.labels import LABELS
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
 from agcxr.training.stages import train
 
@@ -216,7 +216,7 @@ def _compare(
         patients=len(np.unique(first.patient_N)),
         seeds=tuple(seeds),
         findings=tuple(first.labels[k] for k in used),
-        left_out=left_out,
+        left_out=(*left_out, *(name for name in FINDINGS if name not in labels)),
         base=(root / SETTINGS).read_text(encoding="utf-8"),
         arms=tuple(_arm(arm, base, root, seeds, frames[arm.folder], first, sampled, draws) for arm in rows),
         resampled=Resampled(
