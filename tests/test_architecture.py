@@ -98,6 +98,7 @@ DIRECTION = """
     inference/onnx_engine
     inference/table
     inference/batch
+    inference/embed
     inference/shards
     inference/launch
     inference/ray_engine
@@ -122,6 +123,7 @@ DIRECTION = """
     evaluation/calibrate
     evaluation/points
     evaluation/evaluate
+    evaluation/probe
     evaluation/agreement
     evaluation/meaning
     evaluation/groups
@@ -177,6 +179,7 @@ DIRECTION = """
 
     demo
     prepare_commands
+    feature_commands
     train_commands
     commands
     cli

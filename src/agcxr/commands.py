@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agcxr import config
+from agcxr.feature_commands import feature_commands
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import begun_in, train_commands
 
@@ -368,6 +369,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "dicom-node": dicom_node,
     "explain": explain,
     "export": export,
+    **feature_commands(),
     "score": score,
     "import chexnet": import_chexnet,
 }

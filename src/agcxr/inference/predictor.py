@@ -156,6 +156,7 @@ class Predictor:
         calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
         heat_NHW = out.heat_BHW.float().cpu().numpy()
         window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
+        feature_BD = out.pooled_global_BD.float().cpu().numpy()
         return BatchPrediction(
             labels=self.labels,
             global_NK=self._probability(out.global_BK),
@@ -165,7 +166,8 @@ class Predictor:
             fallback_N=out.fallback_B.cpu().numpy(),
             window_4=window_4.double().numpy() / size,
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
-            distance_N=None if known is None else known.distance(out.pooled_global_BD.float().cpu().numpy()),
+            distance_N=None if known is None else known.distance(feature_BD),
+            feature_ND=feature_BD,
             plateau_N=plateau(heat_NHW),
             heat_NHW=heat_NHW if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
