@@ -51,11 +51,19 @@ def test_features_of_a_prepared_folder(tmp_path):
     assert features.std(0).max() > 0
 
 
+def test_an_exported_file_gives_the_same_features(films, model_folder, onnx_file, tmp_path):
+    tables = []
+    for n, model in enumerate((model_folder, onnx_file)):
+        assert embed(model, [str(films)], tmp_path / f"{n}.parquet", progress=False) == 3
+        tables.append(read_embedding(tmp_path / f"{n}.parquet", [f"film-{k}" for k in range(3)]))
+    np.testing.assert_allclose(tables[1], tables[0], atol=1e-4)
+
+
 def test_what_gives_no_features_is_refused(films, model_folder, tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.parquet"):
         embed(model_folder, [str(films)], tmp_path / "x.csv")
-    with pytest.raises(ValueError, match="is an exported file, which gives no features; give the run"):
-        embed("model.onnx", [str(films)], tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="none of the films .* could be read: `agcxr predict` says why"):
+        embed(model_folder, [str(films / "broken.png")], tmp_path / "x.parquet", progress=False)
     with pytest.raises(ValueError, match="no film found"):
         embed(model_folder, [str(tmp_path)], tmp_path / "x.parquet", progress=False)
     (tmp_path / "text.parquet").write_text("text")

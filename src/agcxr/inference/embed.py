@@ -5,9 +5,11 @@ Written a batch at a time, so memory does not grow with the number of films; the
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +19,8 @@ from tqdm import tqdm
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
-from agcxr.inference.batch import open_films
-from agcxr.inference.describe import pooled_features
+from agcxr.inference.batch import load_engine, open_films
+from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Failure
 from agcxr.inference.predictor import Predictor
 
@@ -27,6 +29,7 @@ FEATURE = "feature"
 could not be read; its features are then null) and, of films as files, `intake` (accept, warn or refuse)."""
 
 BATCH = 32
+Row = dict[str, Any]
 
 
 def embed(
@@ -40,34 +43,40 @@ def embed(
     """Write the features of every film; returns how many films have some.
 
     Args:
-        model: run folder, model folder or hub id.
+        model: run folder, model folder, hub id, or an exported file.
         inputs: files, folders and globs as `predict` takes them, or one prepared folder.
         out: Parquet file to write.
-    Raises ValueError for an exported file (it gives no features), a name that is not *.parquet, or inputs without
-    films.
+    Raises ValueError for a name that is not *.parquet, or inputs without films.
     """
     target = Path(out)
     if target.suffix.lower() != ".parquet":
         raise ValueError(f"{target} is to hold a Parquet table; give a name that ends in .parquet")
-    if Path(model).suffix.lower() == ".onnx":
-        raise ValueError(f"{model} is an exported file, which gives no features; give the run or model folder")
-    predictor = Predictor.from_pretrained(model, device=device)
+    engine = load_engine(model, device)
+    prepared = len(inputs) == 1 and (Path(inputs[0]) / "plan.json").is_file()
+    batches = _of_prepared(engine, open_prepared(inputs[0])) if prepared else _of_files(engine, inputs)
+    # The first film that can be read says how many features there are.
+    waiting, first = [], None
+    for batch in batches:
+        waiting.append(batch)
+        first = next((row[FEATURE] for row in batch if row[FEATURE] is not None), None)
+        if first is not None:
+            break
+    if first is None:
+        raise ValueError(f"none of the films in {', '.join(inputs)} could be read: `agcxr predict` says why of each")
     schema = pa.schema(
         [
             ("image_id", pa.string()),
-            (FEATURE, pa.list_(pa.float32(), predictor.model.global_branch.backbone.channels)),
+            (FEATURE, pa.list_(pa.float32(), len(first))),
             ("intake", pa.string()),
             ("error", pa.string()),
         ],
         metadata={"model": os.fspath(model), "features": "pooled, of the global branch"},
     )
-    prepared = len(inputs) == 1 and (Path(inputs[0]) / "plan.json").is_file()
-    batches = _of_prepared(predictor, open_prepared(inputs[0])) if prepared else _of_files(predictor, inputs)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     count = 0
     with pq.ParquetWriter(partial, schema) as file, tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar:
-        for batch in batches:
+        for batch in itertools.chain(waiting, batches):
             table = pa.Table.from_pylist(batch, schema=schema)
             file.write_table(table)
             count += len(batch) - table[FEATURE].null_count
@@ -99,21 +108,22 @@ def read_embedding(path: str | os.PathLike[str], image_ids: Sequence[str]) -> np
     return np.asarray(values[[place[stem(name)] for name in image_ids]])
 
 
-def _of_prepared(predictor: Predictor, films: Prepared) -> Iterator[list[dict[str, object]]]:
+def _of_prepared(engine: Predictor | OnnxPredictor, films: Prepared) -> Iterator[list[Row]]:
     names = films.index["image_id"].astype(str).to_numpy()
     for start in range(0, len(names), BATCH):
         rows = np.arange(start, min(start + BATCH, len(names)))
-        feature_ND = pooled_features(predictor, films.images, rows, BATCH)
+        answers = engine.predict_arrays(films.images, rows, batch_size=BATCH)
+        assert answers.feature_ND is not None
         yield [
             {"image_id": name, FEATURE: feature, "intake": None, "error": ""}
-            for name, feature in zip(names[rows], feature_ND, strict=True)
+            for name, feature in zip(names[rows], answers.feature_ND, strict=True)
         ]
 
 
-def _of_files(predictor: Predictor, inputs: Sequence[str]) -> Iterator[list[dict[str, object]]]:
+def _of_files(engine: Predictor | OnnxPredictor, inputs: Sequence[str]) -> Iterator[list[Row]]:
     _, walk = open_films(inputs, [])
-    batch: list[dict[str, object]] = []
-    for film in predictor.stream((film.path for film in walk), batch_size=BATCH):
+    batch: list[Row] = []
+    for film in engine.stream((film.path for film in walk), batch_size=BATCH):
         if isinstance(film, Failure):
             batch.append({"image_id": film.name, FEATURE: None, "intake": None, "error": film.reason})
         else:
