@@ -64,6 +64,7 @@ DIRECTION = """
     data/fetch
     data/download
 
+    models/weights
     models/backbones
     models/regions
     models/attention

@@ -18,9 +18,10 @@ from agcxr import config, geometry
 from agcxr.labels import LABELS
 from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
-from agcxr.models.backbones import Backbone, load_strictly
+from agcxr.models.backbones import Backbone
 from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
 from agcxr.models.folding import Folding
+from agcxr.models.weights import load_strictly
 
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
@@ -85,6 +86,7 @@ class Branch(nn.Module):
         outputs: int,
         weights: str | Path,
         output_stride: int = 32,
+        image_size: int | None = None,
     ) -> None:
         """See AGCNN for the options. `outputs`: number of labels."""
         super().__init__()
@@ -93,7 +95,7 @@ class Branch(nn.Module):
         if normalisation not in ("imagenet", "mean"):
             raise ValueError(f"normalisation is {normalisation!r}; expected 'imagenet' or 'mean'")
         self.pooling, self.in_channels = pooling, in_channels
-        self.backbone = Backbone(backbone, in_channels, weights, output_stride)
+        self.backbone = Backbone(backbone, in_channels, weights, output_stride, image_size)
         self.head = nn.Linear(self.backbone.channels, outputs)
         self._folding = Folding()
         mean = torch.tensor(GRAY_MEAN if in_channels == 1 else RGB_MEAN)
@@ -164,7 +166,8 @@ class AGCNN(
         - `backbone`, `in_channels`, `weights`, `output_stride`: see models/backbones.py. Both branches start from the
           same weights file.
         - `pooling` before each head: `avg` or `max` (paper).
-        - `image_size`: side of the crops the local branch sees, and of the views that callers should render.
+        - `image_size`: side of the crops the local branch sees, and of the views that callers should render. Networks
+          for one size, such as ViT and Swin, are built for this one.
         - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
           here, for those who render views.
         - `look`: where the crop lies: `attention` (the method) or a control, `random`, `centre` or `whole`; see
@@ -183,8 +186,9 @@ class AGCNN(
         self.normalisation = normalisation
         self.attention = attention or config.Attention()
         self.crop_source, self.look_at, self.labels = crop_source, look, tuple(labels)
-        branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, output_stride)
+        branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, output_stride, image_size)
         self.global_branch, self.local_branch = Branch(*branch), Branch(*branch)
+        self.global_branch.backbone.check(image_size)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
         self.card: Card | None = None

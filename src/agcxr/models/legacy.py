@@ -22,7 +22,7 @@ from torch import Tensor
 from agcxr import config
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN, Branch
-from agcxr.models.backbones import load_strictly, read_state_dict
+from agcxr.models.weights import load_strictly, read_state_dict
 
 CROPPED_OTHERWISE = (
     "; its local and fusion branches were trained on crops by Otsu's threshold and from the film's central third, and "
