@@ -64,6 +64,7 @@ DIRECTION = """
     data/fetch
     data/download
 
+    models/origin
     models/weights
     models/backbones
     models/regions

@@ -27,6 +27,8 @@ Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is
 
 Look = Literal["attention", "random", "centre", "whole"]
 
+Normalisation = Literal["weights", "imagenet", "mean"]
+
 Strategy = Literal["G_L_F", "GLF", "GL_F", "G_LF", "G_L_F-finetune"]
 STRATEGIES: dict[Strategy, tuple[str, ...]] = {
     "G_L_F": ("global", "local", "fusion"),
@@ -163,8 +165,9 @@ class Train(Frozen):
     """Side of a view in pixels."""
     resize: Annotated[int, Field(ge=32)] = 256
     """Side of the whole film from which views are cut."""
-    normalisation: Literal["imagenet", "mean"] = "imagenet"
-    """ImageNet mean and deviation, or only the mean subtracted (paper)."""
+    normalisation: Normalisation = "weights"
+    """Mean and deviation of the pixels that the weights were trained on (random ones: ImageNet's), or ImageNet's
+    whatever the weights, or only the weights' mean is subtracted (paper)."""
     augment: Augment = Augment()
     global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
     local: Local = Local(epochs=8, batch_size=16)

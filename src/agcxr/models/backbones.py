@@ -21,6 +21,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg, ResNet
 from torch import Tensor, nn
 
+from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
 from agcxr.models.weights import check_finite, load_weights
 
 REACH_SECONDS = 3.0
@@ -58,8 +59,9 @@ class Backbone(nn.Module):
         `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
         `none` (random, from torch's generator), a safetensors or torch state-dict file of the same network, or a run or
         model folder, or a file of one (see `load_weights`). With one input channel the ImageNet stem's weights are
-        summed over RGB. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
-        dilations, where timm knows how. `image_size`: side of the views, for networks that are built for one size
+        summed over RGB. Attributes `mean` and `std`: of the pixels that the weights are used to, by colour;
+        random ones have ImageNet's. `output_stride`: image pixels to a cell of the feature map; under 32 later strides
+        become dilations, where timm knows how. `image_size`: side of the views, for networks that are built for one size
         (positions are resampled to it); None: their own. Raises ValueError for an unknown name or tag, weights that
         cannot be had, a file that does not fit, or a stride or size that the network cannot have.
         """
@@ -79,11 +81,17 @@ class Backbone(nn.Module):
         if str(weights) == "imagenet":
             options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
         self.net = _built(name, options)
+        self.channels = int(self.net.num_features)
+        self.mean, self.std = RGB_MEAN, RGB_STD
+        if str(weights) == "none":
+            return
+        own = Origin()
         if str(weights) == "imagenet":
             check_finite(self.net.state_dict(), f"the ImageNet weights of {name}")
-        elif str(weights) != "none":
-            load_weights(self.net, Path(weights))
-        self.channels = int(self.net.num_features)
+        else:
+            own = load_weights(self.net, Path(weights))
+            self._check_twin(own, str(weights), options)
+        self.mean, self.std = (own.mean, own.std) if own.mean and own.std else _statistics(self.net)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Last feature map, feature_BDhw. Raises ValueError for a network whose features are no map."""
@@ -92,6 +100,31 @@ class Backbone(nn.Module):
             maps = [layer for layer in feature if isinstance(layer, Tensor) and self._map_of(layer, view) is not None]
             feature = maps[-1] if maps else feature
         return self._as_map(feature, view)
+
+    def _check_twin(self, own: Origin, path: str, options: dict[str, Any]) -> None:
+        """Raises ValueError for weights of another network by their own account, if that network makes other features
+        of them: with TensorFlow's padding or another activation, nothing in the tensors tells the two apart."""
+        stated = own.architecture
+        if stated is None or stated == self.name.partition(".")[0]:
+            return
+        side = options.get("img_size", self.net.pretrained_cfg["input_size"][-1])
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                other: Any = _built(stated, options).eval()
+                other.load_state_dict(self.net.state_dict())
+                view_1CHW = torch.rand(1, self.in_channels, side, side)
+                wanted = other.forward_features(view_1CHW)
+                gap = (self.net.eval().forward_features(view_1CHW) - wanted).abs().max()
+                same = bool(gap <= 1e-3 * wanted.abs().max())
+        except TIMM_ERRORS:
+            same = False
+        finally:
+            self.net.train()
+        if not same:
+            raise ValueError(
+                f"the weights in {path} are those of {stated!r}, as {own.stated_by} says, which computes otherwise "
+                f"than {self.name!r} with the same tensors; give --backbone {stated}, or --weights of {self.name}"
+            )
 
     def check(self, side: int) -> None:
         """Raises ValueError where an empty view of `side` pixels makes no map of at least 2 x 2 cells, to attend to."""
@@ -161,6 +194,12 @@ class Backbone(nn.Module):
                 if rows and rows * columns == tokens_BND.shape[1] and _alike(rows, columns, height, width):
                     return tokens_BND.transpose(1, 2).unflatten(2, (rows, columns))
         return None
+
+
+def _statistics(net: nn.Module) -> tuple[Colours, Colours]:
+    """Mean and deviation of the pixels that timm's weights of this network were trained on, by colour."""
+    entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
+    return colours(entry.get("mean")) or RGB_MEAN, colours(entry.get("std"), positive=True) or RGB_STD
 
 
 def _alike(rows: int, columns: int, height: int, width: int) -> bool:

@@ -19,16 +19,17 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from pydantic import Field, JsonValue, PositiveInt, ValidationError, model_validator
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
 from agcxr.calibration import Calibration
-from agcxr.config import Attention, Frozen, Look
+from agcxr.config import Attention, Frozen, Look, Normalisation
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
 from agcxr.models.backbones import unreachable
+from agcxr.models.origin import RGB_MEAN, RGB_STD
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST_CARD = 16 * 2**20
@@ -47,11 +48,21 @@ class ModelArguments(Frozen):
     output_stride: Literal[8, 16, 32] = 32
     image_size: Annotated[int, Field(ge=32, le=8192)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
-    normalisation: Literal["imagenet", "mean"] = "imagenet"
+    normalisation: Normalisation = "imagenet"
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = RGB_STD
+    """By colour, of pixels in [0, 1]; what the network computes with, whatever `normalisation` says of its making."""
     attention: Attention = Attention()
     crop_source: Literal["view", "prepared"] = "view"
     look: Look = "attention"
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = LABELS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_cards_say_no_numbers(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("normalisation") == "mean" and "std" not in given:
+            return given | {"std": (1.0, 1.0, 1.0)}
+        return given
 
 
 class Preprocessing(Frozen):

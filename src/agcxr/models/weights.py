@@ -27,6 +27,8 @@ from safetensors import SafetensorError
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from agcxr.models.origin import Origin, origin_of
+
 State = dict[str, Tensor]
 
 WEIGHT_FILES = (
@@ -177,15 +179,17 @@ def file_of(path: Path) -> Path:
 # --- fitting ----------------------------------------------------------------------------------------------------------
 
 
-def load_weights(net: nn.Module, path: Path) -> None:
+def load_weights(net: nn.Module, path: Path) -> Origin:
     """Load a file made for the same network into a headless timm model; its head is left out, the rest is strict.
 
     `path` may be a run or model folder of this package, a stage's best.safetensors or a whole model.safetensors (their
     backbone is taken, of several the global branch's), a folder of the hub or the index of its shards, or another
-    program's checkpoint. Raises ValueError that lists what is missing, unexpected, of another shape or not finite.
+    program's checkpoint. Returns what it states of itself. Raises ValueError that lists what is missing, unexpected, of
+    another shape or not finite.
     """
     path = file_of(path)
-    candidates = (fitted(net, _own_backbone(state), path) for state in states_in(read_checkpoint(path), path))
+    content = read_checkpoint(path)
+    candidates = (fitted(net, _own_backbone(state), path) for state in states_in(content, path))
     first = next(candidates)
     state = first if _fits(net, first) else next((state for state in candidates if _fits(net, state)), first)
     try:
@@ -194,6 +198,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
         if "do not fit" not in str(error):
             raise
         raise ValueError(f"{error}. {_cure(net, state)}") from None
+    return origin_of(path, content)
 
 
 def _cure(net: nn.Module, state: State) -> str:
