@@ -59,9 +59,9 @@ class Backbone(nn.Module):
         `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
         `none` (random, from torch's generator), a safetensors or torch state-dict file of the same network, or a run or
         model folder, or a file of one (see `load_weights`). With one input channel the ImageNet stem's weights are
-        summed over RGB. Attributes `mean` and `std`: of the pixels that the weights are used to, by colour;
-        random ones have ImageNet's. `output_stride`: image pixels to a cell of the feature map; under 32 later strides
-        become dilations, where timm knows how. `image_size`: side of the views, for networks that are built for one size
+        summed over RGB. Attributes `mean` and `std`: of the pixels that the weights are used to, by colour; random ones
+        have ImageNet's. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
+        dilations, where timm knows how. `image_size`: side of the views, for networks that are built for one size
         (positions are resampled to it); None: their own. Raises ValueError for an unknown name or tag, weights that
         cannot be had, a file that does not fit, or a stride or size that the network cannot have.
         """
