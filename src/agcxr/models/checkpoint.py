@@ -28,7 +28,7 @@ from agcxr.config import Attention, Frozen, Look, Normalisation
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
-from agcxr.models.backbones import unreachable
+from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from agcxr.models.naming import renamed
 from agcxr.models.origin import Origin, origin_of
 
 State = dict[str, Tensor]
@@ -220,7 +221,12 @@ def fitted(net: nn.Module, state: State, path: Path) -> State:
     What fits in no layout comes back as it is but for the prefix, for `load_strictly` to say how it differs. Raises
     ValueError where a file holds several networks that fit.
     """
+    entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     state = {WRAPPED.sub("", name): value for name, value in state.items()}
+    try:
+        state = renamed(state, net.state_dict(), entry["architecture"])
+    except ValueError as error:
+        raise ValueError(f"the weights in {path} are not taken: {error}") from None
     plain = _stripped(net, state, path)
     if _fits(net, plain):
         return plain
