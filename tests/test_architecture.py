@@ -75,6 +75,7 @@ DIRECTION = """
     models/checkpoint
     models/agcnn
     models/legacy
+    models/xrv
 
     metrics
     uncertainty
@@ -182,6 +183,7 @@ DIRECTION = """
     serve/run
 
     demo
+    import_commands
     prepare_commands
     feature_commands
     train_commands

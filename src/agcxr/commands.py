@@ -15,6 +15,7 @@ import tyro
 
 from agcxr import config
 from agcxr.feature_commands import feature_commands
+from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import begun_in, train_commands
 
@@ -341,23 +342,6 @@ def calibrate(run: Run, data: Path, *, allow_leak: bool = False) -> int:
     return 0
 
 
-def import_chexnet(files: Inputs, out: Path, labels: tuple[str, ...] = ()) -> int:
-    """Turn an old public checkpoint (CheXNet, or AG-CNN's three files) into a model of this package.
-
-    Args:
-        files: One CheXNet file, or the global, local and fusion file of AG-CNN.
-        out: Model folder to write, for evaluate, predict and the rest.
-        labels: What the file's outputs are, in its order, with commas or spaces between; outputs of other names are
-            left out. Default: the 14 findings in NIH's order.
-    """
-    from agcxr.models.legacy import import_chexnet as import_files
-
-    model = import_files(files, labels)
-    model.save_pretrained(out)
-    print(f"{model.card.source if model.card else 'Imported'}; written to {out}")
-    return 0
-
-
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
@@ -373,7 +357,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": export,
     **feature_commands(),
     "score": score,
-    "import chexnet": import_chexnet,
+    **import_commands(),
 }
 
 

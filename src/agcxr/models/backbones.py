@@ -51,9 +51,9 @@ class Backbone(nn.Module):
     ) -> None:
         """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny, resnet50.tv_in1k).
 
-        `weights`: `imagenet` (from an installed package of the extra `lite`, the cache or the Hugging Face hub; a tag of
-        the name, such as tv_in1k, says which), `none` (random, from torch's generator), `hf:owner/name` on the hub, or
-        a safetensors or torch state-dict file of the same network, or a folder of one (see `load_weights`). With one
+        `weights`: `imagenet` (from an installed package of the extra `lite`, the cache or the Hugging Face hub; a tag
+        of the name, such as tv_in1k, says which), `none` (random, from torch's generator), `hf:owner/name` on the hub,
+        or a safetensors or torch state-dict file of the same network, or a folder of one (see `load_weights`). With one
         input channel the ImageNet stem's weights are summed over RGB. Attributes `mean` and `std`: of the pixels that
         the weights are used to, by colour; random ones have ImageNet's. `output_stride`: image pixels to a cell of the
         feature map; under 32 later strides become dilations, where timm knows how. `image_size`: side of the views, for

@@ -70,7 +70,7 @@ def import_chexnet(files: Sequence[str | os.PathLike[str]], labels: Sequence[str
         reorder(state, order, taken, path)
     if len(paths) == 1:
         _fill_branch(model.global_branch, states[paths[0]], paths[0])
-        _repeat_global(model)
+        repeat_global(model)
         source = f"DenseNet-121 of {paths[0].name}; the local branch is a copy, fusion repeats the global logits"
     else:
         global_path, local_path, fusion_path = _sorted(states)
@@ -150,6 +150,7 @@ def reorder(state: State, order: Sequence[str | None], taken: Sequence[str], pat
                 raise ValueError(
                     f"{path} has {state[part].shape[0]} outputs; expected {len(order)}, {_told(order)}. Say what they "
                     "are by --labels NAME,NAME,..., in the file's order"
+                    + (" (TorchXRayVision's have 18: `agcxr import xrv`)" if state[part].shape[0] == 18 else "")
                 )
             state[part] = state[part][[order.index(label) for label in taken]]
 
@@ -184,7 +185,7 @@ def _fill_branch(branch: Branch, state: dict[str, Tensor], path: Path) -> None:
     load_strictly(branch, filled, str(path))
 
 
-def _repeat_global(model: AGCNN) -> None:
+def repeat_global(model: AGCNN) -> None:
     """The local branch a copy of the global one; fusion logits equal to the global ones."""
     model.local_branch.load_state_dict(model.global_branch.state_dict())
     head = model.global_branch.head
