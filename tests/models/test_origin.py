@@ -202,6 +202,20 @@ def other_padding(name, options):
     return timm.create_model("mobilenetv3_small_050", global_pool="", **padding, **options)
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [{"architecture": "tf_efficientnet_lite0"}, {"config": '{"model_name": "tf_efficientnet_lite0.in1k", "x": [1]}'}],
+)
+def test_safetensors_metadata_names_the_network(tmp_path, metadata):
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", metadata=metadata)
+    Backbone("tf_efficientnet_lite0", 1, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="those of 'tf_efficientnet_lite0', as what the file holds beside them says"):
+        Backbone("efficientnet_lite0", 1, tmp_path / "w.safetensors")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", metadata={"config": "{broken", "format": "pt"})
+    assert Backbone("efficientnet_lite0", 1, tmp_path / "w.safetensors").mean == RGB_MEAN
+
+
 def test_another_name_of_the_same_network_is_taken(tmp_path):
     file = write(tmp_path / "deit_tiny_patch16_224.pth", "deit_tiny_patch16_224")
     backbone = Backbone("vit_tiny_patch16_224", 1, file, image_size=96)

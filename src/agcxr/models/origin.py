@@ -148,15 +148,24 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
     for key in ("args", "hyper_parameters", "config", "cfg", "default_cfg", "pretrained_cfg", "meta", "metadata", ""):
         part = content if not key else content.get(key, {})
         part = part if isinstance(part, dict) else getattr(part, "__dict__", {})
-        inner = part.get("pretrained_cfg")
-        for place in (part, inner if isinstance(inner, dict) else {}):
+        for place in (part, *(_object(part.get(name)) for name in ("pretrained_cfg", "config", "model_args"))):
             for name in ("architecture", "arch", "model_name", "backbone", "model"):
-                if isinstance(place.get(name), str):
+                if isinstance(place.get(name), str) and timm.is_model(place[name].partition(".")[0]):
                     facts.setdefault("architecture", place[name])
             if "mean" in place and "std" in place:
                 facts.setdefault("mean", place["mean"])
                 facts.setdefault("std", place["std"])
     return facts
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A dict, also one that safetensors' metadata keep as JSON; empty for anything else."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _named(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -96,7 +97,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _read_shards(path)
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                beside = {"metadata": file.metadata() or {}}
+            return beside | safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(PLAIN_OBJECTS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
