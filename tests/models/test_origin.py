@@ -225,6 +225,11 @@ def test_another_name_of_the_same_network_is_taken(tmp_path):
     Backbone("test_resnet", 1, unknown)
 
 
+def test_a_statement_that_the_tensors_contradict_is_none(tmp_path):
+    file = write(tmp_path / "w.pth", "test_resnet", arch="resnet50")
+    assert Backbone("test_resnet", 1, file).mean == HALF
+
+
 def test_another_activation_is_another_network(tmp_path):
     file = write(tmp_path / "w.pth", "vit_tiny_patch16_224", arch="vit_tiny_patch16_224")
     net = Backbone("vit_tiny_patch16_224", 1, file)

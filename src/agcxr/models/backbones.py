@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agcxr.models.hub import HUB_PREFIXES, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
-from agcxr.models.weights import check_finite, load_weights
+from agcxr.models.weights import check_finite, fits, load_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -107,6 +107,8 @@ class Backbone(nn.Module):
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 other: Any = _built(stated, options).eval()
+                if not fits(other, self.net.state_dict()):
+                    return  # tensors that cannot be of the network they are said to be of
                 other.load_state_dict(self.net.state_dict())
                 view_1CHW = torch.rand(1, self.in_channels, side, side)
                 wanted = other.forward_features(view_1CHW)

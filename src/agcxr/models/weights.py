@@ -195,7 +195,7 @@ def load_weights(net: nn.Module, path: Path) -> Origin:
     content = read_checkpoint(path)
     candidates = (fitted(net, _own_backbone(state), path) for state in states_in(content, path))
     first = next(candidates)
-    state = first if _fits(net, first) else next((state for state in candidates if _fits(net, state)), first)
+    state = first if fits(net, first) else next((state for state in candidates if fits(net, state)), first)
     try:
         load_strictly(net, state, str(path))
     except ValueError as error:
@@ -231,7 +231,7 @@ def fitted(net: nn.Module, state: State, path: Path) -> State:
     except ValueError as error:
         raise ValueError(f"the weights in {path} are not taken: {error}") from None
     plain = _stripped(net, state, path)
-    if _fits(net, plain):
+    if fits(net, plain):
         return plain
     for raw in (plain, {COMMON_PREFIX.sub("", name, count=1): value for name, value in state.items()}):
         for convert in _filters(net):
@@ -239,7 +239,7 @@ def fitted(net: nn.Module, state: State, path: Path) -> State:
                 converted = _stripped(net, convert(dict(raw), net), path)
             except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
                 continue  # not the layout that timm's function expects: the plain differences say more
-            if _fits(net, converted):
+            if fits(net, converted):
                 return converted
     return plain
 
@@ -314,7 +314,8 @@ def _own_backbone(state: State) -> State:
     return state
 
 
-def _fits(net: nn.Module, state: State) -> bool:
+def fits(net: nn.Module, state: State) -> bool:
+    """Whether a state dict has the network's names and shapes."""
     own = net.state_dict()
     return own.keys() == state.keys() and all(state[name].shape == value.shape for name, value in own.items())
 
