@@ -65,6 +65,10 @@ DIRECTION = """
     data/fetch
     data/download
 
+    models/hub
+    models/naming
+    models/origin
+    models/weights
     models/backbones
     models/regions
     models/attention
@@ -72,6 +76,7 @@ DIRECTION = """
     models/checkpoint
     models/agcnn
     models/legacy
+    models/xrv
 
     metrics
     uncertainty
@@ -101,6 +106,7 @@ DIRECTION = """
     inference/onnx_engine
     inference/table
     inference/batch
+    inference/embed
     inference/shards
     inference/launch
     inference/ray_engine
@@ -125,6 +131,7 @@ DIRECTION = """
     evaluation/calibrate
     evaluation/points
     evaluation/evaluate
+    evaluation/probe
     evaluation/agreement
     evaluation/meaning
     evaluation/groups
@@ -180,7 +187,9 @@ DIRECTION = """
     serve/run
 
     demo
+    import_commands
     prepare_commands
+    feature_commands
     train_commands
     commands
     cli

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from agcxr.feature_commands import feature_commands
+from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import train_commands
 
@@ -347,21 +349,6 @@ def calibrate(run: Run, data: Path, *, allow_leak: bool = False) -> int:
     return 0
 
 
-def import_chexnet(files: Inputs, out: Path) -> int:
-    """Turn an old public checkpoint (CheXNet, or AG-CNN's three files) into a model of this package.
-
-    Args:
-        files: One CheXNet file, or the global, local and fusion file of AG-CNN.
-        out: Model folder to write, for evaluate, predict and the rest.
-    """
-    from agcxr.models.legacy import import_chexnet as import_files
-
-    model = import_files(files)
-    model.save_pretrained(out)
-    print(f"{model.card.source if model.card else 'Imported'}; written to {out}")
-    return 0
-
-
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
@@ -375,6 +362,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "dicom-node": dicom_node,
     "explain": explain,
     "export": export,
+    **feature_commands(),
     "score": score,
-    "import chexnet": import_chexnet,
+    **import_commands(),
 }

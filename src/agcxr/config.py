@@ -28,6 +28,8 @@ Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is
 
 Look = Literal["attention", "random", "centre", "whole"]
 
+Normalisation = Literal["weights", "imagenet", "mean"]
+
 Strategy = Literal["G_L_F", "GLF", "GL_F", "G_LF", "G_L_F-finetune"]
 STRATEGIES: dict[Strategy, tuple[str, ...]] = {
     "G_L_F": ("global", "local", "fusion"),
@@ -169,8 +171,9 @@ class Train(Frozen):
     """Any timm model that gives feature maps. A tag after a dot says which weights: tv_in1k are torchvision's first
     ones. Without a tag (resnet50), timm's default ones."""
     weights: str = "imagenet"
-    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, or a run or
-    model folder (or a file of one) with the same backbone: its global branch's backbone."""
+    """`imagenet` (timm's, those of the backbone's tag, or its default ones), `none`, a weight file on disk, a run or
+    model folder (or a file of one) with the same backbone: its global branch's backbone, or `hf:owner/name` (from the
+    Hugging Face cache, or downloaded)."""
     pooling: Literal["avg", "max"] = "avg"
     """Of the features before each head; the paper takes max."""
     in_channels: Literal[1, 3] = 1
@@ -183,8 +186,9 @@ class Train(Frozen):
     """Side of a view in pixels."""
     resize: Annotated[int, Field(ge=32)] = 256
     """Side of the whole film from which views are cut."""
-    normalisation: Literal["imagenet", "mean"] = "imagenet"
-    """ImageNet mean and deviation, or only the mean subtracted (paper)."""
+    normalisation: Normalisation = "weights"
+    """Mean and deviation of the pixels that the weights were trained on (random ones: ImageNet's), or ImageNet's
+    whatever the weights, or only the weights' mean is subtracted (paper)."""
     augment: Augment = Augment()
     global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
     local: Local = Local(epochs=8, batch_size=16)

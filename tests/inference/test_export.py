@@ -202,6 +202,19 @@ def test_the_published_backbones(tmp_path, backbone):
         assert (parity.films, parity.edge, parity.gray) == (6, 0, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_are_exported_with_their_own_statistics(tmp_path, backbone):
+    """Built for the size of the views, and for pixels of other statistics than ImageNet's."""
+    model = network(backbone=backbone, mean=(0.5,) * 3, std=(0.5,) * 3)
+    path = tmp_path / "model.onnx"
+    export.write(Predictor(model, device="cpu", prepared_size=100), path)
+    parity = compare(path, Predictor(model, device="cpu", prepared_size=100), made_films(100))
+    assert parity.good, parity
+    wrong = Predictor(network(backbone=backbone), device="cpu", prepared_size=100)
+    assert not compare(path, wrong, made_films(100)).good
+
+
 def test_the_file_says_what_it_is(onnx_file, eager):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(onnx_file)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from agcxr import config, geometry
 from agcxr.labels import LABELS
-from agcxr.models.agcnn import AGCNN, GRAY_MEAN, GRAY_STD, RGB_MEAN, RGB_STD
+from agcxr.models.agcnn import AGCNN, GRAY_MEAN, GRAY_STD
+from agcxr.models.origin import RGB_MEAN, RGB_STD
 
 LOOK = config.Attention(min_side=4, threshold=0.5)
 
@@ -176,7 +177,7 @@ def test_arguments_build_the_same_network():
     ("changes", "message"),
     [
         ({"pooling": "sum"}, "pooling is 'sum'; expected 'avg' or 'max'"),
-        ({"normalisation": "none"}, "normalisation is 'none'; expected 'imagenet' or 'mean'"),
+        ({"normalisation": "none"}, "normalisation is 'none'; expected one of 'weights', 'imagenet', 'mean'"),
         ({"crop_source": "film"}, "crop_source is 'film'; expected 'view' or 'prepared'"),
         ({"look": "left"}, "look is 'left'; expected one of 'attention', 'random', 'centre', 'whole'"),
         ({"labels": ("Mass", "Mass")}, "expected at least one name, none of them twice"),

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 
 from agcxr import AGCNN
 from agcxr.models import backbones
-from agcxr.models.backbones import Backbone, load_strictly, read_state_dict, unreachable
+from agcxr.models.backbones import Backbone, unreachable
+from agcxr.models.weights import load_strictly, read_state_dict
 from agcxr.training.run_folder import write_weights
 from agcxr.training.tasks import stage_state
 
@@ -60,6 +61,102 @@ def test_channels_last_features_are_turned():
         backbone._as_map(torch.rand(2, 6, 96))
     with pytest.raises(ValueError, match=r"gives features list, not a square map"):
         backbone._as_map([map_BhwD])
+
+
+@pytest.mark.parametrize("side", [224, 160])
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        ("vit_tiny_patch16_224", 16),
+        ("deit_tiny_distilled_patch16_224", 16),
+        ("swin_tiny_patch4_window7_224", 32),
+        ("maxvit_pico_rw_256", 32),
+        ("eva02_tiny_patch14_224", 14),
+        ("vit_small_patch14_reg4_dinov2", 14),
+        ("mambaout_femto", 32),
+        ("coat_tiny", 32),
+        ("inception_next_atto", 32),
+        ("efficientvit_b0", 32),
+    ],
+)
+def test_every_family_is_built_for_the_size_of_the_views(name, reduction, side):
+    """Positions for one size, class and register tokens, channels last, lists of scales, pooling that cannot be off."""
+    backbone = Backbone(name, 1, "none", image_size=side).eval()
+    backbone.check(side)
+    with torch.no_grad():
+        feature = backbone(torch.rand(1, 1, side, side))
+    assert feature.shape == (1, backbone.channels, side // reduction, side // reduction)
+
+
+def test_tokens_of_a_view_that_is_not_square():
+    backbone = Backbone("test_vit", 1, "none")
+    prefix, channels = backbone.net.num_prefix_tokens, backbone.channels
+    tokens = torch.rand(2, prefix + 6 * 8, channels)
+    for view, grid in (((96, 128), (6, 8)), ((100, 130), (6, 8)), ((128, 96), (8, 6)), ((32, 384), (2, 24))):
+        map_BDhw = backbone._as_map(tokens, view)
+        assert map_BDhw.shape[2:] == grid
+        assert torch.equal(map_BDhw[:, :, 1, 2], tokens[:, prefix + grid[1] + 2])
+    for count, view in ((48, (96, 96)), (47, (96, 128)), (48, (96, 100))):
+        with pytest.raises(ValueError, match=rf"gives features \(2, {count + prefix}, 64\), not a map of 64 channels"):
+            backbone._as_map(tokens[:, : prefix + count], view)
+
+
+def test_tokens_lie_where_the_view_has_them():
+    """A patch that alone is bright changes the features of its own cell most, whatever stands before the patches."""
+    torch.manual_seed(0)
+    backbone = Backbone("vit_tiny_patch16_224", 1, "none", image_size=64).eval()
+    view = torch.zeros(1, 1, 64, 64)
+    with torch.no_grad():
+        dark = backbone(view)
+        view[:, :, 16:32, 48:] = 1
+        change = (backbone(view) - dark).square().sum(1)[0]
+    assert divmod(int(change.argmax()), 4) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("halonet26t", 224, r"'halonet26t' cannot take views of 224 x 224 pixels; give --image-size 256, its own size"),
+        (
+            "crossvit_tiny_240",
+            224,
+            r"cannot take views of 224 x 224 pixels \(The size .*give --image-size 240, its",
+        ),
+        ("pit_ti_224", 224, r"makes 1 x 1 cells of a view of 224 x 224 pixels, so attention could only ever take the"),
+        (
+            "test_resnet",
+            16,
+            r"makes 1 x 1 cells of a view of 16 .* larger --image-size, such as 32, a lower --out",
+        ),
+        ("efficientvim_m1", 224, "gives features list, not a map of 960 channels; choose a network with feature maps"),
+    ],
+)
+def test_a_network_that_cannot_attend_to_such_views_says_so(name, side, message):
+    with pytest.raises(ValueError, match=message):
+        AGCNN(name, weights="none", image_size=side)
+
+
+def test_checking_changes_nothing():
+    torch.manual_seed(0)
+    backbone = Backbone("test_convnext", 1, "none").train()
+    before, state = {name: value.clone() for name, value in backbone.state_dict().items()}, torch.get_rng_state()
+    backbone.check(64)
+    assert backbone.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_the_grid_of_a_resnet_is_known_without_a_pass():
+    for stride in (32, 16, 8):
+        for side in (32, 40, 63, 64, 65):
+            backbone = Backbone("resnet10t", 1, "none", stride).eval()
+            grid = backbone._grid(side)
+            assert grid == (-(-side // stride),) * 2
+            if min(grid) < 2:
+                with pytest.raises(ValueError, match=f"makes {grid[0]} x {grid[0]} cells"):
+                    backbone.check(side)
+            else:
+                backbone.check(side)
 
 
 def test_random_weights_follow_the_generator():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import OrderedDict
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torchvision
 
-from agcxr.labels import FINDINGS
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.legacy import CROPPED_OTHERWISE, import_chexnet
 
@@ -94,6 +95,105 @@ def test_agcnn_files_in_any_order(nets, film, tmp_path):
     assert again.card.source == files + CROPPED_OTHERWISE
     with torch.no_grad():
         assert torch.equal(again(film).fusion_BK, found.fusion_BK)
+
+
+BY_NAME = tuple(sorted(FINDINGS))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"class_names": list(BY_NAME)},
+        {"classes": BY_NAME},
+        {"hyper_parameters": {"label_names": [name.replace("_", " ").lower() for name in BY_NAME]}},
+        {"class_to_idx": {name: BY_NAME.index(name) for name in FINDINGS}},
+        {"args": argparse.Namespace(labels="|".join(BY_NAME))},
+        {"config": {"id2label": {str(k): name for k, name in enumerate(BY_NAME)}}},
+    ],
+    ids=lambda beside: next(iter(beside)),
+)
+def test_a_file_that_names_its_classes_is_not_taken_for_nihs_order(nets, film, tmp_path, beside):
+    """Fourteen outputs in alphabetical order are fourteen outputs all the same."""
+    path = tmp_path / "model.pth"
+    torch.save(beside | {"state_dict": nets[0].state_dict()}, path)
+    with pytest.raises(
+        ValueError, match=r"model\.pth keeps other class names, .*; NIH's order is Atelectasis, .*; give --labels \w+,"
+    ):
+        import_chexnet([path])
+    model = import_chexnet([path], labels=[",".join(BY_NAME)])
+    assert model.labels == FINDINGS
+    with torch.no_grad():
+        found, wanted = model(film), logits(nets[0], film)
+    for output in (found.global_BK, found.fusion_BK):
+        torch.testing.assert_close(output, wanted[:, [BY_NAME.index(name) for name in FINDINGS]], atol=1e-5, rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"keeps other class names, .*; --labels names Atelectasis, Cardio.*; give --l"
+    ):
+        import_chexnet([path], labels=FINDINGS)
+
+
+def test_class_names_that_agree_change_nothing(nets, tmp_path):
+    path = tmp_path / "model.pth"
+    names = [name.replace("Infiltration", "infiltrate").replace("_", " ") for name in FINDINGS]
+    torch.save({"class_names": names, "state_dict": nets[0].state_dict(), "losses": ["a", "b"]}, path)
+    assert import_chexnet([path]).labels == import_chexnet([path], labels=names).labels == FINDINGS
+    with pytest.raises(ValueError, match="keeps other class names, .*; leave --labels out if its own are right"):
+        import_chexnet([path], labels=BY_NAME)
+
+
+def test_other_outputs_are_taken_by_their_stated_names(film, tmp_path):
+    """15 with No Finding first, and one that is unknown here among 18 others."""
+    names = ["No Finding", "Fracture", *reversed(FINDINGS), "Lung Lesion"]
+    torch.manual_seed(4)
+    net = torchvision.models.densenet121(weights=None, num_classes=len(names)).eval()
+    torch.save({f"model.{name}": value for name, value in net.state_dict().items()}, tmp_path / "model.pth")
+    with pytest.raises(
+        ValueError, match=r"has 17 outputs; expected 14, the findings .*by --labels NAME,NAME,\.\.\., in"
+    ):
+        import_chexnet([tmp_path / "model.pth"])
+    model = import_chexnet([tmp_path / "model.pth"], labels=names)
+    assert model.labels == LABELS
+    with torch.no_grad():
+        wanted = logits(net, film)[:, [names.index(name) for name in LABELS]]
+        torch.testing.assert_close(model(film).global_BK, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["Effusion", "pleural effusion", *FINDINGS[:12]],
+            "--labels name one finding twice: Effusion, pleural effusion",
+        ),
+        (FINDINGS[:13], r"has 14 outputs; expected 13, the findings"),
+        ([f"x{k}" for k in range(14)], r"none of --labels x0, .* is known here; expected some of Atelectasis"),
+    ],
+)
+def test_labels_must_fit(nets, tmp_path, labels, message):
+    torch.save(nets[0].state_dict(), tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=message):
+        import_chexnet([tmp_path / "model.pth"], labels=labels)
+
+
+def test_a_file_with_one_class_name_twice_is_refused(nets, tmp_path):
+    names = ["Edema", "oedema", *FINDINGS[2:]]
+    torch.save({"classes": names, "state_dict": nets[0].state_dict()}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"the class names in .*model\.pth name one finding twice: Edema, oedema"):
+        import_chexnet([tmp_path / "model.pth"])
+
+
+def test_labels_order_the_fusion_of_three_files_as_well(nets, film, tmp_path):
+    torch.manual_seed(3)
+    fusion = torch.nn.Linear(2048, 14)
+    paths = [tmp_path / f"{name}.pkl" for name in ("global", "local", "fusion")]
+    torch.save(nets[0].state_dict(), paths[0])
+    torch.save(nets[1].state_dict(), paths[1])
+    torch.save({f"fc.{name}": value for name, value in fusion.state_dict().items()}, paths[2])
+    with torch.no_grad():
+        plain, named = import_chexnet(paths)(film), import_chexnet(paths, labels=BY_NAME)(film)
+    rows = [BY_NAME.index(name) for name in FINDINGS]
+    for one, other in ((plain.fusion_BK, named.fusion_BK), (plain.local_BK, named.local_BK)):
+        torch.testing.assert_close(other, one[:, rows])
 
 
 def test_refusals_say_what_is_expected(nets, tmp_path):

@@ -63,7 +63,10 @@ class Algorithm:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digest.update((model.card or model.new_card()).model_dump_json(exclude={"versions"}).encode())
+        card = model.card or model.new_card()
+        # First cards do not say what was taught: such a model keeps the fingerprint that it had.
+        left_out = {"versions"} if card.taught else {"versions", "taught"}
+        digest.update(card.model_dump_json(exclude=left_out).encode())
         if predictor.precision != "fp32":
             digest.update(predictor.precision.encode())
         attention = model.attention

@@ -32,7 +32,7 @@ from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs,
 from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
 from agcxr.inference.predictor import Predictor
-from agcxr.labels import LABELS
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
 from agcxr.training.stages import train
 
@@ -191,7 +191,10 @@ def _compare(
 ) -> Ablation:
     folders = dict.fromkeys([REFERENCE, *(arm.folder for arm in rows)])
     frames = {name: [_answers(root / f"seed{seed}" / name, films, split) for seed in seeds] for name in folders}
-    scores = {name: [to_scores(frame, LABELS) for frame in each] for name, each in frames.items()}
+    labels = tuple(
+        label for label in LABELS if all(f"fusion_{label}" in frame for each in frames.values() for frame in each)
+    )
+    scores = {name: [to_scores(frame, labels) for frame in each] for name, each in frames.items()}
     draws = Draws(*how, seed=0)
     first = scores[REFERENCE][0]
     used, left_out = ablation.usable(first)
@@ -213,7 +216,7 @@ def _compare(
         patients=len(np.unique(first.patient_N)),
         seeds=tuple(seeds),
         findings=tuple(first.labels[k] for k in used),
-        left_out=left_out,
+        left_out=(*left_out, *(name for name in FINDINGS if name not in labels)),
         base=(root / SETTINGS).read_text(encoding="utf-8"),
         arms=tuple(_arm(arm, base, root, seeds, frames[arm.folder], first, sampled, draws) for arm in rows),
         resampled=Resampled(
@@ -239,7 +242,7 @@ def _arm(
     draws: Draws,
 ) -> ArmResult:
     found = sampled[arm.folder]
-    crops = [crop_rows(frame, LABELS)[0] for frame in frames]
+    crops = [crop_rows(frame, ())[0] for frame in frames]
     last = arm.settings.stages[-1]
     done = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
     validation = [float("nan") if one["val_auc"] is None else float(one["val_auc"]) for one in done]

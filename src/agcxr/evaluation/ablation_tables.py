@@ -170,8 +170,9 @@ def markdown(found: Ablation) -> str:
 def notes(found: Ablation) -> tuple[str, ...]:
     """What a reader must know about the numbers."""
     many = len(found.seeds) > 1
+    over = f"{len(found.findings)} finding{'s' * (len(found.findings) > 1)}"
     said = [
-        f"Mean AUROC over {len(found.findings)} findings on {found.films:,} films of {found.patients:,} patients, "
+        f"Mean AUROC over {over} on {found.films:,} films of {found.patients:,} patients, "
         f"{'mean of ' if many else ''}seed{'s' * many} {', '.join(map(str, found.seeds))}.",
         _intervals(found),
         "The reference (ref.) is the method with its settings as given; another arm changes one option, and what must "

@@ -25,7 +25,7 @@ from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_films
 from agcxr.evaluation.points import choose_points
 from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
-from agcxr.evaluation.tables import text_table
+from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.prediction import BRANCHES, Precision
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
@@ -116,6 +116,7 @@ def _shown(results: Results) -> str:
         own
     )
     lines += [f"{results.attention}."] * bool(results.attention)
+    lines += filter(None, [untaught(results.analysis)])
     lines += [f"Leakage could not be checked: {unchecked}."] * bool(unchecked)
     return "\n".join(lines)
 

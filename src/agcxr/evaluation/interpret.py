@@ -244,6 +244,8 @@ def _groups(
     least: tuple[int, int],
 ) -> tuple[Grouping, ...]:
     findings = findings_of(scores.labels)
+    if not findings:  # the model answers for No Finding alone
+        return ()
     columns = [scores.labels.index(name) for name in findings]
     probability = scores.versions.get("calibrated", scores.versions["raw"])
     films = Films(

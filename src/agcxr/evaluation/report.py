@@ -28,7 +28,7 @@ from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
 from agcxr.evaluation.results import PREDICTIONS, Results, load_results
-from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, words
+from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
 
 SPLITS = {
@@ -108,6 +108,8 @@ def _summary(results: Results) -> Section:
         area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
     said = [_verdict(results)]
+    if silent := untaught(analysis):
+        said.append(silent)
     if analysis.unstated:
         said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))

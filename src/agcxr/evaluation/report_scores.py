@@ -253,7 +253,9 @@ def _prevalence(found: Meaning) -> Table:
 
 
 def subgroups(found: Meaning) -> Section:
-    """AUROC and calibration in groups of films."""
+    """AUROC and calibration in groups of films; empty where the model answers for no finding."""
+    if not found.groupings:
+        return Section("Subgroups", ())
     blocks: list[Block] = [
         Text(
             "Does the fusion serve all alike? Ranking (AUROC) and probabilities in groups of these films. Means are "

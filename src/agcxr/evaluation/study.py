@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
 from agcxr.inference.maps import Rectify
-from agcxr.models.checkpoint import CARD_FILE, ModelArguments, fetch, read_card
+from agcxr.models.checkpoint import CARD_FILE, Card, fetch, read_card
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def study(
     meaning = interpret(done.folder, done.results, card.calibration)
     found: Localization | None = None
     extra: tuple[Section, ...] = ()
-    if has_boxes(films, split):
-        shown = _coverage(done.folder, films, card.model, resamples, seed)
+    if has_boxes(films, split, card.labels):
+        shown = _coverage(done.folder, films, card, resamples, seed)
         extra += (crops(shown),)
         if progress:
             print(f"\n{text(shown)}\n")
-    if maps and has_boxes(films, split):
+    if maps and extra:
         found = localize(run, films, split, out=done.folder, picture=pictures, rectify=rectify, **options)
         extra += (looks(found, PICTURE if pictures else None),)
         if progress:
@@ -81,15 +82,19 @@ def study(
     return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra))
 
 
-def _coverage(folder: Path, films: Prepared, model: ModelArguments, resamples: int, seed: int) -> Coverage:
-    margin = (1 - model.image_size / model.resize) / 2  # the evaluation view is the central part of the film
-    window = np.array([margin, margin, 1 - margin, 1 - margin])
-    shown = coverage(pd.read_parquet(folder / PREDICTIONS), films.boxes, window, resamples=resamples, seed=seed)
+def _coverage(folder: Path, films: Prepared, card: Card, resamples: int, seed: int) -> Coverage:
+    margin = (1 - card.model.image_size / card.model.resize) / 2  # the evaluation view is the film's central part
+    window, boxes = np.array([margin, margin, 1 - margin, 1 - margin]), _boxes(films, card.labels)
+    shown = coverage(pd.read_parquet(folder / PREDICTIONS), boxes, window, resamples=resamples, seed=seed)
     shown.save(folder)
     return shown
 
 
-def has_boxes(films: Prepared, split: str) -> bool:
-    """Whether at least two patients of the split have annotated boxes: one has no interval."""
-    boxed = films.index.loc[films.index["image_id"].isin(films.boxes["image_id"]) & (films.index["split"] == split)]
-    return bool(boxed["patient"].nunique() > 1)
+def has_boxes(films: Prepared, split: str, labels: Sequence[str]) -> bool:
+    """Whether at least two patients of the split have boxes of findings among `labels`: one has no interval."""
+    known = films.index["image_id"].isin(_boxes(films, labels)["image_id"])
+    return bool(films.index.loc[known & (films.index["split"] == split), "patient"].nunique() > 1)
+
+
+def _boxes(films: Prepared, labels: Sequence[str]) -> pd.DataFrame:
+    return films.boxes[films.boxes["finding"].isin(labels)]

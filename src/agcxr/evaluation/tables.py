@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from agcxr import uncertainty
 from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Gap, Interval
+from agcxr.labels import FINDINGS, canonical
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS
 
 NONE, DAGGER = "–", "†"
@@ -66,6 +67,13 @@ def dagger_note(stands: bool, unit: str = "patient") -> str:
         f"{DAGGER} Fewer than {FEW_PATIENTS} {unit}s with the finding, or without it: its interval and p are rough; "
         f"with fewer than {FEWEST_PATIENTS} there are none."
     )
+
+
+def untaught(analysis: Analysis) -> str:
+    """Which findings the model has no answer for; empty where it has one for all."""
+    answered = {canonical(result.finding) for result in analysis.labels}
+    names = [words(finding) for finding in FINDINGS if finding not in answered]
+    return f"The model was not taught, and so says nothing of: {', '.join(names)}." if names else ""
 
 
 def lone(analysis: Analysis) -> str:

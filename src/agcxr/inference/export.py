@@ -31,7 +31,6 @@ from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import count, resize
-from agcxr.models.agcnn import AGCNN
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
@@ -95,7 +94,7 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported
 
 def write(predictor: Predictor, path: Path) -> None:
     """Write the file without comparing it. The predictor must be on the CPU. Raises ValueError as `export`."""
-    network = Whole(predictor.model, predictor.prepared_size, predictor.calibration).eval()
+    network = Whole(predictor).eval()
     names = [name for name in OUTPUTS if name != "calibrated" or predictor.calibrated]
     side = predictor.prepared_size
     films_BHW = torch.zeros(2, side + 3, side + 5, dtype=torch.uint8)
@@ -216,22 +215,25 @@ class Whole(nn.Module):
 
     window_14: Tensor
 
-    def __init__(self, model: AGCNN, size: int, calibration: Calibration | None) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
+        model, size, calibration = predictor.model, predictor.prepared_size, predictor.calibration
         self.model, self.size = model, size
+        self.taught = [model.labels.index(label) for label in predictor.labels]
+        self.every = len(self.taught) == len(model.labels)
         views = centre_views(1, size, image_size=model.image_size, resize=model.resize)
         self.register_buffer("window_14", views.window_B4)
         self.view = View(views, size)
         sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
         self.sharp = View(views, size, sharp) if sharp and model.crop_source == "prepared" else None
-        self.curves = None if calibration is None else Curves(calibration, tuple(model.labels))
+        self.curves = None if calibration is None else Curves(calibration, predictor.labels)
         self._views = views
 
     def forward(self, films_BHW: Tensor) -> tuple[Tensor, ...]:
         prepared_BSS = resize(films_BHW, self.size)
         sharp = None if self.sharp is None else self.sharp(prepared_BSS)
         out = self.model(self.view(prepared_BSS), sharp)
-        fusion = out.fusion_BK.sigmoid()
+        fusion = self._probability(out.fusion_BK)
         calibrated = () if self.curves is None else (self.curves(fusion),)
         views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
         box_B4 = map_boxes(out.box_B4, views, self.model.image_size, to="prepared")
@@ -239,8 +241,8 @@ class Whole(nn.Module):
         scale_4 = torch.stack([across, down, across, down]).float()
         crop_BVV = (out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8)
         return (
-            out.global_BK.sigmoid(),
-            out.local_BK.sigmoid(),
+            self._probability(out.global_BK),
+            self._probability(out.local_BK),
             fusion,
             *calibrated,
             box_B4 * scale_4,
@@ -250,6 +252,10 @@ class Whole(nn.Module):
             out.pooled_global_BD,
             prepared_BSS.to(torch.uint8),
         )
+
+    def _probability(self, logit_BK: Tensor) -> Tensor:
+        """Of the labels that the model was taught, as the eager engine gives them."""
+        return logit_BK.sigmoid() if self.every else logit_BK.sigmoid()[:, self.taught]
 
 
 class View(nn.Module):

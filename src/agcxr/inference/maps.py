@@ -131,7 +131,7 @@ def film_maps(predictor: Predictor, images_BSS: Bytes, findings: Sequence[str]) 
     return finding_maps(
         model,
         render(image_B1SS, on_device),
-        torch.tensor([predictor.labels.index(finding) for finding in findings]),
+        torch.tensor([model.labels.index(finding) for finding in findings]),
         views.window_B4.double().numpy() / size,
         render(image_B1SS, on_device, sharp) if sharp and model.crop_source == "prepared" else None,
     )

@@ -214,6 +214,7 @@ class OnnxPredictor:
             # In double precision, as the eager engine does it, and at a prevalence that the file cannot know.
             calibrated_NK=None if self.scale is None else self.scale.probabilities(fusion_NK).astype(np.float32),
             distance_N=None if known is None else known.distance(found["pooled_global"]),
+            feature_ND=found["pooled_global"],
             plateau_N=plateau(found["heat"]),
             heat_NHW=found["heat"] if details else None,
             crop_NHW=found["crop"] if details else None,

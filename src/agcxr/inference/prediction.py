@@ -68,6 +68,8 @@ class Prediction:
     """The operating point in use; None where the checkpoint holds no calibration."""
     intake: Intake | None = None
     """Whether this is a film that the model may speak about; None where nobody looked."""
+    features: Floats | None = None
+    """Pooled features of the global branch, D numbers, for search, probes and drift; None: the engine gives none."""
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 

@@ -58,7 +58,9 @@ class Predictor:
         self.precision = precision
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.prepared_size = prepared_size or _trained_on(model) or model.resize
-        self.scale = scale_of(model.card.calibration if model.card else None, tuple(model.labels), point, prevalence)
+        self._labels = model.card.labels if model.card else tuple(model.labels)
+        self._taught_K = [model.labels.index(label) for label in self._labels]
+        self.scale = scale_of(model.card.calibration if model.card else None, self._labels, point, prevalence)
         known = model.card.feature_statistics if model.card else None
         self.statistics = None if known is None else FeatureStatistics.model_validate(known)
 
@@ -83,8 +85,8 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Order of every probability vector."""
-        return tuple(self.model.labels)
+        """Order of every probability vector: the model's labels without those that it was never taught."""
+        return self._labels
 
     @property
     def calibration(self) -> Calibration | None:
@@ -150,24 +152,30 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = model(view, None if sharp is None else render(image_B1SS, views, sharp))
         box_B4 = map_boxes(out.box_B4.float(), views, model.image_size, to="prepared")
-        fusion_NK = _probability(out.fusion_BK)
+        fusion_NK = self._probability(out.fusion_BK)
         calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
         heat_NHW = out.heat_BHW.float().cpu().numpy()
         window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
+        feature_BD = out.pooled_global_BD.float().cpu().numpy()
         return BatchPrediction(
             labels=self.labels,
-            global_NK=_probability(out.global_BK),
-            local_NK=_probability(out.local_BK),
+            global_NK=self._probability(out.global_BK),
+            local_NK=self._probability(out.local_BK),
             fusion_NK=fusion_NK,
             box_N4=box_B4.cpu().double().numpy() / size,
             fallback_N=out.fallback_B.cpu().numpy(),
             window_4=window_4.double().numpy() / size,
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
-            distance_N=None if known is None else known.distance(out.pooled_global_BD.float().cpu().numpy()),
+            distance_N=None if known is None else known.distance(feature_BD),
+            feature_ND=feature_BD,
             plateau_N=plateau(heat_NHW),
             heat_NHW=heat_NHW if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
         )
+
+    def _probability(self, logit_BK: Tensor) -> Floats:
+        """Of the labels that the model was taught, whatever other outputs its heads have."""
+        return logit_BK.float().sigmoid().cpu().numpy()[:, self._taught_K]
 
     def _sharp_size(self) -> int | None:
         """Side of the view that crops are cut from, where it is a sharper one than the network's."""
@@ -187,10 +195,6 @@ def _trained_on(model: AGCNN) -> int | None:
             f"resizes by {RESIZE_RULE!r}; predict with the version that trained it, {model.card.versions.get('agcxr')}"
         )
     return given.prepared_size
-
-
-def _probability(logit_BK: Tensor) -> Floats:
-    return logit_BK.float().sigmoid().cpu().numpy()
 
 
 def _gray(image_BCHW: Tensor) -> Bytes:

@@ -3,8 +3,8 @@
 An engine is a function from prepared films to a BatchPrediction; everything around it is here, once for all engines.
 No torch.
 
-Shape suffixes: N films, B films of a batch, K labels, S side of the prepared film, H W pixels of the view, 4 a box
-(x0, y0, x1, y1) with exclusive end.
+Shape suffixes: N films, B films of a batch, D features, K labels, S side of the prepared film, H W pixels of the view,
+4 a box (x0, y0, x1, y1) with exclusive end.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class BatchPrediction:
     """From the training films, see novelty.py; None where the checkpoint does not know them."""
     plateau_N: npt.NDArray[np.float64] | None = None
     """Share of the view that has the heatmap's highest value, see attended.py."""
+    feature_ND: Floats | None = None
+    """Pooled features of the global branch; None where the engine gives none."""
     heat_NHW: Floats | None = None
     """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
     crop_NHW: Bytes | None = None
@@ -283,6 +285,7 @@ def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None)
         intake=film.intake & judge_distance(1.0 if answers.distance_N is None else float(answers.distance_N[row])),
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         cut=cut,
+        features=None if answers.feature_ND is None else answers.feature_ND[row].copy(),
         film_HW=film.film_HW,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 import torch
@@ -18,12 +19,13 @@ from agcxr import config, geometry
 from agcxr.labels import LABELS
 from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
-from agcxr.models.backbones import Backbone, load_strictly
+from agcxr.models.backbones import Backbone
 from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
 from agcxr.models.folding import Folding
+from agcxr.models.origin import RGB_MEAN, RGB_STD
+from agcxr.models.weights import load_strictly
 
-RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
+GRAY_MEAN, GRAY_STD = (fmean(RGB_MEAN),), (fmean(RGB_STD),)
 """ImageNet statistics of pixels in [0, 1]; gray takes the mean over the colours."""
 
 BRANCHES = ("global", "local", "fusion")
@@ -85,23 +87,30 @@ class Branch(nn.Module):
         outputs: int,
         weights: str | Path,
         output_stride: int = 32,
+        image_size: int | None = None,
+        statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
-        """See AGCNN for the options. `outputs`: number of labels."""
+        """See AGCNN for the options. `outputs`: number of labels. `statistics`: mean and deviation by colour, in place
+        of those that `normalisation` means."""
         super().__init__()
         if pooling not in ("avg", "max"):
             raise ValueError(f"pooling is {pooling!r}; expected 'avg' or 'max'")
-        if normalisation not in ("imagenet", "mean"):
-            raise ValueError(f"normalisation is {normalisation!r}; expected 'imagenet' or 'mean'")
+        if normalisation not in get_args(config.Normalisation):
+            known = ", ".join(map(repr, get_args(config.Normalisation)))
+            raise ValueError(f"normalisation is {normalisation!r}; expected one of {known}")
         self.pooling, self.in_channels = pooling, in_channels
-        self.backbone = Backbone(backbone, in_channels, weights, output_stride)
+        self.backbone = Backbone(backbone, in_channels, weights, output_stride, image_size)
         self.head = nn.Linear(self.backbone.channels, outputs)
         self._folding = Folding()
-        mean = torch.tensor(GRAY_MEAN if in_channels == 1 else RGB_MEAN)
-        std = torch.tensor(GRAY_STD if in_channels == 1 else RGB_STD)
-        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
-        self.register_buffer(
-            "std", (std if normalisation == "imagenet" else torch.ones_like(std)).view(1, -1, 1, 1), persistent=False
-        )
+        own = {
+            "weights": (self.backbone.mean, self.backbone.std),
+            "imagenet": (RGB_MEAN, RGB_STD),
+            "mean": (self.backbone.mean, (1.0, 1.0, 1.0)),
+        }
+        self.statistics = statistics or own[normalisation]
+        for name, colour in zip(("mean", "std"), self.statistics, strict=True):
+            values = torch.tensor(colour if in_channels == 3 else (fmean(colour),))
+            self.register_buffer(name, values.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image_BCHW: Tensor) -> BranchOutput:
         """image_BCHW: float in [0, 1], one gray channel (or `in_channels`). Logits and pooled features are float32."""
@@ -152,7 +161,9 @@ class AGCNN(
         output_stride: int = 32,
         image_size: int = 224,
         resize: int = 256,
-        normalisation: str = "imagenet",
+        normalisation: str = "weights",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         attention: config.Attention | None = None,
         crop_source: str = "view",
         look: str = "attention",
@@ -164,12 +175,15 @@ class AGCNN(
         - `backbone`, `in_channels`, `weights`, `output_stride`: see models/backbones.py. Both branches start from the
           same weights file.
         - `pooling` before each head: `avg` or `max` (paper).
-        - `image_size`: side of the crops the local branch sees, and of the views that callers should render.
+        - `image_size`: side of the crops the local branch sees, and of the views that callers should render. Networks
+          for one size, such as ViT and Swin, are built for this one.
         - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
           here, for those who render views.
         - `look`: where the crop lies: `attention` (the method) or a control, `random`, `centre` or `whole`; see
           models/attention.elsewhere.
-        - `normalisation`: `imagenet` (mean and deviation) or `mean` (paper: only the mean is subtracted).
+        - `normalisation`: mean and deviation of the pixels that belong to the `weights`, or those of `imagenet`, or
+          only the weights' `mean` is subtracted (paper). Random weights have ImageNet's. One gray channel takes the
+          mean over the colours. `mean` and `std`: in their place, three numbers each, by colour, of pixels in [0, 1].
         """
         super().__init__()
         if crop_source not in ("view", "prepared"):
@@ -183,8 +197,11 @@ class AGCNN(
         self.normalisation = normalisation
         self.attention = attention or config.Attention()
         self.crop_source, self.look_at, self.labels = crop_source, look, tuple(labels)
-        branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, output_stride)
+        size = (output_stride, image_size, (mean, std) if mean and std else None)
+        branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, *size)
         self.global_branch, self.local_branch = Branch(*branch), Branch(*branch)
+        self.mean, self.std = map(tuple, self.global_branch.statistics)
+        self.global_branch.backbone.check(image_size)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
         self.card: Card | None = None
@@ -295,6 +312,8 @@ class AGCNN(
             "image_size": self.image_size,
             "resize": self.resize,
             "normalisation": self.normalisation,
+            "mean": self.mean,
+            "std": self.std,
             "attention": self.attention,
             "crop_source": self.crop_source,
             "look": self.look_at,

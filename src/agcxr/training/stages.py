@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from agcxr.config import Train, parts_of, starts_from_global
 from agcxr.data.dataset import films
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.labels import FINDINGS
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
@@ -31,7 +30,7 @@ from agcxr.training.frozen import attended
 from agcxr.training.keeper import Keeper, Progress, TensorBoard
 from agcxr.training.norms import SharedNorms
 from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
-from agcxr.training.tasks import Data, StageTask, absent, load_stage
+from agcxr.training.tasks import Data, StageTask, absent, both_classes, load_stage
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ def train(
     """
     prepared, run = open_prepared(prepared_folder), RunFolder(Path(out))
     data = Data(films(prepared, "train"), films(prepared, "val"))
+    if not both_classes(data.train):
+        raise ValueError(
+            f"the training films of {prepared.folder} teach nothing: of no label do they hold a film that is known to "
+            "have it and one that is known not to; prepare with a table that has both (0 and 1) for some finding"
+        )
     if not _first_process():  # a process that another one started for its device: the first one keeps the folder
         return _train(run, config, data, prepared, progress=False)
     check_devices(config, len(data.train))
@@ -98,7 +102,8 @@ def train(
 def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, progress: bool) -> RunSummary:
     torch.manual_seed(config.seed)
     model = build(config)
-    _say_absent(data.val.label_NK, progress)
+    if progress:
+        _say_absent(data)
     if progress and data.train.size < config.resize:
         tqdm.write(
             f"The films were prepared at {data.train.size} px, under resize={config.resize}: no view shows more. "
@@ -262,6 +267,7 @@ def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: t
             prepared.index["patient"].iloc[data.train.row_N].astype(str), collection=prepared.plan.source.collection
         ),
         metrics=scores,
+        taught=both_classes(data.train),
         seed=config.seed,
     )
 
@@ -274,16 +280,21 @@ def _summary(name: str, keeper: Keeper, data: Data) -> StageSummary:
         best_epoch=best.epoch,
         val_auc=best.val_auc,
         val_auc_per_finding=dict(zip(FINDINGS, best.auc_K, strict=False)),
-        absent=absent(data.val.label_NK),
+        absent=absent(data),
         epochs=len(keeper.rows),
         seconds=round(sum(row.seconds for row in keeper.rows), 2),
     )
 
 
-def _say_absent(label_NK: np.ndarray, progress: bool) -> None:
-    missing = absent(label_NK)
-    if missing and progress:
-        tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(missing)}: left out of the mean AUC.")
+def _say_absent(data: Data) -> None:
+    learnt, scored = both_classes(data.train), both_classes(data.val)
+    if lacking := [label for label in LABELS if label not in learnt]:
+        tqdm.write(
+            f"Training lacks a positive or a negative film of {', '.join(lacking)}: the model will not answer for "
+            f"{'it' if len(lacking) == 1 else 'them'}."
+        )
+    if lacking := [finding for finding in FINDINGS if finding not in scored]:
+        tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(lacking)}: left out of the mean AUC.")
 
 
 def _say_attention(model: AGCNN, config: Train, data: Data) -> None:

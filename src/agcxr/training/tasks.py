@@ -30,7 +30,7 @@ from agcxr.config import Stage, Train, parts_of
 from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, evaluation_batches, train_batches
-from agcxr.labels import FINDINGS
+from agcxr.labels import FINDINGS, LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.training import frozen, losses
 from agcxr.training.frozen import Machine
@@ -59,23 +59,34 @@ class Shown:
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores of the validation films after an epoch: the loss and the AUROC of every label (NaN: a class is absent)."""
+    """Scores of the validation films after an epoch: the loss and the AUROC of every label (NaN: these films lack a
+    class, or the label is not taught)."""
 
     loss: float
     auc_K: tuple[float, ...]
 
     @property
     def mean_auc(self) -> float:
-        """Mean over the findings (not No Finding) that have both classes; NaN where none has."""
+        """Mean over the findings (not No Finding) whose AUROC is defined; NaN where none is."""
         known = [auc for auc in self.auc_K[: len(FINDINGS)] if not np.isnan(auc)]
         return float(np.mean(known)) if known else float("nan")
 
 
-def absent(label_NK: np.ndarray) -> tuple[str, ...]:
-    """Findings without a positive or without a negative film: their AUROC is undefined, means leave them out."""
-    return tuple(
-        name for k, name in enumerate(FINDINGS) if not ((label_NK[:, k] == 1).any() and (label_NK[:, k] == 0).any())
-    )
+def both_classes(films: Films) -> dict[str, tuple[int, int]]:
+    """Labels, in order, that some films are known to have and some not to have: how many of either.
+
+    Of training films, these are the labels that they teach. An output that meets one class alone learns to say it of
+    every film, and one whose label no film states keeps its random first weights: neither can tell films apart, however
+    sure its scores look.
+    """
+    counts_2K = np.stack([(films.label_NK == value).sum(axis=0) for value in (1, 0)])
+    return {label: (int(w), int(wo)) for label, w, wo in zip(LABELS, *counts_2K, strict=True) if w and wo}
+
+
+def absent(data: Data) -> tuple[str, ...]:
+    """Findings that training, or validation, has no positive or no negative film of: means leave them out."""
+    both = both_classes(data.train).keys() & both_classes(data.val).keys()
+    return tuple(finding for finding in FINDINGS if finding not in both)
 
 
 def only(model: AGCNN, stage: str) -> None:
@@ -325,8 +336,10 @@ class StageTask(L.LightningModule):
             )
         # The fusion's scores choose the epoch where it learns; branches that learn without it count alike.
         chosen = [self.parts.index("fusion")] if "fusion" in self.parts else range(len(self.parts))
-        auc_PK = [metrics.auroc_table(films.label_NK, logit_PNK[p].numpy()) for p in chosen]
-        self.validation = Validation(loss, tuple(np.mean(auc_PK, axis=0).tolist()))
+        auc_K = np.mean([metrics.auroc_table(films.label_NK, logit_PNK[p].numpy()) for p in chosen], axis=0)
+        known = both_classes(self.data.train)
+        auc_K[[label not in known for label in LABELS]] = np.nan
+        self.validation = Validation(loss, tuple(auc_K.tolist()))
 
     def _stages_kept(self) -> str:
         done = self.config.stages[: self.config.stages.index(self.stage)]

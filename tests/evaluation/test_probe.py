@@ -1,0 +1,147 @@
+"""The ridge on frozen features: exact against scikit-learn, by patient, beside metadata, within a view."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.preprocessing import StandardScaler
+
+from agcxr import metrics
+from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.probe import (
+    PENALTIES,
+    Probe,
+    fit_ridge,
+    frozen_features,
+    matched_auroc,
+    metadata,
+    patient_folds,
+    probe,
+)
+from agcxr.labels import FINDINGS
+from evaluation.evaluated import PARTS, write_prepared
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return open_prepared(write_prepared(tmp_path_factory.mktemp("probe") / "prepared"))
+
+
+@pytest.mark.parametrize("features", [5, 40], ids=["more films than features", "more features than films"])
+def test_ridge_is_scikit_learns_on_scaled_features(features):
+    rng = np.random.default_rng(0)
+    feature, target = rng.normal(3, 2, (24, features)), (rng.random((24, 3)) < 0.4).astype(float)
+    ridge = fit_ridge(feature, target, np.arange(24), penalties=(0.5,))
+    scaler = StandardScaler().fit(feature)
+    expected = SklearnRidge(alpha=0.5 * 24).fit(scaler.transform(feature), target)
+    new = rng.normal(3, 2, (7, features))
+    np.testing.assert_allclose(ridge(new), expected.predict(scaler.transform(new)) - target.mean(0), atol=1e-10)
+
+
+def test_ridge_takes_no_notice_of_a_constant_feature_or_an_unknown_label():
+    rng = np.random.default_rng(1)
+    feature, target = rng.normal(size=(30, 4)), (rng.random((30, 2)) < 0.5).astype(float)
+    with_constant = np.concatenate([feature, np.full((30, 1), 7.0)], axis=1)
+    plain, wider = (fit_ridge(value, target, np.arange(30), penalties=(0.1,)) for value in (feature, with_constant))
+    np.testing.assert_allclose(wider(with_constant), plain(feature), atol=1e-10)
+    assert wider.weight_DK[4].tolist() == [0, 0]
+    target[:, 1] = np.nan
+    assert fit_ridge(feature, target, np.arange(30))(feature)[:, 1].tolist() == [0] * 30
+
+
+def test_penalty_is_the_best_of_the_inner_folds():
+    """One feature of 200 tells; without a penalty the others drown it."""
+    rng = np.random.default_rng(2)
+    target = (rng.random((120, 1)) < 0.5).astype(float)
+    feature = rng.normal(size=(120, 200))
+    feature[:, :1] += 2 * target
+    chosen = fit_ridge(feature, target, np.arange(120))
+    assert chosen.penalty in PENALTIES
+    assert chosen.penalty >= 0.1
+
+
+def test_folds_keep_patients_whole_and_hold_each_out_once():
+    patient = np.repeat([f"p{n}" for n in range(11)], [1, 5, 2, 2, 3, 1, 1, 4, 2, 1, 2])
+    held_out = []
+    for train, test in patient_folds(patient, 5, 0):
+        assert not set(patient[train]) & set(patient[test])
+        held_out += test.tolist()
+    assert sorted(held_out) == list(range(24))
+    with pytest.raises(ValueError, match="films of 1 patient; folds by patient need at least 2"):
+        patient_folds(["p", "p"], 5, 0)
+
+
+def test_features_that_name_the_patient_say_nothing_of_other_patients(films):
+    patient = films.index["patient"].to_numpy(object)
+    one_hot = (patient[:, None] == np.unique(patient)[None]).astype(float)
+    result = probe(films, one_hot, "who", folds=5, resamples=20)
+    assert 0.3 < result.mean[1].value < 0.7
+
+
+def test_features_that_hold_the_answer_rank_every_film(films):
+    answer = films.index[list(FINDINGS)].to_numpy(float)
+    result = probe(films, np.nan_to_num(answer), "the answer", resamples=20)
+    assert result.rows == ("metadata", "features")
+    assert result.films == f"fitted on {PARTS['train'] + PARTS['val']} films, measured on the {PARTS['test']} of test"
+    assert "Hernia" not in [finding.finding for finding in result.findings]  # it never occurs
+    assert result.mean[1].value == 1.0
+    assert result.mean[0].value == 0.5  # all are women of 50, PA
+    assert "Mean of 13" in str(result)
+
+
+def test_a_probe_is_stored_whole(films, tmp_path):
+    feature = np.random.default_rng(0).normal(size=(len(films.index), 6))
+    result = probe(films, feature, "noise", resamples=10)
+    result.save(tmp_path)
+    assert Probe.load(tmp_path) == result
+    assert probe(films, feature, "noise", resamples=10) == result
+
+
+def test_errors_say_what_is_lacking(films):
+    feature = np.zeros((len(films.index), 2))
+    with pytest.raises(ValueError, match="features of 3 films; .* holds 78"):
+        probe(films, feature[:3], "few")
+    with pytest.raises(ValueError, match="0 films in the part 'none' and 78 others .*fit and measure by folds"):
+        probe(films, feature, "x", split="none")
+    with pytest.raises(ValueError, match="folds is 1; expected at least 2, or 0"):
+        probe(films, feature, "x", folds=1)
+    with pytest.raises(ValueError, match="finite numbers"):
+        probe(films, np.full_like(feature, np.nan), "x")
+
+
+def test_metadata_states_what_is_unknown():
+    index = pd.DataFrame(
+        {"view": ["AP", "PA", None], "sex": ["M", None, "F"], "age": [40.0, np.nan, 60.0], "follow_up": [0, 3, 0]}
+    )
+    index["follow_up"] = index["follow_up"].astype("Int64")
+    later = np.log1p(3)
+    expected = [[1, 0, 1, 0, 0.4, 0, 0, 0], [0, 0, 0, 1, 0.5, 1, later, 0], [0, 1, 0, 0, 0.6, 0, 0, 0]]
+    np.testing.assert_allclose(metadata(index), expected)
+
+
+def test_matched_auroc_leaves_out_pairs_of_two_views():
+    """AP films score higher and are oftener positive; within a view the score is a coin."""
+    target, score, view = [1, 1, 0, 0, 1, 0], [9, 8, 9, 8, 2, 2], [1, 1, 1, 1, 0, 0]
+    # 9 pairs: 9 against 9, 8, 2 wins 2.5, 8 wins 1.5, 2 wins .5.
+    assert metrics.auroc(target, score) == pytest.approx(4.5 / 9)
+    assert matched_auroc(target, score, view)[0] == 0.5
+    assert matched_auroc(target, score, np.zeros(6))[0] == pytest.approx(metrics.auroc(target, score))
+
+
+def test_matched_auroc_weighs_films_and_leaves_unknown_ones_out():
+    rng = np.random.default_rng(3)
+    target, score, view = rng.integers(0, 2, 40).astype(float), rng.normal(size=40), rng.integers(0, 2, 40)
+    weight = rng.integers(0, 3, (40, 5))
+    for r in range(5):
+        repeated = np.repeat(np.arange(40), weight[:, r])
+        expected = matched_auroc(target[repeated], score[repeated], view[repeated])[0]
+        assert matched_auroc(target, score, view, weight)[r] == pytest.approx(expected)
+    unknown = np.append(target, np.nan), np.append(score, 99.0), np.append(view, 0)
+    assert matched_auroc(*unknown)[0] == pytest.approx(matched_auroc(target, score, view)[0])
+    assert np.isnan(matched_auroc([1, 0], [1, 2], [0, 1])[0])
+
+
+def test_a_frozen_network_sees_every_film(films):
+    feature = frozen_features(films, "resnet10t", "none", image_size=64, progress=False)
+    assert feature.shape == (78, 512)
+    assert feature.std(0).max() > 0
