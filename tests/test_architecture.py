@@ -104,6 +104,7 @@ DIRECTION = """
     inference/explain
     inference/onnx_file
     inference/onnx_engine
+    inference/ensemble
     inference/table
     inference/batch
     inference/embed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,8 @@ from agcxr.train_commands import train_commands
 
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
+ViewSet = Literal["plain", "flip", "five"]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
@@ -98,6 +101,9 @@ def evaluate(
     allow_leak: bool = False,
     pictures: bool = True,
     rectify: Literal["minmax", "relu"] = "minmax",
+    average: bool = False,
+    others: Others = (),
+    views: ViewSet = "plain",
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -105,11 +111,15 @@ def evaluate(
         run: Run folder, folder of runs of several seeds or of folds, model folder or hub id.
         data: Prepared folder.
         split: Which part.
-        out: Results folder; default RUN/evaluation/<split>.
+        out: Results folder; default RUN/evaluation/<split>, of an average <split>-average, of views <split>-flip ...
         resamples: Of the bootstrap over patients.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
         rectify: Signed Grad-CAM maps over their lowest value (minmax), or cut at 0 as published (relu).
+        average: Measure the runs of a folder of seeds as one model, their average, not each of them.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
     """
     from agcxr.evaluation.folds import evaluate_folds
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
@@ -121,13 +131,15 @@ def evaluate(
         "allow_leak": allow_leak,
         "pictures": pictures,
         "rectify": rectify,
+        "views": views,
     }
-    if (Path(run) / FOLDS).is_file():
-        reports = evaluate_folds(run, data, split, out=out, resamples=resamples)
-    elif out is None and (Path(run) / SEEDS).is_file():
+    together = average or bool(others)
+    if (Path(run) / FOLDS).is_file() and not together:
+        reports = evaluate_folds(run, data, split, out=out, resamples=resamples, views=views)
+    elif out is None and not together and (Path(run) / SEEDS).is_file():
         _, reports = evaluate_seeds(run, data, split, **options)
     else:
-        reports = (study(run, data, split=split, out=out, **options).report,)
+        reports = (study(run, data, split=split, out=out, others=others, **options).report,)
     several = len(reports) > 1
     print("Reports:" if several else "Report:", *(report.html for report in reports), sep="\n  " if several else " ")
     return 0
@@ -148,11 +160,13 @@ def predict(
     engine: Literal["plain", "ray"] = "plain",
     precision: Literal["fp32", "bf16"] = "fp32",
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
+    others: Others = (),
+    views: ViewSet = "plain",
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
 
     Args:
-        run: Run folder, model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
         inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes; with
             --engine ray URIs too, and no archives.
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
@@ -168,11 +182,16 @@ def predict(
         precision: bf16: faster on processors that compute in it (a run; an exported file only with OpenVINO). Boxes
             and probabilities differ then: docs/results/export_parity.md says by how much.
         runtime: Of an exported file (.onnx).
+        others: Another model to average with, as often as wanted: --also B --also C. A folder of runs (of seeds, of
+            folds) is averaged by itself.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre. Box and pictures are those of the first model on the plain view.
     """
     from agcxr.inference.launch import Request
     from agcxr.inference.launch import predict as predict_films
 
     request = Request(run, inputs, Path(out), explain, dicom, point, prevalence, batch_size, precision, runtime)
+    request = replace(request, others=others, views=views)
     if engine == "ray":
         from agcxr.inference.ray_engine import predict_on_ray
 
@@ -193,49 +212,63 @@ def dicom_node(
     port: int = 11112,
     caller: tuple[str, ...] = (),
     queue: Path = Path("agcxr-queue.sqlite"),
+    others: Others = (),
+    views: ViewSet = "plain",
 ) -> int:
     """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
 
     Args:
-        run: Run folder, model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
         send_to: The archive, as TITLE@host:port.
         ae: AE title of this node.
         host: Address to listen on; 0.0.0.0 for all networks.
         port: Port to listen on.
         caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title.
         queue: File that holds what waits. Private: it holds patients' films for a while.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
     """
     from agcxr.dicom.node import run_node
     from agcxr.dicom.peers import check_title, parse_caller, parse_peer
 
     archive = parse_peer(send_to)
     callers = tuple(parse_caller(text) for text in caller or (archive.title,))
-    run_node(run, title=check_title(ae), archive=archive, callers=callers, queue=queue, host=host, port=port)
+    where: dict[str, Any] = {"queue": queue, "host": host, "port": port}
+    run_node(run, title=check_title(ae), archive=archive, callers=callers, others=others, views=views, **where)
     return 0
 
 
-def export(run: Run, out: Path = Path("model.onnx")) -> int:
+def export(run: Run, out: Path = Path("model.onnx"), *, others: Others = (), views: ViewSet = "plain") -> int:
     """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
 
     Args:
-        run: Run folder, model folder or hub id.
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder or hub id.
         out: File to write; predict, explain, serve and dicom-node take it in place of the run.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
     """
     from agcxr.inference.export import export as export_model
 
-    print(export_model(run, out))
+    print(export_model(run, out, others=others, views=views))
     return 0
 
 
-def explain(run: Run, inputs: Inputs, *, out: Path = Path("explained")) -> int:
+def explain(
+    run: Run, inputs: Inputs, *, out: Path = Path("explained"), others: Others = (), views: ViewSet = "plain"
+) -> int:
     """Pictures of films: the box on the film, the heatmap, the crop, and the top findings.
 
     Args:
-        run: Run folder, model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
         inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes.
         out: Folder for a PNG a film, and the probabilities as predictions.csv.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
     """
-    return predict(run, inputs, out=str(out / "predictions.csv"), explain=out)
+    return predict(run, inputs, out=str(out / "predictions.csv"), explain=out, others=others, views=views)
 
 
 def score(
@@ -299,19 +332,24 @@ def serve(
     check_films: bool = True,
     device: str | None = None,
     verbose: bool = False,
+    others: Others = (),
+    views: ViewSet = "plain",
 ) -> int:
     """A web page and an API over a model: drop films, see where the model looks and what it says.
 
     Where the environment variable AGCXR_TOKEN is set, clients must send that token.
 
     Args:
-        run: Run folder, model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
         host: Address to listen on; anything but this machine's own needs AGCXR_TOKEN or --open-to-all.
         port: 0 takes a free one.
         open_to_all: Let everyone who can reach the address use the server.
         check_films: Refuse what is no frontal chest film before any probability is shown.
         device: cpu, cuda, cuda:1 ...; default a GPU where there is one.
         verbose: A line per request: route, status, seconds. Nothing of the films.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
     """
     from agcxr.serve.run import serve as serve_model
 
@@ -323,22 +361,26 @@ def serve(
         check_films=check_films,
         device=device,
         verbose=verbose,
+        others=others,
+        views=views,
     )
     return 0
 
 
-def calibrate(run: Run, data: Path, *, allow_leak: bool = False) -> int:
+def calibrate(run: Run, data: Path, *, allow_leak: bool = False, views: ViewSet = "plain") -> int:
     """Fit calibration and operating points anew on the validation films of a folder (train does it by itself).
 
     Args:
-        run: Run folder or model folder; its model's card is written anew, its weights stay.
+        run: Run folder or model folder; its model's card is written anew, its weights stay. Or a folder of runs of
+            seeds: their average is calibrated as a whole, in average-<views>.json, and the runs stay as they are.
         data: Prepared folder.
         allow_leak: Go on although patients of its validation films were trained on; card and reports say so.
+        views: Calibrate the average over these views of a film, as a whole, likewise.
     """
     from agcxr.calibration import MIN_POSITIVES
     from agcxr.evaluation.calibrate import calibrate as calibrate_run
 
-    found = calibrate_run(run, data, allow_leak=allow_leak)
+    found = calibrate_run(run, data, allow_leak=allow_leak, views=views)
     enough, known = sum(one.enough for one in found.findings.values()), len(found.findings)
     by = "" if not enough else " by keeping their scores" if found.method == "none" else f" by {found.method}"
     few = f"fewer than {MIN_POSITIVES} films with the finding, or without it: raw scores, no calls"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from agcxr.calibration import Calibration
 from agcxr.config import Attention
+from agcxr.inference.ensemble import Ensemble
 from agcxr.inference.onnx_engine import OnnxPredictor
+from agcxr.inference.stream import FilmEngine
 
 if TYPE_CHECKING:
     from agcxr.inference.predictor import Predictor
@@ -51,9 +53,20 @@ class Algorithm:
         return derived_uid(self.version, "device")
 
     @classmethod
-    def of(cls, engine: Predictor | OnnxPredictor) -> Algorithm:
-        """Identity of whatever answers: a model in torch, or an exported file."""
-        return cls.of_exported(engine) if isinstance(engine, OnnxPredictor) else cls.of_model(engine)
+    def of(cls, engine: FilmEngine) -> Algorithm:
+        """Identity of whatever answers: a model in torch, an exported file, or an average of such."""
+        each: list[Any] = list(engine.members)
+        known = [cls.of_exported(one) if isinstance(one, OnnxPredictor) else cls.of_model(one) for one in each]
+        if not isinstance(engine, Ensemble) or engine.looks == 1:
+            return known[0]
+        own = "" if engine.own is None else engine.own.model_dump_json()
+        text = "\n".join([*(one.fingerprint for one in known), engine.views, own])
+        return replace(
+            known[0],
+            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            parameters=(*known[0].parameters, engine.words),
+            calibration=engine.calibration,
+        )
 
     @classmethod
     def of_model(cls, predictor: Predictor) -> Algorithm:

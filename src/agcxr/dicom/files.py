@@ -18,8 +18,7 @@ from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Prediction
 
 if TYPE_CHECKING:
-    from agcxr.inference.onnx_engine import OnnxPredictor
-    from agcxr.inference.predictor import Predictor
+    from agcxr.inference.stream import FilmEngine
 
 
 class DicomFiles:
@@ -32,7 +31,7 @@ class DicomFiles:
 
     columns = ("dicom", "dicom_reason")
 
-    def __init__(self, engine: Predictor | OnnxPredictor, folder: Path) -> None:
+    def __init__(self, engine: FilmEngine, folder: Path) -> None:
         self._folder = folder
         self._algorithm = as_read(Algorithm.of(engine), engine.scale)
 

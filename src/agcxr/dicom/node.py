@@ -9,10 +9,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -28,10 +28,11 @@ from agcxr.dicom.queue import Queue, Waiting
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
 from agcxr.inference.batch import load_engine
+from agcxr.inference.prediction import ViewSet
+from agcxr.inference.stream import FilmEngine
 
 if TYPE_CHECKING:
-    from agcxr.inference.onnx_engine import OnnxPredictor
-    from agcxr.inference.predictor import Predictor
+    pass
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
@@ -87,9 +88,7 @@ class Node:
         journal: where events are written.
     """
 
-    def __init__(
-        self, predictor: Predictor | OnnxPredictor, settings: NodeSettings, queue: Queue, journal: Journal
-    ) -> None:
+    def __init__(self, predictor: FilmEngine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = Algorithm.of(predictor)
         self._archive = Archive(settings.archive, settings.title, Timeouts())
@@ -290,14 +289,17 @@ def run_node(
     host: str = "127.0.0.1",
     port: int = 11112,
     journal: Journal | None = None,
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
 ) -> None:
     """Be a node until SIGTERM or SIGINT.
 
-    model: run folder, model folder, hub id, or an exported file (.onnx; torch is not imported then).
+    model: run folder, model folder, hub id, or an exported file (.onnx; torch is not imported then). others, views:
+    what to average over; see `batch.load_engine`.
 
     Raises ValueError for a model or a queue that cannot be opened.
     """
-    predictor = load_engine(model)
+    predictor = load_engine(model, others=others, views=views)
     store = Queue(queue)
     silence_libraries()
     try:

@@ -5,17 +5,21 @@ With them goes what tells films far from the training films: statistics of the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agcxr.calibration import Calibration, FittedOn, films_digest, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation.leak import check_films
+from agcxr.evaluation.leak import check_each
+from agcxr.inference.batch import load_runs
 from agcxr.inference.describe import describe_features
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.ensemble import Average, all_runs, average_file, weights_digest
+from agcxr.inference.prediction import ViewSet
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, read_card
+from agcxr.training.run_folder import atomic
 
 
 def calibrate(
@@ -26,14 +30,17 @@ def calibrate(
     allow_leak: bool = False,
     seed: int = 0,
     device: str | None = None,
+    views: ViewSet = "plain",
     progress: bool = True,
 ) -> Calibration:
     """Calibrate the fusion branch on `split`, and write the model's card anew, with what it was fitted on; the weights
     stay as they are. Where the folder's train part is what the model was trained on, describe these films anew too
     (inference/describe.py); elsewhere what the card knows of them stays.
 
-    run: a run or model folder on disk. The kind of map is chosen by log loss, cross-validated by patient. Raises
-    ValueError where the split has no films, or is the test split: test films only measure; and PatientLeak for patients
+    run: a run or model folder on disk; or a folder of runs of seeds or folds, or with other `views` any of these: then
+    the average over models and views is calibrated as a whole, in average-<views>.json there, and no card is written.
+    The kind of map is chosen by log loss, cross-validated by patient. Raises ValueError where the split has no films,
+    or is the test split: test films only measure; and PatientLeak for patients
     that the model was trained on, unless `allow_leak` (then card and reports say so).
     """
     if split == "test":
@@ -42,9 +49,9 @@ def calibrate(
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r}, so there is nothing to calibrate on")
-    predictor = Predictor.from_pretrained(run, device=device)
-    fitted_on = _fitted_on(predictor.model.card, films, rows, split, allow_leak)
-    answers = predictor.predict_arrays(films.images, rows, progress=progress)
+    engine, predictors = load_runs(run, device, views=views)
+    fitted_on = _fitted_on([one.model.card for one in predictors], films, rows, split, allow_leak)
+    answers = engine.predict_arrays(films.images, rows, progress=progress)
     index = films.index.iloc[rows]
     found = fit_calibration(
         films.targets(rows, answers.labels).astype(np.float64),
@@ -53,6 +60,11 @@ def calibrate(
         answers.labels,
         seed=seed,
     ).model_copy(update={"fitted_on": fitted_on})
+    runs = all_runs(run)
+    if len(runs) > 1 or views != "plain":
+        made = Average(views=views, digest=weights_digest(runs), calibration=found)
+        atomic(average_file(run, views), lambda path: path.write_text(made.model_dump_json(indent=1) + "\n", "utf-8"))
+        return found
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
     if fitted_on.of_training:
         describe_features(folder, films, seed=seed, device=device, progress=progress)
@@ -62,16 +74,19 @@ def calibrate(
     return found
 
 
-def _fitted_on(card: Card | None, films: Prepared, rows: np.ndarray, split: str, allow_leak: bool) -> FittedOn:
-    """What is fitted on, as the card keeps it. Raises PatientLeak."""
-    leak = check_films(card, films, rows, split, allow=allow_leak, use="calibrate")
+def _fitted_on(
+    cards: Sequence[Card | None], films: Prepared, rows: np.ndarray, split: str, allow_leak: bool
+) -> FittedOn:
+    """What is fitted on, as the card keeps it; what holds of every model of an average. Raises PatientLeak."""
+    leak = check_each(cards, films, rows, split, allow=allow_leak, use="calibrate")
+    of_training = {_trained_on(card, films) for card in cards}
     index = films.index.iloc[rows]
     return FittedOn(
         collection=films.plan.source.collection,
         split=split,
         films=len(rows),
         digest=films_digest(index["image_id"].astype(str), index["patient"].astype(str)),
-        of_training=_trained_on(card, films),
+        of_training=of_training.pop() if len(of_training) == 1 else None if None in of_training else False,
         shared_patients=leak.shared_patients,
         unchecked=leak.unchecked,
     )

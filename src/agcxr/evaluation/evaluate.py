@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,12 +23,15 @@ from agcxr.attended import Attended, view_share
 from agcxr.data.prepared import Prepared, open_prepared, unstated
 from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
-from agcxr.evaluation.leak import check_films
+from agcxr.evaluation.leak import check_each
 from agcxr.evaluation.points import choose_points
 from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
 from agcxr.evaluation.tables import text_table, untaught
-from agcxr.inference.prediction import BRANCHES, Precision
+from agcxr.inference.batch import load_runs
+from agcxr.inference.ensemble import all_runs
+from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
+from agcxr.inference.stream import FilmEngine
 from agcxr.metrics import box_area
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
@@ -46,6 +50,7 @@ class Evaluated:
 
     folder: Path
     results: Results
+    engine: FilmEngine
 
 
 def evaluate(
@@ -62,14 +67,17 @@ def evaluate(
     batch_size: int = 32,
     device: str | None = None,
     precision: Precision = "fp32",
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
     progress: bool = True,
 ) -> Evaluated:
-    """Evaluate the final model of a run.
+    """Evaluate the final model of a run, or the average of several.
 
     Args:
-        run: run folder, model folder or hub id.
+        run: run folder, model folder or hub id; a folder of runs of seeds or folds is their average.
         prepared: a prepared folder; `split` is its part.
-        out: results folder; default: RUN/evaluation/<split>.
+        out: results folder; default: RUN/evaluation/<split>, with `-average` and the views behind it for an average.
+        others, views: see `batch.load_engine`.
         examples: films shown of each of best, median and worst; 0 for none.
         progress: show a bar with the rate, and the table at the end.
     Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
@@ -77,36 +85,39 @@ def evaluate(
     """
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    predictor = Predictor.from_pretrained(run, device=device, precision=precision)
-    rows = _rows(films, split, predictor.labels)
-    leak = check_films(predictor.model.card, films, rows, split, allow=allow_leak)
-    folder = _folder(Path(run), split, out)
+    engine, predictors = load_runs(run, device, precision, others=others, views=views)
+    first, runs = predictors[0], all_runs(run, others)
+    rows = _rows(films, split, engine.labels)
+    leak = check_each([one.model.card for one in predictors], films, rows, split, allow=allow_leak)
+    kind = ["average"] * (len(runs) > 1) + [views] * (views != "plain")
+    folder = _folder(Path(run), "-".join([split, *kind]), out)
     clock = time.perf_counter()
-    answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
+    answers = engine.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
     rate = len(rows) / (time.perf_counter() - clock)
     (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
-    chosen = choose_points(predictor, films, split, batch_size=batch_size)
-    scores = to_scores(predictions, predictor.labels)
-    _copy_facts(Path(run), films.folder, folder)
+    chosen = choose_points(engine, films, split, batch_size=batch_size)
+    scores = to_scores(predictions, engine.labels)
+    _copy_facts(Path(runs[0]), films.folder, folder)
     results = Results(
-        run=Path(run).resolve().name if Path(run).exists() else str(run),
-        backbone=predictor.model.backbone_name,
+        run=", ".join(filter(None, [Path(run).resolve().name if Path(run).exists() else str(run), engine.words])),
+        backbone=first.model.backbone_name,
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points),
-        crops=crop_rows(predictions, predictor.labels),
-        attention=_doubt(predictions, predictor),
+        crops=crop_rows(predictions, engine.labels),
+        attention=_doubt(predictions, first),
         leak=leak,
         points_from=chosen.words,
         points_fitted_here=chosen.here,
-        examples=draw_examples(predictor, films, predictions, folder, each=examples),
-        environment=_environment(predictor, precision, time.perf_counter() - start, rate),
+        examples=draw_examples(engine, films, predictions, folder, each=examples),
+        environment=_environment(first, precision, time.perf_counter() - start, rate),
     )
     results.save(folder)
     if progress:
         print(_shown(results))
-    return Evaluated(folder, results)
+        print(f"{engine.words.capitalize()}.\n" * bool(engine.words), end="")
+    return Evaluated(folder, results, engine)
 
 
 def _shown(results: Results) -> str:
@@ -121,10 +132,10 @@ def _shown(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _folder(run: Path, split: str, out: str | Path | None) -> Path:
+def _folder(run: Path, name: str, out: str | Path | None) -> Path:
     if out is None and not run.is_dir():
         raise ValueError(f"{run} is no folder here, so its results need a place: pass --out FOLDER")
-    folder = Path(out) if out is not None else run / "evaluation" / split
+    folder = Path(out) if out is not None else run / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -19,7 +19,7 @@ from agcxr.evaluation.results import BranchProbability, Example
 from agcxr.inference.explain import WARNING, draw_box, overlay
 from agcxr.inference.maps import place
 from agcxr.inference.prediction import BRANCHES, Box, Bytes
-from agcxr.inference.predictor import BatchPrediction, Predictor
+from agcxr.inference.stream import BatchPrediction, FilmEngine
 from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats, box_iobb, box_iou
 
@@ -103,7 +103,7 @@ def _apart(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
 
 
 def draw_examples(
-    predictor: Predictor, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
+    engine: FilmEngine, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
 ) -> tuple[Example, ...]:
     """Choose films, look at them once more for their heatmaps, and write three pictures of each into
     `folder`/pictures."""
@@ -111,7 +111,7 @@ def draw_examples(
     if not chosen:
         return ()
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    answers = predictor.predict_arrays(prepared.images, [one.row for _, one in chosen], details=True)
+    answers = engine.predict_arrays(prepared.images, [one.row for _, one in chosen], details=True)
     place_of = {int(row): n for n, row in enumerate(predictions["row"])}
     said = [predictions.iloc[place_of[one.row]] for _, one in chosen]
     return tuple(_example(kind, one, prepared, answers, at, said[at], folder) for at, (kind, one) in enumerate(chosen))

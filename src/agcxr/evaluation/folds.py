@@ -25,6 +25,7 @@ from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
 from agcxr.evaluation.seeds import seeds_section
 from agcxr.evaluation.tables import gap_of, number, signed, text_table, words
+from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
 from agcxr.training.seeds import SEEDS, Seeds, Spread, with_difference, write_seeds
@@ -50,6 +51,7 @@ def evaluate_folds(
     out: str | Path | None = None,
     resamples: int = 1000,
     device: str | None = None,
+    views: ViewSet = "plain",
     progress: bool = True,
 ) -> tuple[Written, ...]:
     """Evaluate each fold of a folder that `train_folds` made on its own test films, pool these, and write results and
@@ -65,11 +67,12 @@ def evaluate_folds(
         raise ValueError(f"folds are pooled over their test films, but split is {split!r}; leave --split at test")
     if films.plan.fingerprint != plan.fingerprint:
         raise ValueError(f"{prepared} holds other films than {root} was trained on; give --data {plan.data}")
-    place = Path(out) if out is not None else root / "evaluation" / "test"
+    name = "test" if views == "plain" else f"test-{views}"
+    place = Path(out) if out is not None else root / "evaluation" / name
     pooled = []
     for seed in plan.seeds or (None,):
         folder = place if seed is None else place.with_name(f"{place.name}-seed{seed}")
-        pooled.append(_pool(root, plan, seed, films, folder, resamples, device))
+        pooled.append(_pool(root, plan, seed, films, folder, resamples, device, views))
         if progress:
             said = "" if seed is None else f"Seed {seed}\n"
             print(f"\n{said}{text_table(pooled[-1].results.analysis)}\n{power(pooled[-1].results.analysis)}")
@@ -84,11 +87,18 @@ def evaluate_folds(
 
 
 def _pool(
-    root: Path, plan: Folds, seed: int | None, films: Prepared, folder: Path, resamples: int, device: str | None
+    root: Path,
+    plan: Folds,
+    seed: int | None,
+    films: Prepared,
+    folder: Path,
+    resamples: int,
+    device: str | None,
+    views: ViewSet,
 ) -> Pooled:
     runs = list(zip(plan.runs(root, seed), plan.films(root), strict=True))
     done = [
-        evaluate(run, part, "test", resamples=resamples, examples=0, device=device, progress=False)
+        evaluate(run, part, "test", resamples=resamples, examples=0, device=device, views=views, progress=False)
         for run, part in runs
     ]
     first = done[0].results
@@ -98,7 +108,9 @@ def _pool(
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
     results = first.model_copy(
         update={
-            "run": f"{root.resolve().name}, {plan.folds} folds" + ("" if seed is None else f", seed {seed}"),
+            "run": f"{root.resolve().name}, {plan.folds} folds"
+            + ("" if seed is None else f", seed {seed}")
+            + ("" if views == "plain" else f", views: {views}"),
             "split": "pooled test",
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "analysis": analyse(to_scores(frame, labels), resamples=resamples),

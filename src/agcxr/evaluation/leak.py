@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,16 @@ def check_films(
     """`check_leak` for the patients of some rows of a prepared folder."""
     patients = films.index.iloc[rows]["patient"].astype(str)
     return check_leak(card, patients, split, collection=films.plan.source.collection, allow=allow, use=use)
+
+
+def check_each(
+    cards: Sequence[Card | None], films: Prepared, rows: np.ndarray, split: str, *, allow: bool, use: Use = "evaluate"
+) -> LeakResult:
+    """`check_films` for every model of an average: the worst of them; unchecked where one of them is."""
+    each = [check_films(card, films, rows, split, allow=allow, use=use) for card in cards]
+    worst = max(each, key=lambda one: (one.shared_patients, one.shared_films))
+    unchecked = next((one for one in each if not one.checked), worst)
+    return worst.model_copy(update={"checked": unchecked.checked, "why": unchecked.why})
 
 
 def check_leak(

@@ -13,7 +13,7 @@ from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_d
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
 from agcxr.inference.prediction import BRANCHES
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.stream import FilmEngine
 from agcxr.metrics import Floats
 
 FUSION = BRANCHES.index("fusion")
@@ -30,15 +30,14 @@ class Chosen:
     """They are the evaluated films, so the points look better there than they are."""
 
 
-def choose_points(predictor: Predictor, films: Prepared, split: str, *, batch_size: int) -> Chosen:
+def choose_points(engine: FilmEngine, films: Prepared, split: str, *, batch_size: int) -> Chosen:
     """Thresholds of every branch for `split`, and on which films they were chosen.
 
     The checkpoint holds those of the fusion, which are in use and so are measured wherever they were fitted. The other
     branches get theirs by the same rule where the prepared folder holds the same validation films and these are not the
     evaluated ones, so that branches compare; elsewhere they have none.
     """
-    labels, card = predictor.labels, predictor.model.card
-    calibration = card.calibration if card else None
+    labels, calibration = engine.labels, engine.own
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy() & (split != "val"))
     target_NK = films.targets(rows, labels).astype(np.float64)
     if calibration is None and not len(rows):
@@ -51,7 +50,7 @@ def choose_points(predictor: Predictor, films: Prepared, split: str, *, batch_si
         points = Points(tuple(POINTS), _kept(threshold, calibration, labels), _positives(calibration, labels))
         here = _same_films(calibration, films, np.flatnonzero((films.index["split"] == split).to_numpy()), labels)
         return Chosen(points, f"{'these very films: ' * here}{calibration.words}, and are kept in the checkpoint", here)
-    answers = predictor.predict_arrays(films.images, rows, batch_size=batch_size)
+    answers = engine.predict_arrays(films.images, rows, batch_size=batch_size)
     score_BNK = np.stack([answers.global_NK, answers.local_NK, answers.fusion_NK]).astype(np.float64)
     threshold, words = _chosen(target_NK, score_BNK), f"the {len(rows):,} validation films"
     if calibration is not None:

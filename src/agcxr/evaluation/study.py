@@ -12,18 +12,21 @@ import pandas as pd
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.coverage import Coverage, coverage, text
-from agcxr.evaluation.evaluate import EXAMPLES, evaluate
+from agcxr.evaluation.evaluate import EXAMPLES, Evaluated, evaluate
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.report import Written, report
-from agcxr.evaluation.report_looks import crops, looks
+from agcxr.evaluation.report_looks import crops
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
-from agcxr.models.checkpoint import CARD_FILE, Card, fetch, read_card
+from agcxr.inference.prediction import ViewSet
+from agcxr.inference.stream import FilmEngine
+from agcxr.metrics import Floats
 
 
 @dataclass(frozen=True)
@@ -52,29 +55,35 @@ def study(
     maps: bool = True,
     pictures: bool = True,
     rectify: Rectify = "minmax",
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
     progress: bool = True,
 ) -> Study:
     """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
 
     maps: also score Grad-CAM maps of every finding against the boxes, the slowest part; the crops always are.
     pictures: show films in the report; without, nothing of a film is in the results folder but its name and numbers.
+    others, views: what to average over. Where it looks is then scored of the first model on the plain view.
     rectify: how signed Grad-CAM maps become maps of 0 or more; see `FindingMaps.on_film`.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "allow_leak": allow_leak}
     options |= {"device": device, "progress": progress}
-    done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **options)
-    card = read_card(fetch(run) / CARD_FILE)
-    meaning = interpret(done.folder, done.results, card.calibration)
+    several: dict[str, Any] = {"others": others, "views": views}
+    done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **several, **options)
+    engine = done.engine
+    meaning = interpret(done.folder, done.results, engine.own, calibrated_NK=_averaged(done))
     found: Localization | None = None
     extra: tuple[Section, ...] = ()
-    if has_boxes(films, split, card.labels):
-        shown = _coverage(done.folder, films, card, resamples, seed)
+    if has_boxes(films, split, engine.labels):
+        shown = _coverage(done.folder, films, engine, resamples, seed)
         extra += (crops(shown),)
         if progress:
             print(f"\n{text(shown)}\n")
     if maps and extra:
-        found = localize(run, films, split, out=done.folder, picture=pictures, rectify=rectify, **options)
+        found = localize(
+            all_runs(run, others)[0], films, split, out=done.folder, picture=pictures, rectify=rectify, **options
+        )
         extra += (looks(found, PICTURE if pictures else None),)
         if progress:
             print(f"\n{summary(found)}")
@@ -82,9 +91,17 @@ def study(
     return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra))
 
 
-def _coverage(folder: Path, films: Prepared, card: Card, resamples: int, seed: int) -> Coverage:
-    margin = (1 - card.model.image_size / card.model.resize) / 2  # the evaluation view is the film's central part
-    window, boxes = np.array([margin, margin, 1 - margin, 1 - margin]), _boxes(films, card.labels)
+def _averaged(done: Evaluated) -> Floats | None:
+    """Calibrated probabilities that are an average; None where one calibration makes them."""
+    if done.engine.own is not None or not done.engine.calibrated:
+        return None
+    frame = pd.read_parquet(done.folder / PREDICTIONS)
+    labels = [result.finding for result in done.results.analysis.labels]
+    return frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
+
+
+def _coverage(folder: Path, films: Prepared, engine: FilmEngine, resamples: int, seed: int) -> Coverage:
+    window, boxes = np.array(engine.window), _boxes(films, engine.labels)
     shown = coverage(pd.read_parquet(folder / PREDICTIONS), boxes, window, resamples=resamples, seed=seed)
     shown.save(folder)
     return shown

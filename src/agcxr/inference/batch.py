@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from tqdm import tqdm
 
 from agcxr.calibration import Point, Prevalence
+from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
-from agcxr.inference.prediction import Failure, Precision, Prediction
-from agcxr.inference.stream import Remote
+from agcxr.inference.prediction import Failure, Precision, Prediction, ViewSet
+from agcxr.inference.stream import FilmEngine, Remote
 from agcxr.inference.table import Table, Tally, open_csv
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Summary:
     """Films with DICOM results."""
     without: tuple[tuple[str, int], ...] = ()
     """Reasons why films have none although they were asked for, with their counts, the commonest first."""
+    averaged: str = ""
+    """Over which models and views; see `FilmEngine.words`."""
 
     @property
     def status(self) -> int:
@@ -102,6 +105,7 @@ class Summary:
         parts += [f"no permission to read the folder {', '.join(self.closed)}"] if self.closed else []
         parts += [f"DICOM results of {self.written:,} films"] if self.written or self.without else []
         parts += [f"{count:,} without: {reason}" for reason, count in self.without[:5]]
+        parts += [self.averaged] if self.averaged else []
         return f"{'; '.join(parts)}; written to {self.csv}"
 
 
@@ -121,6 +125,8 @@ def predict_files(
     also: Sequence[MakeSink] = (),
     leave_out: Sequence[str | os.PathLike[str]] = (),
     runtime: RuntimeName = "onnxruntime",
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
 ) -> Summary:
     """Predict every film among `inputs`, in this process.
 
@@ -135,6 +141,7 @@ def predict_files(
         also: what else is written of each film; made from the loaded engine.
         leave_out: folders in which no films are looked for, such as those that `also` writes into.
         runtime: of an exported file.
+        others, views: further models, and views of every film, to average over; see `load_engine`.
 
     Raises ValueError where an input does not exist, no input holds a film, or `out_csv` is a folder; nothing is written
     then.
@@ -142,12 +149,14 @@ def predict_files(
     target = checked_target(out_csv)
     pictures = Path(explain_dir) if explain_dir else None
     films, walk = open_films(inputs, [*([pictures] if pictures else []), *leave_out])
-    engine = load_engine(model, device, precision, point, prevalence, runtime=runtime)
+    looks: dict[str, Any] = {"others": others, "views": views}
+    engine = load_engine(model, device, precision, point, prevalence, runtime=runtime, **looks)
     start = time.perf_counter()
     sinks = [make(engine) for make in also]
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
     tally = write_predictions(engine, walk, target, pictures, sinks=sinks, **options)
-    summary = summarise(target, tally, films.ignored, films.empty, films.closed, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    summary = summarise(target, tally, films.ignored, films.empty, films.closed, seconds, engine.words)
     if progress:
         print(summary, file=sys.stderr)
     return summary
@@ -184,9 +193,52 @@ def load_engine(
     *,
     threads: int | None = None,
     runtime: RuntimeName = "onnxruntime",
-) -> Predictor | OnnxPredictor:
-    """What answers for `model`. Torch is imported only where it computes; `threads` and `runtime` are for exported
-    files. Raises ValueError for what the engine cannot do."""
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
+) -> FilmEngine:
+    """What answers for `model`; with `others`, several `views`, or a folder of runs of seeds or folds, their average.
+
+    Torch is imported only where it computes; `threads` and `runtime` are for exported files. Raises ValueError for what
+    the engine cannot do, and for models that do not go together.
+    """
+    runs = all_runs(model, others)
+    arithmetic: dict[str, Any] = {"threads": threads, "runtime": runtime}
+    if len(runs) == 1 and views == "plain":
+        return _load(runs[0], device, precision, point, prevalence, **arithmetic)
+    own = None if others else own_calibration(model, runs, views)
+    wanted = None if own else prevalence  # corrected once: in the average, or in its members
+    members = [_load(run, device, precision, point, wanted, **arithmetic) for run in runs]
+    return Ensemble(members, views=views, own=own, point=point, prevalence=prevalence)
+
+
+def load_runs(
+    model: str | os.PathLike[str],
+    device: str | None = None,
+    precision: Precision = "fp32",
+    *,
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
+) -> tuple[FilmEngine, tuple[Predictor, ...]]:
+    """`load_engine` of runs and model folders, and the models that answer. Raises ValueError for exported files."""
+    from agcxr.inference.predictor import Predictor
+    from agcxr.models.checkpoint import fetch
+
+    for run in all_runs(model, others):
+        fetch(run)  # says what is to be done with an exported file
+    engine = load_engine(model, device, precision, others=others, views=views)
+    return engine, tuple(one for one in engine.members if isinstance(one, Predictor))
+
+
+def _load(
+    model: str,
+    device: str | None,
+    precision: Precision,
+    point: Point,
+    prevalence: Prevalence | None,
+    *,
+    threads: int | None,
+    runtime: RuntimeName,
+) -> FilmEngine:
     if is_exported(model):
         if device not in (None, "cpu"):
             raise ValueError(f"{model} is an exported file: it answers on the CPU; for {device} give the run folder")
@@ -201,7 +253,13 @@ def load_engine(
 
 
 def summarise(
-    target: Path, tally: Tally, ignored: int, empty: Sequence[str], closed: Sequence[str], seconds: float
+    target: Path,
+    tally: Tally,
+    ignored: int,
+    empty: Sequence[str],
+    closed: Sequence[str],
+    seconds: float,
+    averaged: str = "",
 ) -> Summary:
     """The walk must have come to its end."""
     return Summary(
@@ -215,6 +273,7 @@ def summarise(
         refused=tally.refused,
         written=tally.written,
         without=tuple(tally.without.most_common()),
+        averaged=averaged,
     )
 
 

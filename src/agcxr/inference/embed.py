@@ -20,9 +20,8 @@ from tqdm import tqdm
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
 from agcxr.inference.batch import load_engine, open_films
-from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Failure
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.stream import FilmEngine
 
 FEATURE = "feature"
 """Column of the features, a list of D float32; beside it `image_id` (how the film was given), `error` ("" or why it
@@ -108,7 +107,7 @@ def read_embedding(path: str | os.PathLike[str], image_ids: Sequence[str]) -> np
     return np.asarray(values[[place[stem(name)] for name in image_ids]])
 
 
-def _of_prepared(engine: Predictor | OnnxPredictor, films: Prepared) -> Iterator[list[Row]]:
+def _of_prepared(engine: FilmEngine, films: Prepared) -> Iterator[list[Row]]:
     names = films.index["image_id"].astype(str).to_numpy()
     for start in range(0, len(names), BATCH):
         rows = np.arange(start, min(start + BATCH, len(names)))
@@ -120,7 +119,7 @@ def _of_prepared(engine: Predictor | OnnxPredictor, films: Prepared) -> Iterator
         ]
 
 
-def _of_files(engine: Predictor | OnnxPredictor, inputs: Sequence[str]) -> Iterator[list[Row]]:
+def _of_files(engine: FilmEngine, inputs: Sequence[str]) -> Iterator[list[Row]]:
     _, walk = open_films(inputs, [])
     batch: list[Row] = []
     for film in engine.stream((film.path for film in walk), batch_size=BATCH):

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,16 @@ from torch import Tensor, nn
 from agcxr.calibration import EPSILON, Calibration, Curve
 from agcxr.data.augment import Views, centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
+from agcxr.inference.batch import load_runs
+from agcxr.inference.ensemble import Ensemble, Lines
+from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Averaged, Facts
 from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
+from agcxr.inference.prediction import ViewSet
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import count, resize
+from agcxr.inference.stream import FilmEngine
+from agcxr.models.agcnn import AGCNNOutput
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
@@ -46,6 +51,7 @@ MEANINGS = {
     "crop": "B x V x V uint8: what the local branch saw",
     "pooled_global": "B x D float32: pooled features of the global branch",
     "prepared": "B x S x S uint8: the film after the resize rule",
+    "looks": "B x L x K float32: `fusion` of each model and view, whose average that is",
 }
 
 
@@ -62,8 +68,11 @@ class Exported:
         return f"{self.path} ({self.size / 1e6:,.0f} MB). {self.parity}"
 
 
-def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported:
-    """Write a run, a model folder or a hub model as one ONNX file (float32).
+def export(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], *, others: Sequence[str] = (), views: ViewSet = "plain"
+) -> Exported:
+    """Write a run, a model folder or a hub model as one ONNX file (float32); or an average of several models and views,
+    all in the one file (see `batch.load_engine`).
 
     Raises:
         ValueError: `out` is not called *.onnx; there is no such model; a network too large for one file, or that
@@ -72,15 +81,16 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported
     target = Path(out)
     if target.suffix.lower() != SUFFIX:
         raise ValueError(f"the exported file is to be called {target.name!r}; expected a name that ends in {SUFFIX}")
-    predictor = Predictor.from_pretrained(run, device="cpu")
-    weights = sum(p.numel() * p.element_size() for p in predictor.model.parameters())
+    engine, predictors = load_runs(run, "cpu", others=others, views=views)
+    weights = sum(p.numel() * p.element_size() for one in predictors for p in one.model.parameters())
     if weights > LARGEST:
-        raise ValueError(f"the weights have {weights / 1e9:.1f} GB; one ONNX file holds at most {LARGEST / 1e9:.1f} GB")
+        of = f"the weights of the {len(predictors)} models" if len(predictors) > 1 else "the weights"
+        raise ValueError(f"{of} have {weights / 1e9:.1f} GB; one ONNX file holds at most {LARGEST / 1e9:.1f} GB")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.stem}.partial{SUFFIX}")
     try:
-        write(predictor, partial)
-        parity = compare(partial, predictor, made_films(predictor.prepared_size))
+        write(engine, partial)
+        parity = compare(partial, engine, made_films(engine.prepared_size))
         if not parity.good:
             raise ValueError(
                 f"the exported file does not answer as the eager model does, so it is not kept: {parity}. "
@@ -92,11 +102,12 @@ def export(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> Exported
     return Exported(target, target.stat().st_size, parity)
 
 
-def write(predictor: Predictor, path: Path) -> None:
-    """Write the file without comparing it. The predictor must be on the CPU. Raises ValueError as `export`."""
-    network = Whole(predictor).eval()
-    names = [name for name in OUTPUTS if name != "calibrated" or predictor.calibrated]
-    side = predictor.prepared_size
+def write(engine: FilmEngine, path: Path) -> None:
+    """Write the file without comparing it. The models must be on the CPU. Raises ValueError as `export`."""
+    network = Whole(engine).eval()
+    missing = ({"looks"} if average_of(engine) is None else set()) | (set() if engine.calibrated else {"calibrated"})
+    names = [name for name in OUTPUTS if name not in missing]
+    side = engine.prepared_size
     films_BHW = torch.zeros(2, side + 3, side + 5, dtype=torch.uint8)
     axes = {i: torch.export.Dim(name, min=1) for i, name in enumerate(("batch", "height", "width"))}
     try:
@@ -116,12 +127,12 @@ def write(predictor: Predictor, path: Path) -> None:
         raise ValueError(f"to export, onnx and onnxscript are needed ({error}): install `agcxr[export]`") from error
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ValueError(
-            f"the backbone {predictor.model.backbone_name!r} cannot be expressed in ONNX: {str(error)[:500]}"
+            f"the backbone {_first(engine).model.backbone_name!r} cannot be expressed in ONNX: {str(error)[:500]}"
         ) from error
     assert program is not None
     _plain_casts(program.model)
     program.model.ir_version = IR_VERSION  # the exporter states its own newest, whatever the opset needs
-    _describe(program.model, facts(predictor))
+    _describe(program.model, facts(engine))
     program.save(path, external_data=False)
     _check(path)
 
@@ -150,23 +161,51 @@ def _check(path: Path) -> None:
         raise ValueError(f"the exported file is no valid ONNX file: {str(error)[:500]}. Please report this") from error
 
 
-def facts(predictor: Predictor) -> Facts:
+def average_of(engine: FilmEngine) -> Averaged | None:
+    """What the file says of an average; None for one model on the plain view."""
+    if not isinstance(engine, Ensemble) or engine.looks == 1:
+        return None
+    each = [member.calibration for member in engine.members]
+    return Averaged(
+        models=len(engine.members),
+        views=engine.views,
+        words=engine.words,
+        calibrations=tuple(_only(one, engine.labels) for one in each if one)
+        if engine.own is None and all(each)
+        else (),
+    )
+
+
+def _only(calibration: Calibration, labels: tuple[str, ...]) -> Calibration:
+    """Of these labels."""
+    findings = {name: one for name, one in calibration.findings.items() if name in labels}
+    return calibration.model_copy(update={"findings": findings})
+
+
+def _first(engine: FilmEngine) -> Predictor:
+    """Whose box, heatmap and crop are given."""
+    first = engine.members[0]
+    assert isinstance(first, Predictor)
+    return first
+
+
+def facts(engine: FilmEngine) -> Facts:
     """The file's metadata. The hashes of the patients trained on stay out of it."""
-    model, size = predictor.model, predictor.prepared_size
-    views = centre_views(1, size, image_size=model.image_size, resize=model.resize)
-    window = views.window_B4[0].double().numpy() / size
+    first = _first(engine)
+    model, size = first.model, first.prepared_size
     card = (model.card or model.new_card(prepared_size=size)).model_dump(
         mode="json", exclude={"train_patients", "calibration", "feature_statistics"}
     )
     names = ("agcxr", "torch", "onnx", "onnxscript", "onnxruntime")
     return Facts(
-        labels=predictor.labels,
+        labels=engine.labels,
         prepared_size=size,
         resize_rule=RESIZE_RULE,
-        window=tuple(window.tolist()),
+        window=first.window,
         image_size=model.image_size,
-        calibration=predictor.calibration,
-        feature_statistics=predictor.statistics,
+        calibration=engine.own,
+        feature_statistics=first.statistics,
+        average=average_of(engine),
         card=card,
         versions={name: version(name) for name in names},
     )
@@ -180,7 +219,7 @@ def _describe(model: Any, known: Facts) -> None:
         f" dense, all of one size. Opset {OPSET}, IR version {IR_VERSION}: ONNX Runtime {OLDEST_RUNTIME} or newer. "
         f"{known.notice}"
     )
-    model.metadata_props[KEY] = known.model_dump_json()
+    model.metadata_props[KEY] = known.model_dump_json(exclude={"average"} if known.average is None else None)
     for output in model.graph.outputs:
         output.doc_string = MEANINGS[output.name]
     model.graph.metadata_props.clear()  # IR version 9 knows metadata of the model only
@@ -213,48 +252,104 @@ def _quiet() -> Iterator[None]:
 class Whole(nn.Module):
     """films_BHW uint8 -> the tensors that MEANINGS lists, in its order."""
 
+    def __init__(self, engine: FilmEngine) -> None:
+        super().__init__()
+        self.size, self.average = engine.prepared_size, average_of(engine)
+        members = [one for one in engine.members if isinstance(one, Predictor)]
+        self.members = nn.ModuleList(Member(one, engine) for one in members)
+        lines = engine.views_of if isinstance(engine, Ensemble) else ((None,),) * len(members)
+        self.looks = [(m, _lines(one)) for m, each in enumerate(lines) for one in each]
+        self.curves = None if engine.own is None else Curves(engine.own, engine.labels)
+
+    def forward(self, films_BHW: Tensor) -> tuple[Tensor, ...]:
+        prepared_BSS = resize(films_BHW, self.size)
+        looks: list[Look] = []
+        for m, lines in self.looks:
+            seen_BSS = prepared_BSS if lines is None else prepared_BSS[:, lines[0]][:, :, lines[1]]
+            looks.append(self.members[m](seen_BSS))
+        first, fusion = looks[0], _mean([look.fusion_BK for look in looks])
+        calibrated: tuple[Tensor, ...] = ()
+        if self.curves is not None:
+            calibrated = (self.curves(fusion),)
+        elif all(look.calibrated_BK is not None for look in looks):
+            calibrated = (_mean([look.calibrated_BK for look in looks if look.calibrated_BK is not None]),)
+        across, down = (count(films_BHW.shape[axis]) / self.size for axis in (2, 1))
+        scale_4 = torch.stack([across, down, across, down]).float()
+        return (
+            _mean([look.global_BK for look in looks]),
+            _mean([look.local_BK for look in looks]),
+            fusion,
+            *calibrated,
+            first.box_B4 * scale_4,
+            first.out.fallback_B,
+            first.out.heat_BHW,
+            (first.out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8),
+            first.out.pooled_global_BD,
+            prepared_BSS.to(torch.uint8),
+            *([] if self.average is None else [torch.stack([look.fusion_BK for look in looks], 1)]),
+        )
+
+
+def _lines(lines: Lines | None) -> tuple[Tensor, Tensor] | None:
+    """None for the plain view, which needs no picking of lines."""
+    if lines is None or all(np.array_equal(one, np.arange(len(one))) for one in lines):
+        return None
+    return torch.from_numpy(lines[0]), torch.from_numpy(lines[1])
+
+
+def _mean(each: list[Tensor]) -> Tensor:
+    return torch.stack(each).double().mean(0).float() if len(each) > 1 else each[0]
+
+
+class Look(NamedTuple):
+    """What one model says of one view."""
+
+    global_BK: Tensor
+    local_BK: Tensor
+    fusion_BK: Tensor
+    calibrated_BK: Tensor | None
+    """None too where the average has a calibration of its own."""
+    box_B4: Tensor
+    """In pixels of the prepared film."""
+    out: AGCNNOutput
+
+
+class Member(nn.Module):
+    """A model on films as its engine prepares them: B x S x S gray levels -> Look, of the labels of the whole."""
+
     window_14: Tensor
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, whole: FilmEngine) -> None:
         super().__init__()
-        model, size, calibration = predictor.model, predictor.prepared_size, predictor.calibration
-        self.model, self.size = model, size
-        self.taught = [model.labels.index(label) for label in predictor.labels]
-        self.every = len(self.taught) == len(model.labels)
+        model, size, labels = predictor.model, predictor.prepared_size, whole.labels
+        self.model = model
+        self.taught = [model.labels.index(label) for label in labels]
+        self.every = self.taught == list(range(len(model.labels)))
         views = centre_views(1, size, image_size=model.image_size, resize=model.resize)
         self.register_buffer("window_14", views.window_B4)
         self.view = View(views, size)
         sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
         self.sharp = View(views, size, sharp) if sharp and model.crop_source == "prepared" else None
-        self.curves = None if calibration is None else Curves(calibration, predictor.labels)
+        alone = whole.own is None and whole.calibrated and predictor.calibration is not None
+        self.curves = Curves(predictor.calibration, labels) if alone and predictor.calibration else None
         self._views = views
 
-    def forward(self, films_BHW: Tensor) -> tuple[Tensor, ...]:
-        prepared_BSS = resize(films_BHW, self.size)
+    def forward(self, prepared_BSS: Tensor) -> Look:
         sharp = None if self.sharp is None else self.sharp(prepared_BSS)
         out = self.model(self.view(prepared_BSS), sharp)
         fusion = self._probability(out.fusion_BK)
-        calibrated = () if self.curves is None else (self.curves(fusion),)
         views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
-        box_B4 = map_boxes(out.box_B4, views, self.model.image_size, to="prepared")
-        across, down = (count(films_BHW.shape[axis]) / self.size for axis in (2, 1))
-        scale_4 = torch.stack([across, down, across, down]).float()
-        crop_BVV = (out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8)
-        return (
+        return Look(
             self._probability(out.global_BK),
             self._probability(out.local_BK),
             fusion,
-            *calibrated,
-            box_B4 * scale_4,
-            out.fallback_B,
-            out.heat_BHW,
-            crop_BVV,
-            out.pooled_global_BD,
-            prepared_BSS.to(torch.uint8),
+            None if self.curves is None else self.curves(fusion),
+            map_boxes(out.box_B4, views, self.model.image_size, to="prepared"),
+            out,
         )
 
     def _probability(self, logit_BK: Tensor) -> Tensor:
-        """Of the labels that the model was taught, as the eager engine gives them."""
+        """Of the labels that every model was taught, as the eager engine gives them."""
         return logit_BK.sigmoid() if self.every else logit_BK.sigmoid()[:, self.taught]
 
 

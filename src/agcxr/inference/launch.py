@@ -20,8 +20,9 @@ from pathlib import Path
 from agcxr import __version__
 from agcxr.calibration import Point, parse_prevalence
 from agcxr.inference.batch import MakeSink, Summary, checked_target, open_films, predict_files
+from agcxr.inference.ensemble import all_runs, average_file
 from agcxr.inference.onnx_engine import RuntimeName, is_exported
-from agcxr.inference.prediction import Precision
+from agcxr.inference.prediction import Precision, ViewSet
 from agcxr.inference.shards import Foreman, Job, Shard, Words, do_shard, fingerprint
 from agcxr.inference.stream import cores
 
@@ -70,12 +71,26 @@ class Request:
     batch_size: int = 16
     precision: Precision = "fp32"
     runtime: RuntimeName = "onnxruntime"
+    others: tuple[str, ...] = ()
+    """Models averaged with `model`."""
+    views: ViewSet = "plain"
 
     def flags(self) -> list[str]:
         """Those that change rows or what is written beside them."""
         pairs = (("explain", self.explain), ("dicom", self.dicom), ("prevalence", self.prevalence))
         given = [word for name, value in pairs if value is not None for word in (f"--{name}", str(value))]
-        return [*given, "--point", self.point, "--precision", self.precision, "--runtime", self.runtime]
+        given += [word for other in self.others for word in ("--also", other)]
+        return [
+            *given,
+            "--views",
+            self.views,
+            "--point",
+            self.point,
+            "--precision",
+            self.precision,
+            "--runtime",
+            self.runtime,
+        ]
 
     def words(self) -> list[str]:
         """The command line of a process that does a share."""
@@ -108,6 +123,8 @@ def predict(request: Request, devices: int = 1, nodes: int = 1, also: Sequence[M
             prevalence=prevalence,
             precision=request.precision,
             runtime=request.runtime,
+            others=request.others,
+            views=request.views,
             also=also,
             leave_out=leave_out,
         )
@@ -117,7 +134,7 @@ def predict(request: Request, devices: int = 1, nodes: int = 1, also: Sequence[M
     words = Words(
         version=__version__,
         model=request.model,
-        fingerprint=fingerprint(request.model),
+        fingerprint=_fingerprint(request),
         inputs=request.inputs,
         options=tuple(request.flags()),
         processes=where.world if isinstance(where, Start) else where.shard.world,
@@ -126,8 +143,16 @@ def predict(request: Request, devices: int = 1, nodes: int = 1, also: Sequence[M
     if isinstance(where, Start):
         return _start(job, request, where)
     arithmetic = {"precision": request.precision, "runtime": request.runtime}
-    job = replace(job, engine={"point": request.point, "prevalence": prevalence, **arithmetic})
+    looks = {"others": request.others, "views": request.views}
+    job = replace(job, engine={"point": request.point, "prevalence": prevalence, **arithmetic, **looks})
     return _share(job, request.model, where)
+
+
+def _fingerprint(request: Request) -> str:
+    """Of all that answers."""
+    runs = all_runs(request.model, request.others)
+    averaged = len(runs) > 1 or request.views != "plain"
+    return " ".join(map(fingerprint, (*runs, *[str(average_file(request.model, request.views))] * averaged)))
 
 
 # --- which process ----------------------------------------------------------------------------------------------------

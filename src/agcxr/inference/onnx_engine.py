@@ -11,7 +11,7 @@ Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -21,12 +21,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from agcxr.attended import plateau
-from agcxr.calibration import Calibration, Point, Prevalence
+from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
-from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
-from agcxr.inference.stream import BatchPrediction, Desk, Film, cores, scale_of
+from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
+from agcxr.inference.stream import BatchPrediction, FilmEngine, cores, mean_scale, scale_of
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 
@@ -34,10 +34,31 @@ SUFFIX = ".onnx"
 KEY = "agcxr"
 """Of the file's metadata: JSON that `Facts` describes."""
 LARGEST_FACTS = 16 * 2**20
-OUTPUTS = ("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global", "prepared")
-"""In the file's order; `calibrated` only where the checkpoint holds a calibration."""
-OPTIONAL = ("calibrated", "prepared")
+OUTPUTS = (
+    *("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global", "prepared"),
+    "looks",
+)
+"""In the file's order; `calibrated` only where the checkpoint holds a calibration, `looks` only of an average."""
+OPTIONAL = ("calibrated", "prepared", "looks")
 """What a file may lack."""
+
+
+class Averaged(BaseModel):
+    """What the answers of a file are averages over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    models: Annotated[int, Field(ge=1, le=1000)]
+    views: ViewSet
+    words: str
+    """For people."""
+    calibrations: tuple[Calibration, ...] = ()
+    """One of every model, where calibrated probabilities are the average of theirs; then `Facts` has none."""
+
+    @property
+    def looks(self) -> int:
+        """Models times views."""
+        return self.models * VIEWS[self.views]
 
 
 class Facts(BaseModel):
@@ -59,6 +80,8 @@ class Facts(BaseModel):
     """Of the fusion, finding by finding, with the operating points."""
     feature_statistics: FeatureStatistics | None = None
     """Of `pooled_global` on training films, to tell films that are far from them (see novelty.py)."""
+    average: Averaged | None = None
+    """None: one model on the plain view."""
     card: dict[str, JsonValue]
     """The rest of the checkpoint's card: network, attention, training versions, metrics."""
     versions: dict[str, str]
@@ -71,7 +94,7 @@ def is_exported(model: str | os.PathLike[str]) -> bool:
     return Path(model).suffix.lower() == SUFFIX
 
 
-class OnnxPredictor:
+class OnnxPredictor(FilmEngine):
     """An exported file with the interface of `Predictor`. May be used from several threads.
 
     Args:
@@ -112,8 +135,14 @@ class OnnxPredictor:
         self._session = opened(self.path, threads or cores(), precision, asks)
         self.facts = _facts(self._session.metadata, self.path)
         self._outputs = _outputs(self._session.outputs, self.path)
-        self.scale = scale_of(self.facts.calibration, self.facts.labels, point, prevalence)
+        average, labels = self.facts.average, self.facts.labels
+        self._scales = [Scale.of(one, labels, point, prevalence) for one in average.calibrations] if average else []
+        if self._scales:
+            self.scale = mean_scale(self._scales, labels)
+        else:
+            self.scale = scale_of(self.facts.calibration, labels, point, prevalence)
         self.statistics = self.facts.feature_statistics
+        self.prepared_size = self.facts.prepared_size
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,41 +150,17 @@ class OnnxPredictor:
         return self.facts.labels
 
     @property
-    def prepared_size(self) -> int:
-        """Side S that films are resized to."""
-        return self.facts.prepared_size
+    def window(self) -> tuple[float, ...]:
+        """The part of every film that the network sees, as fractions of it."""
+        return self.facts.window
 
     @property
-    def calibration(self) -> Calibration | None:
-        """What the checkpoint held."""
+    def own(self) -> Calibration | None:
         return self.facts.calibration
 
     @property
-    def calibrated(self) -> bool:
-        """Whether answers hold calibrated probabilities too."""
-        return self.scale is not None
-
-    def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
-        """Predict one film; as `Predictor.__call__`."""
-        return self._desk().one(film, keep_film)
-
-    def stream(
-        self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
-    ) -> Iterator[Prediction | Failure]:
-        """Predict any number of films, in their order; as `Predictor.stream`."""
-        return self._desk().stream(films, batch_size, workers, keep_film)
-
-    def predict_arrays(
-        self,
-        images_NSS: Bytes,
-        rows: npt.ArrayLike | None = None,
-        *,
-        batch_size: int = 32,
-        details: bool = False,
-        progress: bool = False,
-    ) -> BatchPrediction:
-        """Predict films that are prepared already; as `Predictor.predict_arrays`."""
-        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
+    def words(self) -> str:
+        return "" if self.facts.average is None else self.facts.average.words
 
     def run(self, films_BHW: Bytes) -> dict[str, npt.NDArray[Any]]:
         """The file's own outputs by name for a batch of films of one size, any H x W; boxes in pixels of the film.
@@ -187,6 +192,7 @@ class OnnxPredictor:
             "crop": (map_2, "uint8"),
             "pooled_global": (wide_1, "float32"),
             "prepared": (film_2, "uint8"),
+            "looks": ((0 if self.facts.average is None else self.facts.average.looks, len(self.labels)), "float32"),
         }
         for name, answer in found.items():
             shape, kind = shapes[name]
@@ -195,9 +201,6 @@ class OnnxPredictor:
                     f"{self.path} answers {name!r} as {answer.dtype} {answer.shape}; its metadata promise {kind} "
                     f"{(count, *shape)}: export it again"
                 )
-
-    def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
 
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
         found = self.run(images_BSS)
@@ -211,14 +214,24 @@ class OnnxPredictor:
             box_N4=found["box"].astype(np.float64) / self.prepared_size,
             fallback_N=found["fallback"],
             window_4=np.array(self.facts.window),
-            # In double precision, as the eager engine does it, and at a prevalence that the file cannot know.
-            calibrated_NK=None if self.scale is None else self.scale.probabilities(fusion_NK).astype(np.float32),
+            calibrated_NK=self.calibrated_of(found) if self.calibrated else None,
             distance_N=None if known is None else known.distance(found["pooled_global"]),
             feature_ND=found["pooled_global"],
             plateau_N=plateau(found["heat"]),
             heat_NHW=found["heat"] if details else None,
             crop_NHW=found["crop"] if details else None,
         )
+
+    def calibrated_of(self, found: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        """Calibrated probabilities of the outputs of `run`, for a file that is calibrated: in double precision, as the
+        eager engine does it, and at a prevalence that the file cannot know."""
+        assert self.scale is not None
+        if not self._scales:
+            return self.scale.probabilities(found["fusion"]).astype(np.float32)
+        each_LNK = found["looks"].transpose(1, 0, 2)
+        views = len(each_LNK) // len(self._scales)
+        by_look = [self._scales[look // views].probabilities(score_NK) for look, score_NK in enumerate(each_LNK)]
+        return np.asarray(np.mean([one.astype(np.float32) for one in by_look], axis=0, dtype=np.float64), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,7 @@ from agcxr.data.phantom import film
 from agcxr.data.radiograph import resize
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Bytes
-from agcxr.inference.predictor import Predictor
-from agcxr.inference.stream import BatchPrediction
+from agcxr.inference.stream import BatchPrediction, FilmEngine
 from agcxr.labels import FINDINGS
 
 PROBABILITY = 1e-5
@@ -83,7 +82,7 @@ def made_films(size: int, n: int = 5) -> tuple[Bytes, ...]:
     return tuple(np.stack([_at(one, *shape) for one in drawn]) for shape in shapes)
 
 
-def compare(path: Path | OnnxPredictor, predictor: Predictor, batches: Iterable[Bytes]) -> Parity:
+def compare(path: Path | OnnxPredictor, engine: FilmEngine, batches: Iterable[Bytes]) -> Parity:
     """Run both on every batch (uint8 N x H x W), and on its first film alone.
 
     Raises ValueError for a file that does not give the resized film, as files of agcxr 0.1 did not.
@@ -95,7 +94,7 @@ def compare(path: Path | OnnxPredictor, predictor: Predictor, batches: Iterable[
             answers = exported.run(films_NHW[:n])
             if "prepared" not in answers:
                 raise ValueError(f"{exported.path} does not give the resized film; export it again to compare it")
-            eager = predictor.predict_arrays(answers["prepared"], batch_size=n, details=True)
+            eager = engine.predict_arrays(answers["prepared"], batch_size=n, details=True)
             found.append(_differences(exported, answers, eager, films_NHW[:n]))
     return Parity(
         films=sum(one.films for one in found),
@@ -118,10 +117,9 @@ def _differences(
     edge_N = np.abs(box_N4 - eager.box_N4).max(1) * exported.prepared_size
     branches = (("global", eager.global_NK), ("local", eager.local_NK), ("fusion", eager.fusion_NK))
     calibrated = 0.0
-    if exported.calibration is not None:
+    if exported.calibrated:
         # Isotonic curves rise in steps, where the last bit of a score can decide; so the curve itself is checked.
-        expected = exported.calibration.probabilities(found["fusion"], exported.labels)
-        calibrated = float(np.abs(expected - found["calibrated"]).max())
+        calibrated = float(np.abs(exported.calibrated_of(found) - found["calibrated"]).max())
     resized_NSS = np.stack([resize(one, exported.prepared_size) for one in films_NHW])
     levels_NSS = np.abs(found["prepared"].astype(np.int64) - resized_NSS)
     assert eager.heat_NHW is not None

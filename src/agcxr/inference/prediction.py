@@ -25,6 +25,10 @@ from agcxr.labels import NO_FINDING, canonical
 Branch = Literal["global", "local", "fusion"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "fusion")
 Precision = Literal["fp32", "bf16"]
+ViewSet = Literal["plain", "flip", "five"]
+"""How a film is looked at: once; also mirrored; at its four corners and its centre. See ensemble.py."""
+VIEWS: dict[ViewSet, int] = {"plain": 1, "flip": 2, "five": 5}
+"""How many views of a film each is."""
 Box = tuple[float, float, float, float]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -9,27 +9,25 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agcxr.attended import plateau
-from agcxr.calibration import Calibration, Point, Prevalence
+from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
-from agcxr.inference.stream import BatchPrediction, Desk, Film, scale_of
+from agcxr.inference.stream import BatchPrediction, Film, FilmEngine, scale_of
 from agcxr.models.agcnn import AGCNN
 
 __all__ = ["BatchPrediction", "Failure", "Film", "Prediction", "Predictor"]
 
 
-class Predictor:
+class Predictor(FilmEngine):
     """A model with its preprocessing. Holds no state between films; may be used from several threads.
 
     Args:
@@ -89,58 +87,11 @@ class Predictor:
         return self._labels
 
     @property
-    def calibration(self) -> Calibration | None:
-        """What the checkpoint holds."""
-        return None if self.scale is None else self.scale.calibration
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether answers hold calibrated probabilities too."""
-        return self.scale is not None
-
-    def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
-        """Predict one film.
-
-        Args:
-            film: a path, the bytes of a file, an array (see `radiograph.from_array`) or a Radiograph.
-            keep_film: longest side of the 8-bit film kept in the Prediction for pictures; 0 keeps none.
-
-        Raises:
-            RadiographError: it cannot be read, with the reason.
-        """
-        return self._desk().one(film, keep_film)
-
-    def stream(
-        self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
-    ) -> Iterator[Prediction | Failure]:
-        """Predict any number of films, in their order; memory holds a few batches whatever their number.
-
-        Threads decode ahead while the network works. A film that cannot be read is a Failure in its place. Closing
-        the iterator early stops the threads. Arguments as in `__call__`; `workers`: default one a core.
-        """
-        return self._desk().stream(films, batch_size, workers, keep_film)
-
-    def predict_arrays(
-        self,
-        images_NSS: Bytes,
-        rows: npt.ArrayLike | None = None,
-        *,
-        batch_size: int = 32,
-        details: bool = False,
-        progress: bool = False,
-    ) -> BatchPrediction:
-        """Predict films that are prepared already, such as the memory-mapped pixels of a prepared folder.
-
-        Args:
-            images_NSS: uint8, S x S with the model's prepared size; read a batch at a time.
-            rows: which of them, in the order of the answer; default: all.
-            details: also return heatmaps and crops (0.25 MB a film at 224 pixels).
-            progress: show a bar.
-        """
-        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
-
-    def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
+    def window(self) -> tuple[float, ...]:
+        """The part of every film that the view shows, as fractions of it."""
+        model, size = self.model, self.prepared_size
+        view = centre_views(1, size, image_size=model.image_size, resize=model.resize)
+        return tuple((view.window_B4[0].double() / size).tolist())
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
@@ -155,7 +106,6 @@ class Predictor:
         fusion_NK = self._probability(out.fusion_BK)
         calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
         heat_NHW = out.heat_BHW.float().cpu().numpy()
-        window_4 = centre_views(1, size, image_size=model.image_size, resize=model.resize).window_B4[0]
         feature_BD = out.pooled_global_BD.float().cpu().numpy()
         return BatchPrediction(
             labels=self.labels,
@@ -164,7 +114,7 @@ class Predictor:
             fusion_NK=fusion_NK,
             box_N4=box_B4.cpu().double().numpy() / size,
             fallback_N=out.fallback_B.cpu().numpy(),
-            window_4=window_4.double().numpy() / size,
+            window_4=np.array(self.window),
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
             distance_N=None if known is None else known.distance(feature_BD),
             feature_ND=feature_BD,

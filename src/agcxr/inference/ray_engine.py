@@ -102,6 +102,8 @@ def _check(request: Request, out: str, nodes: int) -> None:
         raise ValueError(
             "--engine ray computes in fp32, exported files on ONNX Runtime: leave out --precision, --runtime"
         )
+    if request.others or request.views != "plain":
+        raise ValueError("--engine ray computes one model on one view: leave out --also and --views, or the engine")
     if nodes != 1:
         raise ValueError(
             f"--nodes is {nodes}, but a Ray cluster knows its machines: leave it out; --devices is the number of actors"

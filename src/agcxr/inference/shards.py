@@ -78,6 +78,7 @@ class Record(Frozen):
     ignored: int = 0
     empty: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    averaged: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ def do_shard(job: Job, shard: Shard, look: Callable[[], object] = lambda: None) 
             ignored=films.ignored,
             empty=tuple(films.empty),
             closed=tuple(films.closed),
+            averaged=engine.words,
         )
         job.say(shard.rank, record)
 
@@ -366,7 +368,7 @@ class Foreman:
         tally = _deal(job, self._world, records[0].films)
         job.clear()
         first, seconds = records[0], time.perf_counter() - self._start
-        summary = summarise(job.target, tally, first.ignored, first.empty, first.closed, seconds)
+        summary = summarise(job.target, tally, first.ignored, first.empty, first.closed, seconds, first.averaged)
         if self._progress:
             print(f"{summary} by {self._world} processes", file=sys.stderr)
         return summary

@@ -154,6 +154,7 @@ class ModelAnswer(Answer):
     dicom: bool = Field(description="whether /v1/dicom answers")
     device: str
     precision: str
+    average: str | None = Field(default=None, description="over which models and views answers are averaged")
     calibration: str | None
     intake: bool
     labels: tuple[LabelAnswer, ...]
@@ -219,6 +220,7 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -
         dicom=dicom,
         device=about.device,
         precision=about.precision,
+        average=about.average,
         calibration=None if calibration is None else calibration.method,
         intake=intake,
         labels=tuple(_label(engine, label) for label in engine.labels),

@@ -15,16 +15,15 @@ import numpy as np
 
 from agcxr.calibration import POINTS, Cut, FindingCalibration, Point
 from agcxr.dicom.algorithm import Algorithm
+from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
+from agcxr.inference.stream import BatchPrediction, FilmEngine
 from agcxr.intake import Intake
 from agcxr.serve.decoder import Read
 from agcxr.serve.problem import Problem
 
 if TYPE_CHECKING:
-    from agcxr.inference.onnx_engine import OnnxPredictor
-    from agcxr.inference.predictor import BatchPrediction as EagerBatch
     from agcxr.inference.predictor import Predictor
-    from agcxr.inference.stream import BatchPrediction as ExportedBatch
 
 MAP_SIDE = 384
 """Longest side of a finding's map, in pixels; the grids beneath are far coarser."""
@@ -65,13 +64,22 @@ class About:
     maps: bool
     """Whether maps of single findings can be made."""
     metrics: dict[str, float | None] = field(default_factory=dict)
+    average: str | None = None
+    """Over which models and views answers are averaged."""
 
 
 class Engine:
     """The model as the server uses it. Not for two threads at once: the batcher has one."""
 
-    def __init__(self, predictor: Predictor | OnnxPredictor, about: About) -> None:
+    def __init__(self, predictor: FilmEngine, about: About) -> None:
         self.predictor, self.about = predictor, about
+
+    @classmethod
+    def of(cls, predictor: FilmEngine) -> Engine:
+        """Over whatever answers; what is told of an average is told of its first model, but for what it averages."""
+        first: Any = predictor.members[0]
+        single = cls.exported(first) if isinstance(first, OnnxPredictor) else cls.eager(first)
+        return cls(predictor, replace(single.about, average=predictor.words or None))
 
     @classmethod
     def eager(cls, predictor: Predictor) -> Engine:
@@ -148,15 +156,13 @@ class Engine:
 
         scale = min(MAP_SIDE / max(film.width, film.height), 1)
         height, width = max(round(film.height * scale), 1), max(round(film.width * scale), 1)
-        predictor: Any = self.predictor
+        predictor: Any = self.predictor.members[0]
         heat_HW = film_maps(predictor, film.small_SS[None], [finding]).on_film(branch, height, width)[0]
         peak = float(heat_HW.max())
         shown = np.zeros_like(heat_HW) if peak <= 0 else heat_HW / peak
         return FindingMap(finding, branch, np.rint(shown * 255).astype(np.uint8), peak <= 0)
 
-    def _prediction(
-        self, film: Read, answers: EagerBatch | ExportedBatch, row: int, intake: Intake | None
-    ) -> Prediction:
+    def _prediction(self, film: Read, answers: BatchPrediction, row: int, intake: Intake | None) -> Prediction:
         assert answers.heat_NHW is not None
         assert answers.crop_NHW is not None
         scale = np.array([film.width, film.height, film.width, film.height])
@@ -181,7 +187,7 @@ class Engine:
         )
 
 
-def _intake(film: Read, answers: EagerBatch | ExportedBatch, row: int) -> Intake | None:
+def _intake(film: Read, answers: BatchPrediction, row: int) -> Intake | None:
     """The check of the pixels, made when the film was decoded, and the distance of its features, where known."""
     distance_N = getattr(answers, "distance_N", None)
     if film.intake is None or distance_N is None:

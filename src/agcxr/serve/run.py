@@ -6,14 +6,14 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from agcxr.inference.batch import load_engine
 from agcxr.inference.explain import RESEARCH_ONLY
-from agcxr.inference.onnx_engine import OnnxPredictor
-from agcxr.inference.prediction import Precision
+from agcxr.inference.prediction import Precision, ViewSet
 from agcxr.intake import judge
 from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
@@ -36,6 +36,8 @@ def serve(
     precision: Precision = "fp32",
     check_films: bool = True,
     verbose: bool = False,
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
 ) -> None:
     """Serve a model until SIGINT or SIGTERM.
 
@@ -46,6 +48,7 @@ def serve(
         open_to_all: listen beyond this machine without a token.
         check_films: refuse what is no frontal chest film before any probability is shown.
         verbose: a line per request on stderr: route, status and seconds, nothing of the film.
+        others, views: what to average over; see `batch.load_engine`.
 
     Raises:
         ValueError: the model, the address or the token will not do.
@@ -56,7 +59,7 @@ def serve(
     listener = _listen(host, port)  # before the model is loaded: a taken port should not cost seconds
     with listener:
         app = create_app(
-            _engine(model, device, precision),
+            Engine.of(load_engine(model, device, precision, others=others, views=views)),
             limits=limits,
             access=Access(token, is_local(host)),
             judge=judge if check_films else None,
@@ -65,11 +68,6 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         words = f"agcxr serves http://{shown}:{listener.getsockname()[1]} ({RESEARCH_ONLY})"
         server(app, limits, words).run(sockets=[listener])
-
-
-def _engine(model: str | os.PathLike[str], device: str | None, precision: Precision) -> Engine:
-    predictor = load_engine(model, device, precision)
-    return Engine.exported(predictor) if isinstance(predictor, OnnxPredictor) else Engine.eager(predictor)
 
 
 class Server(uvicorn.Server):
