@@ -98,6 +98,7 @@ DIRECTION = """
     inference/films
     inference/novelty
     inference/stream
+    inference/engine
     inference/predictor
     inference/describe
     inference/maps
@@ -113,6 +114,7 @@ DIRECTION = """
     inference/ray_engine
     inference/parity
     inference/resizing
+    inference/export_network
     inference/export
 
     evaluation/published

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LITE = config.lite()
 Arms = Literal[
-    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
+    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies", "views"
 ]
 
 

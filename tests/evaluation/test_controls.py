@@ -25,6 +25,7 @@ def test_every_arm_changes_one_option():
         ("attention-per", "view"),
         ("start", "weights"),
         ("strategies", "G_L_F"),
+        ("views", "plain"),
     ]
     assert [arm.name for arm in arms(base, ["controls"])] == ["attention", "random", "centre", "whole"]
     assert len(runs(found, base)) == 1 + 3 + 8 + 2 + 1 + 1 + 1 + 1 + 1 + 4

@@ -12,7 +12,7 @@ from agcxr.data.augment import centre_views, render
 from agcxr.data.radiograph import RESIZE_RULE, read_radiograph
 from agcxr.data.radiograph import resize as opencv_resize
 from agcxr.inference import export
-from agcxr.inference.export import Curves, View
+from agcxr.inference.export_network import Curves, View
 from agcxr.inference.onnx_engine import Facts, OnnxPredictor
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.parity import Parity, compare, made_films

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from agcxr.calibration import Calibration
 from agcxr.config import Attention
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import Ensemble
 from agcxr.inference.onnx_engine import OnnxPredictor
-from agcxr.inference.stream import FilmEngine
 
 if TYPE_CHECKING:
     from agcxr.inference.predictor import Predictor

@@ -18,7 +18,7 @@ from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Prediction
 
 if TYPE_CHECKING:
-    from agcxr.inference.stream import FilmEngine
+    from agcxr.inference.engine import FilmEngine
 
 
 class DicomFiles:

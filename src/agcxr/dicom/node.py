@@ -28,11 +28,8 @@ from agcxr.dicom.queue import Queue, Waiting
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
 from agcxr.inference.batch import load_engine
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import ViewSet
-from agcxr.inference.stream import FilmEngine
-
-if TYPE_CHECKING:
-    pass
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",

@@ -31,12 +31,15 @@ from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.batch import load_runs
+from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
 from agcxr.training.stages import train
 
 SETTINGS = "ablation.yaml"
+PLAIN: tuple[str, ViewSet] = (REFERENCE, "plain")
+"""Key of the reference."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ def ablate(
             here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, ranged_findings(table)
         )
     _claim(root, base)
-    needed = runs(arms(base, groups), base)
+    asked = arms(base, groups)
+    needed = runs(asked, base)
+    looks: dict[str, list[ViewSet]] = {
+        name: list(dict.fromkeys(["plain", *(arm.views for arm in asked if arm.folder == name)])) for name in needed
+    }
     if progress:
         cost = ", ".join(f"{stage} {epochs}" for stage, epochs in stage_epochs(needed.values()).items())
         print(
@@ -90,7 +97,8 @@ def ablate(
         )
     for seed in seeds:
         for name, settings in needed.items():
-            _run(root / f"seed{seed}", name, settings.model_copy(update={"seed": seed}), films, split, device, progress)
+            seeded, views = settings.model_copy(update={"seed": seed}), looks[name]
+            _run(root / f"seed{seed}", name, seeded, films, split, views, device, progress)
     shown = [group for group in GROUPS if group in groups or _finished(root, group, base, seeds, split)]
     found = _compare(root, arms(base, shown), base, films, seeds, split, table, (resamples, level), start)
     write(found, root)
@@ -135,41 +143,57 @@ def _claim(root: Path, base: Train) -> None:
     atomic(path, lambda beside: configuration.to_yaml(base, beside))
 
 
-def _predictions(run: Path, split: str) -> Path:
-    return run / f"predictions-{split}.parquet"
+def _predictions(run: Path, split: str, views: ViewSet = "plain") -> Path:
+    return run / ("-".join(["predictions", split, *[views] * (views != "plain")]) + ".parquet")
 
 
 def _finished(root: Path, group: Group, base: Train, seeds: Sequence[int], split: str) -> bool:
-    folders = {arm.folder for arm in arms(base, [group])}
-    return all(_predictions(root / f"seed{seed}" / name, split).is_file() for seed in seeds for name in folders)
+    keys = {arm.key for arm in arms(base, [group])}
+    return all(
+        _predictions(root / f"seed{seed}" / name, split, views).is_file() for seed in seeds for name, views in keys
+    )
 
 
 def _run(
-    folder: Path, name: str, settings: Train, films: Prepared, split: str, device: str | None, progress: bool
+    folder: Path,
+    name: str,
+    settings: Train,
+    films: Prepared,
+    split: str,
+    views: Sequence[ViewSet],
+    device: str | None,
+    progress: bool,
 ) -> None:
-    """Train an arm, as far as it is not there, and keep its predictions."""
-    run, target = RunFolder(folder / name), _predictions(folder / name, split)
+    """Train a run, as far as it is not there, and keep its predictions on every view that arms of it ask for."""
+    run = RunFolder(folder / name)
+    if not _predictions(run.root, split).is_file():
+        if progress:
+            print(f"\n{folder.name}, {name}", flush=True)
+        others = sorted(path.parent for path in folder.glob("*/config.yaml") if path.parent != run.root)
+        train(films.folder, settings, run.root, resume=run.root.exists(), reuse=others, progress=progress)
+        for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
+            path.unlink()
+    for one in views:
+        _predict(run.root, films, split, one, device, progress)
+
+
+def _predict(run: Path, films: Prepared, split: str, views: ViewSet, device: str | None, progress: bool) -> None:
+    target = _predictions(run, split, views)
     if target.is_file():
         return
-    if progress:
-        print(f"\n{folder.name}, {name}", flush=True)
-    others = sorted(path.parent for path in folder.glob("*/config.yaml") if path.parent != run.root)
-    train(films.folder, settings, run.root, resume=run.root.exists(), reuse=others, progress=progress)
-    for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
-        path.unlink()
-    predictor = Predictor.from_pretrained(run.root, device=device)
+    engine, predictors = load_runs(run, device, views=views)
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r} to compare the arms on")
     patients, collection = films.index.iloc[rows]["patient"].astype(str), films.plan.source.collection
-    check_leak(predictor.model.card, patients, split, collection=collection, allow=split != "test")
-    answers = predictor.predict_arrays(films.images, rows, batch_size=32, progress=progress)
+    check_leak(predictors[0].model.card, patients, split, collection=collection, allow=split != "test")
+    answers = engine.predict_arrays(films.images, rows, batch_size=32, progress=progress)
     atomic(target, lambda beside: to_frame(films, rows, answers).to_parquet(beside, index=False))
 
 
-def _answers(run: Path, films: Prepared, split: str) -> pd.DataFrame:
+def _answers(run: Path, films: Prepared, split: str, views: ViewSet) -> pd.DataFrame:
     """What an arm said. Differences are paired film by film, so another set of films must not slip in."""
-    path = _predictions(run, split)
+    path = _predictions(run, split, views)
     frame = pd.read_parquet(path)
     if frame["image_id"].tolist() != films.index.loc[films.index["split"] == split, "image_id"].astype(str).tolist():
         raise ValueError(
@@ -189,24 +213,25 @@ def _compare(
     how: tuple[int, float],
     start: float,
 ) -> Ablation:
-    folders = dict.fromkeys([REFERENCE, *(arm.folder for arm in rows)])
-    frames = {name: [_answers(root / f"seed{seed}" / name, films, split) for seed in seeds] for name in folders}
+    keys = dict.fromkeys([PLAIN, *(arm.key for arm in rows)])
+    frames = {
+        (name, views): [_answers(root / f"seed{seed}" / name, films, split, views) for seed in seeds]
+        for name, views in keys
+    }
     labels = tuple(
         label for label in LABELS if all(f"fusion_{label}" in frame for each in frames.values() for frame in each)
     )
     scores = {name: [to_scores(frame, labels) for frame in each] for name, each in frames.items()}
     draws = Draws(*how, seed=0)
-    first = scores[REFERENCE][0]
+    first = scores[PLAIN][0]
     used, left_out = ablation.usable(first)
     if not used:
         raise ValueError(f"no finding has films with and without it in the part {split!r}; more films are needed")
     sampled = {name: ablation.sample(each, used, draws) for name, each in scores.items()}
     study = None
     if lesions is not None:
-        compared = {arm.name: scores[arm.folder] for arm in rows if arm.group == "controls"} or {
-            REFERENCE: scores[REFERENCE]
-        }
-        study = size_study(frames[REFERENCE][0]["image_id"].tolist(), lesions, compared, REFERENCE, draws)
+        compared = {arm.name: scores[arm.key] for arm in rows if arm.group == "controls"} or {REFERENCE: scores[PLAIN]}
+        study = size_study(frames[PLAIN][0]["image_id"].tolist(), lesions, compared, REFERENCE, draws)
     return Ablation(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=films.plan.source.name,
@@ -218,7 +243,7 @@ def _compare(
         findings=tuple(first.labels[k] for k in used),
         left_out=(*left_out, *(name for name in FINDINGS if name not in labels)),
         base=(root / SETTINGS).read_text(encoding="utf-8"),
-        arms=tuple(_arm(arm, base, root, seeds, frames[arm.folder], first, sampled, draws) for arm in rows),
+        arms=tuple(_arm(arm, base, root, seeds, frames[arm.key], first, sampled, draws) for arm in rows),
         resampled=Resampled(
             resamples=how[0],
             level=how[1],
@@ -238,10 +263,10 @@ def _arm(
     seeds: Sequence[int],
     frames: Sequence[pd.DataFrame],
     first: Scores,
-    sampled: dict[str, Sampled],
+    sampled: dict[tuple[str, ViewSet], Sampled],
     draws: Draws,
 ) -> ArmResult:
-    found = sampled[arm.folder]
+    found = sampled[arm.key]
     crops = [crop_rows(frame, ())[0] for frame in frames]
     last = arm.settings.stages[-1]
     done = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
@@ -252,7 +277,7 @@ def _arm(
         folder=arm.folder,
         reference=arm.reference,
         changes=arm.changes(base),
-        branches=ablation.arm_branches(arm, first.branches, found, sampled[REFERENCE], draws),
+        branches=ablation.arm_branches(arm, first.branches, found, sampled[PLAIN], draws),
         fusion_over_global=ablation.over_global(first.branches.index("fusion"), found, draws),
         local_over_global=ablation.over_global(first.branches.index("local"), found, draws),
         validation_auroc=float(np.mean(validation)),

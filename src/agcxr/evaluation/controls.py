@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 
 from agcxr import config
 from agcxr.config import Train, parts_of, starts_from_global
+from agcxr.inference.prediction import VIEWS, ViewSet
 from agcxr.training.run_folder import differences, recipe
 
 Group = Literal[
-    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies"
+    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies", "views"
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 TITLES: dict[str, str] = {
@@ -28,6 +29,7 @@ TITLES: dict[str, str] = {
     "attention-per": "When attention is taken",
     "start": "First weights of the local branch",
     "strategies": "What is trained together",
+    "views": "Views averaged in testing",
 }
 REFERENCE = "attention"
 """Folder of the reference run."""
@@ -76,11 +78,18 @@ class Arm:
     name: str
     settings: Train
     folder: str
+    views: ViewSet = "plain"
+    """Of the films in testing; the trained run is the same."""
 
     @property
     def reference(self) -> bool:
         """The arm is the method with the settings that were given."""
-        return self.folder == REFERENCE
+        return self.folder == REFERENCE and self.views == "plain"
+
+    @property
+    def key(self) -> tuple[str, ViewSet]:
+        """Arms of the same key have the same predictions."""
+        return self.folder, self.views
 
     @property
     def paper(self) -> Paper | None:
@@ -89,7 +98,7 @@ class Arm:
 
     def changes(self, base: Train) -> tuple[str, ...]:
         """What it changes, as `local.threshold: 0.7 -> 0.1`."""
-        return tuple(differences(base, self.settings))
+        return (*differences(base, self.settings), *[f"views: plain -> {self.views}"] * (self.views != "plain"))
 
 
 def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
@@ -106,10 +115,18 @@ def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
         )
     found: list[Arm] = []
     for group in (group for group in GROUPS if group in groups):
+        if group == "views":
+            found += [Arm(group, views, base, REFERENCE, views) for views in VIEWS if _has(views, base)]
+            continue
         for name, settings in _values(group, base):
             same = next((arm.folder for arm in found if arm.settings == settings), f"{group}-{name}")
             found.append(Arm(group, name, settings, REFERENCE if settings == base else same))
     return tuple(found)
+
+
+def _has(views: ViewSet, base: Train) -> bool:
+    """A view of the whole film has no corners."""
+    return views != "five" or base.image_size < base.resize
 
 
 def _values(group: Group, base: Train) -> Iterator[tuple[str, Train]]:

@@ -28,10 +28,10 @@ from agcxr.evaluation.points import choose_points
 from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
 from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.batch import load_runs
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
-from agcxr.inference.stream import FilmEngine
 from agcxr.metrics import box_area
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")

@@ -12,8 +12,8 @@ import numpy as np
 from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_digest, operating_points
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import BRANCHES
-from agcxr.inference.stream import FilmEngine
 from agcxr.metrics import Floats
 
 FUSION = BRANCHES.index("fusion")

@@ -19,13 +19,13 @@ from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.report import Written, report
-from agcxr.evaluation.report_looks import crops
+from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
-from agcxr.inference.stream import FilmEngine
 from agcxr.metrics import Floats
 
 

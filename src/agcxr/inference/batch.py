@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from tqdm import tqdm
 
 from agcxr.calibration import Point, Prevalence
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Failure, Precision, Prediction, ViewSet
-from agcxr.inference.stream import FilmEngine, Remote
+from agcxr.inference.stream import Remote
 from agcxr.inference.table import Table, Tally, open_csv
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
 from agcxr.inference.batch import load_engine, open_films
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import Failure
-from agcxr.inference.stream import FilmEngine
 
 FEATURE = "feature"
 """Column of the features, a list of D float32; beside it `image_id` (how the film was given), `error` ("" or why it

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Frozen
+from agcxr.inference.engine import FilmEngine, mean_scale
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
-from agcxr.inference.stream import BatchPrediction, FilmEngine, mean_scale
+from agcxr.inference.stream import BatchPrediction
 
 Lines: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Which row and which column of the film each row and column of the view is, S of either."""
@@ -57,8 +58,8 @@ class Ensemble(FilmEngine):
         sizes = {member.prepared_size for member in members}
         if len(sizes) != 1:
             raise ValueError(
-                f"the models take films prepared at {' and '.join(map(str, sorted(sizes)))}, so they cannot look at the "
-                "same prepared film; give models of one prepared size"
+                f"the models take films prepared at {' and '.join(map(str, sorted(sizes)))}, so they cannot look at "
+                "the same prepared film; give models of one prepared size"
             )
         (self.prepared_size,) = sizes
         first = self._members[0]

@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.engine import FilmEngine, mean_scale, scale_of
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
-from agcxr.inference.stream import BatchPrediction, FilmEngine, cores, mean_scale, scale_of
+from agcxr.inference.stream import BatchPrediction, cores
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from agcxr.data.phantom import film
 from agcxr.data.radiograph import resize
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Bytes
-from agcxr.inference.stream import BatchPrediction, FilmEngine
+from agcxr.inference.stream import BatchPrediction
 from agcxr.labels import FINDINGS
 
 PROBABILITY = 1e-5

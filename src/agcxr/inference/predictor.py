@@ -19,9 +19,10 @@ from agcxr.attended import plateau
 from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.engine import FilmEngine, scale_of
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
-from agcxr.inference.stream import BatchPrediction, Film, FilmEngine, scale_of
+from agcxr.inference.stream import BatchPrediction, Film
 from agcxr.models.agcnn import AGCNN
 
 __all__ = ["BatchPrediction", "Failure", "Film", "Prediction", "Predictor"]

@@ -1,6 +1,6 @@
 """Films in, Predictions out, whatever computes: reading ahead in threads, batches, and answers in film coordinates.
 
-An engine computes a BatchPrediction of prepared films; everything around it is here, once for all engines. No torch.
+An engine computes a BatchPrediction of prepared films (engine.py); everything around it is here. No torch.
 
 Shape suffixes: N films, B films of a batch, D features, K labels, S side of the prepared film, H W pixels of the view,
 4 a box (x0, y0, x1, y1) with exclusive end.
@@ -9,9 +9,8 @@ Shape suffixes: N films, B films of a batch, D features, K labels, S side of the
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from agcxr.calibration import Calibration, Curve, Cut, FindingCalibration, Point, Prevalence, Scale
+from agcxr.calibration import Cut
 from agcxr.data.radiograph import Radiograph, RadiographError, from_array, read_radiograph, resize
 from agcxr.inference.novelty import judge_distance
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
@@ -207,131 +206,6 @@ class Desk:
         return [
             film if isinstance(film, Failure) else _prediction(film, answers, next(row), self.cut) for film in batch
         ]
-
-
-class FilmEngine(ABC):
-    """A model that answers for films: in torch, as an exported file, or the average of several."""
-
-    prepared_size: int
-    """Side S that films are resized to."""
-    scale: Scale | None
-    """How scores are read; None for a model that is not calibrated."""
-
-    @property
-    @abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """Order of every probability vector."""
-
-    @property
-    @abstractmethod
-    def window(self) -> tuple[float, ...]:
-        """The part of every film that the network sees, (x0, y0, x1, y1) as fractions of it."""
-
-    @abstractmethod
-    def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
-        """See Compute."""
-
-    @property
-    def members(self) -> tuple[FilmEngine, ...]:
-        """The models that answer, each by itself; the box, the heatmap and the crop are the first's."""
-        return (self,)
-
-    @property
-    def words(self) -> str:
-        """That answers are averages, and of what; empty for one model on one view."""
-        return ""
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """What the checkpoint holds."""
-        return None if self.scale is None else self.scale.calibration
-
-    @property
-    def own(self) -> Calibration | None:
-        """The calibration of the fusion's score; None too where calibrated probabilities are the members' average."""
-        return self.calibration
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether answers hold calibrated probabilities too."""
-        return self.scale is not None
-
-    def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
-        """Predict one film.
-
-        Args:
-            film: a path, the bytes of a file, an array (see `radiograph.from_array`) or a Radiograph.
-            keep_film: longest side of the 8-bit film kept in the Prediction for pictures; 0 keeps none.
-
-        Raises:
-            RadiographError: it cannot be read, with the reason.
-        """
-        return self._desk().one(film, keep_film)
-
-    def stream(
-        self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
-    ) -> Iterator[Prediction | Failure]:
-        """Predict any number of films, in their order; memory holds a few batches whatever their number.
-
-        Threads decode ahead while the network works. A film that cannot be read is a Failure in its place. Closing
-        the iterator early stops the threads. Arguments as in `__call__`; `workers`: default one a core.
-        """
-        return self._desk().stream(films, batch_size, workers, keep_film)
-
-    def predict_arrays(
-        self,
-        images_NSS: Bytes,
-        rows: npt.ArrayLike | None = None,
-        *,
-        batch_size: int = 32,
-        details: bool = False,
-        progress: bool = False,
-    ) -> BatchPrediction:
-        """Predict films that are prepared already, such as the memory-mapped pixels of a prepared folder.
-
-        Args:
-            images_NSS: uint8, S x S with the model's prepared size; read a batch at a time.
-            rows: which of them, in the order of the answer; default: all.
-            details: also return heatmaps and crops (0.25 MB a film at 224 pixels).
-            progress: show a bar.
-        """
-        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
-
-    def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
-
-
-def scale_of(
-    calibration: Calibration | None, labels: tuple[str, ...], point: Point, prevalence: Prevalence | None
-) -> Scale | None:
-    """How scores are read; None for a model that is not calibrated. Raises ValueError where a prevalence is asked of
-    such a one, and as `Scale.of`."""
-    if calibration is not None:
-        return Scale.of(calibration, labels, point, prevalence)
-    if prevalence is not None:
-        raise ValueError(
-            f"the model is not calibrated, so its scores cannot be corrected for a prevalence of {prevalence}; "
-            "leave the prevalence out, or calibrate the model (see docs/scores.md)"
-        )
-    return None
-
-
-def mean_scale(scales: Sequence[Scale], labels: tuple[str, ...]) -> Scale:
-    """What can be said of the average of several calibrated probabilities: which labels are calibrated in all of them,
-    on how many validation films at least, and at which prevalence. It has neither curves nor thresholds of its own."""
-    first = scales[0]
-    findings: dict[str, FindingCalibration] = {}
-    for label in labels:
-        each = [scale.calibration.findings.get(label) for scale in scales]
-        fewest = min(
-            (one for one in each if one), key=lambda one: min(one.positives, one.films - one.positives), default=None
-        )
-        if fewest is not None and all(each):
-            findings[label] = fewest.model_copy(update={"curve": Curve(kind="none"), "points": None})
-    fitted_on = first.calibration.fitted_on
-    shared = fitted_on if all(scale.calibration.fitted_on == fitted_on for scale in scales) else None
-    calibration = first.calibration.model_copy(update={"findings": findings, "fitted_on": shared})
-    return Scale(calibration, labels, first.point, first.prevalence_K[[first.labels.index(label) for label in labels]])
 
 
 def _radiograph(film: Film) -> Radiograph:

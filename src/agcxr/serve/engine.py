@@ -15,9 +15,10 @@ import numpy as np
 
 from agcxr.calibration import POINTS, Cut, FindingCalibration, Point
 from agcxr.dicom.algorithm import Algorithm
+from agcxr.inference.engine import FilmEngine
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
-from agcxr.inference.stream import BatchPrediction, FilmEngine
+from agcxr.inference.stream import BatchPrediction
 from agcxr.intake import Intake
 from agcxr.serve.decoder import Read
 from agcxr.serve.problem import Problem
