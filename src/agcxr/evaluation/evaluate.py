@@ -74,10 +74,9 @@ def evaluate(
     """Evaluate the final model of a run, or the average of several.
 
     Args:
-        run: run folder, model folder or hub id; a folder of runs of seeds or folds is their average.
+        run, others, views: what answers, of run folders, model folders and hub ids; see `batch.load_engine`.
         prepared: a prepared folder; `split` is its part.
         out: results folder; default: RUN/evaluation/<split>, with `-average` and the views behind it for an average.
-        others, views: see `batch.load_engine`.
         examples: films shown of each of best, median and worst; 0 for none.
         progress: show a bar with the rate, and the table at the end.
     Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
@@ -86,20 +85,16 @@ def evaluate(
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     engine, predictors = load_runs(run, device, precision, others=others, views=views)
-    first, runs = predictors[0], all_runs(run, others)
+    first = predictors[0]
     rows = _rows(films, split, engine.labels)
     leak = check_each([one.model.card for one in predictors], films, rows, split, allow=allow_leak)
-    kind = ["average"] * (len(runs) > 1) + [views] * (views != "plain")
-    folder = _folder(Path(run), "-".join([split, *kind]), out)
-    clock = time.perf_counter()
-    answers = engine.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
-    rate = len(rows) / (time.perf_counter() - clock)
+    folder = _folder(Path(run), _name(split, len(predictors), views), out)
+    answers, rate = _answers(engine, films, rows, batch_size, progress)
     (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
-    chosen = choose_points(engine, films, split, batch_size=batch_size)
-    scores = to_scores(predictions, engine.labels)
-    _copy_facts(Path(runs[0]), films.folder, folder)
+    scores, chosen = to_scores(predictions, engine.labels), choose_points(engine, films, split, batch_size=batch_size)
+    _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
     results = Results(
-        run=", ".join(filter(None, [Path(run).resolve().name if Path(run).exists() else str(run), engine.words])),
+        run=_run_name(run, engine),
         backbone=first.model.backbone_name,
         split=split,
         collection=films.plan.source.collection,
@@ -115,12 +110,20 @@ def evaluate(
     )
     results.save(folder)
     if progress:
-        print(_shown(results))
-        print(f"{engine.words.capitalize()}.\n" * bool(engine.words), end="")
+        print(_shown(results, engine.words))
     return Evaluated(folder, results, engine)
 
 
-def _shown(results: Results) -> str:
+def _answers(
+    engine: FilmEngine, films: Prepared, rows: np.ndarray, batch_size: int, progress: bool
+) -> tuple[BatchPrediction, float]:
+    """And how many films a second."""
+    start = time.perf_counter()
+    answers = engine.predict_arrays(films.images, rows, batch_size=batch_size, progress=progress)
+    return answers, len(rows) / (time.perf_counter() - start)
+
+
+def _shown(results: Results, averaged: str) -> str:
     unchecked, own = results.leak.unchecked, unstated([one.finding for one in results.analysis.labels])
     lines = [text_table(results.analysis)]
     lines += [f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}."] * bool(
@@ -128,8 +131,19 @@ def _shown(results: Results) -> str:
     )
     lines += [f"{results.attention}."] * bool(results.attention)
     lines += filter(None, [untaught(results.analysis)])
+    lines += [f"{averaged.capitalize()}."] * bool(averaged)
     lines += [f"Leakage could not be checked: {unchecked}."] * bool(unchecked)
     return "\n".join(lines)
+
+
+def _run_name(run: str | Path, engine: FilmEngine) -> str:
+    name = Path(run).resolve().name if Path(run).exists() else str(run)
+    return f"{name}, {engine.words}" if engine.words else name
+
+
+def _name(split: str, runs: int, views: ViewSet) -> str:
+    """Of the results folder: those of an average lie beside those of its run."""
+    return "-".join([split, *["average"] * (runs > 1), *[views] * (views != "plain")])
 
 
 def _folder(run: Path, name: str, out: str | Path | None) -> Path:
