@@ -80,6 +80,7 @@ DIRECTION = """
 
     metrics
     uncertainty
+    proportions
 
     training/losses
     training/optimise

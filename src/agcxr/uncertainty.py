@@ -30,7 +30,7 @@ Counts = npt.NDArray[np.float32]
 
 FEWEST_PATIENTS = 2
 """Of one patient there is no interval and no p: a resample has that patient or has nothing."""
-FEW_PATIENTS = 10
+FEW_PATIENTS = 20
 """Under so many, intervals and p are rough: they are marked."""
 
 

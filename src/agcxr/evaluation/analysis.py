@@ -28,6 +28,7 @@ from agcxr.evaluation.results import (
 )
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.proportions import Clustered, mean_of, paired
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Replicates, mean_over
 
 
@@ -148,23 +149,15 @@ def _branch(
     def interval(value: float, replicate_R: Floats) -> Interval:
         return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
 
-    operating = []
-    for p, name in enumerate(points.names):
-        threshold = float(points.threshold_PBK[p, b, k])
-        counts = metrics.confusion(target, score, threshold)
-        missing = np.isnan(threshold)
-        operating.append(
-            OperatingResult(
-                point=name,
-                threshold=threshold,
-                sensitivity=interval(
-                    float("nan") if missing else counts.sensitivity, replicates.sensitivity_PBKR[p, b, k]
-                ),
-                specificity=interval(
-                    float("nan") if missing else counts.specificity, replicates.specificity_PBKR[p, b, k]
-                ),
-            )
+    operating = tuple(
+        OperatingResult(
+            point=name,
+            threshold=float(points.threshold_PBK[p, b, k]),
+            sensitivity=_called(scores, points, p, b, [k], True, replicates.sensitivity_PBKR[p, b, k], level, patients),
+            specificity=_called(scores, points, p, b, [k], False, replicates.specificity_PBKR[p, b, k], level, patients),
         )
+        for p, name in enumerate(points.names)
+    )
     low, high = second.interval(b, level)
     return BranchResult(
         branch=scores.branches[b],
@@ -181,8 +174,47 @@ def _branch(
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,
-        points=tuple(operating),
+        points=operating,
     )
+
+
+def _rightly(scores: Scores, points: Points, p: int, b: int, ks: Sequence[int], positive: bool) -> Floats:
+    """1 where a film is called rightly at an operating point, else 0: of all films with each finding of `ks` (or without
+    it), one finding after the other, as `_sample` has them."""
+    of_films = []
+    for k in ks:
+        own = scores.target_NK[:, k] == positive
+        of_films.append((scores.score_BNK[b, own, k] >= points.threshold_PBK[p, b, k]) == positive)
+    return np.concatenate(of_films).astype(np.float64)
+
+
+def _sample(scores: Scores, ks: Sequence[int], positive: bool) -> Clustered | None:
+    """Those films' patients and findings; None where there are none."""
+    own = [scores.target_NK[:, k] == positive for k in ks]
+    if not any(films.any() for films in own):
+        return None
+    finding = np.repeat(np.arange(len(own)), [films.sum() for films in own])
+    return Clustered.of(np.concatenate([scores.patient_N[films] for films in own]), finding)
+
+
+def _called(
+    scores: Scores,
+    points: Points,
+    p: int,
+    b: int,
+    ks: Sequence[int],
+    positive: bool,
+    replicate_R: Floats,
+    level: float,
+    patients: int,
+) -> Interval:
+    """The share of films called rightly among those with the finding (sensitivity) or without it (specificity); over
+    several findings the mean of their shares. NaN without a threshold, or without such films."""
+    sample = _sample(scores, ks, positive)
+    if sample is None or np.isnan(points.threshold_PBK[p, b, list(ks)]).any():
+        return Interval.of(uncertainty.interval(float("nan"), replicate_R, level, patients=patients))
+    right_N = _rightly(scores, points, p, b, ks, positive)
+    return Interval.of(mean_of(right_N, sample, replicate_R, level, patients=patients))
 
 
 def _mean(
@@ -208,19 +240,20 @@ def _mean(
     whose = scores.patient_N
     labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
 
-    def interval(
-        value: Iterable[float], replicate_KR: Floats, point: int | None = None, patients: int | None = None
-    ) -> Interval:
-        own = fewest(point) if patients is None else patients
-        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, point), level, patients=own))
+    def interval(value: Iterable[float], replicate_KR: Floats, patients: int | None = None) -> Interval:
+        own = fewest() if patients is None else patients
+        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, None), level, patients=own))
 
     def operating(b: int, p: int) -> OperatingResult:
-        own = [found[k].branches[b].points[p] for k in pointed[p]]
+        sensitivity, specificity = (
+            _called(scores, points, p, b, pointed[p], positive, over(replicate_KR, p), level, fewest(p))
+            for positive, replicate_KR in (
+                (True, replicates.sensitivity_PBKR[p, b]),
+                (False, replicates.specificity_PBKR[p, b]),
+            )
+        )
         return OperatingResult(
-            point=points.names[p],
-            threshold=float("nan"),
-            sensitivity=interval((o.sensitivity.value for o in own), replicates.sensitivity_PBKR[p, b], p),
-            specificity=interval((o.specificity.value for o in own), replicates.specificity_PBKR[p, b], p),
+            point=points.names[p], threshold=float("nan"), sensitivity=sensitivity, specificity=specificity
         )
 
     branches = []
