@@ -141,7 +141,12 @@ def p_of_flips(difference_C: npt.ArrayLike) -> float:
 
 
 def mean_of(
-    value_N: npt.ArrayLike, sample: Clustered, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS
+    value_N: npt.ArrayLike,
+    sample: Clustered,
+    replicate_R: Floats,
+    level: float = 0.95,
+    *,
+    patients: int = FEWEST_PATIENTS,
 ) -> Interval:
     """The mean of values in [0, 1] with its interval: `share` for hits and misses of a finding, and wherever fewer than
     FEW_PATIENTS patients have anything but 0 (or anything but 1); else percentiles of the resamples. `patients` as for
@@ -202,7 +207,9 @@ def paired(
     if not _few_other_than((-1.0, 0.0, 1.0), apart, sample):
         return _holding_zero(found, found.low, found.high, float(np.fmax(p, found.p)), level)
     films = sample.effective(apart, level)
-    better, worse = ((films * float(sample.weight_N @ np.maximum(side * apart, 0)) + 1) / (films + 2) for side in (1, -1))
+    better, worse = (
+        (films * float(sample.weight_N @ np.maximum(side * apart, 0)) + 1) / (films + 2) for side in (1, -1)
+    )
     half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((better + worse - (better - worse) ** 2) / (films + 2))
     low, high = np.clip([better - worse - half, better - worse + half], -1, 1).tolist()
     return _holding_zero(found, low, high, p, level)
@@ -215,7 +222,7 @@ def _bare(value_N: Floats, sample: Clustered) -> bool:
 
 
 def _few_other_than(values: tuple[float, ...], value_N: Floats, sample: Clustered) -> bool:
-    """Fewer than FEW_PATIENTS patients have anything but one of the values: resamples may lack them, or have no more."""
+    """Fewer than FEW_PATIENTS patients have anything but one of the values, so that resamples may lack them."""
     return any(len(np.unique(sample.cluster_N[np.abs(value_N - v) > 1e-12])) < FEW_PATIENTS for v in values)
 
 

@@ -55,6 +55,8 @@ class Difference:
     p: float
     used: int
     left_out: int
+    error: float = float("nan")
+    """Standard error: the standard deviation of the resamples."""
 
 
 @dataclass(frozen=True)
@@ -257,15 +259,23 @@ def patients_with_a_label(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> 
     return len(np.unique(np.asarray(patient_N)[~np.isnan(np.asarray(target_N, dtype=np.float64))]))
 
 
-def interval(value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS) -> Interval:
+def interval(
+    value: float,
+    replicate_R: Floats,
+    level: float = 0.95,
+    *,
+    patients: int = FEWEST_PATIENTS,
+    corrected: bool = False,
+) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
     patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
-    `patients_with_a_label`); fewer than two have no interval.
+    `patients_with_a_label`); fewer than two have no interval. corrected: bias-corrected percentiles (Efron 1987), for
+    measures that a resample makes larger, as films drawn twice do with average precision.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
+    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level, corrected=corrected)
     return Interval(float(value), low, high, len(have), left_out)
 
 
@@ -284,7 +294,8 @@ def difference(
         return Difference(float(value), low, high, float("nan"), len(have), left_out)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
     p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
-    return Difference(float(value), low, high, p, len(have), left_out)
+    error = float(have.std(ddof=1)) if len(have) > 1 else float("nan")
+    return Difference(float(value), low, high, p, len(have), left_out, error)
 
 
 def p_floor(resamples: int, left_out: int) -> float:
@@ -293,13 +304,48 @@ def p_floor(resamples: int, left_out: int) -> float:
     return 2 / (resamples - left_out + 1)
 
 
-def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float]:
+def _percentiles(value: float, have: Floats, level: float, *, corrected: bool = False) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
     if np.isnan(value) or len(have) == 0:
         return float("nan"), float("nan")
-    low, high = np.quantile(have, [(1 - level) / 2, (1 + level) / 2])
+    share = np.array([(1 - level) / 2, (1 + level) / 2])
+    if corrected:
+        under = (np.count_nonzero(have < value) + np.count_nonzero(have <= value)) / (2 * len(have))
+        bias = stats.norm.ppf(np.clip(under, 1 / (len(have) + 1), len(have) / (len(have) + 1)))
+        share = stats.norm.cdf(2 * bias + stats.norm.ppf(share))
+    low, high = np.quantile(have, share)
     return float(low), float(high)
+
+
+def holm(p_K: npt.ArrayLike) -> Floats:
+    """p values of K tests at once, so that the chance of any false finding among them stays at the level (Holm 1979).
+    NaN where there is no test."""
+    p = np.asarray(p_K, dtype=np.float64)
+    order = np.argsort(p)[: int(np.count_nonzero(~np.isnan(p)))]
+    out = np.full_like(p, np.nan)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return out
+
+
+def false_discovery(p_K: npt.ArrayLike) -> Floats:
+    """p values of K tests at once, so that the expected share of false ones among those called stays at the level
+    (Benjamini and Hochberg 1995). NaN where there is no test."""
+    p = np.asarray(p_K, dtype=np.float64)
+    out, known = np.full_like(p, np.nan), ~np.isnan(p)
+    if known.any():
+        out[known] = stats.false_discovery_control(p[known])
+    return out
+
+
+def detectable(error: float, level: float = 0.95, power: float = 0.8) -> float:
+    """The least difference whose interval would leave out 0 in `power` of such samples, from its standard error."""
+    return float(error * (stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)))
+
+
+def power(difference: float, error: float, level: float = 0.95) -> float:
+    """In which share of such samples the interval of a true difference would leave out 0 on its side."""
+    return float(stats.norm.cdf(abs(difference) / error - stats.norm.ppf((1 + level) / 2))) if error > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def analyse(
     )
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
-    found = tuple(_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels))
+    found = _together([_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels)])
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
@@ -129,7 +129,11 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
-        gaps=tuple(_gaps(branches, replicates, points, level, lambda one_KR, _: one_KR[k], lambda _: rarer, second)),
+        gaps=tuple(
+            _gaps(
+                scores, branches, replicates, points, level, lambda _: [k], lambda one_KR, _: one_KR[k], rarer, second
+            )
+        ),
         chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
     )
 
@@ -146,15 +150,18 @@ def _branch(
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
+    def interval(value: float, replicate_R: Floats, *, corrected: bool = False) -> Interval:
+        found = uncertainty.interval(value, replicate_R, level, patients=patients, corrected=corrected)
+        return Interval.of(found)
 
     operating = tuple(
         OperatingResult(
             point=name,
             threshold=float(points.threshold_PBK[p, b, k]),
             sensitivity=_called(scores, points, p, b, [k], True, replicates.sensitivity_PBKR[p, b, k], level, patients),
-            specificity=_called(scores, points, p, b, [k], False, replicates.specificity_PBKR[p, b, k], level, patients),
+            specificity=_called(
+                scores, points, p, b, [k], False, replicates.specificity_PBKR[p, b, k], level, patients
+            ),
         )
         for p, name in enumerate(points.names)
     )
@@ -162,7 +169,9 @@ def _branch(
     return BranchResult(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
-        average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
+        average_precision=interval(
+            metrics.average_precision(target, score), replicates.average_precision_BKR[b, k], corrected=True
+        ),
         brier=Interval.of(
             uncertainty.interval(
                 metrics.brier(target, score),
@@ -240,9 +249,12 @@ def _mean(
     whose = scores.patient_N
     labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
 
-    def interval(value: Iterable[float], replicate_KR: Floats, patients: int | None = None) -> Interval:
-        own = fewest() if patients is None else patients
-        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, None), level, patients=own))
+    def interval(
+        value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, corrected: bool = False
+    ) -> Interval:
+        own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, corrected=corrected)
+        return Interval.of(found)
 
     def operating(b: int, p: int) -> OperatingResult:
         sensitivity, specificity = (
@@ -264,7 +276,7 @@ def _mean(
             BranchResult(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
-                average_precision=interval(precision, replicates.average_precision_BKR[b]),
+                average_precision=interval(precision, replicates.average_precision_BKR[b], corrected=True),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
                 points=tuple(operating(b, p) for p in range(len(points.names))),
@@ -274,7 +286,7 @@ def _mean(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(_gaps(branches, replicates, points, level, over, fewest)),
+        gaps=tuple(_gaps(scores, branches, replicates, points, level, lambda p: pointed[p], over, fewest)),
     )
 
 
@@ -285,16 +297,18 @@ def _pointed(threshold_BK: Floats, used: Sequence[int]) -> list[int]:
 
 
 def _gaps(
+    scores: Scores,
     branches: Sequence[BranchResult],
     replicates: Replicates,
     points: Points,
     level: float,
+    ks: Callable[[int], Sequence[int]],
     pick: Callable[[Floats, int | None], Floats],
-    patients: Callable[[int | None], int],
+    patients: Callable[[int | None], int] | int,
     delong: uncertainty.Delong | None = None,
 ) -> Iterator[Gap]:
-    """Every paired difference. pick: a finding's resamples, or their mean, out of K x R, at an operating point or none;
-    patients: how many that rests on.
+    """Every paired difference. ks: the findings at an operating point; pick: a finding's resamples, or their mean, out
+    of K x R, at an operating point or none; patients: how many that rests on.
 
     Sensitivity and specificity are compared where both branches have a threshold, each its own.
     """
@@ -304,7 +318,12 @@ def _gaps(
             if p is not None and math.isnan(value):
                 continue
             replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
-            gap = uncertainty.difference(value, replicate_R, level, patients=patients(p))
+            least = patients if isinstance(patients, int) else patients(p)
+            gap = uncertainty.difference(value, replicate_R, level, patients=least)
+            positive = measure == "sensitivity"
+            if p is not None and (sample := _sample(scores, ks(p), positive)):
+                own_N, other_N = (_rightly(scores, points, p, side, ks(p), positive) for side in (a, b))
+                gap = paired(own_N - other_N, sample, replicate_R, level, patients=least)
             yield Gap(
                 branch=branches[a].branch,
                 against=branches[b].branch,
@@ -316,7 +335,22 @@ def _gaps(
                 p=gap.p,
                 left_out=gap.left_out,
                 delong_p=delong.p(a, b) if delong and measure == "auroc" else math.nan,
+                error=gap.error,
             )
+
+
+def _together(found: Sequence[FindingResult]) -> tuple[FindingResult, ...]:
+    """The findings' differences with their p for all findings at once, measure by measure."""
+    family: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for k, result in enumerate(found):
+        for g, gap in enumerate(result.gaps if result.finding != NO_FINDING else ()):
+            family.setdefault((gap.against, gap.measure, gap.point), []).append((k, g))
+    gaps = [list(result.gaps) for result in found]
+    for places in family.values():
+        p = [gaps[k][g].p for k, g in places]
+        for (k, g), sure, few_false in zip(places, uncertainty.holm(p), uncertainty.false_discovery(p), strict=True):
+            gaps[k][g] = gaps[k][g].model_copy(update={"holm": float(sure), "false_discovery": float(few_false)})
+    return tuple(one.model_copy(update={"gaps": tuple(own)}) for one, own in zip(found, gaps, strict=True))
 
 
 def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure, int | None, Floats]]:

@@ -310,9 +310,7 @@ def summarise(
     for at, group in enumerate(groups):
         scores += [_score(track, group, replicates[track.method][at]) for track in tracks]
         gaps += [
-            _gap(
-                by_method[method], by_method[floor], group, measure, replicates[method][at] - replicates[floor][at]
-            )
+            _gap(by_method[method], by_method[floor], group, measure, replicates[method][at] - replicates[floor][at])
             for method in LOOKS
             for floor in FLOORS
             for measure in GAP_MEASURES
