@@ -56,7 +56,7 @@ class Clustered:
 
     def sums(self, value_N: Floats) -> Floats:
         """Weighted sum of each cluster, C numbers."""
-        return np.bincount(self.cluster_N, self.weight_N * value_N, minlength=self.clusters)
+        return np.bincount(self.cluster_N, self.weight_N * value_N, minlength=self.clusters).astype(np.float64)
 
     def effective(self, value_N: Floats, level: float) -> float:
         """Independent films that know the mean of these values as well (Korn and Graubard 1998).
@@ -72,7 +72,7 @@ class Clustered:
         error = self.sums(value_N - mean)
         design = max(1.0, self.clusters / (self.clusters - 1) * float(error @ error) / plain)
         tails = np.array([max(1.0, self.films - 1), self.clusters - 1])
-        of_films, of_clusters = stats.t.ppf((1 + level) / 2, tails)
+        of_films, of_clusters = np.asarray(stats.t.ppf((1 + level) / 2, tails))
         return float(self.films / design * min(1.0, of_films / of_clusters) ** 2)
 
 
@@ -132,7 +132,7 @@ def p_of_flips(difference_C: npt.ArrayLike) -> float:
     sums, ways = np.zeros(1), np.ones(1)
     for one in apart[:FEW_PATIENTS]:
         sums, place = np.unique(np.round(np.r_[sums + one, sums - one], 12), return_inverse=True)
-        ways = np.bincount(place, np.r_[ways, ways])
+        ways = np.bincount(place, np.r_[ways, ways]).astype(np.float64)
         if len(sums) > SUMS:
             break
     if len(apart) >= FEW_PATIENTS or len(sums) > SUMS:
@@ -148,9 +148,9 @@ def mean_of(
     *,
     patients: int = FEWEST_PATIENTS,
 ) -> Interval:
-    """The mean of values in [0, 1] with its interval: `share` for hits and misses of a finding, and wherever fewer than
-    FEW_PATIENTS patients have anything but 0 (or anything but 1); else percentiles of the resamples. `patients` as for
-    `uncertainty.interval`."""
+    """The mean of values in [0, 1] with its interval: `share` for hits and misses of a finding, and where some patients
+    have nothing but 0 (or but 1) and fewer than FEW_PATIENTS anything else; else percentiles of the resamples.
+    `patients` as for `uncertainty.interval`."""
     value = np.asarray(value_N, dtype=np.float64)
     found = uncertainty.interval(sample.mean(value), replicate_R, level, patients=patients)
     if min(patients, sample.clusters) < FEWEST_PATIENTS or not _bare(value, sample):
@@ -195,7 +195,7 @@ def paired(
     """Mean of the differences of two methods' values in [0, 1] on the same films; `replicate_R` is of that mean.
 
     p is that of `p_of_flips`, or of the resamples where that is larger, and an interval whose p does not exclude 0 is
-    widened to hold it. Where fewer than FEW_PATIENTS patients have any difference (or anything but the largest) the
+    widened to hold it. Where some patients have no difference (or the largest) and fewer than FEW_PATIENTS another, the
     interval is Bonett and Price's (2012, one film added to those where either is better) at the effective number of
     films, and p that of the flips alone; elsewhere percentiles.
     """
@@ -216,14 +216,16 @@ def paired(
 
 
 def _bare(value_N: Floats, sample: Clustered) -> bool:
-    """A finding's hits and misses, or few patients with anything but 0, or but 1."""
+    """A finding's hits and misses, or few patients with anything else beside some without."""
     binary = sample.findings == 1 and bool(np.isin(value_N, (0.0, 1.0)).all())
     return binary or _few_other_than((0.0, 1.0), value_N, sample)
 
 
 def _few_other_than(values: tuple[float, ...], value_N: Floats, sample: Clustered) -> bool:
-    """Fewer than FEW_PATIENTS patients have anything but one of the values, so that resamples may lack them."""
-    return any(len(np.unique(sample.cluster_N[np.abs(value_N - v) > 1e-12])) < FEW_PATIENTS for v in values)
+    """Some patients have nothing but one of these values, and fewer than FEW_PATIENTS others anything else: too few for
+    resamples to show how many there might be."""
+    others = (len(np.unique(sample.cluster_N[np.abs(value_N - value) > 1e-12])) for value in values)
+    return any(count < min(FEW_PATIENTS, sample.clusters) for count in others)
 
 
 def _holding_zero(found: Difference, low: float, high: float, p: float, level: float) -> Difference:

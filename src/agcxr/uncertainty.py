@@ -265,17 +265,19 @@ def interval(
     level: float = 0.95,
     *,
     patients: int = FEWEST_PATIENTS,
-    corrected: bool = False,
+    basic: bool = False,
 ) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
     patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
-    `patients_with_a_label`); fewer than two have no interval. corrected: bias-corrected percentiles (Efron 1987), for
-    measures that a resample makes larger, as films drawn twice do with average precision.
+    `patients_with_a_label`); fewer than two have no interval. basic: the basic interval,
+    2 value - percentiles, in [0, 1]: for measures that chance only makes larger, so that a resample is too large twice.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level, corrected=corrected)
+    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
+    if basic:
+        low, high = (float(np.clip(2 * value - end, 0, 1)) for end in (high, low))
     return Interval(float(value), low, high, len(have), left_out)
 
 
@@ -304,17 +306,12 @@ def p_floor(resamples: int, left_out: int) -> float:
     return 2 / (resamples - left_out + 1)
 
 
-def _percentiles(value: float, have: Floats, level: float, *, corrected: bool = False) -> tuple[float, float]:
+def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
     if np.isnan(value) or len(have) == 0:
         return float("nan"), float("nan")
-    share = np.array([(1 - level) / 2, (1 + level) / 2])
-    if corrected:
-        under = (np.count_nonzero(have < value) + np.count_nonzero(have <= value)) / (2 * len(have))
-        bias = stats.norm.ppf(np.clip(under, 1 / (len(have) + 1), len(have) / (len(have) + 1)))
-        share = stats.norm.cdf(2 * bias + stats.norm.ppf(share))
-    low, high = np.quantile(have, share)
+    low, high = np.quantile(have, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

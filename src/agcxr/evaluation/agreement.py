@@ -106,15 +106,13 @@ def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int
 def reflected(
     value: float, replicate_R: Floats, level: float, *, patients: int = uncertainty.FEWEST_PATIENTS
 ) -> uncertainty.Interval:
-    """The basic bootstrap interval, 2 value - percentiles, ended at 0: for measures that noise only makes larger.
+    """The basic bootstrap interval, 2 value - percentiles, in [0, 1]: for measures that noise only makes larger.
     `patients` as for `uncertainty.interval`.
 
     An ECE measured on few films is too large, and on a resample of them too large twice; a percentile interval would
     lie above the truth.
     """
-    found = uncertainty.interval(value, replicate_R, level, patients=patients)
-    low, high = (max(0.0, 2 * value - end) if np.isfinite(end) else float("nan") for end in (found.high, found.low))
-    return uncertainty.Interval(found.value, low, high, found.used, found.left_out)
+    return uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
 
 
 def _groups(probability_N: Floats, most: int) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -150,9 +150,8 @@ def _branch(
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats, *, corrected: bool = False) -> Interval:
-        found = uncertainty.interval(value, replicate_R, level, patients=patients, corrected=corrected)
-        return Interval.of(found)
+    def interval(value: float, replicate_R: Floats) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
 
     operating = tuple(
         OperatingResult(
@@ -169,9 +168,7 @@ def _branch(
     return BranchResult(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
-        average_precision=interval(
-            metrics.average_precision(target, score), replicates.average_precision_BKR[b, k], corrected=True
-        ),
+        average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
         brier=Interval.of(
             uncertainty.interval(
                 metrics.brier(target, score),
@@ -188,8 +185,8 @@ def _branch(
 
 
 def _rightly(scores: Scores, points: Points, p: int, b: int, ks: Sequence[int], positive: bool) -> Floats:
-    """1 where a film is called rightly at an operating point, else 0: of all films with each finding of `ks` (or without
-    it), one finding after the other, as `_sample` has them."""
+    """1 where a film is called rightly at an operating point, else 0: of all films with each finding of `ks` (or
+    without it), one finding after the other, as `_sample` has them."""
     of_films = []
     for k in ks:
         own = scores.target_NK[:, k] == positive
@@ -250,10 +247,10 @@ def _mean(
     labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
 
     def interval(
-        value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, corrected: bool = False
+        value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
         own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
-        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, corrected=corrected)
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, basic=basic)
         return Interval.of(found)
 
     def operating(b: int, p: int) -> OperatingResult:
@@ -276,7 +273,7 @@ def _mean(
             BranchResult(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
-                average_precision=interval(precision, replicates.average_precision_BKR[b], corrected=True),
+                average_precision=interval(precision, replicates.average_precision_BKR[b], basic=True),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
                 points=tuple(operating(b, p) for p in range(len(points.names))),

@@ -1,8 +1,8 @@
 """What an evaluation found, typed, and its file results.json.
 
 A number that does not exist (the AUROC of a label without positives) is NaN in Python and null in the file.
-Intervals are percentiles of a bootstrap over patients unless a field says DeLong; those of average precision are
-bias-corrected, those of sensitivity and specificity as `proportions` has them.
+Intervals are percentiles of a bootstrap over patients unless a field says DeLong; those of mean
+average precision are basic ones, those of sensitivity and specificity as `proportions` has them.
 """
 
 from __future__ import annotations
