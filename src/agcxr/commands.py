@@ -94,7 +94,7 @@ def evaluate(
     *,
     split: Literal["train", "val", "test"] = "test",
     out: Path | None = None,
-    resamples: int = 1000,
+    resamples: int = 10_000,
     allow_leak: bool = False,
     pictures: bool = True,
     rectify: Literal["minmax", "relu"] = "minmax",
@@ -248,7 +248,7 @@ def score(
     image_column: str | None = None,
     patient_column: str | None = None,
     logits: bool = False,
-    resamples: int = 1000,
+    resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> int:

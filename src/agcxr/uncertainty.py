@@ -13,14 +13,21 @@ resample follow exactly, ties included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
+from agcxr.data.workers import default_workers
 from agcxr.metrics import Floats, known
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 CHUNK_BYTES = 6 * 2**20
 """Weights held at once; what stays in a cache is fastest. Results do not change: resamples are drawn singly."""
@@ -28,6 +35,8 @@ Counts = npt.NDArray[np.float32]
 """How often something counts: whole numbers, exact in float32 up to 16 million, at half the memory of float64."""
 
 
+RESAMPLES = 10_000
+"""The ends of an interval move by less than .001 then; of 1,000 by up to .003."""
 FEWEST_PATIENTS = 2
 """Of one patient there is no interval and no p: a resample has that patient or has nothing."""
 FEW_PATIENTS = 20
@@ -82,12 +91,26 @@ def cluster_weights(cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Gen
         yield count[cluster].astype(np.float64)
 
 
+def in_threads(work: Callable[[In], Out], chunks: Iterable[In]) -> Iterator[Out]:
+    """`work` of each chunk, in their order, as many at once as there are cores: NumPy and SciPy let others compute
+    meanwhile. No more chunks are held than that."""
+    at_once = default_workers()
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _drawn(clusters: int, resamples: int, rng: np.random.Generator, *, step: int) -> Iterator[Counts]:
     """Chunks C x r, r about `step`, of how often each cluster was drawn."""
     if clusters == 0:
         raise ValueError("no films were given; a bootstrap needs at least one")
     if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}; 1000 is usual")
+        raise ValueError(f"resamples must be at least 1, got {resamples}; {RESAMPLES:,} is usual")
     step = max(1, step)
     for start in range(0, resamples, step):
         count = np.empty((clusters, min(step, resamples - start)), np.float32)
@@ -126,17 +149,17 @@ class SortedCurve:
 
     def measures(self, count_CR: Counts) -> tuple[Floats, Floats]:
         """(AUROC, AP) of each resample, R numbers each; NaN where a class has no weight."""
-        pos = (self.positive_GC @ count_CR).astype(np.float64)
-        neg = np.cumsum(self.negative_SC @ count_CR, axis=0, dtype=np.float64)
-        above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1]
+        pos = self.positive_GC @ count_CR
+        neg = np.cumsum(self.negative_SC @ count_CR, axis=0)
+        above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1].astype(np.float64)
         true = np.cumsum(pos, axis=0)
-        total_pos = true[-1]
+        total_pos = true[-1].astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             # Negatives below a positive count one, those at its score a half.
-            mean_above = np.einsum("gr,gr->r", pos, above + through) / 2
+            mean_above = np.einsum("gr,gr->r", pos, above + through, dtype=np.float64) / 2
             auroc = 1 - mean_above / (total_pos * total_neg)
             called = true + through
-            precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+            precision = np.divide(true, called, out=np.zeros(true.shape), where=called > 0, dtype=np.float64)
             ap = np.einsum("gr,gr->r", pos, precision) / total_pos
         absent = (total_pos == 0) | (total_neg == 0)
         return np.where(absent, np.nan, auroc), np.where(absent, np.nan, ap)
@@ -153,7 +176,7 @@ def bootstrap(
     cluster_N: npt.ArrayLike,
     *,
     rng: np.random.Generator,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     threshold_PBK: npt.ArrayLike | None = None,
 ) -> Replicates:
     """All measures of all branches and labels on resamples over clusters (patients).
@@ -174,12 +197,14 @@ def bootstrap(
     name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
     curves = [SortedCurve.of(target[:, k], score[b, :, k], cluster, len(name)) for b, k in pairs]
     sums = Sums.of(target, score, threshold, cluster, len(name))
-    chunks: list[tuple[Floats, ...]] = []
-    for count_CR in _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name)))):
+
+    def measured(count_CR: Counts) -> tuple[Floats, ...]:
         nothing = np.full(count_CR.shape[1], np.nan)
         ranked = [curve.measures(count_CR) if curve else (nothing, nothing) for curve in curves]
         auroc, ap = (np.stack(part).reshape(branches, labels, -1) for part in zip(*ranked, strict=True))
-        chunks.append((auroc, ap, *sums.measures(count_CR)))
+        return (auroc, ap, *sums.measures(count_CR))
+
+    chunks = list(in_threads(measured, _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name))))))
     auroc, ap, brier, sensitivity, specificity = (np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
     return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(name))
 

@@ -96,11 +96,9 @@ class Tally:
 
 def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int, seed: int) -> list[Measures]:
     """Every tally's measures on the same resamples of whole clusters (patients)."""
-    chunks: list[list[Measures]] = [[] for _ in tallies]
-    for weight_NR in uncertainty.cluster_weights(cluster_N, resamples, np.random.default_rng(seed)):
-        for tally, own in zip(tallies, chunks, strict=True):
-            own.append(tally.measures(weight_NR))
-    return [Measures(*(np.concatenate(part) for part in zip(*own, strict=True))) for own in chunks]
+    weights = uncertainty.cluster_weights(cluster_N, resamples, np.random.default_rng(seed))
+    chunks = uncertainty.in_threads(lambda weight_NR: [tally.measures(weight_NR) for tally in tallies], weights)
+    return [Measures(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*chunks, strict=True)]
 
 
 def reflected(

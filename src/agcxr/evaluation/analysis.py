@@ -29,7 +29,7 @@ from agcxr.evaluation.results import (
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, mean_of, paired
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Replicates, mean_over
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Replicates, mean_over
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def analyse(
     scores: Scores,
     *,
     rng_seed: int = 0,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     points: Points | None = None,
     unit: Literal["patient", "film"] = "patient",

@@ -18,7 +18,7 @@ from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, paired
-from agcxr.uncertainty import FEW_PATIENTS, cluster_weights, mean_over, p_floor
+from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, cluster_weights, mean_over, p_floor
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
@@ -90,7 +90,7 @@ def centred(found_N4: Floats, window_4: Floats) -> Floats:
 
 
 def coverage(
-    predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = 1000, seed: int = 0
+    predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Coverage:
     """Measure the attended boxes of predictions.parquet on the annotated boxes (boxes.parquet) of the same films.
 

@@ -29,6 +29,7 @@ from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.prediction import BRANCHES, Precision
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
+from agcxr.uncertainty import RESAMPLES
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
@@ -54,7 +55,7 @@ def evaluate(
     split: str = "test",
     *,
     out: str | Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
     allow_leak: bool = False,

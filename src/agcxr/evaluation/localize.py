@@ -48,7 +48,7 @@ from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, mean_of, paired
-from agcxr.uncertainty import cluster_weights, mean_over
+from agcxr.uncertainty import RESAMPLES, cluster_weights, mean_over
 
 LOCALIZATION = "localization.json"
 PICTURE = "localization.png"
@@ -84,7 +84,7 @@ def localize(
     out: str | Path | None = None,
     rectify: Rectify = "minmax",
     batch_size: int = 16,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     device: str | None = None,
     allow_leak: bool = False,

@@ -24,6 +24,7 @@ from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
 from agcxr.inference.maps import Rectify
 from agcxr.models.checkpoint import CARD_FILE, Card, fetch, read_card
+from agcxr.uncertainty import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def study(
     split: str = "test",
     *,
     out: str | Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     allow_leak: bool = False,
     device: str | None = None,
