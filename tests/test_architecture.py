@@ -147,6 +147,7 @@ DIRECTION = """
     evaluation/charts
     evaluation/page
     evaluation/report_tables
+    evaluation/report_findings
     evaluation/report_points
     evaluation/report_pictures
     evaluation/report

@@ -21,12 +21,14 @@ from agcxr.evaluation.results import (
     FindingResult,
     Gap,
     Interval,
+    KindGap,
+    KindResult,
     MeanResult,
     Measure,
     OperatingResult,
     Resampling,
 )
-from agcxr.labels import NO_FINDING
+from agcxr.labels import FINDINGS, LOCALISED, NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, mean_of, paired
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Replicates, mean_over
@@ -94,6 +96,7 @@ def analyse(
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
     found = _together([_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels)])
+    kinds = _kinds(scores, found, replicates, level, rarer_K)
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
@@ -103,7 +106,35 @@ def analyse(
         resampling=Resampling(
             resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
         ),
+        kinds=kinds,
+        kinds_gap=_kinds_gap(kinds, scores, replicates, level, rarer_K) if len(scores.branches) > 1 and kinds else None,
     )
+
+
+def _kinds(
+    scores: Scores, found: Sequence[FindingResult], replicates: Replicates, level: float, rarer_K: Sequence[int]
+) -> tuple[KindResult, ...]:
+    """Means over localised and over diffuse findings, without operating points; none where either kind is missing."""
+    no_points = Points((), np.zeros((0, len(scores.branches), len(scores.labels))))
+    diffuse = [name for name in FINDINGS if name not in LOCALISED]
+    localised, spread = (
+        _mean(scores, found, replicates, no_points, level, rarer_K, among) for among in (LOCALISED, diffuse)
+    )
+    if not (localised.findings and spread.findings):
+        return ()
+    return KindResult(kind="localised", mean=localised), KindResult(kind="diffuse", mean=spread)
+
+
+def _kinds_gap(
+    kinds: Sequence[KindResult], scores: Scores, replicates: Replicates, level: float, rarer_K: Sequence[int]
+) -> KindGap:
+    gain_KR = replicates.auroc_BKR[-1] - replicates.auroc_BKR[0]
+    ks = [[scores.labels.index(name) for name in one.mean.findings] for one in kinds]
+    first, second = (one.mean.branches[-1].auroc.value - one.mean.branches[0].auroc.value for one in kinds)
+    replicate_R = mean_over(gain_KR[ks[0]]) - mean_over(gain_KR[ks[1]])
+    fewest = min(rarer_K[k] for k in (*ks[0], *ks[1]))
+    gap = uncertainty.difference(first - second, replicate_R, level, patients=fewest)
+    return KindGap(value=gap.value, low=gap.low, high=gap.high, p=gap.p, left_out=gap.left_out)
 
 
 def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
@@ -230,10 +261,11 @@ def _mean(
     points: Points,
     level: float,
     rarer_K: Sequence[int],
+    among: Sequence[str] = FINDINGS,
 ) -> MeanResult:
-    """Over the findings that have both classes, and at an operating point a threshold. A mean rests on the patients of
-    the finding that has the fewest."""
-    findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
+    """Over those of some findings that have both classes, and at an operating point a threshold. A mean rests on the
+    patients of the finding that has the fewest."""
+    findings = [k for k, result in enumerate(found) if result.finding in among]
     used = [k for k in findings if found[k].defined]
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 

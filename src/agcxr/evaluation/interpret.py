@@ -65,8 +65,8 @@ def interpret(
     patients: int = PATIENTS,
     positives: int = POSITIVES,
 ) -> Meaning:
-    """Measure an evaluation's predictions and write scores.json beside them; the seed is the evaluation's, and so are the
-    resamples up to MOST_RESAMPLES.
+    """Measure an evaluation's predictions and write scores.json beside them; seed and resamples (up to
+    MOST_RESAMPLES) are the evaluation's.
 
     calibration: the checkpoint's; without one, scores are measured as they are, and beside them `calibrated_NK`, the
     probabilities of several calibrations, each on films that it was not fitted on. patients, positives: smaller groups

@@ -159,6 +159,24 @@ class MeanResult(Frozen):
     gaps: tuple[Gap, ...] = ()
 
 
+class KindResult(Frozen):
+    """Means over the findings of a kind (see `labels.LOCALISED`)."""
+
+    kind: Literal["localised", "diffuse"]
+    mean: MeanResult
+
+
+class KindGap(Frozen):
+    """What the last branch gains over the first in the mean of the localised findings, minus the same of the diffuse
+    ones; paired."""
+
+    value: Number
+    low: Number
+    high: Number
+    p: Number
+    left_out: int = 0
+
+
 class Resampling(Frozen):
     """How the intervals were made."""
 
@@ -180,6 +198,9 @@ class Analysis(Frozen):
     labels: tuple[FindingResult, ...]
     mean: MeanResult
     resampling: Resampling
+    kinds: tuple[KindResult, ...] = ()
+    """Where both kinds have a finding with both classes."""
+    kinds_gap: KindGap | None = None
 
     @property
     def stated(self) -> tuple[FindingResult, ...]:
