@@ -66,11 +66,12 @@ class Clustered:
         as clusters, as if films of a patient were one.
         """
         mean = self.mean(value_N)
-        plain = float(self.weight_N @ (value_N - mean) ** 2) / self.films
-        if self.clusters < 2 or plain < 1e-15:
+        spread = float(self.weight_N @ (value_N - mean) ** 2)
+        if self.clusters < 2 or spread < 1e-15:
             return min(self.films, float(self.clusters))
         error = self.sums(value_N - mean)
-        design = max(1.0, self.clusters / (self.clusters - 1) * float(error @ error) / plain)
+        alone = spread / (self.films - 1)  # variance of the mean, were each film a patient's only one
+        design = max(1.0, self.clusters / (self.clusters - 1) * float(error @ error) / alone)
         tails = np.array([max(1.0, self.films - 1), self.clusters - 1])
         of_films, of_clusters = np.asarray(stats.t.ppf((1 + level) / 2, tails))
         return float(self.films / design * min(1.0, of_films / of_clusters) ** 2)

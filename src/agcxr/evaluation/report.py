@@ -347,7 +347,7 @@ def _reading(results: Results) -> Section:
             ),
             Text(
                 "The epoch of every branch, the calibration and the thresholds were chosen on the validation films. "
-                "What is said of those (the training curves, the validation AUROC of a run) is optimistic for that reason; "
+                "What is said of those (training curves, a run's validation AUROC) is optimistic for that reason; "
                 "compare runs and settings on it, and take no result from it."
             ),
             Text(

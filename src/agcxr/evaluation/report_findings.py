@@ -62,17 +62,19 @@ def localised(results: Results) -> Section:
     def row(one: KindResult) -> tuple[Cell, ...]:
         gap = gap_of(one.mean.gaps, first)
         apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
-        names = ", ".join(words(name) for name in one.mean.findings)
         aurocs = (Cell(number(b.auroc.value), span(b.auroc)) for b in one.mean.branches)
-        return (Cell(one.kind.capitalize(), strong=True), *aurocs, apart, Cell(names))
+        return (Cell(f"{one.kind.capitalize()}, {len(one.mean.findings)}", strong=True), *aurocs, apart)
 
-    head = ("Findings", *(b.capitalize() for b in analysis.branches), f"{last.capitalize()} − {first}", "Which")
+    head = ("Findings", *(b.capitalize() for b in analysis.branches), f"{last.capitalize()} − {first}")
     rows = tuple(map(row, analysis.kinds))
+    which = "; ".join(
+        f"{one.kind.capitalize()}: {', '.join(words(name) for name in one.mean.findings)}" for one in analysis.kinds
+    )
     caption = (
         "Mean AUROC over the findings whose sign usually lies in one place, and over those that spread over a lung or "
-        f"more: a grouping of ours, for the method should help the first more. {BOLD}"
+        f"more: a grouping of ours, for the method should help the first more. {which}. {BOLD}"
     )
-    table = Table(head, rows, caption, texts=(0, len(head) - 1), accent=len(head) - 2)
+    table = Table(head, rows, caption, accent=len(head) - 2)
     return Section("Localised against diffuse", (*_kinds_apart(results), table))
 
 
