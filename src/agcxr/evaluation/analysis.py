@@ -185,15 +185,8 @@ def _branch(
         return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
 
     operating = tuple(
-        OperatingResult(
-            point=name,
-            threshold=float(points.threshold_PBK[p, b, k]),
-            sensitivity=_called(scores, points, p, b, [k], True, replicates.sensitivity_PBKR[p, b, k], level, patients),
-            specificity=_called(
-                scores, points, p, b, [k], False, replicates.specificity_PBKR[p, b, k], level, patients
-            ),
-        )
-        for p, name in enumerate(points.names)
+        _operating(scores, replicates, points, p, b, [k], float(points.threshold_PBK[p, b, k]), level, patients)
+        for p in range(len(points.names))
     )
     low, high = second.interval(b, level)
     return BranchResult(
@@ -232,6 +225,31 @@ def _sample(scores: Scores, ks: Sequence[int], positive: bool) -> Clustered | No
         return None
     finding = np.repeat(np.arange(len(own)), [films.sum() for films in own])
     return Clustered.of(np.concatenate([scores.patient_N[films] for films in own]), finding)
+
+
+def _operating(
+    scores: Scores,
+    replicates: Replicates,
+    points: Points,
+    p: int,
+    b: int,
+    ks: Sequence[int],
+    threshold: float,
+    level: float,
+    patients: int,
+) -> OperatingResult:
+    """A branch at an operating point, of a finding or of the mean over several (which has no threshold)."""
+
+    def rightly(positive: bool, replicate_KR: Floats) -> Interval:
+        replicate_R = mean_over(replicate_KR[list(ks)])
+        return _called(scores, points, p, b, ks, positive, replicate_R, level, patients)
+
+    return OperatingResult(
+        point=points.names[p],
+        threshold=threshold,
+        sensitivity=rightly(True, replicates.sensitivity_PBKR[p, b]),
+        specificity=rightly(False, replicates.specificity_PBKR[p, b]),
+    )
 
 
 def _called(
@@ -285,18 +303,6 @@ def _mean(
         found = uncertainty.interval(_average(value), replicate_R, level, patients=own, basic=basic)
         return Interval.of(found)
 
-    def operating(b: int, p: int) -> OperatingResult:
-        sensitivity, specificity = (
-            _called(scores, points, p, b, pointed[p], positive, over(replicate_KR, p), level, fewest(p))
-            for positive, replicate_KR in (
-                (True, replicates.sensitivity_PBKR[p, b]),
-                (False, replicates.specificity_PBKR[p, b]),
-            )
-        )
-        return OperatingResult(
-            point=points.names[p], threshold=float("nan"), sensitivity=sensitivity, specificity=specificity
-        )
-
     branches = []
     for b, name in enumerate(scores.branches):
         own = [found[k].branches[b] for k in used]
@@ -308,7 +314,10 @@ def _mean(
                 average_precision=interval(precision, replicates.average_precision_BKR[b], basic=True),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
-                points=tuple(operating(b, p) for p in range(len(points.names))),
+                points=tuple(
+                    _operating(scores, replicates, points, p, b, ks, math.nan, level, fewest(p))
+                    for p, ks in enumerate(pointed)
+                ),
             )
         )
     return MeanResult(

@@ -33,7 +33,7 @@ from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, 
 from agcxr.evaluation.results import PREDICTIONS, Gap, Results, load_results
 from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
-from agcxr.training.seeds import Gain, Seeds
+from agcxr.training.seeds import Gain, Seeds, seeds_beside
 
 SPLITS = {
     "official": "the official lists",
@@ -55,16 +55,22 @@ class Written:
 
 def report(folder: str | Path, extra: tuple[Section, ...] = (), seeds: Seeds | None = None) -> Written:
     """Write both reports into a results folder. `extra` sections follow the pictures of where it looked. seeds: of the
-    evaluated runs that this one is one of.
+    evaluated runs that this one is one of; default: those beside RUN, where the folder is RUN/evaluation/SPLIT.
 
     Raises ValueError where the folder holds no results or its predictions are missing.
     """
     root = Path(folder)
-    page = compose(load_results(root), root, extra, seeds)
+    results = load_results(root)
+    page = compose(results, root, extra, seeds or _seeds_beside(root.resolve(), results.split))
     written = Written(root / "report.html", root / "report.md")
     written.markdown.write_text(to_markdown(page, root), encoding="utf-8")
     written.html.write_text(to_html(page, root), encoding="utf-8")
     return written
+
+
+def _seeds_beside(folder: Path, split: str) -> Seeds | None:
+    """Those of the run that a results folder lies in, at its usual place."""
+    return seeds_beside(folder.parents[1], split) if len(folder.parents) > 1 else None
 
 
 def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), seeds: Seeds | None = None) -> Page:

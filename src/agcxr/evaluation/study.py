@@ -24,7 +24,6 @@ from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
 from agcxr.inference.maps import Rectify
 from agcxr.models.checkpoint import CARD_FILE, Card, fetch, read_card
-from agcxr.training.seeds import seeds_beside
 from agcxr.uncertainty import RESAMPLES
 
 
@@ -81,8 +80,7 @@ def study(
         if progress:
             print(f"\n{summary(found)}")
     extra += meaning_sections(meaning)
-    written = report(done.folder, extra, seeds_beside(run, split))
-    return Study(done.folder, done.results, meaning, found, extra, written)
+    return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra))
 
 
 def _coverage(folder: Path, films: Prepared, card: Card, resamples: int, seed: int) -> Coverage:
