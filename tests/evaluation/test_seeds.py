@@ -49,14 +49,15 @@ def test_every_run_is_evaluated_and_shows_all(tmp_path):
         assert f"(interval {ends})" in text
         assert "Two seeds' intervals hold the truth 87 % of the time where training varies; 5 are better" in text
         assert "training chance not included" not in text
-    again = report(out / "seed4" / "evaluation" / "test").markdown.read_text()  # finds what lies beside the run
-    assert f"mean of 2 seeds ({ends}, p " in again
     for written in reports:
         text = written.markdown.read_text()
         for title in ("What a score means", "Subgroups", "Other seeds"):  # with all that one run's report has
             assert f"## {title}\n" in text
         assert "| Seed 0 | Seed 4 |" in text
         assert f"| Fusion − global | **{signed(apart.mean)}** | {number(apart.sd)} |" in text
+    again = report(out / "seed4" / "evaluation" / "test").markdown.read_text()  # finds what lies beside the run
+    assert f"mean of 2 seeds ({ends}, p " in again
+
 
 
 def test_one_run_says_that_training_chance_is_not_included(tmp_path):
