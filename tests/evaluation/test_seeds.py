@@ -59,7 +59,6 @@ def test_every_run_is_evaluated_and_shows_all(tmp_path):
     assert f"mean of 2 seeds ({ends}, p " in again
 
 
-
 def test_one_run_says_that_training_chance_is_not_included(tmp_path):
     films = write_prepared(tmp_path / "prepared", boxed=False)
     done = study(write_run(tmp_path / "run"), films, resamples=20, progress=False)
