@@ -279,11 +279,13 @@ def _mean(
     points: Points,
     level: float,
     rarer_K: Sequence[int],
-    among: Sequence[str] = FINDINGS,
+    among: Sequence[str] | None = None,
 ) -> MeanResult:
-    """Over those of some findings that have both classes, and at an operating point a threshold. A mean rests on the
+    """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean rests on the
     patients of the finding that has the fewest."""
-    findings = [k for k, result in enumerate(found) if result.finding in among]
+    findings = [
+        k for k, one in enumerate(found) if one.finding != NO_FINDING and one.finding in (among or scores.labels)
+    ]
     used = [k for k in findings if found[k].defined]
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 

@@ -167,7 +167,7 @@ def _power(results: Results) -> str:
         paper = published(PAPER, "fusion").mean_of(analysis.mean.findings)
         paper -= published(PAPER, "global").mean_of(analysis.mean.findings)
         seen = percent(uncertainty.power(paper, gap.error, level), 0)
-        text += f", and {seen} of the time for the paper's ({signed(paper)})"
+        text += f", and {seen} of the time for the paper's ({signed(paper)})" * (not math.isnan(paper))
     return f"{text}. Less is not shown by its absence."
 
 
