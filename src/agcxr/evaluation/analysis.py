@@ -281,11 +281,10 @@ def _mean(
     rarer_K: Sequence[int],
     among: Sequence[str] | None = None,
 ) -> MeanResult:
-    """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean rests on the
-    patients of the finding that has the fewest."""
-    findings = [
-        k for k, one in enumerate(found) if one.finding != NO_FINDING and one.finding in (among or scores.labels)
-    ]
+    """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean
+    rests on the patients of the finding that has the fewest."""
+    names = [name for name in among or scores.labels if name != NO_FINDING]
+    findings = [k for k, result in enumerate(found) if result.finding in names]
     used = [k for k in findings if found[k].defined]
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
