@@ -117,7 +117,7 @@ def _summary(results: Results, seeds: Seeds | None) -> Section:
     if whole.near_whole is not None:
         area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
-    said = [_verdict(results, seeds), *([known] if (known := _power(results)) else [])]
+    said = [_verdict(results, seeds), *([known] if (known := power_of(results)) else [])]
     if silent := untaught(analysis):
         said.append(silent)
     if analysis.unstated:
@@ -151,7 +151,7 @@ def few_seeds(count: int) -> str:
     return f" {how}; {ENOUGH_SEEDS} are better (agcxr train --seeds {ENOUGH_SEEDS})."
 
 
-def _power(results: Results) -> str:
+def power_of(results: Results) -> str:
     """What these films could show: the least difference seen 4 times in 5, and the chance to see the paper's."""
     analysis = results.analysis
     gap = gap_of(analysis.mean.gaps, analysis.branches[0])
