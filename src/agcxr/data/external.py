@@ -149,16 +149,17 @@ def _mimic(options: Options) -> Rows:
     labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
     labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
     when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + film_study
+    view, odd_views = nih.read_views(films["ViewPosition"])
     frame, odd = _frame(
         films["dicom_id"] + ".jpg",
         films["subject_id"],
         labels,
         follow_up=when.groupby(films["subject_id"].map(patient_id)).rank(method="dense").astype("Int64"),
-        view=films["ViewPosition"].map(nih.view),
+        view=view,
     )
     silent = int(np.isnan(at).sum())
     notes += (f"{silent} films belong to studies without labels and are unknown",) if silent else ()
-    return Rows(frame, (*studies.paths, *films.paths), notes + odd)
+    return Rows(frame, (*studies.paths, *films.paths), notes + odd + odd_views)
 
 
 def _padchest(options: Options) -> Rows:
