@@ -57,9 +57,11 @@ def test_patients_of_file_names(tmp_path):
         "images_001/images/00000014_000.png",
         "13_007",
         "x.png",
+        "_1.png",
+        "_2.png",
     )
     made = nih.read_entries(table(tmp_path, "Image Index,Finding Labels\n" + "\n".join(f"{n},Mass" for n in names)))
-    assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x"]
+    assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x", "_1.png", "_2.png"]
     assert made.notes == ("no column 'Patient ID': patients are taken from the file names, the part before _",)
 
 

@@ -87,5 +87,9 @@ def test_nothing_there(tmp_path):
         archive.writestr("images_001.tar.gz", b"x")
     with pytest.raises(ValueError, match=r"cut.zip holds 1 archives, which are not looked into .*: unpack it"):
         find_files(tmp_path)
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
+        archive.writestr("labels.csv", b"x")
+    with pytest.raises(ValueError, match=r"; no films in \S+cut.zip"):
+        find_files(tmp_path)
     with pytest.raises(ValueError, match=r"absent does not exist; expected a folder of images, or a .zip or .tar.gz"):
         find_files(tmp_path / "absent")

@@ -334,7 +334,7 @@ def _check_ids(images: pd.Series, path: Path) -> None:
 
 def _patient_of(image: str) -> str:
     """The patient in a film's name, whatever folder it lies in: "train/00000013_005.png" -> "13"."""
-    return patient_id(stem(image).split("_")[0])
+    return patient_id(stem(image).split("_")[0]) or image
 
 
 def _key(name: str) -> str:

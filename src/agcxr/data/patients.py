@@ -18,7 +18,7 @@ OLDEST = 120
 BLANK = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "?", "unknown", "not available"})
 """Cells that say nothing, in lower case."""
 
-AGE = re.compile(r"(\d+(?:[.,]\d*)?)\s*\+?\s*([a-z]*)\.?", re.I | re.A)
+AGE = re.compile(r"([0-9]+(?:[.,][0-9]*)?)\s*\+?\s*([a-z]*)\.?", re.I)
 WHOLE = re.compile(r"0*(\d+)(?:\.0*|,0)?", re.A)
 """A whole number as tables write it; the group is the number without padding."""
 

@@ -171,7 +171,9 @@ class _Listing:
     def look_into_zips(self) -> None:
         """Last, as files that are unpacked already go before those of the same names in a .zip."""
         for path, below in self.zips:
-            for name in list_archive(path, self.notes.append):
+            names = list_archive(path, self.notes.append)
+            self.others += [] if names else [f"no films in {path}"]
+            for name in names:
                 file = f"{path}/{name}"
                 self.zipped.setdefault(file, (str(path), name))
                 self._film(file, (below.parent / name.lstrip("/\\")).as_posix())
