@@ -25,7 +25,7 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
-from agcxr.data.patients import OLDEST, patient_id, read_ages, read_patients, read_sexes
+from agcxr.data.patients import OLDEST, is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -171,7 +171,10 @@ def _padchest(options: Options) -> Rows:
     terms = table["Labels"].map(lambda text: frozenset(one.strip() for one in re.findall(r"'([^']*)'", text)))
     labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT)
     year = pd.to_numeric(table.get("StudyDate_DICOM").str[:4], errors="coerce")
-    age = (year - pd.to_numeric(table.get("PatientBirth"), errors="coerce")).astype(float)
+    birth = table.get("PatientBirth")
+    born = pd.to_numeric(birth, errors="coerce")
+    notes += unread(birth[born.isna() & ~birth.map(is_blank)], "years of birth")
+    age = (year - born).astype(float)
     impossible = int(((age < 0) | (age > OLDEST)).sum())
     notes += (f"{impossible} ages below 0 or over {OLDEST} years were left out as unknown",) if impossible else ()
     view = table["Projection"].map({"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"})
@@ -213,7 +216,10 @@ def _rsna(options: Options) -> Rows:
     headers = ShippedTable(
         options.metadata, "kaggle_stage_2_train_images_dicom_headers.csv.gz", ("PatientID", "ViewPosition")
     )
-    target = table.numbers("Target").groupby(table["patientId"], sort=False).max()
+    stated = table.numbers("Target")
+    if len(odd_labels := stated[stated.notna() & ~stated.isin([0, 1])]):
+        raise ValueError(f"{table.paths[0]}, column 'Target': {odd_labels.iloc[0]:g} is not a label; expected 0 or 1")
+    target = stated.groupby(table["patientId"], sort=False).max()
     facts = headers.table.drop_duplicates("PatientID").set_index("PatientID").reindex(target.index).fillna("")
     images = pd.Series(target.index, dtype=str)
     labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
@@ -262,7 +268,7 @@ def _vindr(options: Options) -> Rows:
 def _siim(options: Options) -> Rows:
     table = ShippedTable(options.labels, "siim-pneumothorax-train-rle.csv.gz", ("ImageId", "EncodedPixels"))
     runs = table["EncodedPixels"]
-    there = ~runs.isin(["-1", ""])
+    there = ~(runs.isin(["-1", "-1.0"]) | runs.map(is_blank))
     # Several masks of one film are several rows.
     positive = there.groupby(table["ImageId"], sort=False).any()
     images = pd.Series(positive.index, dtype=str)
@@ -298,7 +304,7 @@ def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tupl
     """
     unknown = {"unknown": np.nan, "negative": 0.0, "positive": 1.0}
     values = {"1": 1.0, "0": 0.0, "-1": unknown[options.uncertain], "": unknown[options.blank]}
-    cells = {name: table[name].str.replace(r"\.0$", "", regex=True) for name in CHEXPERT_COLUMNS}
+    cells = {name: table[name].map({cell: _plain(cell) for cell in table[name].unique()}) for name in CHEXPERT_COLUMNS}
     for name, column in cells.items():
         odd = sorted(set(column) - set(values))
         if odd:
@@ -322,6 +328,16 @@ def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tupl
         f"findings that a report does not mention are {options.blank}; {unsure} uncertain ones are {options.uncertain}",
     )
     return labels, notes
+
+
+def _plain(cell: str) -> str:
+    """ "1.0", "1,0" -> "1"; "nan" -> "". What is no number stays."""
+    if is_blank(cell):
+        return ""
+    try:
+        return f"{float(cell.replace(',', '.')):g}"
+    except ValueError:
+        return cell
 
 
 def _from_terms(
