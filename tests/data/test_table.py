@@ -175,6 +175,14 @@ def test_tables_that_are_no_text(tmp_path, name, data, reason):
         read_table(tmp_path / name, "Path")
 
 
+def test_class_names_beside_columns_of_findings_are_named(tmp_path):
+    made = read_table(table(tmp_path, "Path,label,Mass,room\na,Mass,1,3\nb,Edema,0,4\n"), "Path")
+    assert made.notes[:2] == (
+        "columns left out, not findings of ours: room",
+        "columns left out, as the labels stand elsewhere: label",
+    )
+
+
 def zipped(path, **members: str):
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in members.items():

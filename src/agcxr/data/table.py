@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data import nih
-from agcxr.data.label_cells import read_statements, what_lists_hold
+from agcxr.data.label_cells import LISTS, letters, read_statements, what_lists_hold
 from agcxr.data.patients import is_blank, read_ages, read_patients, read_sexes
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
@@ -108,7 +108,7 @@ def _patients(table: pd.DataFrame, images: pd.Series, column: str | None) -> tup
 def _left_out(table: pd.DataFrame, read: Collection[str | None], chosen: Sequence[str] | None) -> tuple[str, ...]:
     """Notes that name the columns nothing was read from."""
     unread = [name for name in table.columns if name not in read]
-    ours = [name for name in unread if canonical(name)]
+    ours = [name for name in unread if canonical(name) or letters(name) in LISTS]
     others = [name for name in unread if name not in ours]
     why = "not chosen as label columns" if chosen is not None else "as the labels stand elsewhere"
     notes = (f"columns left out, not findings of ours: {', '.join(others)}",) if others else ()
