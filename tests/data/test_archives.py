@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agcxr.data import archives
@@ -83,6 +84,22 @@ def test_no_member_grows_beyond_the_limit(tmp_path, monkeypatch, name, file):
         member.size = 5  # as if its header said so
         with pytest.raises(RadiographError, match=r"a file that grows beyond 10,000 bytes in its archive"):
             member.read()
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_a_bomb_is_known_by_how_well_it_is_packed(tmp_path, monkeypatch, name):
+    path = pack(tmp_path / name, {"a.png": bytes(1_000_000)})
+    monkeypatch.setattr(archives, "MAX_MEMBER_OF_SMALL", 10_000)
+    for member in walk_archive(path):
+        with pytest.raises(RadiographError, match=r"a file of 1,000,000 bytes packed into [\d,]+; no radiograph packs"):
+            member.read()
+    for member in walk_archive(path):
+        member.size = 5
+        with pytest.raises(RadiographError, match=r"a file that grows beyond [\d,]+ bytes in its archive"):
+            member.read()
+    film = np.random.default_rng(0).bytes(1_000_000)
+    for member in walk_archive(pack(tmp_path / f"film-{name}", {"a.png": film})):
+        assert member.read() == film
 
 
 def test_a_zip_that_states_too_small_a_size_is_damaged(tmp_path):
