@@ -98,6 +98,15 @@ def test_class_names_that_are_silent_teach_nothing():
     assert found.notes == ("3 films name no class: all their labels are unknown",)
 
 
+@pytest.mark.parametrize(
+    "absent", ["No Pneumonia", "NO_PNEUMONIA", "not pneumonia", "Non-Pneumonia", "Pneumonia negative"]
+)
+def test_a_class_that_denies_a_finding(absent):
+    found = read_statements(table(label=["Pneumonia", absent]), "t.csv")
+    assert found is not None
+    assert equal(found.labels["Pneumonia"], [1, 0])
+
+
 @pytest.mark.parametrize("header", ["label", "Finding Labels"])
 def test_a_finding_within_an_unknown_class_is_unknown(header):
     """A film of "Viral Pneumonia" is no film without pneumonia."""

@@ -31,6 +31,8 @@ NUMBERS = {1.0: 1.0, 0.0: 0.0, -1.0: float("nan")}
 SENTENCE = re.compile(r"\w{2}[.!?](\s|$)")
 """Marks a report: "No effusion, mass." names no classes."""
 
+NEGATIONS = frozenset({"no", "not", "non", "without", "negative", "absent"})
+
 NIH_LIST = "findinglabels"
 """The NIH's column of class names: it states all fifteen labels, also those that no row names."""
 LISTS = (NIH_LIST, "label", "labels", "finding", "findings", "class", "classes", "classname", "diagnosis", "diagnoses")
@@ -141,8 +143,11 @@ def _known(cell: object) -> bool:
 
 
 def _mentions(name: str) -> set[str]:
-    """Findings within a name that is none of ours: "Viral Pneumonia", "Nodule/Mass". It states them neither way."""
-    words = re.findall(r"[^\W_]+", name)
+    """Findings within a name that is none of ours: "Viral Pneumonia", "Nodule/Mass". It states them neither way, unless
+    it is "No Pneumonia"."""
+    words = re.findall(r"[^\W_]+", name.lower())
+    if not NEGATIONS.isdisjoint(words):
+        return set()
     spans = (words[start : start + length] for length in (1, 2) for start in range(len(words)))
     return {label for span in spans if (label := canonical(" ".join(span))) in FINDINGS}
 
