@@ -174,6 +174,14 @@ def test_archives_that_are_none(tmp_path, name):
     assert said[0].startswith(f"{path} breaks off: ")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.zip", ".tar"), ("a.tar.gz", ".zip"), ("a.tar", ".zip")])
+def test_archives_under_the_name_of_another_kind(tmp_path, name, kind):
+    path = pack(tmp_path / f"right{kind}", FILES).rename(tmp_path / name)
+    said: list[str] = []
+    assert list_archive(path, said.append) == ()
+    assert said == [f"{path} breaks off: it is a {kind} archive; name it so"]
+
+
 @pytest.mark.parametrize(
     ("name", "head", "film"),
     [

@@ -180,8 +180,20 @@ def list_archive(path: str | os.PathLike[str], say: Callable[[str], None]) -> tu
 
 
 def why_broken(path: str | os.PathLike[str], error: Exception) -> str:
-    """One of BROKEN_ARCHIVE in words."""
-    return f"{path} breaks off: {str(error) or type(error).__name__}"
+    """One of BROKEN_ARCHIVE in words, or that the archive is of another kind than its name says."""
+    other = _other_kind(path)
+    reason = f"it is a {other} archive; name it so" if other else str(error) or type(error).__name__
+    return f"{path} breaks off: {reason}"
+
+
+def _other_kind(path: str | os.PathLike[str]) -> str | None:
+    try:
+        if is_zip(path):
+            return ".tar" if tarfile.is_tarfile(path) else None
+        with open(path, "rb") as file:
+            return ".zip" if file.read(4) == b"PK\x03\x04" else None
+    except BROKEN_ARCHIVE:
+        return None
 
 
 def _tar_members(path: str | os.PathLike[str]) -> Iterator[Member]:
