@@ -276,6 +276,12 @@ def test_what_could_not_be_read_is_counted(tmp_path):
     path = write(tmp_path / "table.csv", PADCHEST.replace("1930.0", "19X0"))
     made = read_collection("padchest", Options(labels=path))
     assert "1 years of birth could not be read and are unknown, such as '19X0'" in made.notes
+    headers = write(tmp_path / "headers.csv", RSNA_HEADERS)
+    rsna = write(tmp_path / "rsna.csv", RSNA.replace("379.0", "").replace("453.0", "-453.0") + "00436515,1,2,3,4,1\n")
+    made = read_collection("rsna", Options(labels=rsna, metadata=headers))
+    assert made.boxes is not None
+    assert (made.boxes[["x0", "y0", "x1", "y1"]] * 1024).to_numpy().tolist() == [[1, 2, 4, 6]]
+    assert "2 boxes without a size were left out" in made.notes
     siim = SIIM + "1.2.276.3,-1.0\n1.2.276.4,nan\n"
     frame = read_collection("siim", Options(labels=write(tmp_path / "siim.csv", siim))).frame
     assert frame["Pneumothorax"].tolist() == [0, 1, 0, 0]

@@ -237,10 +237,12 @@ def _rsna(options: Options) -> Rows:
     drawn = table.table[table["x"] != ""]
     x, y, w, h = (table.numbers(name)[drawn.index].to_numpy() / FRAME for name in ("x", "y", "width", "height"))
     boxes = pd.DataFrame({"image_id": drawn["patientId"] + ".dcm", "finding": "Pneumonia"})
-    boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h).reset_index(drop=True)
+    whole = np.isfinite(x + y + w + h) & (w > 0) & (h > 0)
+    boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h)[whole].reset_index(drop=True)
+    cut = (f"{int((~whole).sum())} boxes without a size were left out",) if not whole.all() else ()
     boxes[["x0", "y0", "x1", "y1"]] = boxes[["x0", "y0", "x1", "y1"]].clip(0, 1)
     meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
-    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more), boxes)
+    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more, *cut), boxes)
 
 
 def _vindr(options: Options) -> Rows:
