@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from agcxr.data.decode import JPEG_SIZES, RadiographError, check_scans, jpeg_segments
+from agcxr.data.decode import JPEG_END, JPEG_SIZES, RadiographError, check_scans, jpeg_segments
 
 Kind = Literal["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "RLE"]
 Color = Literal["RGB", "YBR"]
 
 J2K_START = b"\xff\x4f\xff\x51"
 JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
-JLS_FRAME = 0xF7
+JLS_FRAME, JLS_PARAMETERS = 0xF7, 0xF8
 
 DCT = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 """Second bytes of the frame headers of baseline, extended and progressive JPEG, by Huffman or arithmetic codes."""
@@ -60,15 +60,17 @@ def read_codestream(frame: bytes) -> Codestream:
 
 
 def _jpeg(frame: bytes) -> Codestream:
-    marker, body, application = 0, b"", {}
-    for number, start, end in jpeg_segments(frame):
-        part = frame[start + 4 : end]
+    marker, body, application, scan = 0, b"", {}, 0
+    for number, scan, end in jpeg_segments(frame):
+        part = frame[scan + 4 : end]
         if number in JPEG_SIZES or number == JLS_FRAME:
             if body:
                 raise RadiographError("corrupt JPEG: two frame headers")
             marker, body = number, part
         elif number in (0xE0, 0xEE):
             application[number] = part[:16]
+        elif number == JLS_PARAMETERS and part[:1] in (b"\2", b"\3"):
+            raise RadiographError("a JPEG-LS with mapping tables, which no decoder here reads")
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise RadiographError("corrupt JPEG: its frame header is missing or of the wrong length")
     bits, height, width, components = struct.unpack_from(">BHHB", body)
@@ -84,7 +86,7 @@ def _jpeg(frame: bytes) -> Codestream:
     if not 2 <= bits <= 16:
         raise RadiographError(f"corrupt {kind}: {bits} bits a sample")
     check_scans(frame)
-    if kind != "JPEG-LS" and frame.rfind(b"\xff\xd9") < frame.find(b"\xff\xda"):  # only JPEG-LS tells without it
+    if kind != "JPEG-LS" and frame.rfind(JPEG_END) < scan:  # only JPEG-LS tells without it
         raise RadiographError(f"truncated {kind}: it stops after {len(frame):,} bytes, before its end mark")
     color, evidence = _jpeg_color(kind, body[6:], application) if components == 3 else (None, "")
     return Codestream(kind, width, height, components, bits, color, evidence)
@@ -106,11 +108,13 @@ def _jpeg_color(kind: Kind, components: bytes, application: dict[int, bytes]) ->
 
 
 def _jp2(frame: bytes) -> Codestream:
-    """JP2 boxes around a codestream: `colr` may name the colour space, `jp2c` holds the stream."""
+    """JP2 boxes around a codestream: `colr` may name the colour space, `pclr` is a palette, `jp2c` holds the stream."""
     space: int | None = None
     for kind, start, end in _boxes(frame, 0, len(frame)):
         if kind == b"jp2h":
             for inner, at, stop in _boxes(frame, start, end):
+                if inner == b"pclr":
+                    raise RadiographError("a JPEG 2000 with a palette, which no decoder here reads")
                 if inner == b"colr" and stop - at >= 7 and frame[at] == 1:
                     (space,) = struct.unpack_from(">I", frame, at + 3)
         elif kind == b"jp2c":

@@ -8,7 +8,7 @@ refused with both named.
 from __future__ import annotations
 
 import struct
-from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import cv2
@@ -53,13 +53,11 @@ def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple
 
 
 def _frame(pixel_data: bytes) -> bytes:
-    """The one frame: all fragments, whatever the offset table states."""
-    from pydicom.encaps import generate_fragments, parse_basic_offsets
+    """The one frame: all fragments behind the offset table, whatever that states."""
+    from pydicom.encaps import generate_fragments
 
-    buffer = BytesIO(pixel_data)
     try:
-        parse_basic_offsets(buffer)
-        return b"".join(generate_fragments(buffer))
+        return b"".join(islice(generate_fragments(pixel_data), 1, None))
     except (ValueError, struct.error) as error:
         raise RadiographError("its compressed pixels do not stand in fragments as they must (PS3.5 A.4)") from error
 

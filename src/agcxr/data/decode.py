@@ -24,6 +24,9 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that state a JPEG's size (SOF0-15 without DHT, JPG and DAC)."""
+JPEG_END = b"\xff\xd9"
+"""Ends the coded pixels of a JPEG, JPEG-LS and JPEG 2000 and occurs nowhere within them."""
+JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 JPEG_FILL = re.compile(rb"\xff+")
 JPEG_MARK = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 """What cannot stand inside coded pixels, where 0xFF is followed by less or by a restart mark."""
@@ -245,11 +248,11 @@ def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
     segments = list(jpeg_segments(data))
     scan = segments[-1][1] + 4
     # Inside the coded pixels 0xFF is always followed by 0 or a restart mark, so only a whole file has this after them.
-    if data.rfind(b"\xff\xd9") < scan:
+    if data.rfind(JPEG_END) < scan:
         frame = next(marker for marker, _, _ in segments if marker in JPEG_SIZES)
-        if frame not in (0xC0, 0xC1) or data[scan : scan + 1] != bytes([channels]) or not _jpeg_is_whole(data):
+        if frame not in (0xC0, 0xC1) or data[scan : scan + 1] != bytes([channels]) or not _jpeg_is_whole(data, scan):
             raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, before its end mark")
-        data, notes = data + b"\xff\xd9", (NO_END_MARK,)
+        data, notes = data + JPEG_END, (NO_END_MARK,)
     pixels_HW = _decode(data, "JPEG", JPEG_GRAY)
     notes += () if channels == 1 else (_jpeg_colour(data),)
     parts = (data[start + 4 : end] for marker, start, end in segments if marker == 0xE1)
@@ -257,11 +260,14 @@ def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
     return Decoded(pixels_HW, "jpeg", notes + turn_notes)
 
 
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether a JPEG of one scan without an end mark holds all its pixels: then bits put behind them change nothing."""
+def _jpeg_is_whole(data: bytes, scan: int) -> bool:
+    """Whether a JPEG of one scan (from byte `scan` on) without an end mark holds all its pixels: then neither bits put
+    behind them nor the restart mark that may be due there, with bits of its own, change anything."""
     data = data.rstrip(b"\xff")
-    tails = (b"", b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
-    first, *others = (_decode(data + tail + b"\xff\xd9", "JPEG", JPEG_GRAY) for tail in tails)
+    due = bytes([0xFF, 0xD0 + len(JPEG_RESTART.findall(data, scan)) % 8])
+    bits = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
+    first = _decode(data + JPEG_END, "JPEG", JPEG_GRAY)
+    others = (_decode(data + mark + tail + JPEG_END, "JPEG", JPEG_GRAY) for mark in (b"", due) for tail in bits)
     return all(np.array_equal(first, other) for other in others)
 
 
