@@ -23,6 +23,7 @@ from agcxr.data.radiograph import RadiographError, read_radiograph
 
 KINDS = [kind for kind in SYNTAX if kind != "JPEG 12"]
 LOSSLESS = [kind for kind in KINDS if kind != "JPEG"]
+NATIVE = "1.2.840.10008.1.2.1"
 gray = picture(48, 64)
 
 
@@ -320,6 +321,70 @@ def test_the_codestream_tells_its_own_kind(kind):
     wrong = "JPEG 2000" if kind != "JPEG 2000" else "JPEG-LS"
     found = read_radiograph(around(coded(gray, kind), wrong, film(gray)))
     assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+
+
+def renamed(data: bytes, old: str, new: str) -> bytes:
+    """The file with another transfer syntax, written under its old length."""
+    at, size = data.index(old.encode()), len(old) + len(old) % 2
+    return data[:at] + new.encode().ljust(size, b"\0") + data[at + size :]
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize(("syntax", "note"), [(NATIVE, ("Explicit VR Little Endian",)), ("1.2.3.4.5", ())])
+def test_pixels_in_fragments_are_compressed_whatever_the_syntax_says(kind, syntax, note):
+    data = around(coded(gray, kind), kind, film(gray))
+    right = str(SYNTAX[kind])
+    film_ = read_radiograph(renamed(data, right, syntax))
+    assert np.array_equal(film_.pixels_HW, gray)
+    assert film_.notes == tuple(f"compressed pixels under the transfer syntax {name}" for name in note)
+
+
+def test_a_syntax_of_nobody_without_fragments_is_named():
+    with pytest.raises(RadiographError, match=r"the transfer syntax 1\.2\.3\.4\.5, which is none of the standard's"):
+        read_radiograph(renamed(plain(film(gray)), NATIVE, "1.2.3.4.5"))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_and_bits_allocated_are_the_codestreams(kind, samples):
+    ds = film(gray, SamplesPerPixel=samples, BitsAllocated=32)
+    found = read_radiograph(around(coded(gray, kind), kind, ds))
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+    note = f"one component in the {kind} codestream, not {samples} (MONOCHROME2) as in the header"
+    assert (note in found.notes) == (samples > 1)
+
+
+def test_a_mapping_table_of_jpeg_ls_is_refused():
+    frame = coded(gray, "JPEG-LS")
+    scan = frame.index(b"\xff\xda")
+    for part, readable in ((1, True), (2, False)):
+        body = struct.pack(">B5H", 1, 255, 3, 7, 21, 64) if part == 1 else bytes([2, 1, 1, *range(255, -1, -1)])
+        data = around(frame[:scan] + segment(0xF8, body) + frame[scan:], "JPEG-LS", film(gray))
+        if readable:
+            assert np.array_equal(read_radiograph(data).pixels_HW, gray)
+        else:
+            with pytest.raises(RadiographError, match="a JPEG-LS with mapping tables, which no decoder here reads"):
+                read_radiograph(data)
+
+
+def test_a_palette_of_jpeg_2000_is_refused():
+    palette = struct.pack(">I4s", 14, b"pclr") + bytes([0, 1, 1, 7, 0, 0])
+    data = jp2(coded(gray, "JPEG 2000"), 17)
+    start = data.index(b"jp2h")
+    (length,) = struct.unpack_from(">I", data, start - 4)
+    end = start - 4 + length
+    data = data[: start - 4] + struct.pack(">I", length + len(palette)) + data[start:end] + palette + data[end:]
+    with pytest.raises(RadiographError, match="a JPEG 2000 with a palette, which no decoder here reads"):
+        read_radiograph(around(data, "JPEG 2000", film(gray)))
+
+
+def test_a_thumbnail_does_not_make_a_cut_jpeg_whole():
+    thumbnail = segment(0xE1, b"Exif\0\0" + encode(picture(8, 8), ".jpg"))
+    frame = coded(gray, "JPEG")
+    data = around(frame[:2] + thumbnail + frame[2:], "JPEG", film(gray))
+    assert np.abs(read_radiograph(data).pixels_HW.astype(int) - gray).max() <= 1
+    with pytest.raises(RadiographError, match="truncated JPEG: it stops after"):
+        read_radiograph(around(frame[:2] + thumbnail + frame[2:-200], "JPEG", film(gray)))
 
 
 def test_marks_of_applications_neither_turn_nor_recolour():

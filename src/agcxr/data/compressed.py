@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agcxr.data.codecs import decode_isolated
 from agcxr.data.codestream import Codestream, read_codestream
-from agcxr.data.decode import RadiographError, check_size, to_gray
+from agcxr.data.decode import RadiographError, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -34,7 +34,8 @@ def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple
     try:
         stream = read_codestream(frame)
     except RadiographError as error:
-        raise RadiographError(f"{error} (transfer syntax {dataset.file_meta.TransferSyntaxUID.name})") from None
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        raise RadiographError(f"{error} (transfer syntax {syntax.name if syntax else 'not stated'})") from None
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if stream.kind != "RLE":
         check_size(stream.width, stream.height, max_pixels)
@@ -116,7 +117,7 @@ def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[
     notes: tuple[str, ...] = ()
     dataset.SamplesPerPixel = stream.components
     if stream.components == 1:
-        if samples == 3 or not is_gray_stated:
+        if samples != 1 or not is_gray_stated:
             notes = (f"one component in the {stream.kind} codestream, not {samples} ({stated}) as in the header",)
         if not is_gray_stated:
             dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -137,11 +138,8 @@ def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[
         notes = (f"{name}, not {stated} as in the header: {stream.evidence or 'not transformed'}",)
     if color == "YBR":
         pixels = _rgb(pixels, int(dataset.BitsStored))
-    dataset.PhotometricInterpretation = "RGB"
-    if stated in ("MONOCHROME1", "MONOCHROME2"):
-        pixels, more = to_gray(pixels, order="RGB")
-        notes += more
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, stated
+    if stated not in ("MONOCHROME1", "MONOCHROME2"):
+        dataset.PhotometricInterpretation = "RGB"
     return pixels, notes
 
 
