@@ -378,6 +378,24 @@ def test_a_palette_of_jpeg_2000_is_refused():
         read_radiograph(around(data, "JPEG 2000", film(gray)))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG 2000"])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_codestream_that_lacks_only_its_end_mark_is_read(kind, cut):
+    frame = coded(gray, kind)
+    found = read_radiograph(around(frame[: frame.rindex(b"\xff\xd9") + 2 - cut], kind, film(gray)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(around(frame, kind, film(gray))).pixels_HW)
+    assert found.notes == ("the mark at its end is missing",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG 2000"])
+def test_a_codestream_that_lacks_more_is_refused(kind):
+    frame = coded(gray, kind)
+    end = frame.rindex(b"\xff\xd9")
+    for cut in (2, 3, 4, 5, 6, 10, 20, 50):
+        with pytest.raises(RadiographError, match="truncated JPEG|corrupt JPEG 2000: its pixels cannot be decoded"):
+            read_radiograph(around(frame[: end - cut], kind, film(gray)))
+
+
 def test_a_thumbnail_does_not_make_a_cut_jpeg_whole():
     thumbnail = segment(0xE1, b"Exif\0\0" + encode(picture(8, 8), ".jpg"))
     frame = coded(gray, "JPEG")
@@ -446,12 +464,10 @@ def siz(**changes: int) -> bytes:
         (siz(step_x=0), "differ in bits or size"),
         (siz(right=4_000_000_000, bottom=4_000_000_000, tile_w=4_000_000_000, tile_h=4_000_000_000), "more than the"),
         (coded(gray, "JPEG 2000")[:40], "truncated JPEG 2000"),
-        (coded(gray, "JPEG lossless")[:-2], "truncated JPEG lossless: it stops after"),
+        (coded(gray, "JPEG lossless")[:-20], "truncated JPEG lossless: it stops after"),
+        (dct(gray, 8, sof=0xC2)[:-2], "truncated JPEG: it stops after"),
         (coded(gray, "JPEG-LS")[:-20], "corrupt JPEG-LS: its pixels cannot be decoded"),
-        *(
-            (coded(gray, "JPEG 2000")[:-cut], "corrupt JPEG 2000: its pixels cannot be decoded")
-            for cut in (2, 3, 4, 20)
-        ),
+        *((coded(gray, "JPEG 2000")[:-cut], "corrupt JPEG 2000: its pixels cannot be decoded") for cut in (3, 4, 20)),
         (b"\xff\xd8\xff\xd9", "inside its header|no frame header"),
         (b"\xff\xd8" + segment(0xC5, b"\x08\0\x30\0\x40\1\1\x11\0") + segment(0xDA, b"\1\1\0\0\x3f\0"), "hierarchical"),
         (jp2(b"nothing", 17), "its boxes hold no codestream"),

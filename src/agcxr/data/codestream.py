@@ -44,6 +44,8 @@ class Codestream:
     """What tells the colour, in words."""
     start: int = 0
     is_signed: bool | None = None
+    unended_at: int | None = None
+    """Byte where its end mark should stand; None where it has one. (Of JPEG-LS that is not asked.)"""
 
 
 def read_codestream(frame: bytes) -> Codestream:
@@ -86,10 +88,9 @@ def _jpeg(frame: bytes) -> Codestream:
     if not 2 <= bits <= 16:
         raise RadiographError(f"corrupt {kind}: {bits} bits a sample")
     check_scans(frame)
-    if kind != "JPEG-LS" and frame.rfind(JPEG_END) < scan:  # only JPEG-LS tells without it
-        raise RadiographError(f"truncated {kind}: it stops after {len(frame):,} bytes, before its end mark")
     color, evidence = _jpeg_color(kind, body[6:], application) if components == 3 else (None, "")
-    return Codestream(kind, width, height, components, bits, color, evidence)
+    unended_at = None if kind == "JPEG-LS" or frame.rfind(JPEG_END) > scan else len(frame)
+    return Codestream(kind, width, height, components, bits, color, evidence, unended_at=unended_at)
 
 
 def _jpeg_color(kind: Kind, components: bytes, application: dict[int, bytes]) -> tuple[Color | None, str]:
@@ -161,23 +162,39 @@ def _j2k(frame: bytes, start: int, space: int | None) -> Codestream:
     width, height = -(-right // step_x) - -(-left // step_x), -(-bottom // step_y) - -(-top // step_y)
     color: Color | None = None
     evidence = ""
-    if components == 3 and _transformed(frame, start + 4 + length):
+    is_transformed, tiles = _main_header(frame, start + 4 + length)
+    if components == 3 and is_transformed:
         color, evidence = "RGB", "the codestream transforms its colours itself"
     elif components == 3 and space in (16, 18):
         color, evidence = ("RGB", "its box says sRGB") if space == 16 else ("YBR", "its box says sYCC")
     bits, is_signed = (precision & 0x7F) + 1, bool(precision & 0x80)
-    return Codestream("JPEG 2000", width, height, components, bits, color, evidence, start, is_signed)
+    unended_at = _unended_at(frame, tiles)
+    return Codestream("JPEG 2000", width, height, components, bits, color, evidence, start, is_signed, unended_at)
 
 
-def _transformed(frame: bytes, at: int) -> bool:
-    """Whether COD, in the main header, states a multiple component transformation."""
+def _main_header(frame: bytes, at: int) -> tuple[bool, int]:
+    """(whether COD states a multiple component transformation, where the tiles begin)."""
+    is_transformed = False
     for _ in range(MOST_BOXES):
         if at + 9 > len(frame) or frame[at] != 0xFF or frame[at + 1] == 0x90:
-            return False
+            break
         if frame[at + 1] == 0x52:
-            return frame[at + 8] == 1
+            is_transformed = frame[at + 8] == 1
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return False
+    return is_transformed, at
+
+
+def _unended_at(frame: bytes, at: int) -> int | None:
+    """Where the tile-parts end, by the lengths that they state (T.800 A.4.2), if nothing but half of the end mark and
+    the zero that makes a frame even stands there. (Such a zero may also stand in for a last byte that was cut off.)"""
+    for _ in range(MOST_TILES):
+        length = int.from_bytes(frame[at + 6 : at + 10], "big")
+        if frame[at : at + 2] != b"\xff\x90" or length < 14:  # 0: as far as the end mark
+            return None
+        at += length
+        if at <= len(frame) and frame[at:] in (b"", b"\0", b"\xff", b"\xff\0"):
+            return at if frame[at - 1] else None
+    return None
 
 
 def _rle(frame: bytes) -> Codestream:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agcxr.data.codecs import decode_isolated
 from agcxr.data.codestream import Codestream, read_codestream
-from agcxr.data.decode import RadiographError, check_size
+from agcxr.data.decode import NO_END_MARK, RadiographError, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,7 +50,7 @@ def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple
         raise RadiographError(f"its {stream.kind} codestream has {stream.bits} bits a sample; expected at most 16")
     pixels, notes = _true_bits(dataset, stream, decode_isolated(frame, stream, rows, columns))
     pixels, more = _true_color(dataset, stream, pixels)
-    return pixels, notes + more
+    return pixels, notes + more + (() if stream.unended_at is None else (NO_END_MARK,))
 
 
 def _frame(pixel_data: bytes) -> bytes:
