@@ -16,6 +16,7 @@ from made_films import encode, picture
 from PIL import Image
 from pydicom.encaps import encapsulate
 
+from agcxr.data import codecs
 from agcxr.data.codestream import read_codestream
 from agcxr.data.compressed import compressed_pixels
 from agcxr.data.decode import decode_jpeg
@@ -378,7 +379,7 @@ def test_a_palette_of_jpeg_2000_is_refused():
         read_radiograph(around(data, "JPEG 2000", film(gray)))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG 2000"])
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_codestream_that_lacks_only_its_end_mark_is_read(kind, cut):
     frame = coded(gray, kind)
@@ -387,12 +388,13 @@ def test_a_codestream_that_lacks_only_its_end_mark_is_read(kind, cut):
     assert found.notes == ("the mark at its end is missing",)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG 2000"])
-def test_a_codestream_that_lacks_more_is_refused(kind):
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
+def test_a_codestream_that_lacks_more_is_refused_without_delay(kind, monkeypatch):
+    monkeypatch.setattr(codecs, "SECONDS", 5)  # a cut JPEG-LS hangs some decoders
     frame = coded(gray, kind)
     end = frame.rindex(b"\xff\xd9")
     for cut in (2, 3, 4, 5, 6, 10, 20, 50):
-        with pytest.raises(RadiographError, match="truncated JPEG|corrupt JPEG 2000: its pixels cannot be decoded"):
+        with pytest.raises(RadiographError, match="truncated JPEG|corrupt JPEG.*: its pixels cannot be decoded"):
             read_radiograph(around(frame[: end - cut], kind, film(gray)))
 
 

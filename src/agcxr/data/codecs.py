@@ -86,7 +86,12 @@ def _decode(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArra
 
 
 def _whole(frame: bytes, stream: Codestream, decode: Callable[[bytes], NDArray]) -> NDArray:
-    pixels = decode(frame) if stream.unended_at is None else whole_jpeg(frame, decode)
+    if stream.unended_at is None:
+        return decode(frame)
+    if stream.kind == "JPEG-LS":
+        # Decoders refuse a cut one (by more than a byte) at once if it has an end mark; without, some never come back.
+        return decode(frame.removesuffix(b"\0").removesuffix(b"\xff") + JPEG_END)
+    pixels = whole_jpeg(frame, decode)
     if pixels is None:
         raise RadiographError(f"truncated {stream.kind}: it stops after {len(frame):,} bytes, before its end mark")
     return pixels

@@ -45,7 +45,7 @@ class Codestream:
     start: int = 0
     is_signed: bool | None = None
     unended_at: int | None = None
-    """Byte where its end mark should stand; None where it has one. (Of JPEG-LS that is not asked.)"""
+    """Byte where its end mark should stand; None where it has one."""
 
 
 def read_codestream(frame: bytes) -> Codestream:
@@ -89,7 +89,7 @@ def _jpeg(frame: bytes) -> Codestream:
         raise RadiographError(f"corrupt {kind}: {bits} bits a sample")
     check_scans(frame)
     color, evidence = _jpeg_color(kind, body[6:], application) if components == 3 else (None, "")
-    unended_at = None if kind == "JPEG-LS" or frame.rfind(JPEG_END) > scan else len(frame)
+    unended_at = None if frame.rfind(JPEG_END) > scan else len(frame)
     return Codestream(kind, width, height, components, bits, color, evidence, unended_at=unended_at)
 
 
