@@ -308,7 +308,7 @@ def test_the_offset_table_is_not_believed():
     frame = coded(gray, "JPEG-LS")
     data = around(frame, "JPEG-LS", film(gray))
     body = encapsulate([frame], fragments_per_frame=3)
-    for table in (b"", struct.pack("<I", 0), struct.pack("<II", 0, 4), struct.pack("<I", 10**9)):
+    for table in (b"", struct.pack("<I", 0), struct.pack("<II", 0, 4), struct.pack("<I", 10**9), bytes(3)):
         start = 8 + int.from_bytes(body[4:8], "little")
         item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(table)) + table + body[start:]
         whole = data.replace(encapsulate([frame]), item)
