@@ -80,6 +80,7 @@ DIRECTION = """
 
     metrics
     uncertainty
+    proportions
 
     training/losses
     training/optimise
@@ -149,6 +150,7 @@ DIRECTION = """
     evaluation/charts
     evaluation/page
     evaluation/report_tables
+    evaluation/report_findings
     evaluation/report_points
     evaluation/report_pictures
     evaluation/report

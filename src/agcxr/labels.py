@@ -22,6 +22,18 @@ FINDINGS: tuple[str, ...] = (
 )
 """The 14 findings. Means over "the findings" are means over these (NIH convention; No Finding is left out)."""
 
+LOCALISED: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Mass",
+    "Nodule",
+    "Pneumothorax",
+    "Hernia",
+)
+"""Findings whose sign usually lies in one place of the film; the other seven spread over a lung or more. A grouping of
+ours: radiographs do not always keep to it."""
+
 NO_FINDING = "No Finding"
 
 LABELS: tuple[str, ...] = (*FINDINGS, NO_FINDING)

@@ -13,14 +13,21 @@ resample follow exactly, ties included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
+from agcxr.data.workers import default_workers
 from agcxr.metrics import Floats, known
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 CHUNK_BYTES = 6 * 2**20
 """Weights held at once; what stays in a cache is fastest. Results do not change: resamples are drawn singly."""
@@ -28,9 +35,11 @@ Counts = npt.NDArray[np.float32]
 """How often something counts: whole numbers, exact in float32 up to 16 million, at half the memory of float64."""
 
 
+RESAMPLES = 10_000
+"""The ends of an interval move by less than .001 then; of 1,000 by up to .003."""
 FEWEST_PATIENTS = 2
 """Of one patient there is no interval and no p: a resample has that patient or has nothing."""
-FEW_PATIENTS = 10
+FEW_PATIENTS = 20
 """Under so many, intervals and p are rough: they are marked."""
 
 
@@ -55,6 +64,8 @@ class Difference:
     p: float
     used: int
     left_out: int
+    error: float = float("nan")
+    """Standard error: the standard deviation of the resamples."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +91,26 @@ def cluster_weights(cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Gen
         yield count[cluster].astype(np.float64)
 
 
+def in_threads(work: Callable[[In], Out], chunks: Iterable[In]) -> Iterator[Out]:
+    """`work` of each chunk, in their order, as many at once as there are cores: NumPy and SciPy let others compute
+    meanwhile. No more chunks are held than that."""
+    at_once = default_workers()
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _drawn(clusters: int, resamples: int, rng: np.random.Generator, *, step: int) -> Iterator[Counts]:
     """Chunks C x r, r about `step`, of how often each cluster was drawn."""
     if clusters == 0:
         raise ValueError("no films were given; a bootstrap needs at least one")
     if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}; 1000 is usual")
+        raise ValueError(f"resamples must be at least 1, got {resamples}; {RESAMPLES:,} is usual")
     step = max(1, step)
     for start in range(0, resamples, step):
         count = np.empty((clusters, min(step, resamples - start)), np.float32)
@@ -124,17 +149,17 @@ class SortedCurve:
 
     def measures(self, count_CR: Counts) -> tuple[Floats, Floats]:
         """(AUROC, AP) of each resample, R numbers each; NaN where a class has no weight."""
-        pos = (self.positive_GC @ count_CR).astype(np.float64)
-        neg = np.cumsum(self.negative_SC @ count_CR, axis=0, dtype=np.float64)
-        above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1]
+        pos = self.positive_GC @ count_CR
+        neg = np.cumsum(self.negative_SC @ count_CR, axis=0)
+        above, through, total_neg = neg[0:-1:2], neg[1::2], neg[-1].astype(np.float64)
         true = np.cumsum(pos, axis=0)
-        total_pos = true[-1]
+        total_pos = true[-1].astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             # Negatives below a positive count one, those at its score a half.
-            mean_above = np.einsum("gr,gr->r", pos, above + through) / 2
+            mean_above = np.einsum("gr,gr->r", pos, above + through, dtype=np.float64) / 2
             auroc = 1 - mean_above / (total_pos * total_neg)
             called = true + through
-            precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+            precision = np.divide(true, called, out=np.zeros(true.shape), where=called > 0, dtype=np.float64)
             ap = np.einsum("gr,gr->r", pos, precision) / total_pos
         absent = (total_pos == 0) | (total_neg == 0)
         return np.where(absent, np.nan, auroc), np.where(absent, np.nan, ap)
@@ -151,7 +176,7 @@ def bootstrap(
     cluster_N: npt.ArrayLike,
     *,
     rng: np.random.Generator,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     threshold_PBK: npt.ArrayLike | None = None,
 ) -> Replicates:
     """All measures of all branches and labels on resamples over clusters (patients).
@@ -172,12 +197,14 @@ def bootstrap(
     name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
     curves = [SortedCurve.of(target[:, k], score[b, :, k], cluster, len(name)) for b, k in pairs]
     sums = Sums.of(target, score, threshold, cluster, len(name))
-    chunks: list[tuple[Floats, ...]] = []
-    for count_CR in _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name)))):
+
+    def measured(count_CR: Counts) -> tuple[Floats, ...]:
         nothing = np.full(count_CR.shape[1], np.nan)
         ranked = [curve.measures(count_CR) if curve else (nothing, nothing) for curve in curves]
         auroc, ap = (np.stack(part).reshape(branches, labels, -1) for part in zip(*ranked, strict=True))
-        chunks.append((auroc, ap, *sums.measures(count_CR)))
+        return (auroc, ap, *sums.measures(count_CR))
+
+    chunks = list(in_threads(measured, _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name))))))
     auroc, ap, brier, sensitivity, specificity = (np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
     return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(name))
 
@@ -257,15 +284,25 @@ def patients_with_a_label(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> 
     return len(np.unique(np.asarray(patient_N)[~np.isnan(np.asarray(target_N, dtype=np.float64))]))
 
 
-def interval(value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS) -> Interval:
+def interval(
+    value: float,
+    replicate_R: Floats,
+    level: float = 0.95,
+    *,
+    patients: int = FEWEST_PATIENTS,
+    basic: bool = False,
+) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
     patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
-    `patients_with_a_label`); fewer than two have no interval.
+    `patients_with_a_label`); fewer than two have no interval. basic: the basic interval,
+    2 value - percentiles, in [0, 1]: for measures that chance only makes larger, so that a resample is too large twice.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
     low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
+    if basic:
+        low, high = (float(np.clip(2 * value - end, 0, 1)) for end in (high, low))
     return Interval(float(value), low, high, len(have), left_out)
 
 
@@ -284,7 +321,8 @@ def difference(
         return Difference(float(value), low, high, float("nan"), len(have), left_out)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
     p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
-    return Difference(float(value), low, high, p, len(have), left_out)
+    error = float(have.std(ddof=1)) if len(have) > 1 else float("nan")
+    return Difference(float(value), low, high, p, len(have), left_out, error)
 
 
 def p_floor(resamples: int, left_out: int) -> float:
@@ -300,6 +338,36 @@ def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float
         return float("nan"), float("nan")
     low, high = np.quantile(have, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def holm(p_K: npt.ArrayLike) -> Floats:
+    """p values of K tests at once, so that the chance of any false finding among them stays at the level (Holm 1979).
+    NaN where there is no test."""
+    p = np.asarray(p_K, dtype=np.float64)
+    order = np.argsort(p)[: int(np.count_nonzero(~np.isnan(p)))]
+    out = np.full_like(p, np.nan)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return out
+
+
+def false_discovery(p_K: npt.ArrayLike) -> Floats:
+    """p values of K tests at once, so that the expected share of false ones among those called stays at the level
+    (Benjamini and Hochberg 1995). NaN where there is no test."""
+    p = np.asarray(p_K, dtype=np.float64)
+    out, known = np.full_like(p, np.nan), ~np.isnan(p)
+    if known.any():
+        out[known] = stats.false_discovery_control(p[known])
+    return out
+
+
+def detectable(error: float, level: float = 0.95, power: float = 0.8) -> float:
+    """The least difference whose interval would leave out 0 in `power` of such samples, from its standard error."""
+    return float(error * (stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)))
+
+
+def power(difference: float, error: float, level: float = 0.95) -> float:
+    """In which share of such samples the interval of a true difference would leave out 0 on its side."""
+    return float(stats.norm.cdf(abs(difference) / error - stats.norm.ppf((1 + level) / 2))) if error > 0 else 1.0
 
 
 @dataclass(frozen=True)

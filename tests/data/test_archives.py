@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agcxr.data import archives
@@ -85,6 +86,22 @@ def test_no_member_grows_beyond_the_limit(tmp_path, monkeypatch, name, file):
             member.read()
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_a_bomb_is_known_by_how_well_it_is_packed(tmp_path, monkeypatch, name):
+    path = pack(tmp_path / name, {"a.png": bytes(1_000_000)})
+    monkeypatch.setattr(archives, "MAX_MEMBER_OF_SMALL", 10_000)
+    for member in walk_archive(path):
+        with pytest.raises(RadiographError, match=r"a file of 1,000,000 bytes packed into [\d,]+; no radiograph packs"):
+            member.read()
+    for member in walk_archive(path):
+        member.size = 5
+        with pytest.raises(RadiographError, match=r"a file that grows beyond [\d,]+ bytes in its archive"):
+            member.read()
+    film = np.random.default_rng(0).bytes(1_000_000)
+    for member in walk_archive(pack(tmp_path / f"film-{name}", {"a.png": film})):
+        assert member.read() == film
+
+
 def test_a_zip_that_states_too_small_a_size_is_damaged(tmp_path):
     path = pack(tmp_path / "a.zip", {"a.png": bytes(1_000_000)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", 1_000_000), struct.pack("<I", 10)))
@@ -155,6 +172,14 @@ def test_archives_that_are_none(tmp_path, name):
     said: list[str] = []
     assert list_archive(path, said.append) == ()
     assert said[0].startswith(f"{path} breaks off: ")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.zip", ".tar"), ("a.tar.gz", ".zip"), ("a.tar", ".zip")])
+def test_archives_under_the_name_of_another_kind(tmp_path, name, kind):
+    path = pack(tmp_path / f"right{kind}", FILES).rename(tmp_path / name)
+    said: list[str] = []
+    assert list_archive(path, said.append) == ()
+    assert said == [f"{path} breaks off: it is a {kind} archive; name it so"]
 
 
 @pytest.mark.parametrize(

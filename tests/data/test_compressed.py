@@ -16,6 +16,7 @@ from made_films import encode, picture
 from PIL import Image
 from pydicom.encaps import encapsulate
 
+from agcxr.data import codecs
 from agcxr.data.codestream import read_codestream
 from agcxr.data.compressed import compressed_pixels
 from agcxr.data.decode import decode_jpeg
@@ -23,6 +24,7 @@ from agcxr.data.radiograph import RadiographError, read_radiograph
 
 KINDS = [kind for kind in SYNTAX if kind != "JPEG 12"]
 LOSSLESS = [kind for kind in KINDS if kind != "JPEG"]
+NATIVE = "1.2.840.10008.1.2.1"
 gray = picture(48, 64)
 
 
@@ -306,7 +308,7 @@ def test_the_offset_table_is_not_believed():
     frame = coded(gray, "JPEG-LS")
     data = around(frame, "JPEG-LS", film(gray))
     body = encapsulate([frame], fragments_per_frame=3)
-    for table in (b"", struct.pack("<I", 0), struct.pack("<II", 0, 4), struct.pack("<I", 10**9)):
+    for table in (b"", struct.pack("<I", 0), struct.pack("<II", 0, 4), struct.pack("<I", 10**9), bytes(3)):
         start = 8 + int.from_bytes(body[4:8], "little")
         item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(table)) + table + body[start:]
         whole = data.replace(encapsulate([frame]), item)
@@ -320,6 +322,89 @@ def test_the_codestream_tells_its_own_kind(kind):
     wrong = "JPEG 2000" if kind != "JPEG 2000" else "JPEG-LS"
     found = read_radiograph(around(coded(gray, kind), wrong, film(gray)))
     assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+
+
+def renamed(data: bytes, old: str, new: str) -> bytes:
+    """The file with another transfer syntax, written under its old length."""
+    at, size = data.index(old.encode()), len(old) + len(old) % 2
+    return data[:at] + new.encode().ljust(size, b"\0") + data[at + size :]
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize(("syntax", "note"), [(NATIVE, ("Explicit VR Little Endian",)), ("1.2.3.4.5", ())])
+def test_pixels_in_fragments_are_compressed_whatever_the_syntax_says(kind, syntax, note):
+    data = around(coded(gray, kind), kind, film(gray))
+    right = str(SYNTAX[kind])
+    film_ = read_radiograph(renamed(data, right, syntax))
+    assert np.array_equal(film_.pixels_HW, gray)
+    assert film_.notes == tuple(f"compressed pixels under the transfer syntax {name}" for name in note)
+
+
+def test_a_syntax_of_nobody_without_fragments_is_named():
+    with pytest.raises(RadiographError, match=r"the transfer syntax 1\.2\.3\.4\.5, which is none of the standard's"):
+        read_radiograph(renamed(plain(film(gray)), NATIVE, "1.2.3.4.5"))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_and_bits_allocated_are_the_codestreams(kind, samples):
+    ds = film(gray, SamplesPerPixel=samples, BitsAllocated=32)
+    found = read_radiograph(around(coded(gray, kind), kind, ds))
+    assert np.abs(found.pixels_HW.astype(int) - gray).max() <= (1 if kind == "JPEG" else 0)
+    note = f"one component in the {kind} codestream, not {samples} (MONOCHROME2) as in the header"
+    assert (note in found.notes) == (samples > 1)
+
+
+def test_a_mapping_table_of_jpeg_ls_is_refused():
+    frame = coded(gray, "JPEG-LS")
+    scan = frame.index(b"\xff\xda")
+    for part, readable in ((1, True), (2, False)):
+        body = struct.pack(">B5H", 1, 255, 3, 7, 21, 64) if part == 1 else bytes([2, 1, 1, *range(255, -1, -1)])
+        data = around(frame[:scan] + segment(0xF8, body) + frame[scan:], "JPEG-LS", film(gray))
+        if readable:
+            assert np.array_equal(read_radiograph(data).pixels_HW, gray)
+        else:
+            with pytest.raises(RadiographError, match="a JPEG-LS with mapping tables, which no decoder here reads"):
+                read_radiograph(data)
+
+
+def test_a_palette_of_jpeg_2000_is_refused():
+    palette = struct.pack(">I4s", 14, b"pclr") + bytes([0, 1, 1, 7, 0, 0])
+    data = jp2(coded(gray, "JPEG 2000"), 17)
+    start = data.index(b"jp2h")
+    (length,) = struct.unpack_from(">I", data, start - 4)
+    end = start - 4 + length
+    data = data[: start - 4] + struct.pack(">I", length + len(palette)) + data[start:end] + palette + data[end:]
+    with pytest.raises(RadiographError, match="a JPEG 2000 with a palette, which no decoder here reads"):
+        read_radiograph(around(data, "JPEG 2000", film(gray)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_codestream_that_lacks_only_its_end_mark_is_read(kind, cut):
+    frame = coded(gray, kind)
+    found = read_radiograph(around(frame[: frame.rindex(b"\xff\xd9") + 2 - cut], kind, film(gray)))
+    assert np.array_equal(found.pixels_HW, read_radiograph(around(frame, kind, film(gray))).pixels_HW)
+    assert found.notes == ("the mark at its end is missing",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000"])
+def test_a_codestream_that_lacks_more_is_refused_without_delay(kind, monkeypatch):
+    monkeypatch.setattr(codecs, "SECONDS", 5)  # a cut JPEG-LS hangs some decoders
+    frame = coded(gray, kind)
+    end = frame.rindex(b"\xff\xd9")
+    for cut in (2, 3, 4, 5, 6, 10, 20, 50):
+        with pytest.raises(RadiographError, match="truncated JPEG|corrupt JPEG.*: its pixels cannot be decoded"):
+            read_radiograph(around(frame[: end - cut], kind, film(gray)))
+
+
+def test_a_thumbnail_does_not_make_a_cut_jpeg_whole():
+    thumbnail = segment(0xE1, b"Exif\0\0" + encode(picture(8, 8), ".jpg"))
+    frame = coded(gray, "JPEG")
+    data = around(frame[:2] + thumbnail + frame[2:], "JPEG", film(gray))
+    assert np.abs(read_radiograph(data).pixels_HW.astype(int) - gray).max() <= 1
+    with pytest.raises(RadiographError, match="truncated JPEG: it stops after"):
+        read_radiograph(around(frame[:2] + thumbnail + frame[2:-200], "JPEG", film(gray)))
 
 
 def test_marks_of_applications_neither_turn_nor_recolour():
@@ -381,12 +466,10 @@ def siz(**changes: int) -> bytes:
         (siz(step_x=0), "differ in bits or size"),
         (siz(right=4_000_000_000, bottom=4_000_000_000, tile_w=4_000_000_000, tile_h=4_000_000_000), "more than the"),
         (coded(gray, "JPEG 2000")[:40], "truncated JPEG 2000"),
-        (coded(gray, "JPEG lossless")[:-2], "truncated JPEG lossless: it stops after"),
+        (coded(gray, "JPEG lossless")[:-20], "truncated JPEG lossless: it stops after"),
+        (dct(gray, 8, sof=0xC2)[:-2], "truncated JPEG: it stops after"),
         (coded(gray, "JPEG-LS")[:-20], "corrupt JPEG-LS: its pixels cannot be decoded"),
-        *(
-            (coded(gray, "JPEG 2000")[:-cut], "corrupt JPEG 2000: its pixels cannot be decoded")
-            for cut in (2, 3, 4, 20)
-        ),
+        *((coded(gray, "JPEG 2000")[:-cut], "corrupt JPEG 2000: its pixels cannot be decoded") for cut in (3, 4, 20)),
         (b"\xff\xd8\xff\xd9", "inside its header|no frame header"),
         (b"\xff\xd8" + segment(0xC5, b"\x08\0\x30\0\x40\1\1\x11\0") + segment(0xDA, b"\1\1\0\0\x3f\0"), "hierarchical"),
         (jp2(b"nothing", 17), "its boxes hold no codestream"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from made_films import encode, picture
@@ -260,6 +262,18 @@ def test_a_progressive_jpeg_may_lack_a_scan():
     Image.fromarray(picture(64, 64)).save(buffer, "JPEG", progressive=True)
     with pytest.raises(RadiographError, match="truncated JPEG"):
         read_radiograph(buffer.getvalue()[:-2])
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_jpeg_cut_where_a_restart_mark_is_due(interval):
+    data = cv2.imencode(".jpg", picture(40, 48), [cv2.IMWRITE_JPEG_RST_INTERVAL, interval])[1].tobytes()
+    whole = read_radiograph(data).pixels_HW
+    assert len(re.findall(rb"\xff[\xd0-\xd7]", data)) == 30 // interval - 1
+    for end in range(data.index(b"\xff\xda") + 10, len(data) - 2):
+        with pytest.raises(RadiographError, match="truncated JPEG: the file stops after"):
+            read_radiograph(data[:end])
+    for end in (len(data) - 2, len(data) - 1):
+        assert np.array_equal(read_radiograph(data[:end]).pixels_HW, whole)
 
 
 def test_a_thumbnail_does_not_make_a_cut_jpeg_whole():

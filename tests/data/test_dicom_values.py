@@ -146,6 +146,66 @@ def test_colour_of_12_bits_at_the_top():
     assert read(gray << 4, bits=12, HighBit=15).pixels_HW.tolist() == shades([0, 2048, 4095], 0, 4095)
 
 
+@pytest.mark.parametrize("high", [11, 15, 31])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_12_bits_in_32(high, order):
+    ds = dataset(u16(0, 2048, 4095), bits=12, BitsAllocated=32, HighBit=high)
+    ds.PixelData = (np.array([0, 2048, 4095], f"{order}u4") << high - 11).astype(f"{order}u4").tobytes()
+    if order == ">":
+        ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    film = read_radiograph(written(ds))
+    assert film.pixels_HW.tolist() == shades([0, 2048, 4095], 0, 4095)
+    assert film.notes == ("12 bits stored in 32",)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_values_in_32_bits(bits):
+    ds = dataset(i16(-2048, -1, 0, 2047), bits=bits, BitsAllocated=32)
+    ds.PixelData = np.array([-2048, -1, 0, 2047], "<i4").tobytes()
+    assert read_radiograph(written(ds)).pixels_HW.tolist() == shades([-2048, -1, 0, 2047], -2048, 2047)
+
+
+def test_more_than_16_bits_stored_are_refused():
+    ds = dataset(u16(0, 1), BitsAllocated=32, BitsStored=17, HighBit=16, PixelData=bytes(8))
+    with pytest.raises(RadiographError, match="DICOM of 1 x 32 bits a pixel, 17 stored; expected 1 or 3 samples of at"):
+        read_radiograph(written(ds))
+
+
+# --- samples a pixel of uncompressed films against the photometric interpretation -------------------------------------
+
+COLOR = np.array([[[10, 20, 30], [200, 100, 10]]], np.uint8)
+LUMINANCE = [[18, 120]]
+
+
+@pytest.mark.parametrize(("stated", "expected"), [("MONOCHROME2", LUMINANCE), ("MONOCHROME1", [[237, 135]])])
+def test_three_samples_labelled_gray(stated, expected):
+    film = read(COLOR, PhotometricInterpretation=stated)
+    assert film.pixels_HW.tolist() == expected
+    assert film.notes[:2] == (f"3 samples a pixel under {stated}", "colour -> luminance")
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL", "YBR_RCT"])
+def test_one_sample_labelled_colour(stated):
+    film = read(np.array([[0, 128, 255]], np.uint8), PhotometricInterpretation=stated)
+    assert film.pixels_HW.tolist() == [[0, 128, 255]]
+    assert film.notes == (f"one sample a pixel under {stated}",)
+
+
+def test_the_bytes_tell_how_many_samples_there_are():
+    film = read(COLOR, SamplesPerPixel=1, PhotometricInterpretation="RGB")
+    assert film.pixels_HW.tolist() == LUMINANCE
+    assert film.notes[0] == "SamplesPerPixel taken as 3: there are as many bytes, and it is RGB"
+    film = read(np.array([[0, 128]], np.uint8), SamplesPerPixel=3, PlanarConfiguration=0)
+    assert film.pixels_HW.tolist() == [[0, 128]]
+    assert film.notes == ("SamplesPerPixel taken as 1: there are as many bytes, and it is MONOCHROME2",)
+
+
+def test_cut_colour_labelled_gray_is_cut():
+    data = written(dataset(np.tile(COLOR, (20, 20, 1)), PhotometricInterpretation="MONOCHROME2"))
+    with pytest.raises(RadiographError, match="it is cut off, only 800 of 2,400 bytes of its pixels"):
+        read_radiograph(data[:-1600])
+
+
 # --- the range without a window ---------------------------------------------------------------------------------------
 
 

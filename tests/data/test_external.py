@@ -243,6 +243,12 @@ def test_views(tmp_path):
         ("padchest", PADCHEST.replace("b_1", "a_1"), "the film a_1.png is listed more than once"),
         ("siim", SIIM.replace("10245 5", "10245"), "a mask of SIIM is no list of runs: '10245 1019"),
         ("rsna", RSNA.replace(",1\n", ",yes\n"), "table.csv, column 'Target': 'yes' is not a number"),
+        ("rsna", RSNA.replace(",1\n", ",2\n"), "table.csv, column 'Target': 2 is not a label; expected 0 or 1"),
+        (
+            "siim",
+            SIIM.replace("0 1", "none drawn"),
+            "a mask of SIIM is no list of runs: 'none drawn'; expected pairs of",
+        ),
         ("rsna", RSNA.replace("213.0", "wide"), "column 'width': 'wide' is not a number"),
         ("openi", CHEXPERT, "cannot be read as Open-i's reports"),
         ("vindr", "", "cannot be read as a table"),
@@ -253,6 +259,32 @@ def test_wrong_tables_are_named(name, text, reason, tmp_path):
     headers = write(tmp_path / "headers.csv", RSNA_HEADERS) if name == "rsna" else None
     with pytest.raises(ValueError, match=reason):
         read_collection(name, Options(labels=write(tmp_path / "table.csv", text), metadata=headers))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("1.0", "1"), ("1.0", "1.00"), (",,,", ",nan,nan,"), ("patient00001/", "patient00001\\")]
+)
+def test_chexpert_as_other_programs_write_it(old, new, tmp_path):
+    made, expected = (
+        read_collection("chexpert", Options(labels=write(tmp_path / "t.csv", text))).frame
+        for text in (CHEXPERT.replace(old, new), CHEXPERT)
+    )
+    pd.testing.assert_frame_equal(made.drop(columns="image_id"), expected.drop(columns="image_id"))
+
+
+def test_what_could_not_be_read_is_counted(tmp_path):
+    path = write(tmp_path / "table.csv", PADCHEST.replace("1930.0", "19X0"))
+    made = read_collection("padchest", Options(labels=path))
+    assert "1 years of birth could not be read and are unknown, such as '19X0'" in made.notes
+    headers = write(tmp_path / "headers.csv", RSNA_HEADERS)
+    rsna = write(tmp_path / "rsna.csv", RSNA.replace("379.0", "").replace("453.0", "-453.0") + "00436515,1,2,3,4,1\n")
+    made = read_collection("rsna", Options(labels=rsna, metadata=headers))
+    assert made.boxes is not None
+    assert (made.boxes[["x0", "y0", "x1", "y1"]] * 1024).to_numpy().tolist() == [[1, 2, 4, 6]]
+    assert "2 boxes without a size were left out" in made.notes
+    siim = SIIM + "1.2.276.3,-1.0\n1.2.276.4,nan\n"
+    frame = read_collection("siim", Options(labels=write(tmp_path / "siim.csv", siim))).frame
+    assert frame["Pneumothorax"].tolist() == [0, 1, 0, 0]
 
 
 def test_a_table_that_is_not_installed(monkeypatch):

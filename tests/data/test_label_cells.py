@@ -48,6 +48,12 @@ def test_cells_of_values():
         ("['Effusion', 'Mass']", ["Effusion", "Mass"]),
         ("Pleural_Thickening", ["Pleural_Thickening"]),
         ("Nodule/Mass|Mass", ["Nodule/Mass", "Mass"]),
+        ("Mass Pleural Thickening effusion", ["Mass", "Pleural_Thickening", "Effusion"]),
+        ("Mass\nEdema\r\nHernia", ["Mass", "Edema", "Hernia"]),
+        ("Mass + Edema & Hernia", ["Mass", "Edema", "Hernia"]),
+        ("Left Mass", ["Left Mass"]),
+        ("Mass, uncertain", ["Mass"]),
+        *((text, []) for text in ("Unknown", "uncertain", "-", "?", "N/A", "-1")),
         (" | ", []),
         ("nan", []),
         ("[]", []),
@@ -83,6 +89,58 @@ def test_another_column_states_what_it_ever_names_and_counts_the_rest():
         ValueError, match=r"column 'label': unknown finding 'TB' in the labels, and none .* TB \(2\), flu"
     ):
         read_statements(table(label=["TB", "TB", "flu"]), "t.csv")
+
+
+def test_class_names_that_are_silent_teach_nothing():
+    found = read_statements(table(label=["Pneumonia", "Normal", "unknown", "Uncertain", "?"]), "t.csv")
+    assert found is not None
+    assert equal(found.labels["Pneumonia"], [1, 0, NAN, NAN, NAN])
+    assert found.notes == ("3 films name no class: all their labels are unknown",)
+
+
+@pytest.mark.parametrize(
+    "absent", ["No Pneumonia", "NO_PNEUMONIA", "not pneumonia", "Non-Pneumonia", "Pneumonia negative"]
+)
+def test_a_class_that_denies_a_finding(absent):
+    found = read_statements(table(label=["Pneumonia", absent]), "t.csv")
+    assert found is not None
+    assert equal(found.labels["Pneumonia"], [1, 0])
+
+
+@pytest.mark.parametrize("header", ["label", "Finding Labels"])
+def test_a_finding_within_an_unknown_class_is_unknown(header):
+    """A film of "Viral Pneumonia" is no film without pneumonia."""
+    cells = [
+        "Pneumonia",
+        "Viral Pneumonia",
+        "Nodule/Mass|Pneumonia",
+        "Mass",
+        "Nodule",
+        "Abnormal",
+        "Not Normal",
+        "Normal",
+    ]
+    found = read_statements(table(**{header: cells}), "t.csv")
+    assert found is not None
+    assert equal(found.labels["Pneumonia"], [1, NAN, 1, 0, 0, 0, 0, 0])
+    assert equal(found.labels["Mass"], [0, 0, NAN, 1, 0, 0, 0, 0])
+    assert equal(found.labels["Nodule"], [0, 0, NAN, 0, 1, 0, 0, 0])
+    assert equal(found.labels["No Finding"], [0, 0, 0, 0, 0, 0, 0, 1])
+
+
+def test_which_column_of_class_names_is_read():
+    part = read_statements(table(**{"class": ["train", "test"], "diagnosis": ["Mass", "Normal"]}), "t.csv")
+    assert part is not None
+    assert part.used == ("diagnosis",), "the one that names classes of ours"
+    report = ["Heart is normal. No effusion, mass.", "Clear lungs. No edema, effusion."]
+    assert read_statements(table(findings=report), "t.csv") is None, "a report is no list of classes"
+    blank = read_statements(table(**{"Finding Labels": ["", "nan"], "Mass": ["1", "0"]}), "t.csv")
+    assert blank is not None
+    assert blank.used == ("Mass",)
+    with pytest.raises(
+        ValueError, match="'Finding Labels' holds class names .*; choose it alone, or 'Edema' without it"
+    ):
+        read_statements(table(**{"Finding Labels": ["Mass"], "Edema": ["1"]}), "t.csv", ["Finding Labels", "Edema"])
 
 
 def test_a_finding_beside_no_finding_counts():

@@ -57,17 +57,20 @@ def test_patients_of_file_names(tmp_path):
         "images_001/images/00000014_000.png",
         "13_007",
         "x.png",
+        "_1.png",
+        "_2.png",
     )
     made = nih.read_entries(table(tmp_path, "Image Index,Finding Labels\n" + "\n".join(f"{n},Mass" for n in names)))
-    assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x"]
+    assert made.frame["patient"].tolist() == ["13", "13", "14", "13", "x", "_1.png", "_2.png"]
     assert made.notes == ("no column 'Patient ID': patients are taken from the file names, the part before _",)
 
 
 def test_cells_that_pandas_made_decimals(tmp_path):
     """One blank cell in a column of whole numbers, and all are written as decimals."""
     text = (
-        "Image Index;Finding Labels;Patient ID;Patient Age;Patient Gender\na_1.png;Mass|Edema;13.0;60.0;Male\n"
-        "b_1.png;Mass;00000013;60 Y;F \nc_1.png;;;;0\nd_1.png;Mass;1e1;abc;\n"
+        "Image Index;Finding Labels;Patient ID;Patient Age;Patient Gender;View Position\n"
+        "a_1.png;Mass|Edema;13.0;60.0;Male;frontal\nb_1.png;Mass;00000013;60 Y;F ;PA\n"
+        "c_1.png;;;;0;\nd_1.png;Mass;1e1;abc;;AP\n"
     )
     made = nih.read_entries(table(tmp_path, "\ufeff" + text))
     assert made.frame["patient"].tolist() == ["13", "13", "c", "1e1"]
@@ -75,8 +78,10 @@ def test_cells_that_pandas_made_decimals(tmp_path):
     assert made.frame["sex"].tolist() == ["M", "F", "", ""]
     assert made.notes == (
         "1 patients are written in several ways (13.0 and 00000013): each counts as one patient",
+        "1 films name no class: all their labels are unknown",
         "1 ages could not be read and are unknown, such as 'abc'",
         "1 sexes could not be read and are unknown, such as '0'",
+        "1 views could not be read and are unknown, such as 'frontal'",
     )
     assert made.frame["Edema"].tolist()[:2] == [1, 0]
 

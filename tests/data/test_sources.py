@@ -24,13 +24,14 @@ def tree(tmp_path):
 
 def test_a_folder(tree):
     (tree / "sub" / "up").symlink_to(tree, target_is_directory=True)
-    os.mkfifo(tree / "pipe")
+    for name in ("pipe", "pipe.png", "pipe.zip"):
+        os.mkfifo(tree / name)
     walk = Walk(tree)
     assert [str(below) for _, below in walk] == [
         *("IM0001", "a.JPG", "b.png", "e.tar.gz", "scan.IMA", "scan.img"),
         *("sub/1.2.840.7", "sub/c.dicom", "sub/more.zip"),
     ]
-    assert (walk.ignored, walk.odd) == (7, ".DS_Store")
+    assert (walk.ignored, walk.odd) == (9, ".DS_Store")
 
 
 def test_names_lead_to_files_of_any_kind(tree):
@@ -86,6 +87,10 @@ def test_nothing_there(tmp_path):
     with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
         archive.writestr("images_001.tar.gz", b"x")
     with pytest.raises(ValueError, match=r"cut.zip holds 1 archives, which are not looked into .*: unpack it"):
+        find_files(tmp_path)
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
+        archive.writestr("labels.csv", b"x")
+    with pytest.raises(ValueError, match=r"; no films in \S+cut.zip"):
         find_files(tmp_path)
     with pytest.raises(ValueError, match=r"absent does not exist; expected a folder of images, or a .zip or .tar.gz"):
         find_files(tmp_path / "absent")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_films import encode, picture
 
@@ -136,6 +138,10 @@ def test_cells_as_spreadsheets_write_them(tmp_path):
         (TEXT.replace("Fracture", "Edema"), {}, "the columns 'Edema' and 'Edema.1' both mean Edema; keep one of them"),
         ("a,label\nx,TB\ny,flu", {"image_column": "a"}, "column 'label': unknown finding 'TB' in the labels, and none"),
         ("a,label\nx,1\ny,0", {"image_column": "a"}, "none of a, label is one of .* class names, as `label` or"),
+        ("a,label\nx,\ny,0", {"image_column": "a"}, "'label' holds '0': if it states one finding, call it by the name"),
+        (TEXT, {"label_columns": ["Fracture"]}, "'Fracture' holds '1': if it states one finding, call it by the name"),
+        ('a,Mass\n"x,1\ny,0', {"image_column": "a"}, "a quotation mark is opened in it and never closed"),
+        ("a,Mass\nx,1\ny,0,1,1", {"image_column": "a"}, "has rows with more cells than its header has names"),
         (TEXT + TEXT.splitlines()[1], {}, "1 rows have no image or one listed before, first 'data/p1/view1.jpg'"),
         ("", {}, "cannot be read as a table: it is empty"),
         (TEXT.splitlines()[0], {}, "has a header and no rows"),
@@ -167,6 +173,35 @@ def test_tables_that_are_no_text(tmp_path, name, data, reason):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=reason):
         read_table(tmp_path / name, "Path")
+
+
+def test_class_names_beside_columns_of_findings_are_named(tmp_path):
+    made = read_table(table(tmp_path, "Path,label,Mass,room\na,Mass,1,3\nb,Edema,0,4\n"), "Path")
+    assert made.notes[:2] == (
+        "columns left out, not findings of ours: room",
+        "columns left out, as the labels stand elsewhere: label",
+    )
+
+
+def zipped(path, **members: str):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_packed_tables_by_their_content(tmp_path):
+    """Kaggle's downloads are zipped, macOS adds files of its own, and browsers change names."""
+    expected = read_table(table(tmp_path, TEXT), "Path").frame
+    path = tmp_path / "table.csv"
+    path.write_bytes(gzip.compress(TEXT.encode()))
+    pd.testing.assert_frame_equal(read_table(path, "Path").frame, expected)
+    zipped(path, **{"__MACOSX/._labels.csv": "\0", "labels.csv": TEXT})
+    pd.testing.assert_frame_equal(read_table(path, "Path").frame, expected)
+    with pytest.raises(ValueError, match=r"an archive or a spreadsheet of 2 files \(a.csv, b.csv\); give one table"):
+        read_table(zipped(path, **{"a.csv": TEXT, "b.csv": TEXT}), "Path")
+    with pytest.raises(ValueError, match="an archive or a spreadsheet of 0 files"):
+        read_table(zipped(tmp_path / "none.zip"), "Path")
 
 
 def test_a_table_that_is_absent(tmp_path):

@@ -88,13 +88,13 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
     target = scores.target_NK.copy()
     target[:, [1, 2]] = 0
     target[[3, 4], 2] = 1  # both films of patient 1
-    target[: 3 * 9, 1] = 1  # nine patients
-    nine = analyse(replace(scores, target_NK=target), resamples=60)
-    hernia, mass = nine.label("Hernia"), nine.label("Mass")
+    target[: 3 * 19, 1] = 1  # one patient too few
+    few = analyse(replace(scores, target_NK=target), resamples=60)
+    hernia, mass = few.label("Hernia"), few.label("Mass")
     assert (hernia.positives, hernia.positive_patients, hernia.few_patients) == (2, 1, True)
-    assert (mass.positive_patients, mass.few_patients) == (9, True)
-    assert not nine.label("Effusion").few_patients
-    assert not nine.label("Fibrosis").few_patients  # undefined, which is said elsewhere
+    assert (mass.positive_patients, mass.few_patients) == (19, True)
+    assert not few.label("Effusion").few_patients
+    assert not few.label("Fibrosis").few_patients  # undefined, which is said elsewhere
     for branch in hernia.branches:
         assert 0 < branch.auroc.value < 1
         ends = [branch.auroc.low, branch.average_precision.high, branch.delong_low]
@@ -102,7 +102,7 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
         assert branch.brier.low < branch.brier.value < branch.brier.high  # it rests on all films
     assert all(np.isnan([gap.low, gap.high, gap.p, gap.delong_p]).all() for gap in hernia.gaps)
     assert not np.isnan([mass.branches[0].auroc.low, mass.gaps[0].p]).any()
-    lines = tables.text_table(nine).splitlines()
+    lines = tables.text_table(few).splitlines()
     row = next(line.split() for line in lines if line.startswith("Hernia†"))
     assert row == [
         "Hernia†",
@@ -111,18 +111,18 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
         tables.signed(hernia.gaps[0].value),
         "–",
     ]
-    note = "† Fewer than 10 patients with the finding, or without it: its interval and p are rough; with fewer than 2"
+    note = "† Fewer than 20 patients with the finding, or without it: its interval and p are rough; with fewer than 2"
     assert lines.count(f"{note} there are none.") == 1
     known = np.full_like(target, math.nan)
     known[:3] = target[:3]
     alone = analyse(replace(scores, target_NK=known), resamples=60).label("Mass").branches[0].brier
     assert alone.value > 0
     assert np.isnan([alone.low, alone.high]).all()  # of all films, one patient's are labelled
-    target[: 3 * 10, 1] = 1
-    ten = analyse(replace(scores, target_NK=1 - target), resamples=5)  # now few lack it
-    assert not ten.label("Mass").few_patients
-    assert ten.label("Hernia").few_patients
-    assert np.isnan(ten.label("Hernia").branches[0].auroc.low)
+    target[: 3 * 20, 1] = 1
+    enough = analyse(replace(scores, target_NK=1 - target), resamples=5)  # now few lack it
+    assert not enough.label("Mass").few_patients
+    assert enough.label("Hernia").few_patients
+    assert np.isnan(enough.label("Hernia").branches[0].auroc.low)
 
 
 def test_a_mean_has_an_interval_only_where_each_of_its_findings_has_one() -> None:

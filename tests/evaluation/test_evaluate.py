@@ -502,7 +502,7 @@ def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(fold
     assert effusion.branches[2].points[0].threshold == kept.findings["Effusion"].points["youden"].threshold
     text = report(run / "evaluation" / "test").markdown.read_text(encoding="utf-8")
     assert "Fusion minus global at these points, finding by finding" in text
-    assert re.search(r"^\| Effusion \| 10 \| ", text, re.M)
+    assert re.search(r"^\| Effusion† \| 10 \| ", text, re.M)
     assert "lands elsewhere here is shift and chance" in text
     other = open_prepared(folder / "prepared")
     other.index.loc[other.index["split"] == "val", "Effusion"] = 1 - other.index["Effusion"]

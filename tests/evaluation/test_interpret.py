@@ -208,7 +208,7 @@ def test_findings_of_few_patients_in_a_group_are_marked(found: Meaning, tmp_path
     told = found.model_copy(update={"groupings": (sex,)})
     shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
     assert "20†" in shown
-    assert "† Fewer than 10 patients with the finding, or without it" in shown
+    assert "† Fewer than 20 patients with the finding, or without it" in shown
 
 
 def test_what_rests_on_one_patient_is_the_same_in_both_files(tmp_path: Path) -> None:

@@ -194,10 +194,10 @@ def test_the_table_has_ours_and_the_published_rows(found, capsys):
     assert (
         "Grad-CAM (min-max) maps that are 0 everywhere, and score 0: global 0, local 24, fusion 0 of 24 each" in printed
     )
-    few = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 9}) for one in looked.scores)})
-    many = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 10}) for one in looked.scores)})
+    few = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 19}) for one in looked.scores)})
+    many = looked.model_copy(update={"scores": tuple(one.model_copy(update={"patients": 20}) for one in looked.scores)})
     assert "Mass† " in summary(few)
-    assert summary(few).endswith("† Boxes of fewer than 10 patients: p is rough, of one patient there is none.")
+    assert summary(few).endswith("† Boxes of fewer than 20 patients: p is rough, of one patient there is none.")
     assert "†" not in summary(many)
     with pytest.raises(ValueError, match="no score of 'fusion' on 'Hernia'; there are random, prior"):
         looked.score("fusion", "Hernia")
@@ -234,7 +234,7 @@ def test_the_report_shows_every_measure_between_floor_and_ceiling_with_intervals
     assert [cell.text for cell in mean.rows[-2][1:]] == [""] * 3 + [".62", ".42", ".28", ".18", ".10"] + [""] * 5
     assert all(re.fullmatch(r"(\.\d\d|1\.00)–(\.\d\d|1\.00)", cell.soft) for row in mean.rows[:8] for cell in row[1:])
     assert (mass.folded, nodule.folded) == ("Mass, 12 cases", "Nodule, 12 cases")
-    assert [row[0] for row in hits.rows] == ["Mass", "Nodule", "Mean over findings"]
+    assert [row[0] for row in hits.rows] == ["Mass†", "Nodule†", "Mean over findings"]
     assert "lies inside the annotated box in 100 % of the cases" in text
     assert "more often than that of a random map" in text
     assert '<figure class="wide">' in html
@@ -424,7 +424,7 @@ def test_intervals_are_over_patients_not_over_films():
     hit = scores[0].of("hit")
     assert hit.value == pytest.approx(1 / 11)
     assert (hit.low, hit.high) == (0.0, 1.0)
-    assert all(gap.value == gap.low == gap.high == 0 for gap in gaps)
+    assert all(gap.low < 0 == gap.value < gap.high for gap in gaps)  # so few films that agree leave much open
 
 
 def test_one_patient_has_no_interval():

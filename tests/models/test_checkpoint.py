@@ -104,10 +104,12 @@ def test_patients_are_known_by_salted_hashes_only(model, tmp_path):
 
 def test_patients_are_known_however_cards_and_folders_write_them():
     """Cards and prepared folders of earlier versions hold ids as their tables wrote them."""
-    ways = ("13", "00000013", "13.0", "013")
+    ways = ("13", "00000013", "13.0", "013", "train/00000013", "test/00000013")
     for card in ways:
         patients = Patients.of([card, "P7"], salt="s")
-        assert patients.known([*ways, "14", "130", "1", "P7", "p7", "7"]) == tuple(sorted((*ways, "P7")))
+        assert patients.known([*ways, "14", "130", "1", "P7", "p7", "7", "x/13", "test/00000014"]) == tuple(
+            sorted((*ways, "P7"))
+        )
 
 
 def test_patients_of_another_collection_are_others(model, tmp_path):

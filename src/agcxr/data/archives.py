@@ -4,6 +4,7 @@ A .tar (.tar.gz, .tar.bz2, .tar.xz) can only be read from front to back; a .zip 
 alone. Folders, links, hidden files and macOS's __MACOSX are passed over.
 """
 
+import io
 import lzma
 import os
 import stat
@@ -25,6 +26,11 @@ ARCHIVES = (*TARS, ".zip")
 
 MAX_MEMBER = 1 << 30
 """Bytes of the largest member that is read into memory, counted as they come out, whatever its header says."""
+
+MAX_MEMBER_OF_SMALL = 1 << 27
+MAX_RATIO = 100
+"""Bytes of the largest member, and how many times its packed size a larger one may have: many are read at once, and a
+few MB of zeros unpack to many GB. Films shrink to a third; only empty ones to a thousandth."""
 
 STEP, SMALL_STEP = 1 << 16, 4096
 """Bytes read at once, and where all that is packed in them comes out at once: bzip2 makes 80 MB of 4 kB."""
@@ -51,11 +57,12 @@ HEAD = 132
 
 @dataclass
 class Member:
-    """A file in an archive. name: its path in there, as it is written. size: bytes, as stated. A .tar gives it once:
-    before the next member is asked for."""
+    """A file in an archive. name: its path in there, as it is written. size: bytes, as stated; packed: those that it
+    takes up in the file, at most. A .tar gives it once: before the next member is asked for."""
 
     name: str
     size: int
+    packed: int
     open: Callable[[], IO[bytes]]
     step: int = STEP
     """Bytes read at once."""
@@ -70,19 +77,24 @@ class Member:
 
     def read(self) -> bytes:
         """The bytes. Raises RadiographError for what is encrypted, damaged or too large to be a film."""
+        limit = min(MAX_MEMBER, max(MAX_MEMBER_OF_SMALL, MAX_RATIO * self.packed))
         if self.size > MAX_MEMBER:
             raise RadiographError(f"a file of {self.size:,} bytes; no radiograph needs more than {MAX_MEMBER:,}")
+        if self.size > limit:
+            raise RadiographError(
+                f"a file of {self.size:,} bytes packed into {self.packed:,}; no radiograph packs so well"
+            )
         self._file = self._file or self.open()
-        parts, size = [self._start], len(self._start)
+        data = io.BytesIO()
+        data.write(self._start)
         try:
             while part := self._some(self.step):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_MEMBER:
-                    raise RadiographError(f"a file that grows beyond {MAX_MEMBER:,} bytes in its archive")
+                data.write(part)
+                if data.tell() > limit:
+                    raise RadiographError(f"a file that grows beyond {limit:,} bytes in its archive")
         finally:
             self.close()
-        return b"".join(parts)
+        return data.getvalue()
 
     def close(self) -> None:
         """Let go of what `head` or `read` opened."""
@@ -168,15 +180,28 @@ def list_archive(path: str | os.PathLike[str], say: Callable[[str], None]) -> tu
 
 
 def why_broken(path: str | os.PathLike[str], error: Exception) -> str:
-    """One of BROKEN_ARCHIVE in words."""
-    return f"{path} breaks off: {str(error) or type(error).__name__}"
+    """One of BROKEN_ARCHIVE in words, or that the archive is of another kind than its name says."""
+    other = _other_kind(path)
+    reason = f"it is a {other} archive; name it so" if other else str(error) or type(error).__name__
+    return f"{path} breaks off: {reason}"
+
+
+def _other_kind(path: str | os.PathLike[str]) -> str | None:
+    try:
+        if is_zip(path):
+            return ".tar" if tarfile.is_tarfile(path) else None
+        with open(path, "rb") as file:
+            return ".zip" if file.read(4) == b"PK\x03\x04" else None
+    except BROKEN_ARCHIVE:
+        return None
 
 
 def _tar_members(path: str | os.PathLike[str]) -> Iterator[Member]:
+    packed = os.path.getsize(path)
     with tarfile.open(path, "r|*", bufsize=1 << 20) as archive:
         for info in archive:
             if info.isfile():
-                yield Member(info.name, info.size, partial(_extracted, archive, info))
+                yield Member(info.name, info.size, packed, partial(_extracted, archive, info))
 
 
 def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -186,12 +211,14 @@ def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _zip_members(path: str | os.PathLike[str]) -> Iterator[Member]:
+    whole = os.path.getsize(path)
     archive = zipfile.ZipFile(path)  # closed with the last of its members, which are read when their turn comes
     for info in archive.infolist():
         if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
             plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             step = STEP if plain else SMALL_STEP
-            yield Member(info.filename, info.file_size, partial(_opened, archive, info), step)
+            packed = min(info.compress_size, whole)  # which the archive may overstate
+            yield Member(info.filename, info.file_size, packed, partial(_opened, archive, info), step)
 
 
 def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

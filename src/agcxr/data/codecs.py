@@ -14,7 +14,7 @@ import json
 import signal
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agcxr.data.codestream import Codestream
-from agcxr.data.decode import RadiographError, jpeg_segments
+from agcxr.data.decode import JPEG_END, RadiographError, jpeg_segments, whole_jpeg
 from agcxr.data.isolation import Answer, Child, ChildError, address_space, confine, is_isolated, limit_memory, serve
 
 SECONDS = 30.0
@@ -72,16 +72,29 @@ def _decode(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArra
     """In the process that may crash."""
     if stream.kind == "RLE":
         pixels = _rle(frame, stream, rows, columns)
-    elif stream.kind == "JPEG" and stream.bits == 8:
-        pixels = _jpeg(frame, stream)
     elif stream.kind == "JPEG 2000":
-        pixels = _j2k(frame[stream.start :])
+        end = b"" if stream.unended_at is None else JPEG_END
+        pixels = _j2k(frame[stream.start : stream.unended_at] + end)
+    elif stream.kind == "JPEG" and stream.bits == 8:
+        pixels = _whole(frame, stream, lambda data: _jpeg(data, stream))
     else:
-        pixels = _dicom(frame, stream, rows, columns)
+        pixels = _whole(frame, stream, lambda data: _dicom(data, stream, rows, columns))
     shape = (rows, columns) if stream.components == 1 else (rows, columns, 3)
     if pixels.shape != shape or pixels.dtype.name not in SAMPLES:
         raise RadiographError(f"its {stream.kind} decodes to {pixels.dtype} {pixels.shape}; expected {shape}")
     return np.ascontiguousarray(pixels)
+
+
+def _whole(frame: bytes, stream: Codestream, decode: Callable[[bytes], NDArray]) -> NDArray:
+    if stream.unended_at is None:
+        return decode(frame)
+    if stream.kind == "JPEG-LS":
+        # Decoders refuse a cut one (by more than a byte) at once if it has an end mark; without, some never come back.
+        return decode(frame.removesuffix(b"\0").removesuffix(b"\xff") + JPEG_END)
+    pixels = whole_jpeg(frame, decode)
+    if pixels is None:
+        raise RadiographError(f"truncated {stream.kind}: it stops after {len(frame):,} bytes, before its end mark")
+    return pixels
 
 
 def _jpeg(frame: bytes, stream: Codestream) -> NDArray:

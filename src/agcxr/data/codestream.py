@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from agcxr.data.decode import JPEG_SIZES, RadiographError, check_scans, jpeg_segments
+from agcxr.data.decode import JPEG_END, JPEG_SIZES, RadiographError, check_scans, jpeg_segments
 
 Kind = Literal["JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "RLE"]
 Color = Literal["RGB", "YBR"]
 
 J2K_START = b"\xff\x4f\xff\x51"
 JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
-JLS_FRAME = 0xF7
+JLS_FRAME, JLS_PARAMETERS = 0xF7, 0xF8
 
 DCT = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 """Second bytes of the frame headers of baseline, extended and progressive JPEG, by Huffman or arithmetic codes."""
@@ -44,6 +44,8 @@ class Codestream:
     """What tells the colour, in words."""
     start: int = 0
     is_signed: bool | None = None
+    unended_at: int | None = None
+    """Byte where its end mark should stand; None where it has one."""
 
 
 def read_codestream(frame: bytes) -> Codestream:
@@ -60,15 +62,17 @@ def read_codestream(frame: bytes) -> Codestream:
 
 
 def _jpeg(frame: bytes) -> Codestream:
-    marker, body, application = 0, b"", {}
-    for number, start, end in jpeg_segments(frame):
-        part = frame[start + 4 : end]
+    marker, body, application, scan = 0, b"", {}, 0
+    for number, scan, end in jpeg_segments(frame):
+        part = frame[scan + 4 : end]
         if number in JPEG_SIZES or number == JLS_FRAME:
             if body:
                 raise RadiographError("corrupt JPEG: two frame headers")
             marker, body = number, part
         elif number in (0xE0, 0xEE):
             application[number] = part[:16]
+        elif number == JLS_PARAMETERS and part[:1] in (b"\2", b"\3"):
+            raise RadiographError("a JPEG-LS with mapping tables, which no decoder here reads")
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise RadiographError("corrupt JPEG: its frame header is missing or of the wrong length")
     bits, height, width, components = struct.unpack_from(">BHHB", body)
@@ -84,10 +88,9 @@ def _jpeg(frame: bytes) -> Codestream:
     if not 2 <= bits <= 16:
         raise RadiographError(f"corrupt {kind}: {bits} bits a sample")
     check_scans(frame)
-    if kind != "JPEG-LS" and frame.rfind(b"\xff\xd9") < frame.find(b"\xff\xda"):  # only JPEG-LS tells without it
-        raise RadiographError(f"truncated {kind}: it stops after {len(frame):,} bytes, before its end mark")
     color, evidence = _jpeg_color(kind, body[6:], application) if components == 3 else (None, "")
-    return Codestream(kind, width, height, components, bits, color, evidence)
+    unended_at = None if frame.rfind(JPEG_END) > scan else len(frame)
+    return Codestream(kind, width, height, components, bits, color, evidence, unended_at=unended_at)
 
 
 def _jpeg_color(kind: Kind, components: bytes, application: dict[int, bytes]) -> tuple[Color | None, str]:
@@ -106,11 +109,13 @@ def _jpeg_color(kind: Kind, components: bytes, application: dict[int, bytes]) ->
 
 
 def _jp2(frame: bytes) -> Codestream:
-    """JP2 boxes around a codestream: `colr` may name the colour space, `jp2c` holds the stream."""
+    """JP2 boxes around a codestream: `colr` may name the colour space, `pclr` is a palette, `jp2c` holds the stream."""
     space: int | None = None
     for kind, start, end in _boxes(frame, 0, len(frame)):
         if kind == b"jp2h":
             for inner, at, stop in _boxes(frame, start, end):
+                if inner == b"pclr":
+                    raise RadiographError("a JPEG 2000 with a palette, which no decoder here reads")
                 if inner == b"colr" and stop - at >= 7 and frame[at] == 1:
                     (space,) = struct.unpack_from(">I", frame, at + 3)
         elif kind == b"jp2c":
@@ -157,23 +162,39 @@ def _j2k(frame: bytes, start: int, space: int | None) -> Codestream:
     width, height = -(-right // step_x) - -(-left // step_x), -(-bottom // step_y) - -(-top // step_y)
     color: Color | None = None
     evidence = ""
-    if components == 3 and _transformed(frame, start + 4 + length):
+    is_transformed, tiles = _main_header(frame, start + 4 + length)
+    if components == 3 and is_transformed:
         color, evidence = "RGB", "the codestream transforms its colours itself"
     elif components == 3 and space in (16, 18):
         color, evidence = ("RGB", "its box says sRGB") if space == 16 else ("YBR", "its box says sYCC")
     bits, is_signed = (precision & 0x7F) + 1, bool(precision & 0x80)
-    return Codestream("JPEG 2000", width, height, components, bits, color, evidence, start, is_signed)
+    unended_at = _unended_at(frame, tiles)
+    return Codestream("JPEG 2000", width, height, components, bits, color, evidence, start, is_signed, unended_at)
 
 
-def _transformed(frame: bytes, at: int) -> bool:
-    """Whether COD, in the main header, states a multiple component transformation."""
+def _main_header(frame: bytes, at: int) -> tuple[bool, int]:
+    """(whether COD states a multiple component transformation, where the tiles begin)."""
+    is_transformed = False
     for _ in range(MOST_BOXES):
         if at + 9 > len(frame) or frame[at] != 0xFF or frame[at + 1] == 0x90:
-            return False
+            break
         if frame[at + 1] == 0x52:
-            return frame[at + 8] == 1
+            is_transformed = frame[at + 8] == 1
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return False
+    return is_transformed, at
+
+
+def _unended_at(frame: bytes, at: int) -> int | None:
+    """Where the tile-parts end, by the lengths that they state (T.800 A.4.2), if nothing but half of the end mark and
+    the zero that makes a frame even stands there. (Such a zero may also stand in for a last byte that was cut off.)"""
+    for _ in range(MOST_TILES):
+        length = int.from_bytes(frame[at + 6 : at + 10], "big")
+        if frame[at : at + 2] != b"\xff\x90" or length < 14:  # 0: as far as the end mark
+            return None
+        at += length
+        if at <= len(frame) and frame[at:] in (b"", b"\0", b"\xff", b"\xff\0"):
+            return at if frame[at - 1] else None
+    return None
 
 
 def _rle(frame: bytes) -> Codestream:

@@ -8,7 +8,7 @@ refused with both named.
 from __future__ import annotations
 
 import struct
-from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agcxr.data.codecs import decode_isolated
 from agcxr.data.codestream import Codestream, read_codestream
-from agcxr.data.decode import RadiographError, check_size, to_gray
+from agcxr.data.decode import NO_END_MARK, RadiographError, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -34,7 +34,8 @@ def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple
     try:
         stream = read_codestream(frame)
     except RadiographError as error:
-        raise RadiographError(f"{error} (transfer syntax {dataset.file_meta.TransferSyntaxUID.name})") from None
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        raise RadiographError(f"{error} (transfer syntax {syntax.name if syntax else 'not stated'})") from None
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if stream.kind != "RLE":
         check_size(stream.width, stream.height, max_pixels)
@@ -49,17 +50,15 @@ def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple
         raise RadiographError(f"its {stream.kind} codestream has {stream.bits} bits a sample; expected at most 16")
     pixels, notes = _true_bits(dataset, stream, decode_isolated(frame, stream, rows, columns))
     pixels, more = _true_color(dataset, stream, pixels)
-    return pixels, notes + more
+    return pixels, notes + more + (() if stream.unended_at is None else (NO_END_MARK,))
 
 
 def _frame(pixel_data: bytes) -> bytes:
-    """The one frame: all fragments, whatever the offset table states."""
-    from pydicom.encaps import generate_fragments, parse_basic_offsets
+    """The one frame: all fragments behind the offset table, whatever that states."""
+    from pydicom.encaps import generate_fragments
 
-    buffer = BytesIO(pixel_data)
     try:
-        parse_basic_offsets(buffer)
-        return b"".join(generate_fragments(buffer))
+        return b"".join(islice(generate_fragments(pixel_data), 1, None))
     except (ValueError, struct.error) as error:
         raise RadiographError("its compressed pixels do not stand in fragments as they must (PS3.5 A.4)") from error
 
@@ -118,7 +117,7 @@ def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[
     notes: tuple[str, ...] = ()
     dataset.SamplesPerPixel = stream.components
     if stream.components == 1:
-        if samples == 3 or not is_gray_stated:
+        if samples != 1 or not is_gray_stated:
             notes = (f"one component in the {stream.kind} codestream, not {samples} ({stated}) as in the header",)
         if not is_gray_stated:
             dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -139,11 +138,8 @@ def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[
         notes = (f"{name}, not {stated} as in the header: {stream.evidence or 'not transformed'}",)
     if color == "YBR":
         pixels = _rgb(pixels, int(dataset.BitsStored))
-    dataset.PhotometricInterpretation = "RGB"
-    if stated in ("MONOCHROME1", "MONOCHROME2"):
-        pixels, more = to_gray(pixels, order="RGB")
-        notes += more
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, stated
+    if stated not in ("MONOCHROME1", "MONOCHROME2"):
+        dataset.PhotometricInterpretation = "RGB"
     return pixels, notes
 
 

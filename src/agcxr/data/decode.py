@@ -7,7 +7,7 @@ Shapes: H, W the picture; C its channels in OpenCV's order (B, G, R[, A]).
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +24,11 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that state a JPEG's size (SOF0-15 without DHT, JPG and DAC)."""
+JPEG_END = b"\xff\xd9"
+"""Ends the coded pixels of a JPEG, JPEG-LS and JPEG 2000 and occurs nowhere within them."""
+JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+JPEG_ONE_SCAN = frozenset({0xC0, 0xC1, 0xC3})
+"""Frames whose pixels may all stand in one scan: baseline, extended, lossless."""
 JPEG_FILL = re.compile(rb"\xff+")
 JPEG_MARK = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 """What cannot stand inside coded pixels, where 0xFF is followed by less or by a restart mark."""
@@ -39,8 +44,6 @@ MOST_CHUNKS = 1 << 18
 class RadiographError(ValueError):
     """A file that cannot be used as a radiograph; the message gives the reason in words for people."""
 
-
-JPEG_GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 
 NO_END_MARK = "the mark at its end is missing"
 
@@ -243,26 +246,43 @@ def decode_jpeg(data: bytes, max_pixels: int) -> Decoded:
         raise RadiographError(f"a JPEG of {channels} channels with {bits} bits; expected 1 or 3 with 8 bits")
     notes: tuple[str, ...] = ()
     segments = list(jpeg_segments(data))
-    scan = segments[-1][1] + 4
     # Inside the coded pixels 0xFF is always followed by 0 or a restart mark, so only a whole file has this after them.
-    if data.rfind(b"\xff\xd9") < scan:
-        frame = next(marker for marker, _, _ in segments if marker in JPEG_SIZES)
-        if frame not in (0xC0, 0xC1) or data[scan : scan + 1] != bytes([channels]) or not _jpeg_is_whole(data):
+    if data.rfind(JPEG_END) < segments[-1][1]:
+        whole_HW = whole_jpeg(data, _jpeg_gray)
+        if whole_HW is None:
             raise RadiographError(f"truncated JPEG: the file stops after {len(data):,} bytes, before its end mark")
-        data, notes = data + b"\xff\xd9", (NO_END_MARK,)
-    pixels_HW = _decode(data, "JPEG", JPEG_GRAY)
+        pixels_HW, data, notes = whole_HW, data + JPEG_END, (NO_END_MARK,)
+    else:
+        pixels_HW = _jpeg_gray(data)
     notes += () if channels == 1 else (_jpeg_colour(data),)
     parts = (data[start + 4 : end] for marker, start, end in segments if marker == 0xE1)
     pixels_HW, turn_notes = upright(pixels_HW, next((part[6:] for part in parts if part.startswith(b"Exif\0")), b""))
     return Decoded(pixels_HW, "jpeg", notes + turn_notes)
 
 
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether a JPEG of one scan without an end mark holds all its pixels: then bits put behind them change nothing."""
-    data = data.rstrip(b"\xff")
-    tails = (b"", b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
-    first, *others = (_decode(data + tail + b"\xff\xd9", "JPEG", JPEG_GRAY) for tail in tails)
-    return all(np.array_equal(first, other) for other in others)
+def whole_jpeg(data: bytes, decode: Callable[[bytes], NDArray]) -> NDArray | None:
+    """Pixels of a JPEG of one scan that lacks its end mark, if all are there: then neither bits put behind them nor the
+    restart mark that may be due there, with bits of its own, change anything. None for a cut one."""
+    *_, (_, scan, _) = segments = list(jpeg_segments(data))
+    *_, channels, _ = jpeg_frame(data)
+    if not any(marker in JPEG_ONE_SCAN for marker, _, _ in segments) or data[scan + 4 : scan + 5] != bytes([channels]):
+        return None
+    coded = data if data.endswith(b"\xff\0") else data.rstrip(b"\0")  # DICOM fills up to an even length
+    coded = coded.rstrip(b"\xff")
+    due = bytes([0xFF, 0xD0 + len(JPEG_RESTART.findall(coded, scan)) % 8])
+    bits = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
+    try:
+        first = decode(coded + JPEG_END)
+        others = (decode(coded + mark + tail + JPEG_END) for mark in (b"", due) for tail in bits)
+        if all(np.array_equal(first, other) for other in others):
+            return first
+    except RadiographError:
+        pass  # a decoder that stops where bits are missing
+    return None
+
+
+def _jpeg_gray(data: bytes) -> NDArray:
+    return _decode(data, "JPEG", cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _jpeg_colour(data: bytes) -> str:

@@ -9,7 +9,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from agcxr.data.decode import RadiographError
+from agcxr.data.decode import JPEG_END, RadiographError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -20,9 +20,6 @@ ITEM, END = 0xFFFEE000, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 LONG = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN"})
 """Explicit value representations of pixels: their length has four bytes and stands after two more."""
-
-LAST_MARK = b"\xff\xd9"
-"""Ends a JPEG, JPEG-LS and JPEG 2000 codestream and occurs nowhere within one."""
 
 
 def read_dataset(source: io.BytesIO, broken: tuple[type[Exception], ...], notes: list[str]) -> tuple["Dataset", int]:
@@ -107,7 +104,7 @@ def _whole_fragments(value: bytes, notes: list[str]) -> bytes:
             break
         if at + 8 + length > len(value):
             rest = value[at + 8 :]
-            if fragments < 0 or not rest.rstrip(b"\0").endswith(LAST_MARK):
+            if fragments < 0 or not rest.rstrip(b"\0").endswith(JPEG_END):
                 raise RadiographError(
                     f"DICOM that cannot be read: it is cut off, only {len(rest):,} of {length:,} bytes of a "
                     "compressed fragment of its pixels are there"

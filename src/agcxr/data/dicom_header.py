@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 """Value representations that are text; several values are parted by backslashes."""
 
+GRAY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
+COLOR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+"""Photometric interpretations of one and of three samples a pixel."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -193,6 +197,28 @@ def _mend_bits(dataset: "Dataset", notes: list[str]) -> None:
         notes.append(f"HighBit {high} is impossible with {bits} of {allocated} bits")
         high = None
     _default(dataset, "HighBit", high, bits - 1, notes)
+
+
+def mend_samples(dataset: "Dataset", pixel_bytes: int, notes: list[str]) -> None:
+    """Samples a pixel (1 or 3) of uncompressed pixels and a photometric interpretation that fit together: where they do
+    not, the bytes that the file states tell which is right."""
+    samples, stated = int(dataset.SamplesPerPixel), str(dataset.PhotometricInterpretation)
+    expected = 1 if stated in GRAY else 3 if stated in COLOR else samples
+    if samples == expected:
+        return
+    # Chroma of half the width (YBR_FULL_422) takes one sample's bytes together.
+    is_color = pixel_bytes >= 2 * (dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8)
+    if is_color == (expected == 3):
+        notes.append(f"SamplesPerPixel taken as {expected}: there are as many bytes, and it is {stated}")
+        _put(dataset, "SamplesPerPixel", expected)
+        if expected == 3:
+            _default(dataset, "PlanarConfiguration", whole(dataset, "PlanarConfiguration", notes), 0, notes)
+        return
+    notes.append(f"{samples} samples a pixel under {stated}" if samples > 1 else f"one sample a pixel under {stated}")
+    if samples == 1:
+        _put(dataset, "PhotometricInterpretation", "MONOCHROME2")
+    elif stated == "PALETTE COLOR":
+        _put(dataset, "PhotometricInterpretation", "RGB")
 
 
 def _default(dataset: "Dataset", keyword: str, value: int | str | None, default: int | str, notes: list[str]) -> None:

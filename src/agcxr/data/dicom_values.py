@@ -23,7 +23,7 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def shown_pixels(dataset: "Dataset", stored: NDArray, notes: list[str]) -> Pixels:
-    """Stored words H x W (or colour H x W x 3) of at most 16 bits -> gray H x W, bright = dense.
+    """Stored words H x W (or H x W x 3: colour, and gray written so) of at most 16 bits -> gray H x W, bright = dense.
 
     uint8 where 8 bits or fewer are stored, else uint16; the range of the VOI output (or, without one, of the stored
     values that occur) fills it. Padding is black. Raises RadiographError for what cannot be shown.
@@ -33,7 +33,12 @@ def shown_pixels(dataset: "Dataset", stored: NDArray, notes: list[str]) -> Pixel
     words = stored.view(f"u{stored.dtype.itemsize}")
     bits, shift = _bits(dataset, words, notes)
     if stored.ndim == 3:
-        return _gray(words >> shift & 2**bits - 1 if shift or bits < 8 * words.itemsize else words, notes)
+        color_HW3 = words >> shift & 2**bits - 1 if shift or bits < 8 * words.itemsize else words
+        if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+            return _gray(color_HW3, notes)
+        words, gray_notes = to_gray(color_HW3, order="RGB")
+        stored, shift = words, 0
+        notes += gray_notes
     is_signed = stored.dtype.kind == "i"
     values = _stored_values(8 * words.itemsize, bits, shift, signed=is_signed)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
@@ -240,8 +245,8 @@ def _lut(dataset: "Dataset", item: "Dataset", lo: float, hi: float, name: str = 
 
     Data are words without sign whatever their VR says. Only tables of 8 bits may be packed two to a word.
     """
-    little = dataset.file_meta.TransferSyntaxUID.is_little_endian
-    descriptor, words = (_words(item, name + part, little=little) for part in ("Descriptor", "Data"))
+    _, little = dataset.original_encoding
+    descriptor, words = (_words(item, name + part, little=bool(little)) for part in ("Descriptor", "Data"))
     if len(descriptor) != 3 or not len(words):
         return None
     entries, first, depth = map(int, descriptor)

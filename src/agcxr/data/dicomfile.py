@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from agcxr.data.decode import Decoded, RadiographError, check_size
 from agcxr.data.dicom_bytes import fit_pixels, read_dataset
-from agcxr.data.dicom_header import age, mend, number_of, shown, spacing, values_of
+from agcxr.data.dicom_header import age, mend, mend_samples, number_of, shown, spacing, values_of
 from agcxr.data.dicom_values import shown_pixels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 # What pydicom and its decoders are seen to raise on damaged files: they meet odd values late, in ordinary operations.
 BROKEN = (
@@ -104,7 +105,6 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     try:
         notes: list[str] = []
         dataset, stated_bytes = read_dataset(Bounded(data, max_pixels), broken, notes)
-        _state_syntax(dataset)
         mend(dataset, notes)
         stored = _stored_pixels(dataset, max_pixels, stated_bytes, notes)
         pixels_HW = shown_pixels(dataset, stored, notes)
@@ -143,48 +143,72 @@ def _check_inflated(data: bytes, max_pixels: int) -> None:
             raise RadiographError(f"deflated DICOM that grows beyond {limit:,} bytes (max_pixels = {max_pixels:,})")
 
 
-def _state_syntax(dataset: "Dataset") -> None:
-    """A bare data set (no preamble, no meta header) does not name its encoding; pydicom found out while reading."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        is_implicit, is_little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
-
-
 def _stored_pixels(dataset: "Dataset", max_pixels: int, stated_bytes: int, notes: list[str]) -> NDArray:
-    """Stored words H x W (integers) or colour H x W x 3, every stated size checked before it is believed."""
-    from pydicom.pixels import pixel_array
-
+    """Stored words H x W or H x W x 3 of 8 or 16 bits, every stated size checked before it is believed."""
     frames = int(dataset.NumberOfFrames)
     if frames != 1:
         raise RadiographError(f"DICOM of {frames} frames; a radiograph is one picture")
     width, height = int(dataset.Columns), int(dataset.Rows)
     check_size(width, height, max_pixels)
-    if dataset.BitsAllocated not in (1, 8, 16) or dataset.SamplesPerPixel not in (1, 3):
-        raise RadiographError(
-            f"DICOM of {dataset.SamplesPerPixel} x {dataset.BitsAllocated} bits a pixel; "
-            "expected 1 or 3 samples of at most 16 bits"
-        )
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated:
-        from agcxr.data.compressed import compressed_pixels
+    if dataset["PixelData"].is_undefined_length:
+        return _encapsulated_pixels(dataset, max_pixels, notes)
+    pixels = _native_pixels(dataset, stated_bytes, notes)
+    if pixels.shape[:2] != (height, width):
+        raise RadiographError(f"DICOM whose pixels are {pixels.shape}, not the {height} x {width} of its header")
+    return pixels
 
-        bits, high = dataset.BitsStored, dataset.HighBit
-        pixels, stream_notes = compressed_pixels(dataset, max_pixels)
-        notes += stream_notes
-        if dataset.BitsStored == bits and dataset.HighBit != high:
-            notes.append(f"HighBit {high} ignored: the compressed values have {bits} bits")
-        return pixels
+
+def _encapsulated_pixels(dataset: "Dataset", max_pixels: int, notes: list[str]) -> NDArray:
+    """Pixels in fragments are compressed whatever the transfer syntax says (PS3.5 A.4): the codestream names itself."""
+    from pydicom.uid import AllTransferSyntaxes
+
+    from agcxr.data.compressed import compressed_pixels
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax in AllTransferSyntaxes and not syntax.is_encapsulated:
+        notes.append(f"compressed pixels under the transfer syntax {syntax.name}")
+    bits, high = dataset.BitsStored, dataset.HighBit
+    pixels, stream_notes = compressed_pixels(dataset, max_pixels)
+    notes += stream_notes
+    if dataset.BitsStored == bits and dataset.HighBit != high:
+        notes.append(f"HighBit {high} ignored: the compressed values have {bits} bits")
+    return pixels
+
+
+def _native_pixels(dataset: "Dataset", stated_bytes: int, notes: list[str]) -> NDArray:
+    from pydicom.pixels import pixel_array
+
+    samples, allocated, bits = dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored
+    if allocated not in (1, 8, 16, 32) or bits > 16 or samples not in (1, 3):
+        raise RadiographError(
+            f"DICOM of {samples} x {allocated} bits a pixel, {bits} stored; expected 1 or 3 samples of at most 16 bits"
+        )
+    mend_samples(dataset, stated_bytes, notes)
     fit_pixels(dataset, stated_bytes, notes)
+    syntax = _native_syntax(dataset)
     # Which bits of a word count is for `shown_pixels` to say: pydicom takes the lowest, whatever the header says.
     # A view saves a copy, where the words lie in the file as in memory.
     is_view = syntax.is_little_endian and dataset.SamplesPerPixel == 1 and dataset.BitsAllocated > 1
     pixels = np.asarray(pixel_array(dataset, correct_unused_bits=False, view_only=is_view))
-    if pixels.shape[:2] != (height, width):
-        raise RadiographError(f"DICOM whose pixels are {pixels.shape}, not the {height} x {width} of its header")
+    if allocated == 32:
+        pixels = (pixels >> dataset.HighBit + 1 - bits).astype(pixels.dtype.kind + "2")
+        dataset.BitsAllocated, dataset.HighBit = 16, bits - 1
+        notes.append(f"{bits} bits stored in {allocated}")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _native_syntax(dataset: "Dataset") -> "UID":
+    """A bare data set (no preamble, no meta header) does not name its encoding; pydicom found out while reading."""
+    from pydicom.uid import AllTransferSyntaxes, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        is_implicit, is_little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    if syntax not in AllTransferSyntaxes:
+        raise RadiographError(f"DICOM of the transfer syntax {syntax}, which is none of the standard's")
+    return syntax
 
 
 def _facts(dataset: "Dataset", notes: list[str]) -> Facts:

@@ -25,7 +25,7 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
-from agcxr.data.patients import OLDEST, patient_id, read_ages, read_patients, read_sexes
+from agcxr.data.patients import OLDEST, is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -149,16 +149,17 @@ def _mimic(options: Options) -> Rows:
     labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
     labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
     when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + film_study
+    view, odd_views = nih.read_views(films["ViewPosition"])
     frame, odd = _frame(
         films["dicom_id"] + ".jpg",
         films["subject_id"],
         labels,
         follow_up=when.groupby(films["subject_id"].map(patient_id)).rank(method="dense").astype("Int64"),
-        view=films["ViewPosition"].map(nih.view),
+        view=view,
     )
     silent = int(np.isnan(at).sum())
     notes += (f"{silent} films belong to studies without labels and are unknown",) if silent else ()
-    return Rows(frame, (*studies.paths, *films.paths), notes + odd)
+    return Rows(frame, (*studies.paths, *films.paths), notes + odd + odd_views)
 
 
 def _padchest(options: Options) -> Rows:
@@ -170,7 +171,10 @@ def _padchest(options: Options) -> Rows:
     terms = table["Labels"].map(lambda text: frozenset(one.strip() for one in re.findall(r"'([^']*)'", text)))
     labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT)
     year = pd.to_numeric(table.get("StudyDate_DICOM").str[:4], errors="coerce")
-    age = (year - pd.to_numeric(table.get("PatientBirth"), errors="coerce")).astype(float)
+    birth = table.get("PatientBirth")
+    born = pd.to_numeric(birth, errors="coerce")
+    notes += unread(birth[born.isna() & ~birth.map(is_blank)], "years of birth")
+    age = (year - born).astype(float)
     impossible = int(((age < 0) | (age > OLDEST)).sum())
     notes += (f"{impossible} ages below 0 or over {OLDEST} years were left out as unknown",) if impossible else ()
     view = table["Projection"].map({"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"})
@@ -212,7 +216,10 @@ def _rsna(options: Options) -> Rows:
     headers = ShippedTable(
         options.metadata, "kaggle_stage_2_train_images_dicom_headers.csv.gz", ("PatientID", "ViewPosition")
     )
-    target = table.numbers("Target").groupby(table["patientId"], sort=False).max()
+    stated = table.numbers("Target")
+    if len(odd_labels := stated[stated.notna() & ~stated.isin([0, 1])]):
+        raise ValueError(f"{table.paths[0]}, column 'Target': {odd_labels.iloc[0]:g} is not a label; expected 0 or 1")
+    target = stated.groupby(table["patientId"], sort=False).max()
     facts = headers.table.drop_duplicates("PatientID").set_index("PatientID").reindex(target.index).fillna("")
     images = pd.Series(target.index, dtype=str)
     labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
@@ -230,10 +237,12 @@ def _rsna(options: Options) -> Rows:
     drawn = table.table[table["x"] != ""]
     x, y, w, h = (table.numbers(name)[drawn.index].to_numpy() / FRAME for name in ("x", "y", "width", "height"))
     boxes = pd.DataFrame({"image_id": drawn["patientId"] + ".dcm", "finding": "Pneumonia"})
-    boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h).reset_index(drop=True)
+    whole = np.isfinite(x + y + w + h) & (w > 0) & (h > 0)
+    boxes = boxes.assign(x0=x, y0=y, x1=x + w, y1=y + h)[whole].reset_index(drop=True)
+    cut = (f"{int((~whole).sum())} boxes without a size were left out",) if not whole.all() else ()
     boxes[["x0", "y0", "x1", "y1"]] = boxes[["x0", "y0", "x1", "y1"]].clip(0, 1)
     meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
-    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more), boxes)
+    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more, *cut), boxes)
 
 
 def _vindr(options: Options) -> Rows:
@@ -261,7 +270,7 @@ def _vindr(options: Options) -> Rows:
 def _siim(options: Options) -> Rows:
     table = ShippedTable(options.labels, "siim-pneumothorax-train-rle.csv.gz", ("ImageId", "EncodedPixels"))
     runs = table["EncodedPixels"]
-    there = ~runs.isin(["-1", ""])
+    there = ~(runs.isin(["-1", "-1.0"]) | runs.map(is_blank))
     # Several masks of one film are several rows.
     positive = there.groupby(table["ImageId"], sort=False).any()
     images = pd.Series(positive.index, dtype=str)
@@ -297,7 +306,7 @@ def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tupl
     """
     unknown = {"unknown": np.nan, "negative": 0.0, "positive": 1.0}
     values = {"1": 1.0, "0": 0.0, "-1": unknown[options.uncertain], "": unknown[options.blank]}
-    cells = {name: table[name].str.replace(r"\.0$", "", regex=True) for name in CHEXPERT_COLUMNS}
+    cells = {name: table[name].map({cell: _plain(cell) for cell in table[name].unique()}) for name in CHEXPERT_COLUMNS}
     for name, column in cells.items():
         odd = sorted(set(column) - set(values))
         if odd:
@@ -321,6 +330,16 @@ def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tupl
         f"findings that a report does not mention are {options.blank}; {unsure} uncertain ones are {options.uncertain}",
     )
     return labels, notes
+
+
+def _plain(cell: str) -> str:
+    """ "1.0", "1,0" -> "1"; "nan" -> "". What is no number stays."""
+    if is_blank(cell):
+        return ""
+    try:
+        return f"{float(cell.replace(',', '.')):g}"
+    except ValueError:
+        return cell
 
 
 def _from_terms(

@@ -100,9 +100,10 @@ def _heading(term: str) -> str:
 
 def extent(runs: str) -> tuple[int, int, int, int]:
     """Runs of SIIM's masks (skip, length, skip, length, ... down the columns) -> x0, y0, x1, y1 in pixels."""
-    numbers = np.array(runs.split(), np.int64)
-    if len(numbers) < 2 or len(numbers) % 2 or (numbers < 0).any():
-        raise ValueError(f"a mask of SIIM is no list of runs: {runs[:60]!r}")
+    words = runs.split()
+    if len(words) < 2 or len(words) % 2 or not all(word.isdecimal() for word in words):
+        raise ValueError(f"a mask of SIIM is no list of runs: {runs[:60]!r}; expected pairs of whole numbers, or -1")
+    numbers = np.array(words, np.int64)
     last = numbers.cumsum()[1::2] - 1
     first = last - numbers[1::2] + 1
     x0, x1 = first.min() // FRAME, last.max() // FRAME

@@ -13,18 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from agcxr.labels import LABELS, NO_FINDING, canonical
+from agcxr.data.patients import BLANK
+from agcxr.labels import FINDINGS, LABELS, NO_FINDING, canonical
+
+SILENT = BLANK | {"uncertain", "unlabeled", "unlabelled", "-1"}
+"""Cells, in lower case, that name no class: all labels of such a film are unknown."""
 
 VALUES: dict[str, float] = {
     **dict.fromkeys(("true", "t", "yes", "y", "positive", "pos", "present"), 1.0),
     **dict.fromkeys(("false", "f", "no", "n", "negative", "neg", "absent"), 0.0),
-    **dict.fromkeys(("", "nan", "na", "n/a", "<na>", "null", "none", "uncertain", "unknown"), float("nan")),
+    **dict.fromkeys(SILENT - {"-"}, float("nan")),  # "-" may mean negative there
 }
-"""Words in a cell of a label column, in lower case: positive, negative, and blank or uncertain = unknown."""
+"""Words in a cell of a column of values, in lower case: positive, negative, and blank or uncertain = unknown."""
 
 NUMBERS = {1.0: 1.0, 0.0: 0.0, -1.0: float("nan")}
-EMPTY = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none"})
-"""Cells of class names, in lower case, that say nothing of a film: all its labels are unknown."""
+
+SENTENCE = re.compile(r"\w{2}[.!?](\s|$)")
+"""Marks a report: "No effusion, mass." names no classes."""
+
+NEGATIONS = frozenset({"no", "not", "non", "without", "negative", "absent"})
 
 NIH_LIST = "findinglabels"
 """The NIH's column of class names: it states all fifteen labels, also those that no row names."""
@@ -52,18 +59,40 @@ def read_statements(table: pd.DataFrame, path: object, chosen: Sequence[str] | N
 
     A column "Finding Labels" comes first, then columns named as a finding ("Edema", "label_Edema"), then one column of
     class names that is called otherwise (LISTS). chosen: only these columns. Raises ValueError for cells that are no
-    labels, for two columns of one finding, and for class names of which none is known.
+    labels, for two columns of one finding, for class names of which none is known, and for a chosen column of class
+    names beside others.
     """
     names = list(table.columns) if chosen is None else list(chosen)
     single = chosen is not None and len(names) == 1  # then it may be called anything
-    lists = [name for name in names if (single or letters(name) in LISTS) and _names_classes(table[name])]
-    listed = next((name for name in names if letters(name) == NIH_LIST), None)
-    columns = _finding_columns(names)
-    if listed is None and not columns:
-        listed = lists[0] if lists else None
-    if listed is not None:
+    columns, listed = _finding_columns(names), _list_column(table, names, any_name=single)
+    if listed is not None and chosen is not None and not single:
+        others = ", ".join(map(repr, (name for name in names if name != listed)))
+        raise ValueError(
+            f"{path}: the label column {listed!r} holds class names and stands for all labels; choose it alone, or "
+            f"{others} without it"
+        )
+    if listed is not None and (not columns or letters(listed) == NIH_LIST):
         return _from_names(table[listed], listed, path)
-    return _from_columns(table, columns, path) if columns else None
+    if columns:
+        return _from_columns(table, columns, path)
+    return None
+
+
+def what_lists_hold(table: pd.DataFrame) -> str:
+    """For an error where nothing was read: what stands in a column that is called as one of class names."""
+    name = next((name for name in table.columns if letters(name) in LISTS or table.shape[1] == 1), None)
+    cell = next((cell[:40] for cell in table[name] if cell.strip().lower() not in SILENT), "") if name else ""
+    return f"; {name!r} holds {cell!r}: if it states one finding, call it by the name of that finding" if cell else ""
+
+
+def _list_column(table: pd.DataFrame, names: Sequence[str], *, any_name: bool) -> str | None:
+    """The column of class names: the NIH's, else the first that names one of ours, else the first that names any."""
+    lists = [name for name in names if (any_name or letters(name) in LISTS) and _names_classes(table[name])]
+    return min(
+        lists,
+        key=lambda name: (letters(name) != NIH_LIST, not any(_known(cell) for cell in dict.fromkeys(table[name]))),
+        default=None,
+    )
 
 
 def _finding_columns(names: Sequence[str]) -> dict[str, str]:
@@ -92,12 +121,35 @@ def letters(name: str) -> str:
 
 
 def class_names(cell: str) -> list[str]:
-    """ "Effusion|Mass", "Effusion; Mass", "Effusion, Mass" or "['Effusion', 'Mass']" -> names, ours where known."""
-    bare = cell.strip().strip("[](){}")
-    if whole := canonical(bare.strip(" '\"")):
-        return [whole]
-    parts = (part.strip(" '\"") for part in re.split("[|;,]", bare))
-    return [canonical(part) or part for part in parts if part.lower() not in EMPTY]
+    """ "Effusion|Mass", "Effusion; Mass", "Effusion Mass" or "['Effusion', 'Mass']" -> names, ours where known."""
+    parts = (part.strip(" '\"") for part in re.split(r"[|;,+&\r\n\t]", cell.strip().strip("[](){}")))
+    return [name for part in parts if part.lower() not in SILENT for name in _spaced(part)]
+
+
+def _spaced(part: str) -> list[str]:
+    """ "Mass Pleural Thickening" -> two names, if every word belongs to one of ours; else the part as it is."""
+    names, words = [], part.split()
+    while words:
+        length = next((n for n in range(len(words), 0, -1) if canonical(" ".join(words[:n]))), 0)
+        if not length:
+            return [part]
+        names.append(canonical(" ".join(words[:length])) or "")
+        words = words[length:]
+    return names
+
+
+def _known(cell: object) -> bool:
+    return not set(LABELS).isdisjoint(class_names(str(cell)))
+
+
+def _mentions(name: str) -> set[str]:
+    """Findings within a name that is none of ours: "Viral Pneumonia", "Nodule/Mass". It states them neither way, unless
+    it is "No Pneumonia"."""
+    words = re.findall(r"[^\W_]+", name.lower())
+    if not NEGATIONS.isdisjoint(words):
+        return set()
+    spans = (words[start : start + length] for length in (1, 2) for start in range(len(words)))
+    return {label for span in spans if (label := canonical(" ".join(span))) in FINDINGS}
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -137,13 +189,15 @@ def _number(word: str) -> float | None:
 
 
 def _names_classes(cells: pd.Series) -> bool:
-    """The cells are words, not values."""
+    """The cells are words, neither values nor the sentences of a report."""
     words = {cell for cell in cells.str.strip().str.lower() if cell not in VALUES}
-    return any(_number(word) is None for word in words)
+    sentences = sum(bool(SENTENCE.search(word)) for word in words)
+    return 2 * sentences <= len(words) and any(_number(word) is None for word in words)
 
 
 def _from_names(cells: pd.Series, column: str, path: object) -> Statements:
-    """What a cell names is 1, all else that the column ever names is 0 (for the NIH's column: all else)."""
+    """What a cell names is 1, all else that the column ever names is 0 (for the NIH's column: all else), but for what a
+    name that is none of ours mentions."""
     of_cell = {cell: class_names(cell) for cell in dict.fromkeys(cells)}
     count = Counter(name for cell in cells for name in set(of_cell[cell]))
     stated = [label for label in LABELS if label in count or letters(column) == NIH_LIST]
@@ -154,14 +208,24 @@ def _from_names(cells: pd.Series, column: str, path: object) -> Statements:
             f"{path}, column {column!r}: unknown finding {odd!r} in the labels, and none that is known among "
             f"{shortened(others)}; expected some of {', '.join(LABELS)}"
         )
-    rows = {cell: [float(label in names) if names else np.nan for label in stated] for cell, names in of_cell.items()}
+    rows = {cell: _row(names, stated) for cell, names in of_cell.items()}
     labels = pd.DataFrame([rows[cell] for cell in cells], columns=stated, index=cells.index, dtype=float)
     labels, notes = _contradictions(labels)
-    if silent := sum(not of_cell[cell] for cell in cells):
-        notes += (f"{silent} films name no class: all their labels are unknown",)
+    notes += silent_films(sum(not of_cell[cell] for cell in cells))
     if others:
         notes += (f"class names left out, not findings of ours: {shortened(others)}",)
     return Statements(labels, (column,), notes)
+
+
+def silent_films(count: int) -> tuple[str, ...]:
+    """A note of films whose cell names no class; none where there are none."""
+    return (f"{count} films name no class: all their labels are unknown",) if count else ()
+
+
+def _row(names: Sequence[str], stated: Sequence[str]) -> list[float]:
+    mentioned = {label for name in names if name not in LABELS for label in _mentions(name)}
+    unknown = set(stated) if not names else mentioned - set(names)
+    return [np.nan if label in unknown else float(label in names) for label in stated]
 
 
 def _from_columns(table: pd.DataFrame, columns: dict[str, str], path: object) -> Statements:

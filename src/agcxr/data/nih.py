@@ -6,19 +6,23 @@ Read as the NIH gives them: headers with commas inside brackets, no newline at t
 
 import csv
 import gzip
+import io
 import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, TextIO
 
 import numpy as np
 import pandas as pd
 
-from agcxr.data.label_cells import class_names
-from agcxr.data.patients import is_blank, patient_id, read_ages, read_patients, read_sexes
+from agcxr.data.label_cells import class_names, silent_films
+from agcxr.data.patients import is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.radiograph import stem
 from agcxr.labels import LABELS, NO_FINDING, canonical
 
@@ -75,15 +79,8 @@ def read_entries(path: str | Path) -> Table:
         raise ValueError(f"{path} is not the NIH label table (Data_Entry_2017*.csv): {_lacks(path, absent)}")
     try:
         # By position: brackets with commas make the header's last names meaningless, and 2017 has an empty column more.
-        table = pd.read_csv(
-            path,
-            sep=_separator(path),
-            header=None,
-            skiprows=1,
-            dtype=str,
-            keep_default_na=False,
-            compression=_compression(path),
-        )
+        with _opened(path) as file:
+            table = pd.read_csv(file, sep=_separator(path), header=None, skiprows=1, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} has a header and no rows") from error
     except BROKEN_TABLE as error:
@@ -102,11 +99,12 @@ def read_entries(path: str | Path) -> Table:
     frame = pd.DataFrame({"image_id": images, "patient": patients})
     frame["follow_up"] = pd.to_numeric(column("follow-up #"), errors="coerce").astype("Int64")
     frame[list(LABELS)] = label_matrix(column("finding labels"), path)
+    notes += silent_films(int(frame[NO_FINDING].isna().sum()))
     frame["age"], odd_ages = read_ages(column("patient age"))
     sex = column("patient gender").where(column("patient gender") != "", column("patient sex"))
     frame["sex"], odd_sexes = read_sexes(sex)
-    frame["view"] = column("view position").map(view)
-    return Table(frame[list(ROW_COLUMNS)], notes + odd_ages + odd_sexes)
+    frame["view"], odd_views = read_views(column("view position"))
+    return Table(frame[list(ROW_COLUMNS)], notes + odd_ages + odd_sexes + odd_views)
 
 
 def read_boxes(path: str | Path) -> Table:
@@ -178,6 +176,12 @@ def view(text: object) -> str:
     return "LATERAL" if key in ("LATERAL", "LAT", "LL", "RL", "L") else ""
 
 
+def read_views(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
+    """Cells -> "PA", "AP", "LATERAL" or "" where none is stated; a note of what could not be read."""
+    views = text.map(view)
+    return views, unread(text[(views == "") & ~text.map(is_blank)], "views")
+
+
 def first_row(path: Path) -> list[str]:
     """First row of a CSV, plain or gzip. ValueError where there is none."""
     rows = _csv_rows(path, 1)
@@ -187,7 +191,7 @@ def first_row(path: Path) -> list[str]:
 
 
 def read_strings(path: str | Path) -> pd.DataFrame:
-    """A CSV with a header (plain, .gz or .zip) as strings, "" where a cell is empty. ValueError says what is wrong."""
+    """A CSV with a header (plain, gzip or zip) as strings, "" where a cell is empty. ValueError says what is wrong."""
     try:
         table = delimited(Path(path))
     except pd.errors.ParserWarning as error:
@@ -208,27 +212,47 @@ MORE_CELLS = (
 
 
 def delimited(path: Path) -> pd.DataFrame:
-    """Cells of a CSV as strings, "" where empty, whichever separator it has. Raises what pandas does, and a
-    ParserWarning for rows that are longer than the header."""
-    with warnings.catch_warnings():
+    """Cells of a CSV as strings, "" where empty, whichever separator it has. Raises BROKEN_TABLE, and a ParserWarning
+    for rows that are longer than the header."""
+    with _opened(path) as file, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        # Without index_col=False a row with one cell more than the header would move every name by a column.
-        return pd.read_csv(
-            path, sep=_separator(path), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig"
-        )
+        try:
+            # Without index_col=False a row with one cell more than the header would move every name by a column.
+            return pd.read_csv(file, sep=_separator(path), dtype=str, index_col=False, keep_default_na=False)
+        except pd.errors.ParserError as error:
+            if "Expected" in str(error):  # two cells more than the header
+                raise pd.errors.ParserWarning(str(error)) from error
+            raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The text of a table, unpacked while it is read: gzip and zip by their first bytes."""
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("rb"))
+        start = file.peek(4)
+        if start[:2] == b"\x1f\x8b":
+            file = stack.enter_context(gzip.open(file))
+        elif start[:4] == b"PK\x03\x04" or path.suffix.lower() == ".zip":
+            file = stack.enter_context(_only_member(stack.enter_context(zipfile.ZipFile(file))))
+        yield stack.enter_context(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+
+
+def _only_member(archive: zipfile.ZipFile) -> IO[bytes]:
+    names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name.split("/")]
+    if len(names) != 1:
+        held = f" ({', '.join(names[:3])}{', ...' * (len(names) > 3)})" if names else ""
+        raise zipfile.BadZipFile(f"it is an archive or a spreadsheet of {len(names)} files{held}")
+    try:
+        return archive.open(names[0])
+    except RuntimeError as error:  # encrypted
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _separator(path: Path) -> str:
     """Comma, semicolon or tab, whichever the header has most of outside quotes and brackets."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04" and path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
-            first = member.readline(1 << 20)
-    else:
-        with gzip.open(path) if start[:2] == b"\x1f\x8b" else path.open("rb") as file:
-            first = file.readline(1 << 20)
-    header = re.sub(r'"[^"]*"|\[[^\]]*\]', "", first.decode("utf-8", errors="replace"))
+    with _opened(path) as file:
+        header = re.sub(r'"[^"]*"|\[[^\]]*\]', "", file.readline(1 << 20))
     return max(",;\t", key=header.count)
 
 
@@ -277,10 +301,8 @@ def _known(first: list[str]) -> str:
 
 def _csv_rows(path: Path, limit: int | None = None) -> list[list[str]]:
     try:
-        opener = gzip.open if _compression(path) else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_separator(path))
-            return [row for row, _ in zip(reader, range(limit), strict=False)] if limit else list(reader)
+        with _opened(path) as file:
+            return list(islice(csv.reader(file, delimiter=_separator(path)), limit))
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
     except BROKEN_TABLE as error:
@@ -293,15 +315,11 @@ def _why(error: Exception) -> str:
         return "it is not text in UTF-8 (a spreadsheet or another encoding?); save it as CSV, UTF-8"
     if isinstance(error, pd.errors.EmptyDataError):
         return "it is empty"
+    if "EOF inside string" in str(error):
+        return "a quotation mark is opened in it and never closed"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"{error}; give one table, saved as CSV, UTF-8"
     return getattr(error, "strerror", None) or str(error).strip()
-
-
-def _compression(path: Path) -> Literal["gzip"] | None:
-    try:
-        with path.open("rb") as file:
-            return "gzip" if file.read(2) == b"\x1f\x8b" else None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _check_ids(images: pd.Series, path: Path) -> None:
@@ -316,7 +334,7 @@ def _check_ids(images: pd.Series, path: Path) -> None:
 
 def _patient_of(image: str) -> str:
     """The patient in a film's name, whatever folder it lies in: "train/00000013_005.png" -> "13"."""
-    return patient_id(stem(image).split("_")[0])
+    return patient_id(stem(image).split("_")[0]) or image
 
 
 def _key(name: str) -> str:

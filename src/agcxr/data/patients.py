@@ -18,7 +18,7 @@ OLDEST = 120
 BLANK = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "?", "unknown", "not available"})
 """Cells that say nothing, in lower case."""
 
-AGE = re.compile(r"(\d+(?:[.,]\d*)?)\s*\+?\s*([a-z]*)\.?", re.I | re.A)
+AGE = re.compile(r"([0-9]+(?:[.,][0-9]*)?)\s*\+?\s*([a-z]*)\.?", re.I)
 WHOLE = re.compile(r"0*(\d+)(?:\.0*|,0)?", re.A)
 """A whole number as tables write it; the group is the number without padding."""
 
@@ -43,6 +43,11 @@ PADDED = 12
 """Digits up to which ids of earlier versions may have been padded with zeros."""
 
 
+FOLDERS = ("train", "val", "valid", "test")
+BELOW_A_FOLDER = re.compile(r".*[/\\]([0-9]{8})")
+"""Earlier versions took a patient from a file name with the folder before it; the NIH's names have eight digits."""
+
+
 def age_years(text: str) -> float | None:
     """Years of an age such as "60", "60.0", "060Y", "60 years" or "18M"; None where there is none that a person has.
 
@@ -60,12 +65,15 @@ def patient_id(text: str) -> str:
 
 
 def spellings(patient: str) -> tuple[str, ...]:
-    """The ways in which an id may stand in cards and folders of earlier versions: as given, bare, decimal, padded."""
-    bare = patient_id(patient)
+    """The ways in which an id may stand in cards and folders of earlier versions: as given, bare, decimal, padded, and
+    behind the folder of a file name ("train/00000013")."""
+    below_a_folder = BELOW_A_FOLDER.fullmatch(patient)
+    bare = patient_id(below_a_folder[1] if below_a_folder else patient)
     if not bare.isdecimal():
         return (patient,)
     padded = (bare.zfill(width) for width in range(len(bare) + 1, PADDED + 1))
-    return tuple(dict.fromkeys((patient, bare, f"{bare}.0", *padded)))
+    behind = (f"{folder}/{bare.zfill(8)}" for folder in FOLDERS)
+    return tuple(dict.fromkeys((patient, bare, f"{bare}.0", *padded, *behind)))
 
 
 def is_blank(text: str) -> bool:

@@ -40,7 +40,8 @@ class Walk:
         if key in seen or is_left_out(folder, self.leave_out):
             return
         seen.add(key)
-        names = list_folder(folder, self.closed)
+        special: list[str] = []
+        names = list_folder(folder, self.closed, special)
         for name in (name for name, is_folder in names if not is_folder):
             path = folder / name
             if is_film_file(path) or (is_archive(name) and not name.startswith(".")):
@@ -48,15 +49,24 @@ class Walk:
             else:
                 self.ignored += 1
                 self.odd = self.odd or name
+        self.ignored += len(special)
+        self.odd = self.odd or next(iter(special), "")
         for name in (name for name, is_folder in names if is_folder):
             yield from self._below(folder / name, relative / name, seen)
 
 
-def list_folder(folder: Path, closed: list[str]) -> list[tuple[str, bool]]:
-    """Names in a folder, sorted, and whether each is a folder; `closed` gets one that may not be read."""
+def list_folder(folder: Path, closed: list[str], special: list[str] | None = None) -> list[tuple[str, bool]]:
+    """Names in a folder, sorted, and whether each is a folder; `closed` gets one that may not be read, `special` the
+    names of pipes and devices: whatever they are called, reading one would wait for ever."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
+            names = []
+            for entry in entries:
+                if entry.is_file() or entry.is_dir() or entry.is_symlink():
+                    names.append((entry.name, entry.is_dir()))
+                elif special is not None:
+                    special.append(entry.name)
+            return sorted(names)
     except PermissionError:
         closed.append(str(folder))
         return []
@@ -171,7 +181,9 @@ class _Listing:
     def look_into_zips(self) -> None:
         """Last, as files that are unpacked already go before those of the same names in a .zip."""
         for path, below in self.zips:
-            for name in list_archive(path, self.notes.append):
+            names = list_archive(path, self.notes.append)
+            self.others += [] if names else [f"no films in {path}"]
+            for name in names:
                 file = f"{path}/{name}"
                 self.zipped.setdefault(file, (str(path), name))
                 self._film(file, (below.parent / name.lstrip("/\\")).as_posix())

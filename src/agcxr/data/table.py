@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data import nih
-from agcxr.data.label_cells import read_statements
-from agcxr.data.patients import is_blank, read_ages, read_patients, read_sexes, unread
+from agcxr.data.label_cells import LISTS, letters, read_statements, what_lists_hold
+from agcxr.data.patients import is_blank, read_ages, read_patients, read_sexes
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -51,7 +51,7 @@ def read_table(
         names = ", ".join(label_columns or table.columns)
         raise ValueError(
             f"{path}: none of {names} is one of {', '.join(LABELS)}, and none is a column of class names, "
-            "as `label` or `Finding Labels` are"
+            f"as `label` or `Finding Labels` are{what_lists_hold(table[list(label_columns or kept)])}"
         )
     frame = pd.DataFrame({"image_id": images})
     frame["patient"], notes = _patients(table, images, patient_column)
@@ -60,9 +60,7 @@ def read_table(
     blank = pd.Series("", index=table.index, dtype=str)
     frame["age"], odd_ages = read_ages(table[age_column] if age_column else blank)
     frame["sex"], odd_sexes = read_sexes(table[sex_column] if sex_column else blank)
-    views = table[view_column] if view_column else blank
-    frame["view"] = views.map(nih.view)
-    odd_views = unread(views[(frame["view"] == "") & ~views.map(is_blank)], "views")
+    frame["view"], odd_views = nih.read_views(table[view_column] if view_column else blank)
     notes = _left_out(table, {*facts, *stated.used}, label_columns) + _unstated(stated.labels) + stated.notes + notes
     return nih.Table(frame[list(nih.ROW_COLUMNS)], notes + odd_ages + odd_sexes + odd_views)
 
@@ -110,7 +108,7 @@ def _patients(table: pd.DataFrame, images: pd.Series, column: str | None) -> tup
 def _left_out(table: pd.DataFrame, read: Collection[str | None], chosen: Sequence[str] | None) -> tuple[str, ...]:
     """Notes that name the columns nothing was read from."""
     unread = [name for name in table.columns if name not in read]
-    ours = [name for name in unread if canonical(name)]
+    ours = [name for name in unread if canonical(name) or letters(name) in LISTS]
     others = [name for name in unread if name not in ours]
     why = "not chosen as label columns" if chosen is not None else "as the labels stand elsewhere"
     notes = (f"columns left out, not findings of ours: {', '.join(others)}",) if others else ()

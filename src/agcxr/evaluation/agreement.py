@@ -96,25 +96,21 @@ class Tally:
 
 def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int, seed: int) -> list[Measures]:
     """Every tally's measures on the same resamples of whole clusters (patients)."""
-    chunks: list[list[Measures]] = [[] for _ in tallies]
-    for weight_NR in uncertainty.cluster_weights(cluster_N, resamples, np.random.default_rng(seed)):
-        for tally, own in zip(tallies, chunks, strict=True):
-            own.append(tally.measures(weight_NR))
-    return [Measures(*(np.concatenate(part) for part in zip(*own, strict=True))) for own in chunks]
+    weights = uncertainty.cluster_weights(cluster_N, resamples, np.random.default_rng(seed))
+    chunks = uncertainty.in_threads(lambda weight_NR: [tally.measures(weight_NR) for tally in tallies], weights)
+    return [Measures(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*chunks, strict=True)]
 
 
 def reflected(
     value: float, replicate_R: Floats, level: float, *, patients: int = uncertainty.FEWEST_PATIENTS
 ) -> uncertainty.Interval:
-    """The basic bootstrap interval, 2 value - percentiles, ended at 0: for measures that noise only makes larger.
+    """The basic bootstrap interval, 2 value - percentiles, in [0, 1]: for measures that noise only makes larger.
     `patients` as for `uncertainty.interval`.
 
     An ECE measured on few films is too large, and on a resample of them too large twice; a percentile interval would
     lie above the truth.
     """
-    found = uncertainty.interval(value, replicate_R, level, patients=patients)
-    low, high = (max(0.0, 2 * value - end) if np.isfinite(end) else float("nan") for end in (found.high, found.low))
-    return uncertainty.Interval(found.value, low, high, found.used, found.left_out)
+    return uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
 
 
 def _groups(probability_N: Floats, most: int) -> tuple[npt.NDArray[np.int64], Floats]:

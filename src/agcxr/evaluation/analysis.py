@@ -21,14 +21,17 @@ from agcxr.evaluation.results import (
     FindingResult,
     Gap,
     Interval,
+    KindGap,
+    KindResult,
     MeanResult,
     Measure,
     OperatingResult,
     Resampling,
 )
-from agcxr.labels import NO_FINDING
+from agcxr.labels import FINDINGS, LOCALISED, NO_FINDING
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Replicates, mean_over
+from agcxr.proportions import Clustered, mean_of, paired
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Replicates, mean_over
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def analyse(
     scores: Scores,
     *,
     rng_seed: int = 0,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     points: Points | None = None,
     unit: Literal["patient", "film"] = "patient",
@@ -92,7 +95,8 @@ def analyse(
     )
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
-    found = tuple(_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels))
+    found = _together([_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels)])
+    kinds = _kinds(scores, found, replicates, level, rarer_K)
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
@@ -102,7 +106,35 @@ def analyse(
         resampling=Resampling(
             resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
         ),
+        kinds=kinds,
+        kinds_gap=_kinds_gap(kinds, scores, replicates, level, rarer_K) if len(scores.branches) > 1 and kinds else None,
     )
+
+
+def _kinds(
+    scores: Scores, found: Sequence[FindingResult], replicates: Replicates, level: float, rarer_K: Sequence[int]
+) -> tuple[KindResult, ...]:
+    """Means over localised and over diffuse findings, without operating points; none where either kind is missing."""
+    no_points = Points((), np.zeros((0, len(scores.branches), len(scores.labels))))
+    diffuse = [name for name in FINDINGS if name not in LOCALISED]
+    localised, spread = (
+        _mean(scores, found, replicates, no_points, level, rarer_K, among) for among in (LOCALISED, diffuse)
+    )
+    if not (localised.findings and spread.findings):
+        return ()
+    return KindResult(kind="localised", mean=localised), KindResult(kind="diffuse", mean=spread)
+
+
+def _kinds_gap(
+    kinds: Sequence[KindResult], scores: Scores, replicates: Replicates, level: float, rarer_K: Sequence[int]
+) -> KindGap:
+    gain_KR = replicates.auroc_BKR[-1] - replicates.auroc_BKR[0]
+    ks = [[scores.labels.index(name) for name in one.mean.findings] for one in kinds]
+    first, second = (one.mean.branches[-1].auroc.value - one.mean.branches[0].auroc.value for one in kinds)
+    replicate_R = mean_over(gain_KR[ks[0]]) - mean_over(gain_KR[ks[1]])
+    fewest = min(rarer_K[k] for k in (*ks[0], *ks[1]))
+    gap = uncertainty.difference(first - second, replicate_R, level, patients=fewest)
+    return KindGap(value=gap.value, low=gap.low, high=gap.high, p=gap.p, left_out=gap.left_out)
 
 
 def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
@@ -128,7 +160,11 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
-        gaps=tuple(_gaps(branches, replicates, points, level, lambda one_KR, _: one_KR[k], lambda _: rarer, second)),
+        gaps=tuple(
+            _gaps(
+                scores, branches, replicates, points, level, lambda _: [k], lambda one_KR, _: one_KR[k], rarer, second
+            )
+        ),
         chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
     )
 
@@ -148,23 +184,10 @@ def _branch(
     def interval(value: float, replicate_R: Floats) -> Interval:
         return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
 
-    operating = []
-    for p, name in enumerate(points.names):
-        threshold = float(points.threshold_PBK[p, b, k])
-        counts = metrics.confusion(target, score, threshold)
-        missing = np.isnan(threshold)
-        operating.append(
-            OperatingResult(
-                point=name,
-                threshold=threshold,
-                sensitivity=interval(
-                    float("nan") if missing else counts.sensitivity, replicates.sensitivity_PBKR[p, b, k]
-                ),
-                specificity=interval(
-                    float("nan") if missing else counts.specificity, replicates.specificity_PBKR[p, b, k]
-                ),
-            )
-        )
+    operating = tuple(
+        _operating(scores, replicates, points, p, b, [k], float(points.threshold_PBK[p, b, k]), level, patients)
+        for p in range(len(points.names))
+    )
     low, high = second.interval(b, level)
     return BranchResult(
         branch=scores.branches[b],
@@ -181,8 +204,72 @@ def _branch(
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,
-        points=tuple(operating),
+        points=operating,
     )
+
+
+def _rightly(scores: Scores, points: Points, p: int, b: int, ks: Sequence[int], positive: bool) -> Floats:
+    """1 where a film is called rightly at an operating point, else 0: of all films with each finding of `ks` (or
+    without it), one finding after the other, as `_sample` has them."""
+    of_films = []
+    for k in ks:
+        own = scores.target_NK[:, k] == positive
+        of_films.append((scores.score_BNK[b, own, k] >= points.threshold_PBK[p, b, k]) == positive)
+    return np.concatenate(of_films).astype(np.float64)
+
+
+def _sample(scores: Scores, ks: Sequence[int], positive: bool) -> Clustered | None:
+    """Those films' patients and findings; None where there are none."""
+    own = [scores.target_NK[:, k] == positive for k in ks]
+    if not any(films.any() for films in own):
+        return None
+    finding = np.repeat(np.arange(len(own)), [films.sum() for films in own])
+    return Clustered.of(np.concatenate([scores.patient_N[films] for films in own]), finding)
+
+
+def _operating(
+    scores: Scores,
+    replicates: Replicates,
+    points: Points,
+    p: int,
+    b: int,
+    ks: Sequence[int],
+    threshold: float,
+    level: float,
+    patients: int,
+) -> OperatingResult:
+    """A branch at an operating point, of a finding or of the mean over several (which has no threshold)."""
+
+    def rightly(positive: bool, replicate_KR: Floats) -> Interval:
+        replicate_R = mean_over(replicate_KR[list(ks)])
+        return _called(scores, points, p, b, ks, positive, replicate_R, level, patients)
+
+    return OperatingResult(
+        point=points.names[p],
+        threshold=threshold,
+        sensitivity=rightly(True, replicates.sensitivity_PBKR[p, b]),
+        specificity=rightly(False, replicates.specificity_PBKR[p, b]),
+    )
+
+
+def _called(
+    scores: Scores,
+    points: Points,
+    p: int,
+    b: int,
+    ks: Sequence[int],
+    positive: bool,
+    replicate_R: Floats,
+    level: float,
+    patients: int,
+) -> Interval:
+    """The share of films called rightly among those with the finding (sensitivity) or without it (specificity); over
+    several findings the mean of their shares. NaN without a threshold, or without such films."""
+    sample = _sample(scores, ks, positive)
+    if sample is None or np.isnan(points.threshold_PBK[p, b, list(ks)]).any():
+        return Interval.of(uncertainty.interval(float("nan"), replicate_R, level, patients=patients))
+    right_N = _rightly(scores, points, p, b, ks, positive)
+    return Interval.of(mean_of(right_N, sample, replicate_R, level, patients=patients))
 
 
 def _mean(
@@ -192,10 +279,12 @@ def _mean(
     points: Points,
     level: float,
     rarer_K: Sequence[int],
+    among: Sequence[str] | None = None,
 ) -> MeanResult:
-    """Over the findings that have both classes, and at an operating point a threshold. A mean rests on the patients of
-    the finding that has the fewest."""
-    findings = [k for k, result in enumerate(found) if result.finding != NO_FINDING]
+    """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean
+    rests on the patients of the finding that has the fewest."""
+    names = [name for name in among or scores.labels if name != NO_FINDING]
+    findings = [k for k, result in enumerate(found) if result.finding in names]
     used = [k for k in findings if found[k].defined]
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
@@ -209,19 +298,11 @@ def _mean(
     labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
 
     def interval(
-        value: Iterable[float], replicate_KR: Floats, point: int | None = None, patients: int | None = None
+        value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
-        own = fewest(point) if patients is None else patients
-        return Interval.of(uncertainty.interval(_average(value), over(replicate_KR, point), level, patients=own))
-
-    def operating(b: int, p: int) -> OperatingResult:
-        own = [found[k].branches[b].points[p] for k in pointed[p]]
-        return OperatingResult(
-            point=points.names[p],
-            threshold=float("nan"),
-            sensitivity=interval((o.sensitivity.value for o in own), replicates.sensitivity_PBKR[p, b], p),
-            specificity=interval((o.specificity.value for o in own), replicates.specificity_PBKR[p, b], p),
-        )
+        own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, basic=basic)
+        return Interval.of(found)
 
     branches = []
     for b, name in enumerate(scores.branches):
@@ -231,17 +312,20 @@ def _mean(
             BranchResult(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
-                average_precision=interval(precision, replicates.average_precision_BKR[b]),
+                average_precision=interval(precision, replicates.average_precision_BKR[b], basic=True),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
-                points=tuple(operating(b, p) for p in range(len(points.names))),
+                points=tuple(
+                    _operating(scores, replicates, points, p, b, ks, math.nan, level, fewest(p))
+                    for p, ks in enumerate(pointed)
+                ),
             )
         )
     return MeanResult(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(_gaps(branches, replicates, points, level, over, fewest)),
+        gaps=tuple(_gaps(scores, branches, replicates, points, level, lambda p: pointed[p], over, fewest)),
     )
 
 
@@ -252,16 +336,18 @@ def _pointed(threshold_BK: Floats, used: Sequence[int]) -> list[int]:
 
 
 def _gaps(
+    scores: Scores,
     branches: Sequence[BranchResult],
     replicates: Replicates,
     points: Points,
     level: float,
+    ks: Callable[[int], Sequence[int]],
     pick: Callable[[Floats, int | None], Floats],
-    patients: Callable[[int | None], int],
+    patients: Callable[[int | None], int] | int,
     delong: uncertainty.Delong | None = None,
 ) -> Iterator[Gap]:
-    """Every paired difference. pick: a finding's resamples, or their mean, out of K x R, at an operating point or none;
-    patients: how many that rests on.
+    """Every paired difference. ks: the findings at an operating point; pick: a finding's resamples, or their mean, out
+    of K x R, at an operating point or none; patients: how many that rests on.
 
     Sensitivity and specificity are compared where both branches have a threshold, each its own.
     """
@@ -271,7 +357,12 @@ def _gaps(
             if p is not None and math.isnan(value):
                 continue
             replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
-            gap = uncertainty.difference(value, replicate_R, level, patients=patients(p))
+            least = patients if isinstance(patients, int) else patients(p)
+            gap = uncertainty.difference(value, replicate_R, level, patients=least)
+            positive = measure == "sensitivity"
+            if p is not None and (sample := _sample(scores, ks(p), positive)):
+                own_N, other_N = (_rightly(scores, points, p, side, ks(p), positive) for side in (a, b))
+                gap = paired(own_N - other_N, sample, replicate_R, level, patients=least)
             yield Gap(
                 branch=branches[a].branch,
                 against=branches[b].branch,
@@ -283,7 +374,22 @@ def _gaps(
                 p=gap.p,
                 left_out=gap.left_out,
                 delong_p=delong.p(a, b) if delong and measure == "auroc" else math.nan,
+                error=gap.error,
             )
+
+
+def _together(found: Sequence[FindingResult]) -> tuple[FindingResult, ...]:
+    """The findings' differences with their p for all findings at once, measure by measure."""
+    family: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for k, result in enumerate(found):
+        for g, gap in enumerate(result.gaps if result.finding != NO_FINDING else ()):
+            family.setdefault((gap.against, gap.measure, gap.point), []).append((k, g))
+    gaps = [list(result.gaps) for result in found]
+    for places in family.values():
+        p = [gaps[k][g].p for k, g in places]
+        for (k, g), sure, few_false in zip(places, uncertainty.holm(p), uncertainty.false_discovery(p), strict=True):
+            gaps[k][g] = gaps[k][g].model_copy(update={"holm": float(sure), "false_discovery": float(few_false)})
+    return tuple(one.model_copy(update={"gaps": tuple(own)}) for one, own in zip(found, gaps, strict=True))
 
 
 def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure, int | None, Floats]]:

@@ -17,7 +17,8 @@ from agcxr.evaluation.tables import DAGGER, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEW_PATIENTS, cluster_weights, difference, mean_over, p_floor
+from agcxr.proportions import Clustered, against_chance, paired
+from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, cluster_weights, mean_over, p_floor
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
@@ -89,7 +90,7 @@ def centred(found_N4: Floats, window_4: Floats) -> Floats:
 
 
 def coverage(
-    predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = 1000, seed: int = 0
+    predictions: pd.DataFrame, boxes: pd.DataFrame, window_4: Floats, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Coverage:
     """Measure the attended boxes of predictions.parquet on the annotated boxes (boxes.parquet) of the same films.
 
@@ -115,9 +116,9 @@ def coverage(
         total_R = weight_NR[some].sum(axis=0)
         gap_2R = (share_3N[0] - share_3N[1:])[:, some] @ weight_NR[some]
         gaps.append(np.divide(gap_2R, total_R, where=total_R > 0, out=np.full_like(gap_2R, np.nan)))
-        rows.append(_row(name, share_3N[:, some].mean(axis=1), patient[some], gaps[-1]))
-    mean_3 = np.array([[row.coverage, row.chance, row.centre] for row in rows]).mean(axis=0)
-    whole = _row(MEAN, mean_3, patient, mean_over(np.stack(gaps)), min(row.patients for row in rows))
+        rows.append(_row(name, share_3N[:, some], Clustered.of(patient[some]), gaps[-1]))
+    fewest = min(row.patients for row in rows)
+    whole = _row(MEAN, share_3N, Clustered.of(patient, finding), mean_over(np.stack(gaps)), fewest)
     return Coverage(resamples=resamples, rows=(*rows, whole))
 
 
@@ -151,26 +152,25 @@ def no_interval(finding: str) -> str:
     return "no interval" if finding == MEAN else "one patient"
 
 
-def _row(name: str, mean_3: Floats, patient: np.ndarray, gap_2R: Floats, fewest: int | None = None) -> Covered:
-    """mean_3: coverage, chance, centre; gap_2R: coverage minus each floor on every resample. `fewest`: patients of the
-    finding that has the fewest, for the mean."""
-    patients = len(set(patient))
-    chance, centre = (
-        difference(float(mean_3[0] - floor), gap_R, patients=patients if fewest is None else fewest)
-        for floor, gap_R in zip(mean_3[1:], gap_2R, strict=True)
-    )
+def _row(name: str, share_3N: Floats, sample: Clustered, gap_2R: Floats, fewest: int | None = None) -> Covered:
+    """share_3N: coverage, chance, centre of every box; gap_2R: coverage minus each floor on every resample. `fewest`:
+    patients of the finding that has the fewest, for the mean."""
+    patients = sample.clusters if fewest is None else fewest
+    chance = against_chance(share_3N[0], share_3N[1], sample, gap_2R[0], patients=patients)
+    centre = paired(share_3N[0] - share_3N[2], sample, gap_2R[1], patients=patients)
+    mean_3 = [sample.mean(share_N) for share_N in share_3N]
     return Covered(
         finding=name,
-        boxes=len(patient),
-        patients=patients,
-        coverage=float(mean_3[0]),
-        chance=float(mean_3[1]),
+        boxes=share_3N.shape[1],
+        patients=sample.clusters,
+        coverage=mean_3[0],
+        chance=mean_3[1],
         gap=chance.value,
         gap_low=chance.low,
         gap_high=chance.high,
         p=chance.p,
         left_out=chance.left_out,
-        centre=float(mean_3[2]),
+        centre=mean_3[2],
         centre_gap=centre.value,
         centre_gap_low=centre.low,
         centre_gap_high=centre.high,

@@ -33,6 +33,7 @@ from agcxr.inference.ensemble import all_runs
 from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
+from agcxr.uncertainty import RESAMPLES
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
@@ -59,7 +60,7 @@ def evaluate(
     split: str = "test",
     *,
     out: str | Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
     allow_leak: bool = False,

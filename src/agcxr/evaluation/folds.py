@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from agcxr import metrics
 from agcxr.calibration import fit_calibration
@@ -20,18 +18,16 @@ from agcxr.evaluation.analysis import analyse
 from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.page import Cell, Section, Table, Text
-from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.report import Written, power_of, report
 from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
 from agcxr.evaluation.seeds import seeds_section
-from agcxr.evaluation.tables import gap_of, number, signed, text_table, words
+from agcxr.evaluation.tables import number, signed, text_table, words
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
 from agcxr.training.seeds import SEEDS, Seeds, Spread, with_difference, write_seeds
-
-POWER = 0.8
-"""The share of collections like this one in which a difference that counts as detectable is found."""
+from agcxr.uncertainty import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def evaluate_folds(
     split: str = "test",
     *,
     out: str | Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     device: str | None = None,
     views: ViewSet = "plain",
     progress: bool = True,
@@ -75,7 +71,7 @@ def evaluate_folds(
         pooled.append(_pool(root, plan, seed, films, folder, resamples, device, views))
         if progress:
             said = "" if seed is None else f"Seed {seed}\n"
-            print(f"\n{said}{text_table(pooled[-1].results.analysis)}\n{power(pooled[-1].results.analysis)}")
+            print(f"\n{said}{text_table(pooled[-1].results.analysis)}\n{power_of(pooled[-1].results)}")
     more: tuple[Section, ...] = ()
     if plan.seeds is not None:
         spread = _over_seeds(plan, [one.results.analysis for one in pooled])
@@ -147,22 +143,6 @@ def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**{f"calibrated_{name}": calibrated_NK[:, k] for k, name in enumerate(labels)})
 
 
-def power(analysis: Analysis) -> str:
-    """What difference of the last branch from the first these films can show, in words; empty where too few patients
-    give no interval."""
-    branches, level = analysis.branches, analysis.resampling.level
-    gap = gap_of(analysis.mean.gaps, branches[0])
-    if gap is None or math.isnan(gap.high - gap.low):
-        return ""
-    to_level, to_power = stats.norm.ppf((1 + level) / 2), stats.norm.ppf(POWER)
-    error = (gap.high - gap.low) / (2 * to_level)
-    return (
-        f"Power: {gap.branch} minus {gap.against} has a standard error of {number(error)} on these films, so a true "
-        f"difference of {number((to_level + to_power) * error)} would be found with {100 * POWER:.0f} % probability "
-        f"(two-sided, {100 * (1 - level):.0f} %); smaller ones may be missed."
-    )
-
-
 def _leak(each: Sequence[LeakResult]) -> LeakResult:
     unchecked = [one.why for one in each if not one.checked]
     return LeakResult(
@@ -190,7 +170,7 @@ def _over_seeds(plan: Folds, each: Sequence[Analysis]) -> Seeds:
 
 
 def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
-    """Each fold beside the pooled films, what calibration does out of fold, and the power of the whole."""
+    """Each fold beside the pooled films, and what calibration does out of fold."""
     head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(done) + 1)))
     folds = _spreads([one.results.analysis for one in done])
     (*pooled,) = _spreads([analysis])
@@ -209,7 +189,7 @@ def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame,
     rows = tuple(row(one, whole) for one, whole in zip(folds, pooled, strict=True))
     answered = {result.finding for one in done for result in one.results.analysis.labels}
     lacking = [words(name) for name in LABELS if name in answered and name not in labels]
-    texts = [_brier(frame, [name for name in labels if name in FINDINGS]), power(analysis)]
+    texts = [_brier(frame, [name for name in labels if name in FINDINGS])]
     if lacking:
         texts.insert(0, f"Left out, as the model of some fold does not answer for it: {', '.join(lacking)}.")
     return Section("Folds", (Table(head, rows, caption, summary=True), *map(Text, filter(None, texts))))

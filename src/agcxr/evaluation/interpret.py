@@ -33,6 +33,10 @@ from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS
 
+MOST_RESAMPLES = 1000
+"""Each of them is solved for the calibration in the large, in every group of films: more would take longer than the
+network."""
+
 
 @dataclass(frozen=True)
 class _Scores:
@@ -61,7 +65,8 @@ def interpret(
     patients: int = PATIENTS,
     positives: int = POSITIVES,
 ) -> Meaning:
-    """Measure an evaluation's predictions and write scores.json beside them; resamples and seed are the evaluation's.
+    """Measure an evaluation's predictions and write scores.json beside them; seed and resamples (up to
+    MOST_RESAMPLES) are the evaluation's.
 
     calibration: the checkpoint's; without one, scores are measured as they are, and beside them `calibrated_NK`, the
     probabilities of several calibrations, each on films that it was not fitted on. patients, positives: smaller groups
@@ -72,6 +77,7 @@ def interpret(
     if missing := [name for name in ("age", "sex", "view") if name not in frame]:
         raise ValueError(f"{path} has no column {missing[0]!r}; run `agcxr evaluate` again")
     how = results.analysis.resampling
+    how = how.model_copy(update={"resamples": min(how.resamples, MOST_RESAMPLES)})
     labels = tuple(result.finding for result in results.analysis.labels)
     scores = _scores(frame, labels, calibration, calibrated_NK)
     patient_N = frame["patient"].to_numpy(dtype=object)

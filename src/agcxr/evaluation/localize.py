@@ -47,7 +47,8 @@ from agcxr.inference.maps import Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
-from agcxr.uncertainty import cluster_weights, difference, interval, mean_over
+from agcxr.proportions import Clustered, against_chance, mean_of, paired
+from agcxr.uncertainty import RESAMPLES, cluster_weights, mean_over
 
 LOCALIZATION = "localization.json"
 PICTURE = "localization.png"
@@ -83,7 +84,7 @@ def localize(
     out: str | Path | None = None,
     rectify: Rectify = "minmax",
     batch_size: int = 16,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     device: str | None = None,
     allow_leak: bool = False,
@@ -261,46 +262,55 @@ def tracks_of(
 
 
 @dataclass(frozen=True, eq=False)
-class Means:
-    """Means over the cases of a finding, on the data (V) and on every resample over patients (R x V)."""
+class Group:
+    """The cases of a finding, or all of them for the mean over findings, which weighs findings alike."""
 
-    value_V: Floats
-    replicate_RV: Floats
+    finding: str
+    cases: tuple[Case, ...]
+    mine_N: npt.NDArray[np.bool_]
+    sample: Clustered
+    patients: int
+    """On whom it rests; for the mean those of the finding that has the fewest."""
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], finding: str, patients: int) -> Group:
+        mine_N = np.array([finding in (case.finding, MEAN) for case in cases])
+        own = tuple(case for case, mine in zip(cases, mine_N, strict=True) if mine)
+        sample = Clustered.of([case.patient for case in own], [case.finding for case in own])
+        return cls(finding, own, mine_N, sample, patients)
 
 
-def _means(
-    value_NV: Floats, finding_N: npt.NDArray[np.str_], findings: Sequence[str], weight_NR: Floats
-) -> list[Means]:
-    """One a finding and, last, their mean; NaN on resamples without a finding, and so without a mean of them all."""
-    means = []
-    for finding in findings:
-        mine = finding_N == finding
-        weight_RN = weight_NR[mine].T
-        total_R1 = weight_RN.sum(axis=1, keepdims=True)
-        sum_RV = weight_RN @ value_NV[mine]
-        replicate = np.divide(sum_RV, total_R1, where=total_R1 > 0, out=np.full_like(sum_RV, np.nan))
-        means.append(Means(value_NV[mine].mean(axis=0), replicate))
-    value_FV, replicate_FRV = np.stack([m.value_V for m in means]), np.stack([m.replicate_RV for m in means])
-    return [*means, Means(value_FV.mean(axis=0), mean_over(replicate_FRV))]
+def _replicates(
+    tracks: Sequence[Track], groups: Sequence[Group], patients: Sequence[str], resamples: int, rng: np.random.Generator
+) -> dict[Method, list[Floats]]:
+    """R x V means of every method on the resamples: one a finding and, last, their mean; NaN where one is missing."""
+    chunks: dict[Method, list[list[Floats]]] = {track.method: [[] for _ in groups[:-1]] for track in tracks}
+    for weight_Nr in cluster_weights(patients, resamples, rng):
+        for at, group in enumerate(groups[:-1]):
+            weight_rN = weight_Nr[group.mine_N].T
+            total_r1 = weight_rN.sum(axis=1, keepdims=True)
+            share_rN = np.divide(weight_rN, total_r1, where=total_r1 > 0, out=np.full_like(weight_rN, np.nan))
+            for track in tracks:
+                chunks[track.method][at].append(share_rN @ track.value_NV[group.mine_N])
+    joined = {method: [np.concatenate(part) for part in each] for method, each in chunks.items()}
+    return {method: [*each, mean_over(np.stack(each))] for method, each in joined.items()}
 
 
 def summarise(
     cases: Sequence[Case], tracks: Sequence[Track], resamples: int, rng: np.random.Generator
 ) -> tuple[tuple[Score, ...], tuple[Gap, ...]]:
     """Scores of every method and finding and their paired differences from the floors; values of scored cases only."""
-    finding_N = np.array([case.finding for case in cases])
-    weight_NR = np.concatenate(list(cluster_weights([case.patient for case in cases], resamples, rng)), axis=1)
-    findings = [label for label in LABELS if label in set(finding_N.tolist())]
-    means = {track.method: _means(track.value_NV, finding_N, findings, weight_NR) for track in tracks}
-    patient_N = np.array([case.patient for case in cases])
-    rests_on = [len(set(patient_N[finding_N == finding])) for finding in findings]
+    names = {case.finding for case in cases}
+    findings = [label for label in LABELS if label in names]
+    rests_on = [len({case.patient for case in cases if case.finding == finding}) for finding in findings]
+    groups = [Group.of(cases, *each) for each in zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)]
+    replicates = _replicates(tracks, groups, [case.patient for case in cases], resamples, rng)
+    by_method = {track.method: track for track in tracks}
     scores, gaps = [], []
-    for at, (finding, patients) in enumerate(zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)):
-        mine_N = (finding_N == finding) | (finding == MEAN)
-        own = [_score(track, finding, cases, mine_N, means[track.method][at], patients) for track in tracks]
-        scores += own
+    for at, group in enumerate(groups):
+        scores += [_score(track, group, replicates[track.method][at]) for track in tracks]
         gaps += [
-            _gap(method, floor, finding, measure, means[method][at], means[floor][at], patients)
+            _gap(by_method[method], by_method[floor], group, measure, replicates[method][at] - replicates[floor][at])
             for method in LOOKS
             for floor in FLOORS
             for measure in GAP_MEASURES
@@ -308,34 +318,35 @@ def summarise(
     return tuple(scores), tuple(gaps)
 
 
-def _score(
-    track: Track, finding: str, cases: Sequence[Case], mine_N: npt.NDArray[np.bool_], mean: Means, patients: int
-) -> Score:
-    """`patients`: those of the finding, for the mean of the finding that has the fewest."""
+def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
     measured = []
-    mine = [case for case, belongs in zip(cases, mine_N, strict=True) if belongs]
     for v, name in enumerate(MEASURES):
-        found = interval(mean.value_V[v], mean.replicate_RV[:, v], patients=patients)
+        value_N = track.value_NV[group.mine_N, v]
+        found = mean_of(value_N, group.sample, replicate_RV[:, v], patients=group.patients)
         measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
     return Score(
         method=track.method,
-        finding=finding,
-        cases=len(mine),
-        films=len({case.row for case in mine}),
-        patients=len({case.patient for case in mine}),
-        empty=0 if track.empty_N is None else int(track.empty_N[mine_N].sum()),
+        finding=group.finding,
+        cases=len(group.cases),
+        films=len({case.row for case in group.cases}),
+        patients=len({case.patient for case in group.cases}),
+        empty=0 if track.empty_N is None else int(track.empty_N[group.mine_N].sum()),
         measures=tuple(measured),
     )
 
 
-def _gap(method: Method, floor: Method, finding: str, measure: str, mine: Means, theirs: Means, patients: int) -> Gap:
+def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: Floats) -> Gap:
+    """Random maps are chance; the prior is another method, which hits or misses as the looks do."""
     v = MEASURES.index(measure)
-    replicate_R = mine.replicate_RV[:, v] - theirs.replicate_RV[:, v]
-    found = difference(mine.value_V[v] - theirs.value_V[v], replicate_R, patients=patients)
+    mine_N, theirs_N = track.value_NV[group.mine_N, v], floor.value_NV[group.mine_N, v]
+    if floor.method == "random":
+        found = against_chance(mine_N, theirs_N, group.sample, replicate_RV[:, v], patients=group.patients)
+    else:
+        found = paired(mine_N - theirs_N, group.sample, replicate_RV[:, v], patients=group.patients)
     return Gap(
-        method=method,
-        floor=floor,
-        finding=finding,
+        method=track.method,
+        floor=floor.method,
+        finding=group.finding,
         measure=measure,
         value=found.value,
         low=found.low,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from agcxr import uncertainty
 from agcxr.data.download import CITATION, HOME
 from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Plan, Source
@@ -24,12 +25,15 @@ from agcxr.evaluation.page import (
     to_html,
     to_markdown,
 )
+from agcxr.evaluation.published import PAPER, published
+from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
-from agcxr.evaluation.results import PREDICTIONS, Results, load_results
+from agcxr.evaluation.results import PREDICTIONS, Gap, Results, load_results
 from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
+from agcxr.training.seeds import Gain, Seeds, seeds_beside
 
 SPLITS = {
     "official": "the official lists",
@@ -37,6 +41,7 @@ SPLITS = {
     "image": "random, by image, seed {seed}",
     "test": "all films are test films",
 }
+ENOUGH_SEEDS = 5
 NOTICE = "Research use only. Not a medical device."
 
 
@@ -48,35 +53,44 @@ class Written:
     markdown: Path
 
 
-def report(folder: str | Path, extra: tuple[Section, ...] = ()) -> Written:
-    """Write both reports into a results folder. `extra` sections follow the pictures of where it looked.
+def report(folder: str | Path, extra: tuple[Section, ...] = (), seeds: Seeds | None = None) -> Written:
+    """Write both reports into a results folder. `extra` sections follow the pictures of where it looked. seeds: of the
+    evaluated runs that this one is one of; default: those beside RUN, where the folder is RUN/evaluation/SPLIT.
 
     Raises ValueError where the folder holds no results or its predictions are missing.
     """
     root = Path(folder)
-    page = compose(load_results(root), root, extra)
+    results = load_results(root)
+    page = compose(results, root, extra, seeds or _seeds_beside(root.resolve(), results.split))
     written = Written(root / "report.html", root / "report.md")
     written.markdown.write_text(to_markdown(page, root), encoding="utf-8")
     written.html.write_text(to_html(page, root), encoding="utf-8")
     return written
 
 
-def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> Page:
+def _seeds_beside(folder: Path, split: str) -> Seeds | None:
+    """Those of the run that a results folder lies in, at its usual place."""
+    return seeds_beside(folder.parents[1], split) if len(folder.parents) > 1 else None
+
+
+def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), seeds: Seeds | None = None) -> Page:
     """The report as blocks."""
     path = folder / PREDICTIONS
     if not path.is_file():
         raise ValueError(f"there is no {PREDICTIONS} beside the results in {folder}; run `agcxr evaluate` again")
     predictions = pd.read_parquet(path)
     sections = [
-        _summary(results),
+        _summary(results, seeds),
         per_finding(results),
+        best_and_worst(results),
         fusion_gain(results),
+        localised(results),
         roc_curves(results, predictions),
         operating(results),
         attention(results),
         *extra,
         training(folder),
-        beside_published(results),
+        beside_published(results, recipe(results, folder / "facts")),
         _facts(results, folder),
         _reading(results),
         _provider(results),
@@ -91,28 +105,70 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = ()) -> 
     )
 
 
-def _summary(results: Results) -> Section:
+def _summary(results: Results, seeds: Seeds | None) -> Section:
     analysis = results.analysis
     mean, last = analysis.mean, analysis.mean.branches[-1]
     level = f"{100 * analysis.resampling.level:g} %"
     what = f"AUROC of {words(mean.findings[0])}" if len(mean.findings) == 1 else "Mean AUROC"
     tiles = [Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, span(last.auroc)))]
-    for gap in mean.gaps:
-        if gap.measure == "auroc":
-            shown = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(analysis, gap))}"
-            detail = _interval("", "") if math.isnan(gap.low) else shown
-            tiles.append(Number(signed(gap.value), f"{gap.branch.capitalize()} minus {gap.against}", detail))
+    tiles += [_gain_tile(results, gap, seeds) for gap in mean.gaps if gap.measure == "auroc"]
     whole = results.crops[0]
     area = f"of films; median box {percent(whole.area_median, 0)} of the film"
     if whole.near_whole is not None:
         area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
-    said = [_verdict(results)]
+    said = [_verdict(results, seeds), *([known] if (known := power_of(results)) else [])]
     if silent := untaught(analysis):
         said.append(silent)
     if analysis.unstated:
         said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
+
+
+def _gain_tile(results: Results, gap: Gap, seeds: Seeds | None) -> Number:
+    """A difference of branches: over the seeds where several runs were evaluated, else of this run alone."""
+    label = f"{gap.branch.capitalize()} minus {gap.against}"
+    if seeds is not None and (gain := _gain(seeds, gap.against)) and not math.isnan(gain.low):
+        ends = f"{signed(gain.low)} to {signed(gain.high)}, p {chance(gain.p, 0.001)}; patients and training"
+        return Number(signed(gain.value), f"{label}, mean of {len(seeds.seeds)} seeds", ends)
+    if math.isnan(gap.low):
+        return Number(signed(gap.value), label, _interval("", ""))
+    shown = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(results.analysis, gap))}"
+    return Number(signed(gap.value), label, f"{shown}; training chance not included")
+
+
+def _gain(seeds: Seeds, against: str) -> Gain | None:
+    return next((gain for gain in seeds.gains if gain.against == against), None)
+
+
+def few_seeds(count: int) -> str:
+    """What so few seeds do to an interval over seeds, as a sentence behind others; empty for enough."""
+    if count >= ENOUGH_SEEDS:
+        return ""
+    how = (
+        "Two seeds' intervals hold the truth 87 % of the time where training varies" if count == 2 else "Seeds are few"
+    )
+    return f" {how}; {ENOUGH_SEEDS} are better (agcxr train --seeds {ENOUGH_SEEDS})."
+
+
+def power_of(results: Results) -> str:
+    """What these films could show: the least difference seen 4 times in 5, and the chance to see the paper's."""
+    analysis = results.analysis
+    gap = gap_of(analysis.mean.gaps, analysis.branches[0])
+    if gap is None or math.isnan(gap.low) or not gap.error > 0:
+        return ""
+    level = analysis.resampling.level
+    least = uncertainty.detectable(gap.error, level)
+    text = (
+        f"Power: with films and patients like these, intervals would leave out 0 four times in five for a true "
+        f"difference of {number(least)}"
+    )
+    if not results.synthetic:
+        paper = published(PAPER, "fusion").mean_of(analysis.mean.findings)
+        paper -= published(PAPER, "global").mean_of(analysis.mean.findings)
+        seen = percent(uncertainty.power(paper, gap.error, level), 0)
+        text += f", and {seen} of the time for the paper's ({signed(paper)})" * (not math.isnan(paper))
+    return f"{text}. Less is not shown by its absence."
 
 
 def _interval(level: str, ends: str) -> str:
@@ -141,13 +197,21 @@ def _warnings(results: Results) -> tuple[Block, ...]:
         )
     if results.leak.unchecked:
         out.append(Text(f"Leakage could not be checked: {results.leak.unchecked}.", True))
+    if results.split == "val":
+        out.append(
+            Text(
+                "These are the validation films: the epoch of every branch, the calibration and the thresholds were "
+                "chosen on them, so every number here looks better than it is. Measure on test films.",
+                True,
+            )
+        )
     if results.analysis.patients < 200:
         out.append(Text(f"Only {results.analysis.patients:,} patients: read the intervals before the values.", True))
     return tuple(out)
 
 
-def _verdict(results: Results) -> str:
-    """The comparison in a sentence, no stronger than its interval."""
+def _verdict(results: Results, seeds: Seeds | None = None) -> str:
+    """The comparison in a sentence, no stronger than its interval: over seeds where several runs were evaluated."""
     mean = results.analysis.mean
     gap = gap_of(mean.gaps, results.analysis.branches[0])
     where, unstated = over(mean.findings), results.analysis.unstated
@@ -156,22 +220,31 @@ def _verdict(results: Results) -> str:
     left = f" Left out for want of a class: {', '.join(lacking)}." if lacking else ""
     if gap is None or math.isnan(gap.value):
         return f"No mean AUROC is defined on this split.{left}"
-    amount = f"by {signed(gap.value)} (interval {span(gap, sign=True)})"
     if math.isnan(gap.low):
-        said = (
+        return (
             f"{where} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
-            f"few patients for any claim.{why}"
+            f"few patients for any claim.{why}{left}"
         )
-    elif gap.low > 0:
-        said = f"{where} the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
-    elif gap.high < 0:
-        said = f"{where} the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
-    else:
-        said = (
-            f"{where} the {gap.branch} differs from the {gap.against} branch {amount}: the interval includes 0, so "
-            "this split does not show that attention-guided fusion helps."
-        )
-    return said + left
+    gain = _gain(seeds, gap.against) if seeds is not None else None
+    if seeds is None or gain is None or math.isnan(gain.low):
+        scope = " The interval is over patients, of one run: training chance is not included."
+        return f"{where} {_compared(gap, f'(interval {span(gap, sign=True)})')}{scope}{left}"
+    ends = f"(interval {signed(gain.low)} to {signed(gain.high)})"
+    own = f" This run alone: {signed(gap.value)} ({span(gap, sign=True)}, patients alone)."
+    many = f"{where}, in the mean of {len(seeds.seeds)} seeds, for other patients and training again,"
+    return f"{many} {_compared(gain, ends)}{few_seeds(len(seeds.seeds))}{own}{left}"
+
+
+def _compared(gap: Gap | Gain, ends: str) -> str:
+    amount = f"by {signed(gap.value)} {ends}"
+    if gap.low > 0:
+        return f"the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
+    if gap.high < 0:
+        return f"the {gap.branch} ranks films worse than the {gap.against} branch, {amount}."
+    return (
+        f"the {gap.branch} differs from the {gap.against} branch {amount}: the interval includes 0, so "
+        "this split does not show that attention-guided fusion helps."
+    )
 
 
 def _facts(results: Results, folder: Path) -> Section:
@@ -277,6 +350,11 @@ def _reading(results: Results) -> Section:
                 f"{how.resamples:,} resamples of whole {how.unit}s; every branch sees the same ones, so differences "
                 "are paired. It does not cover other hospitals, other label sources, or "
                 "training again with another seed."
+            ),
+            Text(
+                "The epoch of every branch, the calibration and the thresholds were chosen on the validation films. "
+                "What is said of those (training curves, a run's validation AUROC) is optimistic for that reason; "
+                "compare runs and settings on it, and take no result from it."
             ),
             Text(
                 "Labels and boxes of synthetic films are what was drawn, so they hold no errors. What a model makes of "

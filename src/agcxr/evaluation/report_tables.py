@@ -155,11 +155,20 @@ def fusion_gain(results: Results) -> Section:
     caption = (
         f"Difference in AUROC, {last} minus {first}, paired on the same films, with "
         f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. "
-        + f"The intervals are not corrected for looking at {len(found)} findings. " * (len(found) > 1)
+        + f"The intervals are not corrected for looking at {len(found)} findings; {_after_holm(results)}. "
+        * (len(found) > 1)
         + few_patients(analysis)
     ).strip()
     chart = Chart(svg, "differences.svg", caption)
     return Section("What fusion adds", (chart, *_second_opinion(results), *_every_gap(results)))
+
+
+def _after_holm(results: Results) -> str:
+    """Which differences remain when all are looked at."""
+    analysis = results.analysis
+    found = [(r.finding, gap_of(r.gaps, analysis.branches[0])) for r in analysis.labels]
+    sure = [words(name) for name, gap in found if gap and gap.holm < 1 - analysis.resampling.level]
+    return f"by Holm's p {', '.join(sure) or 'none'} would still be called"
 
 
 def _every_gap(results: Results) -> tuple[Block, ...]:
@@ -190,7 +199,16 @@ def _every_gap(results: Results) -> tuple[Block, ...]:
 def _second_opinion(results: Results) -> tuple[Block, ...]:
     analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
-    head = ("Finding", f"AUROC {last}", "Bootstrap interval", "DeLong interval", "p bootstrap", "p DeLong")
+    head = (
+        "Finding",
+        f"AUROC {last}",
+        "Bootstrap interval",
+        "DeLong interval",
+        "p bootstrap",
+        "Holm",
+        "BH",
+        "p DeLong",
+    )
     rows = []
     for r in analysis.labels:
         gap, branch = gap_of(r.gaps, first), r.branches[-1]
@@ -203,19 +221,23 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
                 span(branch.auroc),
                 delong,
                 chance(gap.p, p_floor(analysis, gap)),
+                number(gap.holm, 3),
+                number(gap.false_discovery, 3),
                 chance(gap.delong_p, 0.001),
             )
             rows.append((Cell(marked(r)), *map(Cell, values)))
     caption = (
         "DeLong takes films as independent. It agrees with the bootstrap where patients have one film each; where they "
         f"have several its intervals are too narrow. Here: {analysis.films:,} films of {analysis.patients:,} patients."
-        f" {few_patients(analysis)}"
+        " Holm and BH (Benjamini and Hochberg): p of the bootstrap for all findings at once, so that at .05 no finding "
+        f"is likely to be called by chance, or few of those called are. {few_patients(analysis)}"
     ).strip()
     return (Table(head, tuple(rows), caption),)
 
 
-def beside_published(results: Results) -> Section:
-    """All published rows under those of this run, over the same findings; none for synthetic films."""
+def beside_published(results: Results, recipes: Table | None = None) -> Section:
+    """All published rows under those of this run, over the same findings; none for synthetic films. recipes: a table of
+    what each was trained on, to go first."""
     analysis = results.analysis
     columns = [r for r in analysis.stated if r.finding in FINDINGS]
     if results.synthetic or not columns:
@@ -247,4 +269,5 @@ def beside_published(results: Results) -> Section:
     caption += " Published means are over the same findings as those of this run." * (not whole)
     context = Table(("Elsewhere, mean AUC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT))
     beside = Table(head, (*ours, *theirs), caption, texts=(0, 1), stacked=True)
-    return Section("Beside published numbers", (beside, context) if whole else (beside,))
+    first = (recipes,) if recipes else ()
+    return Section("Beside published numbers", (*first, beside, context) if whole else (*first, beside))

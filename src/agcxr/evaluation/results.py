@@ -1,7 +1,8 @@
 """What an evaluation found, typed, and its file results.json.
 
 A number that does not exist (the AUROC of a label without positives) is NaN in Python and null in the file.
-Intervals are percentiles of a bootstrap over patients unless a field says DeLong.
+Intervals are percentiles of a bootstrap over patients unless a field says DeLong; those of mean
+average precision are basic ones, those of sensitivity and specificity as `proportions` has them.
 """
 
 from __future__ import annotations
@@ -86,10 +87,16 @@ class Gap(Frozen):
     low: Number
     high: Number
     p: Number
-    """Two-sided, bootstrap; at least `uncertainty.p_floor`."""
+    """Two-sided, bootstrap (at least `uncertainty.p_floor`); exact for the calls of few patients."""
     left_out: int = 0
     delong_p: Number = math.nan
     """AUROC of one finding only; takes films as independent."""
+    error: Number = math.nan
+    """Standard error, from the resamples."""
+    holm: Number = math.nan
+    """Of one finding only: p for all findings at once, no false one among them (Holm)."""
+    false_discovery: Number = math.nan
+    """The same, few false ones among those called (Benjamini and Hochberg)."""
 
 
 class OperatingResult(Frozen):
@@ -125,7 +132,7 @@ class FindingResult(Frozen):
     """Films whose label is unknown; they are left out."""
     positive_patients: int
     few_patients: bool = False
-    """Fewer than 10 patients have it, or lack it: intervals and p are rough. Of fewer than 2 there are none."""
+    """Fewer than 20 patients have it, or lack it: intervals and p are rough. Of fewer than 2 there are none."""
     branches: tuple[BranchResult, ...]
     gaps: tuple[Gap, ...] = ()
     chosen_on: int | None = None
@@ -152,6 +159,24 @@ class MeanResult(Frozen):
     gaps: tuple[Gap, ...] = ()
 
 
+class KindResult(Frozen):
+    """Means over the findings of a kind (see `labels.LOCALISED`)."""
+
+    kind: Literal["localised", "diffuse"]
+    mean: MeanResult
+
+
+class KindGap(Frozen):
+    """What the last branch gains over the first in the mean of the localised findings, minus the same of the diffuse
+    ones; paired."""
+
+    value: Number
+    low: Number
+    high: Number
+    p: Number
+    left_out: int = 0
+
+
 class Resampling(Frozen):
     """How the intervals were made."""
 
@@ -173,6 +198,9 @@ class Analysis(Frozen):
     labels: tuple[FindingResult, ...]
     mean: MeanResult
     resampling: Resampling
+    kinds: tuple[KindResult, ...] = ()
+    """Where both kinds have a finding with both classes."""
+    kinds_gap: KindGap | None = None
 
     @property
     def stated(self) -> tuple[FindingResult, ...]:

@@ -34,6 +34,7 @@ from agcxr.evaluation.score_tables import (
 )
 from agcxr.labels import LABELS, NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.uncertainty import RESAMPLES
 
 ROUNDING = 2e-6
 """Scores no farther apart are the same one, written in two ways."""
@@ -48,7 +49,7 @@ def score(
     image_column: str | None = None,
     patient_column: str | None = None,
     logits: bool = False,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Scored:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
-from agcxr.data.label_cells import LISTS, NIH_LIST, PREFIXES, letters, read_statements, unmangled
+from agcxr.data.label_cells import LISTS, NIH_LIST, PREFIXES, letters, read_statements, unmangled, what_lists_hold
 from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, delimited
 from agcxr.data.patients import read_patients
 from agcxr.data.radiograph import without_suffix
@@ -159,7 +159,7 @@ def _read(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         table = delimited(path)
-    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+    except pd.errors.ParserWarning as error:
         raise ValueError(f"{path} {MORE_CELLS}") from error
     except (ValueError, *BROKEN_TABLE) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); save it as .csv (UTF-8) or .parquet") from error
@@ -254,11 +254,12 @@ def _numbers(cells: pd.Series, path: Path, column: str) -> pd.Series:
 
 
 def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
-    stated = read_statements(table.apply(_text), path)
+    text = table.apply(_text)
+    stated = read_statements(text, path)
     if stated is None:
         raise ValueError(
             f"{path} has no labels: neither a column `Finding Labels` or `label` of class names, nor one named after a "
-            f"finding; it has {_some(list(table.columns))}"
+            f"finding; it has {_some(list(table.columns))}{what_lists_hold(text)}"
         )
     images, patients = _whose_images(table, path, how)
     odd = () if patients is None else read_patients(patients, otherwise=images)[1]
@@ -269,9 +270,9 @@ def not_read(known: Predictions | Labels, how: Reading) -> tuple[str, ...]:
     """Columns of a table that are neither image, patient, score nor label, but for those that agcxr and the NIH write
     beside them."""
     asked = (how.image_column, how.patient_column)
-    expected = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS, *LISTS)
+    expected = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS)
     names = [str(name) for name in known.table.columns]
-    used = known.used if isinstance(known, Labels) else ()
+    used = known.used if isinstance(known, Labels) else tuple(name for name in names if letters(name) in LISTS)
     return tuple(
         name
         for name in names

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from agcxr.data.prepared import open_prepared
+from agcxr.evaluation.ablation import Draws, sample
+from agcxr.evaluation.evaluate import to_scores
 from agcxr.evaluation.page import Cell, Section, Table
-from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.report import Written, few_seeds, report
+from agcxr.evaluation.results import PREDICTIONS
 from agcxr.evaluation.study import Study, study
 from agcxr.evaluation.tables import number, signed
-from agcxr.training.seeds import SEEDS, Seeds, Spread, read_seeds, with_difference, write_seeds
+from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_difference, write_seeds
 
 
 def evaluate_seeds(
@@ -31,6 +37,8 @@ def evaluate_seeds(
         seeds=trained.seeds,
         runs=trained.runs,
         spreads=with_difference([Spread.of(name, [mean[b] for mean in means]) for b, name in enumerate(branches)]),
+        gains=_gains(done),
+        level=done[0].results.analysis.resampling.level,
     )
     write_seeds(root / "evaluation" / split / SEEDS, found)
     if progress:
@@ -38,9 +46,29 @@ def evaluate_seeds(
     return found, tuple(_again(one, found) for one in done)
 
 
+def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
+    """The last branch minus each other one, mean AUROC, over the patients and the seeds together."""
+    analysis = done[0].results.analysis
+    how, used = analysis.resampling, analysis.mean.findings
+    if len(done) < 2 or not used:
+        return ()
+    labels = tuple(result.finding for result in analysis.labels)
+    by_seed = [to_scores(pd.read_parquet(one.folder / PREDICTIONS), labels) for one in done]
+    draws = Draws(how.resamples, how.level, how.seed)
+    found = sample(by_seed, [labels.index(name) for name in used], draws)
+    branches, last = analysis.branches, len(analysis.branches) - 1
+    out = []
+    for b in range(last):
+        value_S = found.value_SB[:, last] - found.value_SB[:, b]
+        apart = draws.paired(value_S, found.replicate_SBR[:, last] - found.replicate_SBR[:, b], found.patients)
+        ends = {"value": apart.value, "low": apart.low, "high": apart.high, "p": apart.p}
+        out.append(Gain(branch=branches[last], against=branches[b], **ends))
+    return tuple(out)
+
+
 def _again(one: Study, found: Seeds) -> Written:
     """The report of a run once more, now that all seeds are known."""
-    return report(one.folder, (*one.sections, seeds_section(found)))
+    return report(one.folder, (*one.sections, seeds_section(found)), found)
 
 
 def seeds_section(found: Seeds) -> Section:
@@ -54,8 +82,8 @@ def seeds_section(found: Seeds) -> Section:
 
     caption = (
         f"{found.measure}: {len(found.seeds)} runs that differ in their seed alone, and within each run the difference "
-        "of its branches. Intervals elsewhere in this report are over patients for one run; this spread comes on top "
-        "of them. SD: of a sample."
+        "of its branches. Intervals elsewhere in this report, but for the summary's, are over patients for one run; "
+        f"this spread comes on top of them. SD: of a sample.{few_seeds(len(found.seeds))}"
     )
     table = Table(head, tuple(map(row, found.spreads)), caption, summary=any(one.difference for one in found.spreads))
     return Section("Other seeds", (table,))

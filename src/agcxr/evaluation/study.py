@@ -27,6 +27,7 @@ from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
 from agcxr.metrics import Floats
+from agcxr.uncertainty import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def study(
     split: str = "test",
     *,
     out: str | Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     allow_leak: bool = False,
     device: str | None = None,

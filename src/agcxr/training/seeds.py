@@ -45,6 +45,19 @@ class Spread(configuration.Frozen):
         return Spread.of(f"{self.name} − {other.name}", apart).model_copy(update={"difference": True})
 
 
+class Gain(configuration.Frozen):
+    """How much the last branch is above another in the mean over the seeds: for other patients and training again."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
+
+    branch: str
+    against: str
+    value: Number
+    low: Number
+    high: Number
+    p: Number
+
+
 class Seeds(configuration.Frozen):
     """seeds.json: runs that differ in their seed alone."""
 
@@ -55,6 +68,10 @@ class Seeds(configuration.Frozen):
     runs: tuple[str, ...]
     """Folders of the runs, beside the file."""
     spreads: tuple[Spread, ...]
+    gains: tuple[Gain, ...] = ()
+    """Of evaluated runs of two seeds or more."""
+    level: float = 0.95
+    """Of the gains' intervals."""
 
     def table(self) -> str:
         """Mean, standard deviation and range, then each run, as text."""
@@ -83,6 +100,15 @@ def read_seeds(folder: str | Path) -> Seeds:
         return Seeds.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} is not the seeds file of this version: {error.errors()[0]['msg']}") from error
+
+
+def seeds_beside(run: str | Path, split: str) -> Seeds | None:
+    """The seeds.json of the evaluated runs that a run is one of; None where it is of no such."""
+    path = Path(run).resolve().parent / "evaluation" / split
+    if not (path / SEEDS).is_file():
+        return None
+    found = read_seeds(path)
+    return found if Path(run).resolve().name in found.runs else None
 
 
 @rank_zero_only
