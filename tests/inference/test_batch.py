@@ -24,6 +24,7 @@ class Engine:
 
     labels = LABELS
     calibrated = False
+    words = ""
 
     def __init__(self, ahead=3):
         self.ahead = ahead

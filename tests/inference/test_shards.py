@@ -19,6 +19,7 @@ class Engine:
 
     labels = LABELS
     calibrated = False
+    words = ""
 
     def __init__(self, stop_after=None):
         self.stop_after, self.asked = stop_after, []
