@@ -242,15 +242,17 @@ class Draws:
             threshold_PBK=threshold_PBK,
         )
 
-    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
+    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int) -> Interval:
         """Of the mean over the seeds of a measure from 0 to 1; `patients` as for `uncertainty.interval`."""
         if len(value_S) == 1:
             return Interval.of(uncertainty.interval(value_S[0], replicate_SR[0], self.level, patients=patients))
         low, high, _, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
+        if high - low < NOISE:  # every seed has the same value on every resample
+            return Interval.of(uncertainty.interval(value_S[0], replicate_SR.mean(0), self.level, patients=patients))
         low, high = np.clip([low, high], 0, 1).tolist()
         return Interval(value=float(value_S.mean()), low=low, high=high, left_out=left_out)
 
-    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Paired:
+    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int) -> Paired:
         """Of the mean over the seeds of a difference on the same resamples, likewise."""
         if len(value_S) == 1:
             found = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)

@@ -312,12 +312,17 @@ def _measured(
             value_SBK[s, b] = [matched_auroc(target_NK[:, k], score_BNK[b, :, k], stratum)[0] for k in used]
     patients_K = [uncertainty.patients_of_the_rarer(target_NK[:, k], patient_N) for k in used]
 
-    def spread(value: float, replicate_R: Floats, patients: int) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, 0.95, patients=patients))
+    def spread(value: float, replicate_R: Floats, patients: int, *, student: bool) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, 0.95, patients=patients, student=student))
 
     def mean(s: int) -> tuple[Interval, ...]:
         return tuple(
-            spread(_mean(value_SBK[s, b]), uncertainty.mean_over(replicate_SBKR[s, b]), min(patients_K))
+            spread(
+                _mean(value_SBK[s, b]),
+                uncertainty.mean_over(replicate_SBKR[s, b]),
+                min(patients_K),
+                student=len(used) == 1,
+            )
             for b in range(rows)
         )
 
@@ -326,7 +331,9 @@ def _measured(
             finding=FINDINGS[k],
             positives=int((target_NK[:, k] == 1).sum()),
             negatives=int((target_NK[:, k] == 0).sum()),
-            auroc=tuple(spread(value_SBK[0, b, i], replicate_SBKR[0, b, i], patients_K[i]) for b in range(rows)),
+            auroc=tuple(
+                spread(value_SBK[0, b, i], replicate_SBKR[0, b, i], patients_K[i], student=True) for b in range(rows)
+            ),
             matched=tuple(value_SBK[1, :, i].tolist()),
         )
         for i, k in enumerate(used)
