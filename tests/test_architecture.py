@@ -79,6 +79,7 @@ DIRECTION = """
     models/xrv
 
     metrics
+    delong
     uncertainty
     proportions
 
@@ -131,8 +132,8 @@ DIRECTION = """
     evaluation/examples
     evaluation/calibrate
     evaluation/points
-    evaluation/evaluate
     evaluation/probe
+    evaluation/evaluate
     evaluation/agreement
     evaluation/meaning
     evaluation/groups

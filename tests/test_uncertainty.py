@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from agcxr import uncertainty
+from agcxr.delong import delong
 from agcxr.metrics import auroc, average_precision
 
 
@@ -166,7 +167,7 @@ def test_delong_equals_its_definition(seed: int) -> None:
     target = np.r_[0, 0, 1, 1, rng.integers(2, size=90)].astype(float)
     score = np.stack([rng.random(94), rng.integers(6, size=94) / 6, rng.random(94) + target])
     area, covariance = plain_delong(target, score)
-    found = uncertainty.delong(np.r_[target, np.nan], np.c_[score, [0.5, 0.5, 0.5]])
+    found = delong(np.r_[target, np.nan], np.c_[score, [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(found.auroc_B, area, atol=1e-9)
     np.testing.assert_allclose(found.covariance_BB, covariance, atol=1e-9)
     assert found.auroc_B[0] == pytest.approx(auroc(target, score[0]), abs=1e-12)
@@ -174,7 +175,7 @@ def test_delong_equals_its_definition(seed: int) -> None:
 
 def test_delong_interval_and_test_by_hand() -> None:
     # Positives 3, 1; negatives 2, 0: shares of negatives under them 1 and 1/2; of positives over them 1/2 and 1.
-    found = uncertainty.delong([1, 1, 0, 0], [[3, 1, 2, 0], [3, 1, 2, 0], [0, 2, 1, 3]])
+    found = delong([1, 1, 0, 0], [[3, 1, 2, 0], [3, 1, 2, 0], [0, 2, 1, 3]])
     np.testing.assert_allclose(found.auroc_B, [0.75, 0.75, 0.25])
     assert found.covariance_BB[0, 0] == pytest.approx(0.125 / 2 + 0.125 / 2)
     assert found.interval(0) == pytest.approx((0.75 - 1.959964 * 0.125**0.5, 1.0), abs=1e-6)
@@ -184,10 +185,10 @@ def test_delong_interval_and_test_by_hand() -> None:
 
 
 def test_delong_needs_two_of_each() -> None:
-    found = uncertainty.delong([1, 0, 0], [[0.5, 0.1, 0.2]])
+    found = delong([1, 0, 0], [[0.5, 0.1, 0.2]])
     assert np.isnan(found.auroc_B).all()
     assert np.isnan(found.p(0, 0))
-    assert uncertainty.delong([1, 1, 0, 0], [[4, 3, 1, 0], [0, 1, 3, 4]]).p(0, 1) == 0.0
+    assert delong([1, 1, 0, 0], [[4, 3, 1, 0], [0, 1, 3, 4]]).p(0, 1) == 0.0
 
 
 def test_bad_shapes_are_named() -> None:

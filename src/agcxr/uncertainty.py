@@ -1,4 +1,4 @@
-"""How sure a measure is: a bootstrap over patients, paired between branches, and DeLong as a second opinion.
+"""How sure a measure is: a bootstrap over patients, paired between branches.
 
 Films of one patient are alike, so whole patients are drawn with replacement and every film of a patient counts as
 often as its patient was drawn. All branches see the same draws, which makes their differences paired.
@@ -308,7 +308,7 @@ def interval(
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have, _checked(level), patients, student)
+    low, high = _percentiles(value, have, level, patients, student)
     if basic:
         low, high = (float(np.clip(2 * value - end, 0, 1)) for end in (high, low))
     if share and patients is not None and high - low < SAME:
@@ -317,12 +317,7 @@ def interval(
 
 
 def difference(
-    value: float,
-    replicate_R: Floats,
-    level: float = 0.95,
-    *,
-    patients: int | None = None,
-    student: bool = False,
+    value: float, replicate_R: Floats, level: float = 0.95, *, patients: int | None = None, student: bool = False
 ) -> Difference:
     """Interval and p of a paired difference from its values on the resamples; `patients` and `student` as for
     `interval`.
@@ -334,7 +329,7 @@ def difference(
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have, _checked(level), patients, student)
+    low, high = _percentiles(value, have, level, patients, student)
     if np.isnan(low):
         return Difference(float(value), low, high, float("nan"), len(have), left_out)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
@@ -380,13 +375,9 @@ def p_floor(resamples: int, left_out: int) -> float:
     return 2 / (resamples - left_out + 1)
 
 
-def _checked(level: float) -> float:
+def _percentiles(value: float, have: Floats, level: float, patients: int | None, student: bool) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
-    return level
-
-
-def _percentiles(value: float, have: Floats, level: float, patients: int | None, student: bool) -> tuple[float, float]:
     if np.isnan(value) or len(have) == 0 or (patients is not None and patients < FEWEST_PATIENTS):
         return float("nan"), float("nan")
     if student and patients is not None:
@@ -423,50 +414,3 @@ def detectable(error: float, level: float = 0.95, power: float = 0.8) -> float:
 def power(difference: float, error: float, level: float = 0.95) -> float:
     """In which share of such samples the interval of a true difference would leave out 0 on its side."""
     return float(stats.norm.cdf(abs(difference) / error - stats.norm.ppf((1 + level) / 2))) if error > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class Delong:
-    """AUROCs of B scores on the same films with their covariance (DeLong 1988). Takes the films as independent."""
-
-    auroc_B: Floats
-    covariance_BB: Floats
-
-    def interval(self, branch: int = 0, level: float = 0.95) -> tuple[float, float]:
-        """Normal interval, cut to [0, 1]."""
-        half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(0.0, self.covariance_BB[branch, branch]))
-        value = self.auroc_B[branch]
-        return float(np.clip(value - half, 0, 1)), float(np.clip(value + half, 0, 1))
-
-    def p(self, a: int, b: int) -> float:
-        """Two-sided p of equal AUROCs; 1 where the difference and its variance are both 0."""
-        gap = self.auroc_B[a] - self.auroc_B[b]
-        variance = self.covariance_BB[a, a] + self.covariance_BB[b, b] - 2 * self.covariance_BB[a, b]
-        # Identical rankings leave rounding noise instead of 0.
-        if abs(gap) < 1e-15 and variance < 1e-15:
-            return 1.0
-        if np.isnan(variance):
-            return float("nan")
-        return float(2 * stats.norm.sf(abs(gap) / np.sqrt(variance))) if variance > 0 else 0.0
-
-
-def delong(target_N: npt.ArrayLike, score_BN: npt.ArrayLike) -> Delong:
-    """DeLong's covariance by midranks in O(N log N) (Sun and Xu 2014).
-
-    Meant for one film a patient: with several the intervals are too narrow. NaN where a class has fewer than two
-    films, for then the variance has no estimate.
-    """
-    score = np.atleast_2d(np.asarray(score_BN, dtype=np.float64))
-    masked = [known(target_N, row) for row in score]
-    positive = masked[0][0]
-    pos = np.stack([row[positive] for _, row, _ in masked])
-    neg = np.stack([row[~positive] for _, row, _ in masked])
-    branches, m, n = len(score), pos.shape[1], neg.shape[1]
-    if m < 2 or n < 2:
-        return Delong(np.full(branches, np.nan), np.full((branches, branches), np.nan))
-    both = stats.rankdata(np.concatenate([pos, neg], axis=1), axis=1)
-    # Share of negatives under each positive, and of positives over each negative; ties count half.
-    under_BM = (both[:, :m] - stats.rankdata(pos, axis=1)) / n
-    over_BN = 1 - (both[:, m:] - stats.rankdata(neg, axis=1)) / m
-    covariance = np.atleast_2d(np.cov(under_BM)) / m + np.atleast_2d(np.cov(over_BN)) / n
-    return Delong(under_BM.mean(axis=1), covariance)

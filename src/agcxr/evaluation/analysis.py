@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr import metrics, uncertainty
+from agcxr.delong import Delong, delong
 from agcxr.evaluation.results import (
     Analysis,
     BranchResult,
@@ -146,9 +147,7 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
     """`rarer`: patients with the finding, or without it, whichever are fewer."""
     target = scores.target_NK[:, k]
     positive = target == 1
-    second = uncertainty.delong(
-        target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k]
-    )
+    second = delong(target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k])
     branches = tuple(
         _branch(scores, b, k, replicates, points, level, second, rarer) for b in range(len(scores.branches))
     )
@@ -185,12 +184,12 @@ def _branch(
     replicates: Replicates,
     points: Points,
     level: float,
-    second: uncertainty.Delong,
+    second: Delong,
     patients: int,
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats) -> Interval:
+    def interval(value: float, replicate_R: Floats, patients: int = patients) -> Interval:
         return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients, student=True))
 
     operating = tuple(
@@ -198,18 +197,12 @@ def _branch(
         for p in range(len(points.names))
     )
     low, high = second.interval(b, level)
+    labelled = uncertainty.patients_with_a_label(target, scores.patient_N)
     return BranchResult(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
         average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
-        brier=Interval.of(
-            uncertainty.interval(
-                metrics.brier(target, score),
-                replicates.brier_BKR[b, k],
-                level,
-                patients=uncertainty.patients_with_a_label(target, scores.patient_N),
-            )
-        ),
+        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k], labelled),
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,
@@ -311,8 +304,7 @@ def _mean(
         value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
         own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
-        wide = alone and patients is None
-        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=alone, basic=basic)
         return Interval.of(found)
 
     branches = []
@@ -356,7 +348,7 @@ def _gaps(
     pick: Callable[[Floats, int | None], Floats],
     patients: Callable[[int | None], int] | int,
     alone: bool,
-    delong: uncertainty.Delong | None = None,
+    delong: Delong | None = None,
 ) -> Iterator[Gap]:
     """Every paired difference. ks: the findings at an operating point; pick: a finding's resamples, or their mean, out
     of K x R, at an operating point or none; patients: how many that rests on.

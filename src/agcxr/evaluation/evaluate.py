@@ -24,7 +24,8 @@ from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_films
 from agcxr.evaluation.points import choose_points
-from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
+from agcxr.evaluation.probe import PROBE, same_view
+from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment, Interval, Results
 from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.prediction import BRANCHES, Precision
 from agcxr.inference.predictor import BatchPrediction, Predictor
@@ -37,6 +38,7 @@ PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 COUNTED = ("view_share", "fallback", "plateau")
 """Columns of predictions.parquet that say how much attention chose."""
 
+SAME_VIEW_RESAMPLES = 1000
 EXAMPLES = 3
 """Films shown of each of best, median and worst."""
 
@@ -69,10 +71,8 @@ def evaluate(
 
     Args:
         run: run folder, model folder or hub id.
-        prepared: a prepared folder; `split` is its part.
-        out: results folder; default: RUN/evaluation/<split>.
-        examples: films shown of each of best, median and worst; 0 for none.
-        progress: show a bar with the rate, and the table at the end.
+        prepared: a prepared folder; `split` is its part. out: results folder; default: RUN/evaluation/<split>.
+        examples: films shown of each of best, median and worst; 0 for none. progress: a bar, and the table at the end.
     Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
     model's, or no label in common, and PatientLeak for patients trained on, unless `allow_leak` (the report says so).
     """
@@ -87,15 +87,17 @@ def evaluate(
     rate = len(rows) / (time.perf_counter() - clock)
     (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
     chosen = choose_points(predictor, films, split, batch_size=batch_size)
-    scores = to_scores(predictions, predictor.labels)
     _copy_facts(Path(run), films.folder, folder)
+    scores = to_scores(predictions, predictor.labels)
+    analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points)
     results = Results(
         run=Path(run).resolve().name if Path(run).exists() else str(run),
         backbone=predictor.model.backbone_name,
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points),
+        analysis=analysis,
+        same_view=view_matched(analysis, scores, predictions["view"]),
         crops=crop_rows(predictions, predictor.labels),
         attention=_doubt(predictions, predictor),
         leak=leak,
@@ -200,6 +202,14 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
     return tuple(rows)
 
 
+def view_matched(analysis: Analysis, scores: Scores, view_N: pd.Series) -> tuple[Interval, ...]:
+    """Of the findings in the mean; resamples of its own, for each costs more than one of the mean AUROC."""
+    ks, how = [scores.labels.index(name) for name in analysis.mean.findings], analysis.resampling
+    few = min(how.resamples, SAME_VIEW_RESAMPLES)
+    score_BNK, target_NK = scores.score_BNK[:, :, ks], scores.target_NK[:, ks]
+    return same_view(target_NK, score_BNK, scores.patient_N, view_N, resamples=few, seed=how.seed, level=how.level)
+
+
 def _doubt(predictions: pd.DataFrame, predictor: Predictor) -> str:
     """That attention hardly chooses, where it does not; a control that sees the whole view is meant to."""
     model = predictor.model
@@ -213,6 +223,7 @@ def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
     wanted = [
         (run / "config.yaml", "config.yaml"),
         (run / "run.json", "run.json"),
+        (run / PROBE, PROBE),
         (prepared / "plan.json", "plan.json"),
     ]
     wanted += [(path, f"{path.parent.name}.csv") for path in run.glob("*/metrics.csv")]  # stages, of any strategy

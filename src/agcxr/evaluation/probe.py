@@ -287,6 +287,45 @@ def matched_auroc(
     return np.divide(won_R, pairs_R, out=np.full_like(won_R, np.nan), where=pairs_R > 0)
 
 
+def same_view(
+    target_NK: npt.ArrayLike,
+    score_BNK: npt.ArrayLike,
+    patient_N: npt.ArrayLike,
+    view_N: pd.Series,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Interval, ...]:
+    """Mean `matched_auroc` over K findings of each of B branches, its interval over patients.
+
+    What is left of an AUROC where the view position cannot help. None for no findings, for a finding without a pair
+    of one view, and for films of one view or of no known view, of which it would be the AUROC again.
+    """
+    target, score, view = np.asarray(target_NK, np.float64), np.asarray(score_BNK, np.float64), view_codes(view_N)
+    if not target.shape[1] or view_N.nunique() < 2:
+        return ()
+
+    def means(weight_NR: npt.ArrayLike | None) -> Floats:
+        """B x R."""
+        of_findings = (
+            [matched_auroc(t, s, view, weight_NR) for t, s in zip(target.T, one.T, strict=True)] for one in score
+        )
+        return np.stack([uncertainty.mean_over(np.stack(each)) for each in of_findings])
+
+    value_B = means(None)[:, 0]
+    if np.isnan(value_B).any():
+        return ()
+    weights = uncertainty.cluster_weights(patient_N, resamples, np.random.default_rng(seed))
+    replicate_BR = np.concatenate(list(uncertainty.in_threads(means, weights)), axis=1)
+    fewest = min(uncertainty.patients_of_the_rarer(t, patient_N) for t in target.T)
+    alone = target.shape[1] == 1
+    return tuple(
+        Interval.of(uncertainty.interval(value, replicate_R, level, patients=fewest, student=alone))
+        for value, replicate_R in zip(value_B.tolist(), replicate_BR, strict=True)
+    )
+
+
 def _measured(
     target_NK: Floats, score_BNK: Floats, patient_N: np.ndarray, view_N: np.ndarray, resamples: int, seed: int
 ) -> tuple[tuple[FindingProbe, ...], tuple[Interval, ...], tuple[Interval, ...]]:
