@@ -189,8 +189,8 @@ def _branch(
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats, patients: int = patients) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients, student=True))
+    def interval(value: float, replicate_R: Floats, patients: int = patients, *, student: bool = True) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients, student=student))
 
     operating = tuple(
         _operating(scores, replicates, points, p, b, [k], float(points.threshold_PBK[p, b, k]), level, patients)
@@ -202,7 +202,7 @@ def _branch(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
         average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
-        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k], labelled),
+        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k], labelled, student=False),
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,
@@ -304,7 +304,8 @@ def _mean(
         value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
         own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
-        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=alone, basic=basic)
+        wide = alone and patients is None
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
         return Interval.of(found)
 
     branches = []
