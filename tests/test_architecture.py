@@ -165,7 +165,9 @@ DIRECTION = """
     dicom/report
     dicom/results
     dicom/files
+    dicom/reading
     dicom/peers
+    dicom/queue_file
     dicom/queue
     dicom/archive
     dicom/journal

@@ -92,9 +92,10 @@ def test_refused_results_are_set_aside_and_tried_by_the_next_node(queue):
     queue.add("a", b"film")
     number = queue.next_received().number
     queue.made(number, (("sr", b"S"),))
-    assert not queue.refused(number, "sr: status C000", 2)
-    assert queue.refused(number, "sr: status C000", 2)
+    assert not queue.refused(number, "sr", "status C000", limit=2)
+    assert queue.refused(number, "sr", "status C000", limit=2)
     assert queue.next_made() is None
+    assert queue.reasons() == ("sr: status C000",)
     assert not queue.add("a", b"film")
     assert queue.retry_refused() == 1
     assert queue.next_made().results == (("sr", b"S"),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -39,6 +39,7 @@ SERIES: dict[Role, tuple[int, str]] = {
     "seg": (9903, "AGCXR attended region (research use only)"),
 }
 """Number and description of the series that each object is alone in."""
+ROLES: tuple[Role, ...] = tuple(SERIES)
 
 
 class Refused(ValueError):
@@ -47,23 +48,27 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The three objects for one film."""
+    """The objects for one film, those that were asked for."""
 
-    sr: Dataset
-    sc: Dataset
-    seg: Dataset
+    sr: Dataset | None = None
+    sc: Dataset | None = None
+    seg: Dataset | None = None
 
     def __iter__(self) -> Iterator[tuple[Role, Dataset]]:
-        return iter((("sr", self.sr), ("sc", self.sc), ("seg", self.seg)))
+        every: tuple[tuple[Role, Dataset | None], ...] = (("sr", self.sr), ("sc", self.sc), ("seg", self.seg))
+        return ((role, dataset) for role, dataset in every if dataset is not None)
 
 
-def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -> Results:
+def make_results(
+    source: Source, prediction: Prediction, algorithm: Algorithm, roles: Collection[Role] = ROLES
+) -> Results:
     """The objects for a film.
 
     Args:
         source: header of the film.
         prediction: of that film; it must have kept its pixels (`keep_film`).
         algorithm: the model that predicted.
+        roles: which objects.
 
     Raises:
         Refused: it is no film that the model may speak about.
@@ -81,11 +86,7 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
     prediction = replace(prediction, name="Chest film")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
-        return Results(
-            sr=_report(source, prediction, algorithm),
-            sc=_picture(source, prediction, algorithm),
-            seg=_segmentation(source, prediction, algorithm),
-        )
+        return Results(**{role: _MAKERS[role](source, prediction, algorithm) for role in roles})
 
 
 def to_bytes(dataset: Dataset) -> bytes:
@@ -183,6 +184,13 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) 
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
+
+
+_MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm], Dataset]] = {
+    "sr": _report,
+    "sc": _picture,
+    "seg": _segmentation,
+}
 
 
 def _common(source: Source, algorithm: Algorithm, role: Role) -> dict[str, Any]:
