@@ -28,7 +28,7 @@ from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.report import content, region_tracking
-from agcxr.dicom.source import Source
+from agcxr.dicom.source import VERBATIM, Source
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
 
@@ -86,7 +86,13 @@ def make_results(
     prediction = replace(prediction, name="Chest film")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
-        return Results(**{role: _MAKERS[role](source, prediction, algorithm) for role in roles})
+        plain = _without_lists(source)
+        made = {role: _MAKERS[role](plain, prediction, algorithm) for role in roles}
+        for dataset in made.values():
+            for keyword in VERBATIM:
+                if keyword in header:
+                    dataset.add(header[keyword])
+        return Results(**made)
 
 
 def to_bytes(dataset: Dataset) -> bytes:
@@ -112,10 +118,20 @@ def result_uid(sop_instance_uid: str, algorithm: Algorithm, role: Role) -> str:
     return derived_uid(sop_instance_uid, algorithm.version, role)
 
 
+def _without_lists(source: Source) -> Source:
+    """For constructors that take one name of a patient: some headers have several, against the rule."""
+    header = Dataset()
+    header.update(source.dataset)
+    name = header.PatientName
+    if isinstance(name, pydicom.multival.MultiValue):
+        header.PatientName = name[0]
+    return replace(source, dataset=header)
+
+
 def _report(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
     return ComprehensiveSR(
         evidence=[source.dataset],
-        content=content(source.dataset, prediction, algorithm)[0],
+        content=content(source.dataset, prediction, algorithm, source.emptied)[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
