@@ -196,6 +196,7 @@ DIRECTION = """
     prepare_commands
     feature_commands
     train_commands
+    dicom_commands
     commands
     cli
     __main__

@@ -300,13 +300,11 @@ class Queue(QueueFile):
     def _retry(self, db: sqlite3.Connection, number: int | None) -> int:
         """Refused results go back in line, behind those that never were; and those that wait are due."""
         which, values = ("", ()) if number is None else (" AND film = ?", (number,))
-        db.execute(f"UPDATE result SET due = 0 WHERE sent = {WAITS} AND due > 0{which}", values)
-        refused = f"SELECT film FROM result WHERE sent = {REFUSED}{which}"
-        films = db.execute(
-            f"UPDATE film SET state = 'made', reason = NULL WHERE state = 'failed' AND number IN ({refused})", values
-        ).rowcount
-        db.execute(f"UPDATE result SET sent = {WAITS}, attempts = 1, due = 0 WHERE sent = {REFUSED}{which}", values)
-        return films
+        put_off = f"(sent = {REFUSED} OR sent = {WAITS} AND due > 0){which}"
+        films = db.execute(f"SELECT DISTINCT film FROM result WHERE {put_off}", values).fetchall()
+        db.executemany("UPDATE film SET state = 'made', reason = NULL WHERE number = ?", films)
+        db.execute(f"UPDATE result SET sent = {WAITS}, attempts = 1, due = 0 WHERE {put_off}", values)
+        return len(films)
 
     def _read_again(self, db: sqlite3.Connection, number: int | None) -> int:
         which, values = ("", ()) if number is None else (" AND number = ?", (number,))

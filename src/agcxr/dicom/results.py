@@ -42,6 +42,16 @@ SERIES: dict[Role, tuple[int, str]] = {
 ROLES: tuple[Role, ...] = tuple(SERIES)
 
 
+def parse_roles(text: str) -> tuple[Role, ...]:
+    """ "sr,sc" -> ("sr", "sc"). Raises ValueError for anything but names of results with commas between."""
+    names = {name.strip().lower() for name in text.split(",")}
+    if unknown := names.difference(SERIES):
+        raise ValueError(
+            f"{text!r} names no results ({', '.join(sorted(unknown)) or 'empty'}); expected sr,sc,seg or some"
+        )
+    return tuple(role for role in ROLES if role in names)
+
+
 class Refused(ValueError):
     """No results for this film, and why, in words."""
 
