@@ -31,6 +31,8 @@ class FakeArchive:
         self.answers: list[int] = []
         self.judge: Callable[[pydicom.Dataset], int] | None = None
         """Answers each object by what it is; takes precedence."""
+        self.hangs_up_on: str | None = None
+        """A SOP class."""
         self.associations = 0
         self._ae = AE(ae_title="ARCHIVE")
         self._ae.maximum_pdu_size = 1 << 20
@@ -53,10 +55,12 @@ class FakeArchive:
         self.associations += 1
 
     def _store(self, event: evt.Event) -> int:
+        if event.dataset.SOPClassUID == self.hangs_up_on:
+            event.assoc.abort()
         answer = self.answers.pop(0) if self.answers else 0
         if self.judge is not None:
             answer = self.judge(event.dataset)
-        if answer == 0 or answer & 0xF000 == 0xB000:
+        if (answer == 0 or answer & 0xF000 == 0xB000) and event.dataset.SOPClassUID != self.hangs_up_on:
             self.taken.append(event.dataset)
         return answer
 

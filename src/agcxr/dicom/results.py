@@ -134,6 +134,7 @@ def _without_lists(source: Source) -> Source:
     header.update(source.dataset)
     name = header.PatientName
     if isinstance(name, pydicom.multival.MultiValue):
+        del header.PatientName  # the element is the source's too
         header.PatientName = name[0]
     return replace(source, dataset=header)
 
