@@ -65,7 +65,7 @@ REFUSALS = 10
 LONGEST_PAUSE = 60.0
 """Seconds between attempts to reach an archive that is down, or to write a queue that cannot be written; the first
 pause is one second. One film, or one result, that made trouble is put off for up to ten times as long."""
-PATIENCE = 6
+PATIENCE = 4
 """A film whose reading crashes or takes too long is read once more when no other waits, with so many times the time."""
 
 

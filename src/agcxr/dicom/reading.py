@@ -26,7 +26,7 @@ from agcxr.inference.stream import Read, read_film
 from agcxr.intake import Intake
 
 SECONDS = 10.0
-"""For a film to be read, and a second more for each million bytes of its file."""
+"""For a film to be read, and a second more for each 4 million bytes of its file."""
 MEMORY = 4 << 30
 """Bytes that reading may take for any film; 100 million pixels of 16 bits need about half."""
 KEPT = 1024
@@ -52,7 +52,7 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Rea
         child = _idle.pop()
     except IndexError:
         child = Child("agcxr.dicom.reading")
-    seconds = patience * (SECONDS + len(file) / 1e6)
+    seconds = patience * (SECONDS + len(file) / 4e6)
     try:
         head, *arrays = child.ask([json.dumps({"size": size, "seconds": seconds}).encode(), file], seconds)
     finally:
