@@ -9,6 +9,7 @@ import pytest
 from dicom_made import DX, SC, film, fresh, written
 from node_made import FakeArchive, send, wait_for
 
+from agcxr.data.isolation import NotStarted
 from agcxr.dicom import node as node_module
 from agcxr.dicom import reading
 from agcxr.dicom.archive import CLASSES, Archive, ArchiveDown, ArchiveRefused, ArchiveSilent, Timeouts
@@ -153,7 +154,7 @@ def test_nothing_is_acknowledged_that_does_not_fit_and_what_was_is_not_lost(benc
         kept = statuses.count(0)
         assert bench.queue.counts() == {"received": kept, "made": 0, "done": 0, "ignored": 0, "failed": 0}
         errors = {event["error"] for event in bench.events() if event["event"] in ("trouble", "not kept")}
-        assert errors == {"database or disk is full", "OperationalError"}
+        assert errors == {"database or disk is full"}
         archive.up()
         limit_pages(bench.queue, 100_000)
         wait_for(lambda: bench.queue.counts()["done"] == kept)
@@ -282,3 +283,19 @@ def test_nothing_of_a_films_bytes_is_read_in_the_nodes_own_process(running, benc
     send(running.port, fresh(), fresh(1, sop_class=DX, BodyPartExamined="KNEE"))
     wait_for(lambda: bench.queue.counts()["done"] == 1 and bench.queue.counts()["ignored"] == 1)
     assert len(archive.taken) == 3
+
+
+def test_a_process_that_cannot_start_is_no_films_fault(running, bench, archive, monkeypatch):
+    def fails(*_):
+        raise NotStarted("/nowhere/python: no such file")
+
+    reading._end()
+    with monkeypatch.context() as patch:
+        patch.setattr("agcxr.data.isolation._started", fails)
+        send(running.port, fresh())
+        wait_for(lambda: bench.names()["trouble"] >= 2)
+        assert bench.queue.counts()["received"] == 1
+        assert {event["error"] for event in bench.events() if event["event"] == "trouble"} == {
+            "a process for reading films could not start"
+        }
+    wait_for(lambda: bench.queue.counts()["done"] == 1)

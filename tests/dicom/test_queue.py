@@ -377,3 +377,19 @@ def test_room_leaves_what_the_work_needs(queue, monkeypatch):
     assert 60 << 20 < free < 72 << 20
     queue.add("a", b"x" * (1 << 20))
     assert queue.room() == pytest.approx(free - (1 << 20), abs=1 << 16)  # as much again while results replace it
+
+
+def test_what_a_person_drops_while_it_is_worked_on_stays_dropped_until_it_is_sent_again(queue):
+    queue.add("a", b"film")
+    film = queue.next_received()
+    queue.drop(("a",))
+    queue.made(film.number, (("sr", b"S"),))
+    queue.close_film(film.number, "failed", "reason")
+    assert queue.next_made() is None
+    number = with_results(queue, "b")
+    queue.drop(("b",))
+    assert not queue.sent(number, "sr")
+    assert not queue.refused(number, "sc", "status A900", limit=1)
+    assert queue.counts() == {"received": 0, "made": 0, "done": 0, "ignored": 2, "failed": 0}
+    assert queue.add("a", b"again")
+    assert queue.next_received().file == b"again"

@@ -208,7 +208,7 @@ class Node:
             key = self._queue.key(uid, self._algorithm.version)
             new = self._queue.add(key, event.encoded_dataset(), self._algorithm.version)
         except Exception as error:  # whatever it is, the sender must not believe the film is here
-            self._journal("not kept", error=type(error).__name__)
+            self._journal("not kept", error=_said(error))
             return OUT_OF_RESOURCES
         self._journal("received" if new else "known already", film=key, bytes=length)
         if new:
@@ -273,7 +273,7 @@ class Node:
             self._close(film, "ignored", f"refused: {error}", said="no film for this model; the queue holds the reason")
         elif isinstance(error, ChildError) and (isinstance(error, NotStarted) or film.troubles == 0):
             self._defer(film, error)
-            self._journal("put off", film=film.key, reason=str(error))
+            self._journal("put off", film=film.key, reason=_said(error))
             if isinstance(error, NotStarted):
                 raise error
         else:
@@ -347,6 +347,8 @@ class Node:
 
 def _said(error: Exception) -> str:
     """What the journal may hold of an error: messages of libraries quote values, those of SQLite and our own do not."""
+    if isinstance(error, NotStarted):
+        return "a process for reading films could not start"
     return str(error) if isinstance(error, sqlite3.Error | ChildError) else type(error).__name__
 
 

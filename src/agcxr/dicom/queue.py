@@ -30,6 +30,8 @@ STATES: tuple[State, ...] = ("received", "made", "done", "ignored", "failed")
 OPEN: tuple[State, ...] = ("received", "made", "failed")
 """States of films that the queue still holds something of."""
 
+DROPPED = "dropped by a person"
+
 HEADROOM = 32 << 20
 """Bytes of the disk that the results of one film and SQLite's own files may need."""
 FARTHEST = 24 * 3600.0
@@ -99,17 +101,17 @@ class Queue(QueueFile):
     # --- the receiver -------------------------------------------------------------------------------------------------
 
     def add(self, key: str, file: bytes, model: str = "") -> bool:
-        """Keep a film. False where it is known already (one that could not be read is taken again). When this returns,
-        it is on the disk; sqlite3.Error where it could not be written."""
+        """Keep a film. False where it is known already (one that could not be read, or was dropped, is taken again).
+        When this returns, it is on the disk; sqlite3.Error where it could not be written."""
         now = time.time()
         with self.transaction() as db:
-            known = db.execute("SELECT number, state FROM film WHERE key = ?", (key,)).fetchone()
+            known = db.execute("SELECT number, state, said FROM film WHERE key = ?", (key,)).fetchone()
             if known is None:
                 db.execute(
                     "INSERT INTO film (key, state, received, changed, file, model) VALUES (?, 'received', ?, ?, ?, ?)",
                     (key, now, now, file, model),
                 )
-            elif known[1] == "failed" and not db.execute("SELECT 1 FROM result WHERE film = ?", (known[0],)).fetchone():
+            elif known[2] == DROPPED or (known[1] == "failed" and not self._has_results(db, known[0])):
                 db.execute(
                     "UPDATE film SET state = 'received', attempts = 0, troubles = 0, due = 0, received = ?, "
                     "changed = ?, reason = NULL, said = NULL, file = ?, model = ? WHERE number = ?",
@@ -162,6 +164,8 @@ class Queue(QueueFile):
     def made(self, number: int, results: tuple[tuple[str, bytes], ...]) -> None:
         """Keep a film's results in place of the film."""
         with self.transaction() as db:
+            if not self._waits(db, number):
+                return
             self._move(db, number, "made")  # first, so that they may take its place in the file
             db.executemany(
                 "INSERT INTO result (film, role, file) VALUES (?, ?, ?)",
@@ -174,7 +178,8 @@ class Queue(QueueFile):
         """No results will be made of this film. One that failed keeps its file. `said`: the reason as people may read
         it aloud."""
         with self.transaction() as db:
-            self._move(db, number, state, reason, said)
+            if self._waits(db, number):
+                self._move(db, number, state, reason, said)
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
@@ -195,7 +200,11 @@ class Queue(QueueFile):
     def sent(self, number: int, role: str) -> bool:
         """The archive took one result. True where the film is done: all were taken, its files are gone."""
         with self.transaction() as db:
-            db.execute(f"UPDATE result SET sent = {TAKEN}, file = NULL WHERE film = ? AND role = ?", (number, role))
+            which = (number, role)
+            if not db.execute(
+                f"UPDATE result SET sent = {TAKEN}, file = NULL WHERE film = ? AND role = ?", which
+            ).rowcount:
+                return False  # a person dropped the film meanwhile
             return self._settle(db, number) == "done"
 
     def refused(self, number: int, role: str, reason: str, *, limit: int | None, longest: float = 60) -> bool:
@@ -207,10 +216,8 @@ class Queue(QueueFile):
                 "WHERE film = ? AND role = ?",
                 (time.time(), longest, reason, number, role),
             )
-            (attempts,) = db.execute(
-                "SELECT attempts FROM result WHERE film = ? AND role = ?", (number, role)
-            ).fetchone()
-            if limit is None or attempts < limit:
+            row = db.execute("SELECT attempts FROM result WHERE film = ? AND role = ?", (number, role)).fetchone()
+            if row is None or limit is None or row[0] < limit:
                 return False
             db.execute(f"UPDATE result SET sent = {REFUSED} WHERE film = ? AND role = ?", (number, role))
             self._settle(db, number)
@@ -234,7 +241,8 @@ class Queue(QueueFile):
             return sum(self._retry(db, number) + self._read_again(db, number) for number in numbers or [None])
 
     def drop(self, keys: Collection[str]) -> int:
-        """Let go of films that wait or failed: files and results are deleted, the film counts as ignored.
+        """Let go of films that wait or failed: files and results are deleted, the film counts as ignored until it is
+        sent again.
 
         Raises ValueError as `retry`.
         """
@@ -242,7 +250,7 @@ class Queue(QueueFile):
             for key in keys:
                 number = self._number(db, key)
                 db.execute("DELETE FROM result WHERE film = ?", (number,))
-                self._move(db, number, "ignored", "dropped by a person", "dropped by a person")
+                self._move(db, number, "ignored", DROPPED, DROPPED)
         return len(keys)
 
     def keep_roles(self, roles: Collection[str]) -> int:
@@ -320,6 +328,15 @@ class Queue(QueueFile):
             state = "not in the queue" if row is None else row[1]
             raise ValueError(f"the film {key} is {state}; expected the key of one that waits or failed")
         return int(row[0])
+
+    @staticmethod
+    def _waits(db: sqlite3.Connection, number: int) -> bool:
+        """Whether a film still waits to be read: a person may have dropped it meanwhile."""
+        return db.execute("SELECT state FROM film WHERE number = ?", (number,)).fetchone() == ("received",)
+
+    @staticmethod
+    def _has_results(db: sqlite3.Connection, number: int) -> bool:
+        return db.execute("SELECT 1 FROM result WHERE film = ?", (number,)).fetchone() is not None
 
     def _settle(self, db: sqlite3.Connection, number: int) -> State:
         """Where a film stands, after what became of its results."""
