@@ -79,6 +79,7 @@ DIRECTION = """
     models/xrv
 
     metrics
+    delong
     uncertainty
     proportions
 
@@ -134,8 +135,8 @@ DIRECTION = """
     evaluation/examples
     evaluation/calibrate
     evaluation/points
-    evaluation/evaluate
     evaluation/probe
+    evaluation/evaluate
     evaluation/agreement
     evaluation/meaning
     evaluation/groups
@@ -167,7 +168,9 @@ DIRECTION = """
     dicom/report
     dicom/results
     dicom/files
+    dicom/reading
     dicom/peers
+    dicom/queue_file
     dicom/queue
     dicom/archive
     dicom/journal
@@ -196,6 +199,7 @@ DIRECTION = """
     prepare_commands
     feature_commands
     train_commands
+    dicom_commands
     commands
     cli
     __main__

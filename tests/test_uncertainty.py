@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from agcxr import uncertainty
+from agcxr.delong import delong
 from agcxr.metrics import auroc, average_precision
 
 
@@ -166,7 +167,7 @@ def test_delong_equals_its_definition(seed: int) -> None:
     target = np.r_[0, 0, 1, 1, rng.integers(2, size=90)].astype(float)
     score = np.stack([rng.random(94), rng.integers(6, size=94) / 6, rng.random(94) + target])
     area, covariance = plain_delong(target, score)
-    found = uncertainty.delong(np.r_[target, np.nan], np.c_[score, [0.5, 0.5, 0.5]])
+    found = delong(np.r_[target, np.nan], np.c_[score, [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(found.auroc_B, area, atol=1e-9)
     np.testing.assert_allclose(found.covariance_BB, covariance, atol=1e-9)
     assert found.auroc_B[0] == pytest.approx(auroc(target, score[0]), abs=1e-12)
@@ -174,7 +175,7 @@ def test_delong_equals_its_definition(seed: int) -> None:
 
 def test_delong_interval_and_test_by_hand() -> None:
     # Positives 3, 1; negatives 2, 0: shares of negatives under them 1 and 1/2; of positives over them 1/2 and 1.
-    found = uncertainty.delong([1, 1, 0, 0], [[3, 1, 2, 0], [3, 1, 2, 0], [0, 2, 1, 3]])
+    found = delong([1, 1, 0, 0], [[3, 1, 2, 0], [3, 1, 2, 0], [0, 2, 1, 3]])
     np.testing.assert_allclose(found.auroc_B, [0.75, 0.75, 0.25])
     assert found.covariance_BB[0, 0] == pytest.approx(0.125 / 2 + 0.125 / 2)
     assert found.interval(0) == pytest.approx((0.75 - 1.959964 * 0.125**0.5, 1.0), abs=1e-6)
@@ -184,10 +185,10 @@ def test_delong_interval_and_test_by_hand() -> None:
 
 
 def test_delong_needs_two_of_each() -> None:
-    found = uncertainty.delong([1, 0, 0], [[0.5, 0.1, 0.2]])
+    found = delong([1, 0, 0], [[0.5, 0.1, 0.2]])
     assert np.isnan(found.auroc_B).all()
     assert np.isnan(found.p(0, 0))
-    assert uncertainty.delong([1, 1, 0, 0], [[4, 3, 1, 0], [0, 1, 3, 4]]).p(0, 1) == 0.0
+    assert delong([1, 1, 0, 0], [[4, 3, 1, 0], [0, 1, 3, 4]]).p(0, 1) == 0.0
 
 
 def test_bad_shapes_are_named() -> None:
@@ -248,3 +249,64 @@ def test_the_basic_interval_holds_a_mean_average_precision() -> None:
             held[i] += ends.low <= truth <= ends.high
     assert held[1] >= 88  # of 100; 95 are meant
     assert held[0] < 80
+
+
+def test_percentiles_of_few_patients_are_as_wide_as_student_s_t() -> None:
+    """Of normal resamples with the deviation sqrt((n - 1) / n) s / sqrt(n) the ends and p are those of the t test."""
+    n, mean = 8, 0.05
+    quantile = (np.arange(200_000) + 0.5) / 200_000
+    replicate = mean + 0.02 * np.sqrt((n - 1) / n) * stats.norm.ppf(quantile)
+    found = uncertainty.difference(mean, replicate, patients=n, student=True)
+    half = stats.t.ppf(0.975, n - 1) * 0.02
+    assert (found.low, found.high) == (pytest.approx(mean - half, abs=1e-4), pytest.approx(mean + half, abs=1e-4))
+    assert found.p == pytest.approx(2 * stats.t.sf(mean / 0.02, n - 1), rel=0.01)
+    plain = uncertainty.difference(mean, replicate, patients=n)
+    assert plain.high - plain.low < 0.8 * (found.high - found.low)
+    many = uncertainty.difference(mean, replicate, patients=100_000, student=True)
+    assert many.high == pytest.approx(plain.high, abs=1e-4)
+
+
+def test_resamples_that_are_all_the_same_leave_the_ends_to_the_patients() -> None:
+    ones = np.ones(1000)
+    perfect = uncertainty.interval(1.0, ones, patients=5)  # 5 pairs, each ranked rightly: .025 ** (1 / 5)
+    assert (perfect.low, perfect.high) == (pytest.approx(0.025**0.2), 1)
+    assert uncertainty.interval(1.0, ones, patients=5, basic=True).low == pytest.approx(0.025**0.2)
+    tied = uncertainty.interval(0.5, ones / 2, patients=5)
+    assert tied.low < 0.2 < 0.8 < tied.high
+    ratio = uncertainty.interval(1.0, ones, patients=5, share=False)  # of no bounds, so there are no such ends
+    assert (ratio.low, ratio.high) == (1, 1)
+    same = uncertainty.difference(0.0, 0 * ones, patients=5)
+    assert (same.p, same.low, same.high) == (1, -same.high, pytest.approx(stats.norm.ppf(0.975) * np.sqrt(2) / 7))
+    for patients, clear in ((5, False), (6, True)):
+        better = uncertainty.difference(1.0, ones, patients=patients)
+        assert better.p == 2.0 ** (1 - patients)
+        assert (better.low > 0) == clear
+    assert np.isnan(uncertainty.interval(1.0, ones, patients=1).low)
+
+
+def test_so_few_resamples_that_no_p_excludes_0_give_no_clear_difference() -> None:
+    few, more = (uncertainty.difference(0.5, np.linspace(0.4, 0.6, resamples)) for resamples in (38, 40))
+    assert (few.p, few.low) == (2 / 39, 0)
+    assert more.p == 2 / 41
+    assert more.low > 0.4
+    assert uncertainty.difference(0.5, np.linspace(0.4, 0.6, 40), level=0.99).low == 0
+
+
+@pytest.mark.parametrize(("patients", "films"), [(12, 1), (20, 2), (30, 1), (8, 5)])
+def test_branches_as_good_as_each_other_are_not_clearly_apart(patients: int, films: int) -> None:
+    """Plain percentiles called 6 to 9 in 100 such differences clear."""
+    rng, clear, measured = np.random.default_rng(0), 0, 0
+    who = np.repeat(np.arange(patients), films)
+    for _ in range(200):
+        ill = 0.7 * rng.normal(size=patients)[who] + 0.7 * rng.normal(size=len(who))
+        target = (ill > 0.5).astype(float)
+        shared = target + rng.normal(size=len(who)) + 0.5 * rng.normal(size=patients)[who]
+        score = (shared + rng.normal(size=(2, len(who))))[:, :, None]
+        replicate = uncertainty.bootstrap(target[:, None], score, who, rng=rng, resamples=200).auroc_BKR
+        rarer = uncertainty.patients_of_the_rarer(target, who)
+        if rarer < uncertainty.FEWEST_PATIENTS:
+            continue
+        gap = auroc(target, score[0, :, 0]) - auroc(target, score[1, :, 0])
+        found = uncertainty.difference(gap, replicate[0, 0] - replicate[1, 0], patients=rarer, student=True)
+        measured, clear = measured + 1, clear + (found.low > 0 or found.high < 0)
+    assert clear <= 0.05 * measured + 2

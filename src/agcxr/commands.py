@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from agcxr.dicom_commands import dicom_commands
 from agcxr.feature_commands import feature_commands
 from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
@@ -203,42 +204,6 @@ def predict(
     return predict_films(request, devices, nodes, also=[functools.partial(DicomFiles, folder=dicom)])
 
 
-def dicom_node(
-    run: Run,
-    send_to: str,
-    *,
-    ae: str = "AGCXR",
-    host: str = "127.0.0.1",
-    port: int = 11112,
-    caller: tuple[str, ...] = (),
-    queue: Path = Path("agcxr-queue.sqlite"),
-    others: Others = (),
-    views: ViewSet = "plain",
-) -> int:
-    """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
-
-    Args:
-        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
-        send_to: The archive, as TITLE@host:port.
-        ae: AE title of this node.
-        host: Address to listen on; 0.0.0.0 for all networks.
-        port: Port to listen on.
-        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title.
-        queue: File that holds what waits. Private: it holds patients' films for a while.
-        others: Another model to average with, as often as wanted: --also B --also C.
-        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
-            centre.
-    """
-    from agcxr.dicom.node import run_node
-    from agcxr.dicom.peers import check_title, parse_caller, parse_peer
-
-    archive = parse_peer(send_to)
-    callers = tuple(parse_caller(text) for text in caller or (archive.title,))
-    where: dict[str, Any] = {"queue": queue, "host": host, "port": port}
-    run_node(run, title=check_title(ae), archive=archive, callers=callers, others=others, views=views, **where)
-    return 0
-
-
 def export(run: Run, out: Path = Path("model.onnx"), *, others: Others = (), views: ViewSet = "plain") -> int:
     """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
 
@@ -401,7 +366,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "serve": serve,
-    "dicom-node": dicom_node,
+    **dicom_commands(),
     "explain": explain,
     "export": export,
     **feature_commands(),

@@ -86,11 +86,7 @@ def share(value_N: npt.ArrayLike, sample: Clustered, level: float = 0.95) -> tup
     mean = sample.mean(value)
     if sample.clusters < 2:
         return mean, float("nan"), float("nan")
-    films, tail = sample.effective(value, level), (1 - level) / 2
-    hits = mean * films
-    low = 0.0 if hits < 1e-12 else round(float(stats.beta.ppf(tail, hits, films - hits + 1)), 12)
-    high = 1.0 if films - hits < 1e-12 else round(float(stats.beta.ppf(1 - tail, hits + 1, films - hits)), 12)
-    return mean, min(low, mean), max(high, mean)
+    return (mean, *uncertainty.binomial_ends(mean, sample.effective(value, level), level))
 
 
 def poisson_binomial(chance_N: npt.ArrayLike, cluster_N: npt.ArrayLike, *, alike: bool = False) -> Floats:
@@ -147,14 +143,15 @@ def mean_of(
     replicate_R: Floats,
     level: float = 0.95,
     *,
-    patients: int = FEWEST_PATIENTS,
+    patients: int | None = None,
 ) -> Interval:
     """The mean of values in [0, 1] with its interval: `share` for hits and misses of a finding, and where some patients
     have nothing but 0 (or but 1) and fewer than FEW_PATIENTS anything else; else percentiles of the resamples.
-    `patients` as for `uncertainty.interval`."""
+    patients: how many it rests on, where that is fewer than the sample has (a mean rests on its rarest finding)."""
     value = np.asarray(value_N, dtype=np.float64)
+    patients = _rests_on(sample, patients)
     found = uncertainty.interval(sample.mean(value), replicate_R, level, patients=patients)
-    if min(patients, sample.clusters) < FEWEST_PATIENTS or not _bare(value, sample):
+    if patients < FEWEST_PATIENTS or not _bare(value, sample):
         return found
     _, low, high = share(value, sample, level)
     return Interval(found.value, low, high, found.used, found.left_out)
@@ -167,7 +164,7 @@ def against_chance(
     replicate_R: Floats,
     level: float = 0.95,
     *,
-    patients: int = FEWEST_PATIENTS,
+    patients: int | None = None,
 ) -> Difference:
     """Mean of values in [0, 1] minus that of what each film's own chance gives; `replicate_R` is of the difference.
 
@@ -176,8 +173,9 @@ def against_chance(
     """
     value, chance = np.asarray(value_N, dtype=np.float64), np.asarray(chance_N, dtype=np.float64)
     mean = sample.mean(chance)
+    patients = _rests_on(sample, patients)
     found = uncertainty.difference(sample.mean(value) - mean, replicate_R, level, patients=patients)
-    if min(patients, sample.clusters) < FEWEST_PATIENTS or not _bare(value, sample):
+    if patients < FEWEST_PATIENTS or not _bare(value, sample):
         return found
     _, low, high = share(value, sample, level)
     alone = sample.findings == 1
@@ -191,7 +189,7 @@ def paired(
     replicate_R: Floats,
     level: float = 0.95,
     *,
-    patients: int = FEWEST_PATIENTS,
+    patients: int | None = None,
 ) -> Difference:
     """Mean of the differences of two methods' values in [0, 1] on the same films; `replicate_R` is of that mean.
 
@@ -201,19 +199,21 @@ def paired(
     films, and p that of the flips alone; elsewhere percentiles.
     """
     apart = np.asarray(difference_N, dtype=np.float64)
+    patients = _rests_on(sample, patients)
     found = uncertainty.difference(sample.mean(apart), replicate_R, level, patients=patients)
-    if min(patients, sample.clusters) < FEWEST_PATIENTS:
+    if patients < FEWEST_PATIENTS:
         return found
     p = p_of_flips(sample.sums(apart))
     if not _few_other_than((-1.0, 0.0, 1.0), apart, sample):
         return _holding_zero(found, found.low, found.high, float(np.fmax(p, found.p)), level)
     films = sample.effective(apart, level)
-    better, worse = (
-        (films * float(sample.weight_N @ np.maximum(side * apart, 0)) + 1) / (films + 2) for side in (1, -1)
-    )
-    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((better + worse - (better - worse) ** 2) / (films + 2))
-    low, high = np.clip([better - worse - half, better - worse + half], -1, 1).tolist()
+    better, worse = (float(sample.weight_N @ np.maximum(side * apart, 0)) for side in (1, -1))
+    low, high = uncertainty.paired_ends(better, worse, films, level)
     return _holding_zero(found, low, high, p, level)
+
+
+def _rests_on(sample: Clustered, patients: int | None) -> int:
+    return sample.clusters if patients is None else min(patients, sample.clusters)
 
 
 def _bare(value_N: Floats, sample: Clustered) -> bool:

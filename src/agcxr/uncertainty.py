@@ -1,4 +1,4 @@
-"""How sure a measure is: a bootstrap over patients, paired between branches, and DeLong as a second opinion.
+"""How sure a measure is: a bootstrap over patients, paired between branches.
 
 Films of one patient are alike, so whole patients are drawn with replacement and every film of a patient counts as
 often as its patient was drawn. All branches see the same draws, which makes their differences paired.
@@ -41,6 +41,8 @@ FEWEST_PATIENTS = 2
 """Of one patient there is no interval and no p: a resample has that patient or has nothing."""
 FEW_PATIENTS = 20
 """Under so many, intervals and p are rough: they are marked."""
+SAME = 1e-12
+"""Ends no farther apart come from resamples that are all the same, and so say nothing of chance."""
 
 
 @dataclass(frozen=True)
@@ -289,40 +291,82 @@ def interval(
     replicate_R: Floats,
     level: float = 0.95,
     *,
-    patients: int = FEWEST_PATIENTS,
+    patients: int | None = None,
+    student: bool = False,
     basic: bool = False,
+    share: bool = True,
 ) -> Interval:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
     patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
-    `patients_with_a_label`); fewer than two have no interval. basic: the basic interval,
-    2 value - percentiles, in [0, 1]: for measures that chance only makes larger, so that a resample is too large twice.
+    `patients_with_a_label`); fewer than two have no interval. None: not known, and taken as enough.
+    student: as wide as Student's t makes an interval of so many patients (`widened`).
+    basic: the basic interval, 2 value - percentiles, in [0, 1]: for measures that chance only makes larger, so that a
+    resample is too large twice.
+    share: the measure lies in [0, 1]. Where every resample has the same value (an AUROC of 1), its ends are then
+    `binomial_ends` of so many patients: positive and negative films make at least as many independent pairs.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
+    low, high = _percentiles(value, have, level, patients, student)
     if basic:
         low, high = (float(np.clip(2 * value - end, 0, 1)) for end in (high, low))
+    if share and patients is not None and high - low < SAME:
+        low, high = binomial_ends(value, patients, level)
     return Interval(float(value), low, high, len(have), left_out)
 
 
 def difference(
-    value: float, replicate_R: Floats, level: float = 0.95, *, patients: int = FEWEST_PATIENTS
+    value: float, replicate_R: Floats, level: float = 0.95, *, patients: int | None = None, student: bool = False
 ) -> Difference:
-    """Interval and p of a paired difference from its values on the resamples; `patients` as for `interval`.
+    """Interval and p of a paired difference from its values on the resamples; `patients` and `student` as for
+    `interval`.
 
     p = 2 min(share of resamples at or under 0, at or over 0), counting the data themselves as one more resample; so
-    it is never 0: see `p_floor`.
+    it is never 0: see `p_floor`. An interval whose p does not exclude 0 holds it: so few resamples that no p can.
+    Where every resample has the same value, p is that of as many patients who all differ alike (the sign test), and
+    the interval that of `paired_ends`.
     """
     have = replicate_R[~np.isnan(replicate_R)]
     left_out = len(replicate_R) - len(have)
-    low, high = _percentiles(value, have if patients >= FEWEST_PATIENTS else have[:0], level)
+    low, high = _percentiles(value, have, level, patients, student)
     if np.isnan(low):
         return Difference(float(value), low, high, float("nan"), len(have), left_out)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
     p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
+    if student and patients is not None:
+        p = float(2 * stats.t.sf(stats.norm.isf(p / 2) / np.sqrt(patients / (patients - 1)), patients - 1))
+    if patients is not None and high - low < SAME:
+        low, high = paired_ends(max(value, 0.0), max(-value, 0.0), patients, level)
+        p = 1.0 if abs(value) < SAME else max(p, 2.0 ** (1 - patients))
+    if p >= 1 - level:
+        low, high = min(low, 0.0), max(high, 0.0)
     error = float(have.std(ddof=1)) if len(have) > 1 else float("nan")
     return Difference(float(value), low, high, p, len(have), left_out, error)
+
+
+def binomial_ends(share: float, films: float, level: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share of so many independent films; of 0 or 1 one end is exact."""
+    hits, tail = share * films, (1 - level) / 2
+    low = 0.0 if hits < SAME else round(float(stats.beta.ppf(tail, hits, films - hits + 1)), 12)
+    high = 1.0 if films - hits < SAME else round(float(stats.beta.ppf(1 - tail, hits + 1, films - hits)), 12)
+    return min(low, share), max(high, share)
+
+
+def paired_ends(better: float, worse: float, films: float, level: float = 0.95) -> tuple[float, float]:
+    """Bonett and Price's (2012) interval of the difference of the shares of independent films that are better and
+    worse, one film added to each."""
+    better, worse = ((films * share + 1) / (films + 2) for share in (better, worse))
+    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((better + worse - (better - worse) ** 2) / (films + 2))
+    low, high = np.clip([better - worse - half, better - worse + half], -1, 1).tolist()
+    return low, high
+
+
+def widened(level: float, patients: int) -> float:
+    """The level whose percentiles are as wide as Student's t makes them, which of few patients are else too narrow
+    (Hesterberg 2015, "expanded percentiles")."""
+    half = stats.t.ppf((1 + level) / 2, patients - 1) * np.sqrt(patients / (patients - 1))
+    return float(1 - 2 * stats.norm.sf(half))
 
 
 def p_floor(resamples: int, left_out: int) -> float:
@@ -331,11 +375,13 @@ def p_floor(resamples: int, left_out: int) -> float:
     return 2 / (resamples - left_out + 1)
 
 
-def _percentiles(value: float, have: Floats, level: float) -> tuple[float, float]:
+def _percentiles(value: float, have: Floats, level: float, patients: int | None, student: bool) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
-    if np.isnan(value) or len(have) == 0:
+    if np.isnan(value) or len(have) == 0 or (patients is not None and patients < FEWEST_PATIENTS):
         return float("nan"), float("nan")
+    if student and patients is not None:
+        level = widened(level, patients)
     low, high = np.quantile(have, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -368,50 +414,3 @@ def detectable(error: float, level: float = 0.95, power: float = 0.8) -> float:
 def power(difference: float, error: float, level: float = 0.95) -> float:
     """In which share of such samples the interval of a true difference would leave out 0 on its side."""
     return float(stats.norm.cdf(abs(difference) / error - stats.norm.ppf((1 + level) / 2))) if error > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class Delong:
-    """AUROCs of B scores on the same films with their covariance (DeLong 1988). Takes the films as independent."""
-
-    auroc_B: Floats
-    covariance_BB: Floats
-
-    def interval(self, branch: int = 0, level: float = 0.95) -> tuple[float, float]:
-        """Normal interval, cut to [0, 1]."""
-        half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(0.0, self.covariance_BB[branch, branch]))
-        value = self.auroc_B[branch]
-        return float(np.clip(value - half, 0, 1)), float(np.clip(value + half, 0, 1))
-
-    def p(self, a: int, b: int) -> float:
-        """Two-sided p of equal AUROCs; 1 where the difference and its variance are both 0."""
-        gap = self.auroc_B[a] - self.auroc_B[b]
-        variance = self.covariance_BB[a, a] + self.covariance_BB[b, b] - 2 * self.covariance_BB[a, b]
-        # Identical rankings leave rounding noise instead of 0.
-        if abs(gap) < 1e-15 and variance < 1e-15:
-            return 1.0
-        if np.isnan(variance):
-            return float("nan")
-        return float(2 * stats.norm.sf(abs(gap) / np.sqrt(variance))) if variance > 0 else 0.0
-
-
-def delong(target_N: npt.ArrayLike, score_BN: npt.ArrayLike) -> Delong:
-    """DeLong's covariance by midranks in O(N log N) (Sun and Xu 2014).
-
-    Meant for one film a patient: with several the intervals are too narrow. NaN where a class has fewer than two
-    films, for then the variance has no estimate.
-    """
-    score = np.atleast_2d(np.asarray(score_BN, dtype=np.float64))
-    masked = [known(target_N, row) for row in score]
-    positive = masked[0][0]
-    pos = np.stack([row[positive] for _, row, _ in masked])
-    neg = np.stack([row[~positive] for _, row, _ in masked])
-    branches, m, n = len(score), pos.shape[1], neg.shape[1]
-    if m < 2 or n < 2:
-        return Delong(np.full(branches, np.nan), np.full((branches, branches), np.nan))
-    both = stats.rankdata(np.concatenate([pos, neg], axis=1), axis=1)
-    # Share of negatives under each positive, and of positives over each negative; ties count half.
-    under_BM = (both[:, :m] - stats.rankdata(pos, axis=1)) / n
-    over_BN = 1 - (both[:, m:] - stats.rankdata(neg, axis=1)) / m
-    covariance = np.atleast_2d(np.cov(under_BM)) / m + np.atleast_2d(np.cov(over_BN)) / n
-    return Delong(under_BM.mean(axis=1), covariance)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from node_made import Bench, FakeArchive
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
+from agcxr.dicom import node as node_module
 from agcxr.dicom.algorithm import Algorithm
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
@@ -59,3 +61,24 @@ def onnx_file(predictor, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     write(predictor, path)
     return path
+
+
+@pytest.fixture
+def archive():
+    made = FakeArchive().up()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def bench(predictor, archive, tmp_path, monkeypatch):
+    """Makes nodes that share one queue file and one journal."""
+    monkeypatch.setattr(node_module, "LONGEST_PAUSE", 1.0)
+    return Bench(predictor, archive, tmp_path / "queue.sqlite")
+
+
+@pytest.fixture
+def running(bench):
+    with bench.node() as node:
+        yield node
+    bench.queue.close()

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter
 
 import pydicom
 import pytest
-from dicom_made import CR, DX, SC, film, fresh, pixels, written
+from dicom_made import CR, SC, film, fresh, pixels, written
+from node_made import free_port, send, wait_for
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from agcxr.dicom import node as node_module
 from agcxr.dicom.algorithm import Algorithm
-from agcxr.dicom.archive import CLASSES
-from agcxr.dicom.journal import Journal
-from agcxr.dicom.node import Node, NodeSettings
+from agcxr.dicom.node import NodeSettings
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue
-from agcxr.dicom.results import result_uid
 
 NO_TORCH = """
 from pathlib import Path
@@ -36,110 +30,6 @@ Path(__file__).with_name("was_imported").touch()
 raise ImportError("torch was to stay out")
 """
 SECRETS = ("Secret", "SECRET", "1.2.826", "2.25.", "19500102", "20240506")
-
-
-class FakeArchive:
-    """Takes what it is sent, or answers with the next of `answers`."""
-
-    def __init__(self) -> None:
-        self.taken: list[pydicom.Dataset] = []
-        self.answers: list[int] = []
-        self.associations = 0
-        self._ae = AE(ae_title="ARCHIVE")
-        self._ae.maximum_pdu_size = 1 << 20
-        for sop_class in CLASSES:
-            self._ae.add_supported_context(sop_class)
-        self.port = free_port()
-        self._server = None
-
-    def up(self) -> FakeArchive:
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
-        self._server = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        return self
-
-    def down(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
-
-    def _count(self, _: evt.Event) -> None:
-        self.associations += 1
-
-    def _store(self, event: evt.Event) -> int:
-        answer = self.answers.pop(0) if self.answers else 0
-        if answer in (0, 0xB000):
-            self.taken.append(event.dataset)
-        return answer
-
-    def results_of(self, uid: str, algorithm) -> list[str]:
-        """Roles of the results of a film, in the order of their coming."""
-        roles = {result_uid(uid, algorithm, role): role for role in ("sr", "sc", "seg")}
-        return [roles[ds.SOPInstanceUID] for ds in self.taken if ds.SOPInstanceUID in roles]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def send(port: int, *films: pydicom.Dataset, calling: str = "XRAY", called: str = "AGCXR") -> list[int | None]:
-    """Store films over one association; the statuses, None without an answer."""
-    ae = AE(ae_title=calling)
-    for sop_class in (CR, DX, SC, Verification):
-        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", port, ae_title=called)
-    assert association.is_established, "the node turned the association away"
-    try:
-        return [association.send_c_store(one).get("Status") for one in films]
-    finally:
-        association.release()
-
-
-@pytest.fixture
-def archive():
-    made = FakeArchive().up()
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def bench(predictor, archive, tmp_path, monkeypatch):
-    """Makes nodes that share one queue file and one journal."""
-    monkeypatch.setattr(node_module, "LONGEST_PAUSE", 1.0)
-    return Bench(predictor, archive, tmp_path / "queue.sqlite")
-
-
-class Bench:
-    def __init__(self, predictor, archive: FakeArchive, path) -> None:
-        self.predictor, self.archive, self.path, self.journal = predictor, archive, path, io.StringIO()
-        self.queue: Queue | None = None
-
-    def node(self, **changes) -> Node:
-        self.queue = Queue(self.path)
-        peer = Peer("ARCHIVE", "127.0.0.1", self.archive.port)
-        settings = {"title": "AGCXR", "archive": peer, "callers": (Caller("XRAY"),), "port": 0, **changes}
-        return Node(self.predictor, NodeSettings(**settings), self.queue, Journal(self.journal))
-
-    def events(self) -> list[dict]:
-        return [json.loads(line) for line in self.journal.getvalue().splitlines()]
-
-    def names(self) -> Counter[str]:
-        return Counter(event["event"] for event in self.events())
-
-
-@pytest.fixture
-def running(bench):
-    with bench.node() as node:
-        yield node
-    bench.queue.close()
 
 
 def test_a_film_becomes_three_results(running, bench, archive, algorithm):
@@ -268,15 +158,16 @@ def test_refusals_warnings_and_a_full_archive(running, bench, archive, algorithm
     one = film()
     send(running.port, one)
     wait_for(lambda: bench.names()["done"] == 1)
-    assert archive.results_of(one.SOPInstanceUID, algorithm) == ["sr", "sc", "seg"]
-    assert bench.names()["refused by the archive"] == 1
+    assert sorted(archive.results_of(one.SOPInstanceUID, algorithm)) == ["sc", "seg", "sr"]  # each by itself
+    assert bench.names()["refused by the archive"] == bench.names()["put off by the archive"] == 1
 
 
 def test_a_result_that_is_always_refused_is_set_aside(running, bench, archive, monkeypatch):
-    monkeypatch.setattr(node_module, "REFUSALS", 2)
-    archive.answers = [0xC000, 0xC000]
+    monkeypatch.setattr(node_module, "REFUSALS", 1)
+    archive.answers = [0xC000, 0xC000, 0xC000]
     send(running.port, film())
     wait_for(lambda: bench.queue.counts()["failed"] == 1)
+    assert bench.queue.reasons() == ("sr: status C000; sc: status C000; seg: status C000",)
     other = fresh(3)
     send(running.port, other)
     wait_for(lambda: bench.names()["done"] == 1)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -92,9 +94,10 @@ def test_refused_results_are_set_aside_and_tried_by_the_next_node(queue):
     queue.add("a", b"film")
     number = queue.next_received().number
     queue.made(number, (("sr", b"S"),))
-    assert not queue.refused(number, "sr: status C000", 2)
-    assert queue.refused(number, "sr: status C000", 2)
+    assert not queue.refused(number, "sr", "status C000", limit=2)
+    assert queue.refused(number, "sr", "status C000", limit=2)
     assert queue.next_made() is None
+    assert queue.reasons() == ("sr: status C000",)
     assert not queue.add("a", b"film")
     assert queue.retry_refused() == 1
     assert queue.next_made().results == (("sr", b"S"),)
@@ -135,3 +138,258 @@ def test_other_files_are_told(tmp_path):
     db.close()
     with pytest.raises(ValueError, match="written by a newer agcxr"):
         Queue(tmp_path / "y")
+
+
+def with_results(queue: Queue, key: str = "a", roles: tuple[str, ...] = ("sr", "sc", "seg")) -> int:
+    """A film whose results wait."""
+    queue.add(key, b"film")
+    number = queue.next_received().number
+    queue.made(number, tuple((role, role.encode()) for role in roles))
+    return number
+
+
+def test_each_result_is_judged_by_itself(queue):
+    first, second = with_results(queue, "a"), with_results(queue, "b")
+    assert not queue.refused(first, "sr", "status A700", limit=None)
+    assert [role for role, _ in queue.next_made().results] == ["sc", "seg"]  # at once; the report in a second
+    assert queue.refused(first, "seg", "status A900", limit=1)
+    assert not queue.sent(first, "sc")
+    assert queue.next_made().number == second
+    assert not queue.sent(first, "sr")
+    assert queue.counts()["failed"] == 1
+    assert queue.reasons() == ("seg: status A900",)
+    (entry,) = queue.entries(("failed",))
+    assert (entry.key, entry.said, entry.waiting, entry.refused) == ("a", "seg: status A900", (), ("seg",))
+
+
+def test_roles_that_are_held_back_hold_back_no_other(queue):
+    with_results(queue, "a", ("seg",))
+    with_results(queue, "b", ("sr", "seg"))
+    assert queue.next_made(("seg",)).results == (("sr", b"sr"),)
+    assert queue.next_made().key == "a"
+    assert queue.next_made(("sr", "seg")) is None
+
+
+def test_what_the_archive_refused_is_tried_again_when_a_person_says_so(queue):
+    number = with_results(queue)
+    queue.refused(number, "seg", "status 0122", limit=1)
+    queue.sent(number, "sr")
+    queue.sent(number, "sc")
+    assert queue.next_made() is None
+    assert queue.retry(("a",)) == 1
+    assert queue.next_made().results == (("seg", b"seg"),)
+    assert queue.sent(number, "seg")
+    assert queue.counts()["done"] == 1
+
+
+def test_results_that_nobody_wants_any_more_are_let_go(queue):
+    number = with_results(queue)
+    queue.refused(number, "seg", "status 0122", limit=1)
+    queue.sent(number, "sr")
+    queue.sent(number, "sc")
+    with_results(queue, "b")
+    assert queue.keep_roles(("sr", "sc")) == 2
+    assert queue.counts() == {"received": 0, "made": 1, "done": 1, "ignored": 0, "failed": 0}
+    assert [role for role, _ in queue.next_made().results] == ["sr", "sc"]
+
+
+def test_a_film_that_made_trouble_is_put_off_and_no_other(queue, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("agcxr.dicom.queue.time.time", lambda: now)
+    for key in "ab":
+        queue.add(key, key.encode())
+    dues = []
+    for _ in range(4):
+        film = queue.next_received()
+        assert film.key == "a"
+        assert film.attempts == 0  # trouble is no crash
+        queue.defer(film.number, "OSError", 5)
+        dues.append(queue.entries()[0].due - now)
+        other = queue.next_received()
+        assert other.key == "b"
+        queue.defer(other.number, "OSError", 0)
+        now += 6
+    assert dues == [1, 2, 4, 5]
+    now -= 10**9  # a clock that is set back puts nothing off for years
+    assert queue.next_received() is not None
+
+
+def test_what_failed_keeps_its_film_until_a_person_lets_it_go(queue):
+    secret = b"Secretname^Anna" * 1000
+    queue.add("a", secret)
+    queue.close_film(queue.next_received().number, "failed", "Secretname cannot be read", "it cannot be read")
+    assert queue.next_received() is None
+    (entry,) = queue.entries()
+    assert entry.said == "it cannot be read"
+    assert queue.retry() == 1
+    assert queue.next_received().file == secret
+    assert queue.drop(("a",)) == 1
+    assert queue.entries() == []
+    assert queue.counts()["ignored"] == 1
+    assert b"Secretname^Anna" not in b"".join(path.read_bytes() for path in queue.path.parent.glob("q.sqlite*"))
+    with pytest.raises(ValueError, match=r"^the film a is ignored; expected the key of one that waits or failed$"):
+        queue.retry(("a",))
+    with pytest.raises(ValueError, match=r"^the film b is not in the queue; expected the key"):
+        queue.drop(("b",))
+
+
+def limit_pages(queue: Queue, more: int) -> None:
+    """The file may grow by so many pages of 4 KiB."""
+    pages = queue._db.execute("PRAGMA page_count").fetchone()[0]
+    queue._db.execute(f"PRAGMA max_page_count = {pages + more}")
+
+
+def test_a_film_that_does_not_fit_is_not_kept_and_the_queue_goes_on(queue):
+    assert queue.add("a", b"small")
+    limit_pages(queue, 20)
+    with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
+        queue.add("b", b"x" * 200_000)
+    assert queue.counts()["received"] == 1
+    assert queue.add("c", b"fits")
+    assert queue.next_received().file == b"small"
+
+
+def test_results_take_the_place_of_their_film(queue):
+    queue.add("a", b"x" * 400_000)
+    limit_pages(queue, 8)
+    queue.made(queue.next_received().number, (("sr", b"s" * 200_000), ("sc", b"c" * 180_000)))
+    assert [len(file) for _, file in queue.next_made().results] == [200_000, 180_000]
+
+
+def test_a_film_whose_results_do_not_fit_stays(queue):
+    queue.add("a", b"film")
+    limit_pages(queue, 20)
+    for _ in range(7):
+        film = queue.next_received()
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            queue.made(film.number, (("sr", b"x" * 200_000),))
+        queue.defer(film.number, "database or disk is full", 0)
+    assert queue.next_received().file == b"film"
+    limit_pages(queue, 10_000)
+    queue.made(film.number, (("sr", b"x" * 200_000),))
+    assert queue.next_made().key == "a"
+
+
+FULL_DISK = """
+import os, resource, signal, sys
+from agcxr.dicom.queue import Queue
+
+queue = Queue(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+kept = []
+for i in range(30):
+    try:
+        queue.add(f"film {i}", b"%03d" % i * 33_000)
+        kept.append(i)
+    except Exception as error:
+        print(type(error).__module__, file=sys.stderr)
+print(*kept, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits the size of files")
+def test_all_that_was_acknowledged_is_there_after_the_disk_was_full_and_a_kill(tmp_path):
+    path = tmp_path / "q.sqlite"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=120)
+    kept = [int(number) for number in done.stdout.split()]
+    assert 0 < len(kept) < 30
+    assert set(done.stderr.split()) == {"sqlite3"}
+    again = Queue(path)
+    files = {film.key: film.file for film in [again.next_received() for _ in kept]}
+    assert again.counts()["received"] == len(kept)
+    again.close()
+    assert files == {f"film {i}": b"%03d" % i * 33_000 for i in kept}
+
+
+FORMAT_1 = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE film (
+    number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+    received REAL NOT NULL, changed REAL NOT NULL, reason TEXT, file BLOB);
+CREATE TABLE result (
+    film INTEGER NOT NULL REFERENCES film(number), role TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, file BLOB,
+    PRIMARY KEY (film, role));
+CREATE INDEX film_state ON film (state, number);
+INSERT INTO meta VALUES ('salt', x'aa'), ('format', x'31');
+INSERT INTO film VALUES (1, 'waits', 'received', 2, 10.5, 10.5, NULL, x'0102');
+INSERT INTO film VALUES (2, 'half', 'made', 3, 11.5, 11.5, NULL, NULL);
+INSERT INTO result VALUES (2, 'sr', 1, NULL), (2, 'sc', 0, x'03'), (2, 'seg', 0, x'04');
+INSERT INTO film VALUES (3, 'refused', 'failed', 0, 12.5, 12.5, 'sr: status C000', NULL);
+INSERT INTO result VALUES (3, 'sr', 0, x'05');
+INSERT INTO film VALUES (4, 'unread', 'failed', 0, 13.5, 13.5, 'Secret', NULL);
+INSERT INTO film VALUES (5, 'left', 'ignored', 0, 14.5, 14.5, 'not a frontal view', NULL);
+INSERT INTO film VALUES (6, 'done', 'done', 0, 15.5, 15.5, NULL, NULL);
+"""
+"""A queue as the version before wrote it."""
+
+
+def test_a_queue_of_the_version_before_goes_on(tmp_path):
+    path = tmp_path / "q.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(FORMAT_1)
+    db.close()
+    for _ in range(2):  # opened again it stays as it is
+        queue = Queue(path)
+        assert queue.counts() == {"received": 1, "made": 1, "done": 1, "ignored": 1, "failed": 2}
+        assert [entry.said for entry in queue.entries()] == [None, None, "sr: status C000", None]
+        queue.close()
+    queue = Queue(path)
+    film = queue.next_received()
+    assert (film.key, film.attempts, film.file, film.model, film.troubles) == ("waits", 2, b"\1\2", None, 0)
+    out = queue.next_made()
+    assert (out.key, out.received, out.results) == ("half", 11.5, (("sc", b"\3"), ("seg", b"\4")))
+    assert not queue.sent(2, "sc")
+    assert queue.sent(2, "seg")
+    assert queue.next_made() is None
+    assert queue.retry_refused() == 1
+    assert queue.next_made().results == (("sr", b"\5"),)
+    assert not queue.add("done", b"again")
+    assert queue.add("unread", b"again")
+    queue.close()
+
+
+def test_people_look_and_mend_while_a_node_holds_it(queue):
+    number = with_results(queue)
+    queue.refused(number, "sr", "status 0122", limit=1)
+    people = Queue(queue.path, beside=True)
+    assert people.entries()[0].refused == ("sr",)
+    assert people.retry() == 1
+    people.close()
+    assert [role for role, _ in queue.next_made().results] == ["sr", "sc", "seg"]
+    with pytest.raises(ValueError, match="another node may hold it"):
+        Queue(queue.path)
+
+
+def test_only_a_queue_that_is_there_is_looked_into(tmp_path):
+    with pytest.raises(ValueError, match=r"q.sqlite is not there; name the queue of a node \(--queue\)$"):
+        Queue(tmp_path / "q.sqlite", beside=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_leaves_what_the_work_needs(queue, monkeypatch):
+    class Disk:
+        free = 100 << 20
+
+    monkeypatch.setattr("agcxr.dicom.queue.shutil.disk_usage", lambda _: Disk)
+    free = queue.room()
+    assert 60 << 20 < free < 72 << 20
+    queue.add("a", b"x" * (1 << 20))
+    assert queue.room() == pytest.approx(free - (1 << 20), abs=1 << 16)  # as much again while results replace it
+
+
+def test_what_a_person_drops_while_it_is_worked_on_stays_dropped_until_it_is_sent_again(queue):
+    queue.add("a", b"film")
+    film = queue.next_received()
+    queue.drop(("a",))
+    queue.made(film.number, (("sr", b"S"),))
+    queue.close_film(film.number, "failed", "reason")
+    assert queue.next_made() is None
+    number = with_results(queue, "b")
+    queue.drop(("b",))
+    assert not queue.sent(number, "sr")
+    assert not queue.refused(number, "sc", "status A900", limit=1)
+    assert queue.counts() == {"received": 0, "made": 0, "done": 0, "ignored": 2, "failed": 0}
+    assert queue.add("a", b"again")
+    assert queue.next_received().file == b"again"

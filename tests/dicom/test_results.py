@@ -388,3 +388,49 @@ def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare
         errors = [line for line in (said.stderr + said.stdout).splitlines() if line.startswith("Error")]
         assert not errors, f"{role}: {errors}"
         assert said.stderr.strip() or said.stdout.strip(), "dciodvfy said nothing, not even what it looked at"
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, which writes such values under protest
+@pytest.mark.parametrize(
+    ("keyword", "stated", "expected"),
+    [
+        ("StudyDate", "20240506", "20240506"),
+        ("StudyDate", "2024.05.06", "20240506"),  # ACR-NEMA (PS3.5 6.2)
+        ("StudyDate", "2024-05-06", "20240506"),
+        ("StudyDate", "2024.0506", None),
+        ("StudyDate", "20240230", None),
+        ("StudyDate", "00000000", None),
+        ("StudyDate", "20240101-20240131", None),
+        ("StudyDate", ["20240101", "20240131"], None),
+        ("PatientBirthDate", "19500230", None),
+        ("StudyTime", "10:11:12", "101112"),
+        ("StudyTime", "101112.1234567", "101112.123456"),
+        ("StudyTime", "10", "10"),
+        ("StudyTime", "240000", None),
+        ("StudyTime", "1060", None),
+        ("StudyTime", "101112-111213", None),
+        ("PatientAge", "018M", "018M"),
+        ("PatientAge", "60 y", "060Y"),
+        ("PatientAge", "999Y", None),
+        ("PatientSex", "f", "F"),
+        ("BodyPartExamined", "chest", "CHEST"),
+        ("BodyPartExamined", ["CHEST", "ABDOMEN"], None),
+        ("PatientOrientation", ["L", "F", "H"], None),
+        ("LossyImageCompressionRatio", "12,5", "12.5"),
+        ("LossyImageCompressionRatio", "high", None),
+        ("ReferringPhysicianName", ["A^B", "C^D"], None),
+        ("StudyDescription", "x" * 65, None),
+    ],
+)
+def test_odd_values_are_written_as_the_standard_has_them_or_left_out(keyword, stated, expected):
+    data = written(film(PatientSex="F", BodyPartExamined="CHEST"))
+    given = pydicom.dcmread(io.BytesIO(data))
+    tag, text = pydicom.tag.Tag(keyword), "\\".join([stated] if isinstance(stated, str) else stated).encode()
+    text += b" " * (len(text) % 2)
+    kind = pydicom.datadict.dictionary_VR(tag)
+    given._dict[tag] = pydicom.dataelem.RawDataElement(tag, kind, len(text), text, 0, False, True)
+    source = read_source(written(given))
+    value = source.dataset.get(keyword)
+    assert (None if value is None or value == "" else str(value)) == expected
+    assert source.emptied == (() if expected else (keyword,))
+    assert Source.from_json(source.to_json()).dataset == source.dataset

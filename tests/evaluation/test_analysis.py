@@ -162,7 +162,7 @@ def test_gaps_are_paired_and_signed(analysis: Analysis) -> None:
     result = analysis.label("Effusion").branches
     assert gap.value == pytest.approx(result[2].auroc.value - result[0].auroc.value)
     assert gap.low > 0
-    assert gap.p == pytest.approx(2 / 201)
+    assert 2 / 201 < gap.p < 0.02  # no resample under 0, as Student's t has it
     assert gap.delong_p < 0.01
     mean = tables.gap_of(analysis.mean.gaps, "local", "average_precision")
     assert mean is not None

@@ -25,8 +25,9 @@ from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
 from agcxr.evaluation.page import to_html, to_markdown
+from agcxr.evaluation.probe import probe
 from agcxr.evaluation.report import CITATION, compose, report
-from agcxr.evaluation.report_tables import difference
+from agcxr.evaluation.report_tables import difference, span
 from agcxr.evaluation.results import Results, load_results
 from agcxr.evaluation.study import study
 from agcxr.evaluation.tables import gap_of, number, signed
@@ -538,3 +539,32 @@ def test_a_report_without_pictures_shows_no_film(tmp_path: Path) -> None:
     assert {path.suffix for path in done.folder.rglob("*") if path.suffix in (".png", ".jpg", ".svg")} == {".svg"}
     assert "data:image/jpeg" not in done.report.html.read_text("utf-8")
     assert "data:image/png" not in done.report.html.read_text("utf-8")
+
+
+def test_the_report_shows_what_is_known_without_training(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path / "prepared", boxed=False)
+    index = pd.read_parquet(prepared / "index.parquet")
+    index.assign(view=np.where(np.arange(len(index)) % 3, "PA", "AP")).to_parquet(prepared / "index.parquet")
+    run = write_run(tmp_path / "run")
+    films = open_prepared(prepared)
+    features = np.random.default_rng(0).normal(size=(len(index), 3))
+    known = probe(films, features, "three numbers by chance", resamples=20)
+    known.save(run)
+    done = evaluate(run, films, resamples=20, examples=0, device="cpu", progress=False)
+    text = report(done.folder).markdown.read_text(encoding="utf-8")
+    assert text.index("## What is known without training") < text.index("## Per finding")
+    rows = ("Metadata alone", "Frozen features alone", "This run, global", "This run, local", "This run, fusion")
+    assert [name for name in rows if f"{name}" in text] == list(rows)
+    plain, same = done.results.analysis.mean.branches[-1].auroc, done.results.same_view[-1]
+    ends = f"{number(plain.value)} ({span(plain)}) | {number(same.value)} ({span(same)}) |"
+    assert f"| **This run, fusion** | {ends}" in text
+    assert f"| Metadata alone | {number(known.mean[0].value)} ({span(known.mean[0])}) |" in text
+    assert "a ridge on three numbers by chance" in text
+    (done.folder / "facts" / "probe.json").unlink()
+    assert "Metadata alone" not in (again := report(done.folder).markdown.read_text(encoding="utf-8"))
+    assert "| This run, global |" in again
+
+
+def test_films_of_one_view_without_a_probe_have_no_such_section(done: Evaluated) -> None:
+    assert done.results.same_view == ()
+    assert "What is known without training" not in report(done.folder).markdown.read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from agcxr.evaluation.probe import (
     metadata,
     patient_folds,
     probe,
+    same_view,
 )
 from agcxr.labels import FINDINGS
 from evaluation.evaluated import PARTS, write_prepared
@@ -145,3 +146,19 @@ def test_a_frozen_network_sees_every_film(films):
     feature = frozen_features(films, "resnet10t", "none", image_size=64, progress=False)
     assert feature.shape == (78, 512)
     assert feature.std(0).max() > 0
+
+
+def test_a_branch_that_only_tells_views_apart_knows_nothing_within_one():
+    """Two findings; the first branch scores the view, the second the truth."""
+    rng = np.random.default_rng(0)
+    view = pd.Series(np.where(np.arange(60) % 2, "AP", "PA"))
+    target = (rng.random((60, 2)) < np.where(view == "AP", 0.8, 0.2)[:, None]).astype(float)
+    score = np.stack([np.tile((view == "AP").to_numpy(float)[:, None], 2), target])
+    patient = np.arange(60).astype(str)
+    by_view, truth = same_view(target, score, patient, view, resamples=50)
+    assert by_view.value == 0.5
+    assert (truth.value, truth.high) == (1, 1)
+    assert truth.low < 0.95  # an AUROC of 1 is no more certain here
+    assert same_view(target, score, patient, pd.Series(["PA"] * 60)) == ()
+    assert same_view(target, score, patient, pd.Series([None] * 60)) == ()
+    assert same_view(target[:, :0], score[:, :, :0], patient, view) == ()

@@ -36,6 +36,10 @@ class ChildError(RuntimeError):
     """A process that gave no answer, in words for people."""
 
 
+class NotStarted(ChildError):
+    """The process cannot even start: no fault of what was asked."""
+
+
 class Child:
     """One process. All but `kill` is called from one thread at a time.
 
@@ -63,7 +67,7 @@ class Child:
                 except ChildError as error:
                     said.seek(0)
                     lines = said.read().decode(errors="replace").strip().splitlines() or [str(error)]
-                    raise ChildError(f"a process for decoding could not start: {lines[-1][:300]}") from error
+                    raise NotStarted(f"a process for decoding could not start: {lines[-1][:300]}") from error
         assert self._process is not None
         return self._process
 
@@ -131,7 +135,7 @@ def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[byte
             env={**os.environ, **bounds, "PYTHONPATH": path},
         )
     except (OSError, TypeError, ValueError) as error:
-        raise ChildError(f"a process for decoding could not start: {error}") from error
+        raise NotStarted(f"a process for decoding could not start: {error}") from error
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
 from agcxr.dicom.peers import Peer
 
@@ -19,13 +23,34 @@ CLASSES = (
 )
 """Comprehensive SR, Secondary Capture, Segmentation."""
 
+DUPLICATE = 0x0111
+"""The archive has this very object already; UIDs are derived, so it is the same."""
+LATER = frozenset({0x0110, 0x0210, 0x0213, *range(0xA700, 0xA800)})
+"""Processing failure, duplicate invocation, resource limitation, out of resources: nothing about the object."""
+NEVER = frozenset({0x0117, 0x0118, 0x0122, 0x0211, 0x0212, *range(0xA900, 0xAA00)})
+"""Invalid instance, no such class, class not supported, unrecognised or mistyped request, data set of another class."""
+
 
 class ArchiveDown(Exception):
-    """The archive cannot be reached, or cannot take anything now: try again later."""
+    """No association with the archive: nothing can be sent now."""
 
 
 class ArchiveRefused(Exception):
-    """The archive will not have this object; the message is its status."""
+    """The archive did not take this object, which says nothing about others; the message holds its status.
+
+    verdict: "later", as often as need be; "again", some times; "never".
+    """
+
+    def __init__(self, reason: str, verdict: Literal["later", "again", "never"]) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+
+
+class ArchiveSilent(ArchiveRefused):
+    """The association ended, or no answer came in time, while this object was being sent."""
+
+    def __init__(self) -> None:
+        super().__init__("no answer while it was being sent", "again")
 
 
 @dataclass(frozen=True)
@@ -38,12 +63,14 @@ class Timeouts:
 
 
 class Archive:
-    """A place to send to. Connects when needed; `close` hangs up. One thread at a time."""
+    """A place to send objects of some SOP classes to. Connects when needed; `close` hangs up. One thread at a time."""
 
-    def __init__(self, peer: Peer, calling: str, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(
+        self, peer: Peer, calling: str, timeouts: Timeouts = Timeouts(), classes: Collection[str] = CLASSES
+    ) -> None:
         self.peer = peer
         self._ae = AE(ae_title=calling)
-        for sop_class in CLASSES:
+        for sop_class in classes:
             self._ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._ae.connection_timeout = timeouts.connection
         self._ae.acse_timeout = timeouts.answer
@@ -51,26 +78,36 @@ class Archive:
         self._ae.network_timeout = timeouts.network
         self._association: Association | None = None
 
-    def store(self, file: bytes) -> None:
-        """Send one object. Raises ArchiveDown or ArchiveRefused where the archive did not take it."""
+    def store(self, file: bytes) -> str | None:
+        """Send one object. Returns what the archive said besides yes: a warning, or that it had it already.
+
+        Raises:
+            ArchiveDown: there is no association.
+            ArchiveRefused: it did not take this object; ArchiveSilent where it hung up on it.
+        """
         dataset = pydicom.dcmread(io.BytesIO(file))
         association = self._connected()
+        if not any(context.abstract_syntax == dataset.SOPClassUID for context in association.accepted_contexts):
+            raise ArchiveRefused("it does not accept this kind of object", "never")
         try:
             status = association.send_c_store(dataset)
-        except ValueError as error:  # no accepted context for this class
-            raise ArchiveRefused("it does not accept this kind of object") from error
-        except RuntimeError as error:
+        except RuntimeError as error:  # the association ended since it was looked at
             self.close()
-            raise ArchiveDown("the connection broke") from error
+            raise ArchiveSilent from error
+        except ValueError as error:
+            raise ArchiveRefused("it cannot be encoded as the archive wants it", "never") from error
         if "Status" not in status:
             self.close()
-            raise ArchiveDown("the connection broke")
+            raise ArchiveSilent
         code = int(status.Status)
-        if code == 0 or code & 0xF000 == 0xB000:  # a warning: stored, perhaps with attributes coerced
-            return
-        if code & 0xFF00 == 0xA700:
-            raise ArchiveDown(f"out of resources (status {code:04X})")
-        raise ArchiveRefused(f"status {code:04X}")
+        category = code_to_category(code)
+        if category == STATUS_SUCCESS:
+            return None
+        if category == STATUS_WARNING:  # stored, perhaps with attributes coerced
+            return f"status {code:04X}"
+        if code == DUPLICATE:
+            return f"status {code:04X}, it had it already"
+        raise ArchiveRefused(f"status {code:04X}", "later" if code in LATER else "never" if code in NEVER else "again")
 
     def close(self) -> None:
         """Hang up, politely where the line still stands."""
@@ -82,6 +119,43 @@ class Archive:
         if self._association is None or not self._association.is_established:
             association = self._ae.associate(self.peer.host, self.peer.port, ae_title=self.peer.title)
             if not association.is_established:
-                raise ArchiveDown("it refused the association" if association.is_rejected else "no connection")
+                raise ArchiveDown(_why(association))
             self._association = association
         return self._association
+
+
+class Held:
+    """Kinds of result on which an archive was silent: sent again after a while, so that waiting for its answer does
+    not hold up the other kinds. One thread at a time.
+
+    longest: seconds.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._failures: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def roles(self) -> tuple[str, ...]:
+        """Those that are not to be sent now."""
+        now = time.monotonic()
+        return tuple(role for role, until in self._until.items() if until > now)
+
+    def hold(self, role: str, seconds: float) -> None:
+        """It took `seconds` to find out: twice as long, four times ... is spent on others first."""
+        self._failures[role] = self._failures.get(role, 0) + 1
+        pause = max(seconds, 1.0) * 2 ** min(self._failures[role], 10)
+        self._until[role] = time.monotonic() + min(pause, self._longest)
+
+    def free(self, role: str) -> None:
+        """The archive took one."""
+        self._failures.pop(role, None)
+        self._until.pop(role, None)
+
+
+def _why(association: Association) -> str:
+    if association.is_rejected:
+        return "it refused the association"
+    if association.acceptor.primitive is not None and not association.accepted_contexts:
+        return "it accepts none of these kinds of object"
+    return "no connection"

@@ -1,32 +1,39 @@
 """A DICOM node: films come in by C-STORE, results go to an archive by C-STORE.
 
 Three parts that meet only in the queue: the receiver keeps what known callers send, the reader makes results of it, the
-sender brings those to the archive. Each may stop, fail or be killed without the others losing anything.
+sender brings those to the archive. Each may stop, fail or be killed without the others losing anything. Trouble with
+one film, or with one of its results, puts that one off and holds up no other; only where the queue cannot be written,
+or the archive not be reached, does the whole part wait.
 """
 
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 from pynetdicom.transport import ThreadedAssociationServer
 
+from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.algorithm import Algorithm
-from agcxr.dicom.archive import Archive, ArchiveDown, ArchiveRefused, Timeouts
+from agcxr.dicom.archive import CLASSES, Archive, ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.peers import Caller, Peer
-from agcxr.dicom.queue import Queue, Waiting
-from agcxr.dicom.results import Refused, make_results, to_bytes
-from agcxr.dicom.source import FILM_CLASSES, is_uid, read_source, why_not_read
+from agcxr.dicom.queue import Outgoing, Queue, Waiting
+from agcxr.dicom.reading import Ignored, read_apart
+from agcxr.dicom.results import ROLES, Refused, Role, make_results, to_bytes
+from agcxr.dicom.source import FILM_CLASSES, is_uid
 from agcxr.inference.batch import load_engine
 from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import ViewSet
@@ -50,11 +57,14 @@ SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, NOT_UNDERSTOOD = 0x0000, 0x0124, 0xA7
 LARGEST_FILM = 512 << 20
 """Bytes."""
 ATTEMPTS = 5
-"""A film during which the process died, or something broke, so often is given up."""
+"""A film during which the process died so often is set aside."""
 REFUSALS = 10
 """A result that the archive refused so often is set aside until the node starts again."""
 LONGEST_PAUSE = 60.0
-"""Seconds between attempts to reach an archive that is down; the first pause is one second."""
+"""Seconds between attempts to reach an archive that is down, or to write a queue that cannot be written; the first
+pause is one second. One film, or one result, that made trouble is put off for up to ten times as long."""
+PATIENCE = 4
+"""A film whose reading crashes or takes too long is read once more when no other waits, with so many times the time."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ class NodeSettings:
     """Bytes on disk beyond which films are refused as "out of resources", so that their senders keep them."""
     idle_timeout: float = 30
     """Seconds after which a silent connection is closed."""
+    objects: tuple[Role, ...] = ROLES
+    """Which results are made and sent."""
 
 
 class Node:
@@ -88,7 +100,11 @@ class Node:
     def __init__(self, predictor: FilmEngine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = Algorithm.of(predictor)
-        self._archive = Archive(settings.archive, settings.title, Timeouts())
+        classes = [sop_class for role, sop_class in zip(ROLES, CLASSES, strict=True) if role in settings.objects]
+        self._archive = Archive(settings.archive, settings.title, Timeouts(), classes)
+        self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
+        self._survived: set[int] = set()
+        self._held = Held(60 * LONGEST_PAUSE)
         self._stop = threading.Event()
         self._received, self._made = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -117,7 +133,10 @@ class Node:
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_DATA_RECV, self._on_data),
+            (evt.EVT_DIMSE_RECV, self._on_message),
         ]
+        unwanted = self._queue.keep_roles(given.objects)
         again = self._queue.retry_refused()
         self._server = ae.start_server((given.host, given.port), block=False, evt_handlers=handlers)
         for name, work in (("read", self._read_all), ("send", self._send_all)):
@@ -126,7 +145,8 @@ class Node:
         counts = self._queue.counts()
         self._journal(
             "listening", host=given.host, port=self.port, title=given.title, model=self._algorithm.version,
-            to_read=counts["received"], to_send=counts["made"], tried_again=again,
+            to_read=counts["received"], to_send=counts["made"], failed=counts["failed"],
+            tried_again=again, unwanted=unwanted,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -177,18 +197,30 @@ class Node:
             if not is_uid(uid) or not length:
                 self._journal("not understood", bytes=length)
                 return NOT_UNDERSTOOD
-            if length > LARGEST_FILM or self._queue.bytes_used() > self._settings.largest_queue:
+            full = self._queue.bytes_used() > self._settings.largest_queue or length > self._queue.room()
+            if length > LARGEST_FILM or full:
                 self._journal("no room", bytes=length)
                 return OUT_OF_RESOURCES
             key = self._queue.key(uid, self._algorithm.version)
-            new = self._queue.add(key, event.encoded_dataset())
+            new = self._queue.add(key, event.encoded_dataset(), self._algorithm.version)
         except Exception as error:  # whatever it is, the sender must not believe the film is here
-            self._journal("not kept", error=type(error).__name__)
+            self._journal("not kept", error=_said(error))
             return OUT_OF_RESOURCES
         self._journal("received" if new else "known already", film=key, bytes=length)
         if new:
             self._received.set()
         return SUCCESS
+
+    def _on_data(self, event: evt.Event) -> None:
+        """A message that grows beyond any film is not waited for: it would be kept in memory."""
+        arrived = self._arriving.get(event.assoc, 0) + len(event.data)
+        self._arriving[event.assoc] = arrived
+        if arrived > LARGEST_FILM + (1 << 20) and not event.assoc.is_aborted:
+            self._journal("no room", bytes=arrived)
+            event.assoc.abort()
+
+    def _on_message(self, event: evt.Event) -> None:
+        self._arriving[event.assoc] = 0
 
     # --- the reader ---------------------------------------------------------------------------------------------------
 
@@ -199,38 +231,62 @@ class Node:
         film = self._queue.next_received()
         if film is None:
             return False
-        if film.attempts >= ATTEMPTS:
-            self._close(film, "failed", f"reading it ended {film.attempts} times in a crash or a kill")
+        if film.attempts >= ATTEMPTS and film.number not in self._survived:
+            reason = f"reading it ended {film.attempts} times in a crash or a kill"
+            self._close(film, "failed", reason, said=reason)
             return True
-        start = time.perf_counter()
         try:
-            source = read_source(film.file)
-            if self._queue.key(source.sop_instance_uid, self._algorithm.version) != film.key:
-                raise RadiographError("its UID is not the one it was sent under")
-            if reason := why_not_read(source):
-                self._close(film, "ignored", reason)
-                return True
-            prediction = self._predictor(film.file)
-            results = make_results(source, prediction, self._algorithm)
-            files = tuple((role, to_bytes(dataset)) for role, dataset in results)
-        except Refused as error:
-            # Such a reason may quote the film, so it goes into the queue, which is as private as the film.
-            self._close(film, "ignored", f"refused: {error}", said="no film for this model; the queue holds the reason")
-            return True
-        except RadiographError as error:
-            self._close(film, "failed", str(error))
-            return True
-        self._queue.made(film.number, files)
-        self._journal("read", film=film.key, seconds=time.perf_counter() - start)
-        self._made.set()
+            self._make(film)
+        except (Ignored, Refused, RadiographError, ChildError) as error:
+            self._judge(film, error)
+        except sqlite3.Error as error:  # such as a full disk: no other film would fare better
+            self._defer(film, error)
+            raise
+        except Exception as error:
+            self._defer(film, error)
+            self._journal("trouble", film=film.key, error=type(error).__name__)
         return True
 
-    def _close(self, film: Waiting, state: Literal["ignored", "failed"], reason: str, said: str | None = None) -> None:
-        """No results of this film. `said`: what the journal may hold in place of the reason."""
-        self._queue.close_film(film.number, state, reason)
-        if state == "failed":
-            said = "it cannot be read; the queue holds the reason"
-        self._journal(state, film=film.key, reason=said or reason)
+    def _make(self, film: Waiting) -> None:
+        """A film's results, into the queue."""
+        start = time.perf_counter()
+        patience = 1 if film.troubles == 0 else PATIENCE
+        source, read = read_apart(film.file, self._predictor.prepared_size, patience)
+        models = (self._algorithm.version, film.model or "")  # it may have been received under another model
+        if film.model is not None and film.key not in {self._queue.key(source.sop_instance_uid, m) for m in models}:
+            raise RadiographError("its UID is not the one it was sent under")
+        results = make_results(source, self._predictor(read), self._algorithm, self._settings.objects)
+        self._queue.made(film.number, tuple((role, to_bytes(dataset)) for role, dataset in results))
+        self._journal("read", film=film.key, seconds=time.perf_counter() - start)
+        self._made.set()
+
+    def _judge(self, film: Waiting, error: Exception) -> None:
+        """No results, for a reason that lies in the film; or a second try where it may not."""
+        if isinstance(error, Ignored):
+            self._close(film, "ignored", str(error), said=str(error))
+        elif isinstance(error, Refused):
+            # Such a reason may quote the film, so it goes into the queue, which is as private as the film.
+            self._close(film, "ignored", f"refused: {error}", said="no film for this model; the queue holds the reason")
+        elif isinstance(error, ChildError) and (isinstance(error, NotStarted) or film.troubles == 0):
+            self._defer(film, error)
+            self._journal("put off", film=film.key, reason=_said(error))
+            if isinstance(error, NotStarted):
+                raise error
+        else:
+            quotes = not isinstance(error, ChildError)
+            said = "it cannot be read; the queue holds the reason" if quotes else str(error)
+            self._close(film, "failed", str(error), said)
+
+    def _defer(self, film: Waiting, error: Exception) -> None:
+        """Keep the film; it is read again later."""
+        self._survived.add(film.number)  # should it not come to be noted, this was no crash
+        self._queue.defer(film.number, _said(error), 10 * LONGEST_PAUSE)
+        self._survived.discard(film.number)
+
+    def _close(self, film: Waiting, state: Literal["ignored", "failed"], reason: str, said: str) -> None:
+        """No results of this film. `said`: what journal and lists may hold in place of the reason."""
+        self._queue.close_film(film.number, state, reason, said)
+        self._journal(state, film=film.key, reason=said)
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
@@ -239,22 +295,31 @@ class Node:
         self._archive.close()
 
     def _send_one(self) -> bool:
-        film = self._queue.next_made()
+        film = self._queue.next_made(self._held.roles())
         if film is None:
             self._archive.close()
             return False
         for role, file in film.results:
+            start = time.monotonic()
             try:
-                self._archive.store(file)
+                note = self._archive.store(file)
             except ArchiveRefused as error:
-                given_up = self._queue.refused(film.number, f"{role}: {error}", REFUSALS)
-                self._journal("refused by the archive", film=film.key, result=role, given_up=given_up)
-                if not given_up:
-                    raise ArchiveDown("it refused a result") from error
-                return True
+                if isinstance(error, ArchiveSilent):
+                    self._held.hold(role, time.monotonic() - start)
+                self._put_off(film, role, error)
+                continue
+            self._held.free(role)
+            if note:
+                self._journal("stored with a note", film=film.key, result=role, note=note)
             if self._queue.sent(film.number, role):
                 self._journal("done", film=film.key, seconds=time.time() - film.received)
         return True
+
+    def _put_off(self, film: Outgoing, role: str, error: ArchiveRefused) -> None:
+        limit = {"later": None, "again": REFUSALS, "never": 1}[error.verdict]
+        given_up = self._queue.refused(film.number, role, str(error), limit=limit, longest=10 * LONGEST_PAUSE)
+        event = "put off by the archive" if error.verdict == "later" else "refused by the archive"
+        self._journal(event, film=film.key, result=role, reason=str(error), given_up=given_up)
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
@@ -271,9 +336,16 @@ class Node:
             except ArchiveDown as error:
                 self._journal("archive down", reason=str(error), pause=pause)
             except Exception as error:  # such as a full disk: the queue still holds everything, so try again
-                self._journal("trouble", error=type(error).__name__, pause=pause)
+                self._journal("trouble", error=_said(error), pause=pause)
             self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _said(error: Exception) -> str:
+    """What the journal may hold of an error: messages of libraries quote values, those of SQLite and our own do not."""
+    if isinstance(error, NotStarted):
+        return "a process for reading films could not start"
+    return str(error) if isinstance(error, sqlite3.Error | ChildError) else type(error).__name__
 
 
 def run_node(
@@ -285,6 +357,7 @@ def run_node(
     queue: Path,
     host: str = "127.0.0.1",
     port: int = 11112,
+    objects: tuple[Role, ...] = ROLES,
     journal: Journal | None = None,
     others: Sequence[str] = (),
     views: ViewSet = "plain",
@@ -303,7 +376,9 @@ def run_node(
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        with Node(predictor, NodeSettings(title, archive, callers, host, port), store, journal or Journal()):
+        with Node(
+            predictor, NodeSettings(title, archive, callers, host, port, objects=objects), store, journal or Journal()
+        ):
             stop.wait()
     finally:
         store.close()

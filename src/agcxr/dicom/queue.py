@@ -1,11 +1,13 @@
 """The node's memory: one SQLite file in which every film is until its results are in the archive.
 
 A film is `received` (its file is here), then `made` (its results are here, the film is gone), then `done` (only its key
-is left); or `ignored` or `failed`, with the reason. Every step is one transaction, synced to the disk before anybody is
+is left); or `ignored`, or `failed`, with the reason. What failed keeps its file, or the results that the archive
+refused, until a person says what becomes of it. Every step is one transaction, synced to the disk before anybody is
 told, so a kill at any moment loses nothing; keys of films that are done stay, so nothing is done again.
 
 The file holds patients' films while they wait and is readable by its owner only. Keys are keyed hashes: without the
-file's own salt they say nothing about a film's UID. Deleted films are overwritten (`secure_delete`).
+file's own salt they say nothing about a film's UID. Deleted films are overwritten (`secure_delete`). What people may
+read aloud of a film is `said`; a `reason` may quote it.
 """
 
 from __future__ import annotations
@@ -13,30 +15,27 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import secrets
+import shutil
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from agcxr.dicom.queue_file import REFUSED, TAKEN, WAITS, QueueFile
+
 State = Literal["received", "made", "done", "ignored", "failed"]
 STATES: tuple[State, ...] = ("received", "made", "done", "ignored", "failed")
+OPEN: tuple[State, ...] = ("received", "made", "failed")
+"""States of films that the queue still holds something of."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS film (
-    number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-    received REAL NOT NULL, changed REAL NOT NULL, reason TEXT, file BLOB);
-CREATE TABLE IF NOT EXISTS result (
-    film INTEGER NOT NULL REFERENCES film(number), role TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0, file BLOB,
-    PRIMARY KEY (film, role));
-CREATE INDEX IF NOT EXISTS film_state ON film (state, number);
-"""
-_FORMAT = b"1"
+DROPPED = "dropped by a person"
+
+HEADROOM = 32 << 20
+"""Bytes of the disk that the results of one film and SQLite's own files may need."""
+FARTHEST = 24 * 3600.0
+"""Seconds. Whatever is due later was noted by a clock that was set back since, and is due now."""
 
 
 @dataclass(frozen=True)
@@ -46,198 +45,325 @@ class Waiting:
     number: int
     key: str
     attempts: int
-    """How often reading it was begun before."""
+    """How often reading it was begun before, and neither ended nor deferred: crashes and kills."""
     file: bytes
+    model: str | None = None
+    """Version of the model that the key was made with; None where an older agcxr kept the film."""
+    troubles: int = 0
+    """How often it was deferred."""
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A film whose results are to be sent: those that the archive has not taken yet."""
+    """A film whose results are to be sent: those that wait, and whose time has come."""
 
     number: int
     key: str
-    attempts: int
     received: float
     """Seconds since the epoch."""
     results: tuple[tuple[str, bytes], ...]
     """(role, file) of each."""
 
 
-class Queue:
-    """Open (or make) the queue in a file; one process at a time. Its methods may be called from any thread.
+@dataclass(frozen=True)
+class Entry:
+    """A film as people may see it: nothing of a patient."""
+
+    key: str
+    state: State
+    received: float
+    due: float
+    """Seconds since the epoch before which nothing is tried; 0: at once."""
+    said: str | None
+    """What last went wrong."""
+    waiting: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Roles of its results, those to be sent and those that the archive refused."""
+
+
+class Queue(QueueFile):
+    """Open (or make) the queue in a file. Its methods may be called from any thread.
+
+    beside: look into, or mend, a queue that a node may be working with; else this process is its node, the only one.
 
     Raises:
-        ValueError: another process holds it, or the file is something else.
+        ValueError: another node holds it, it was written by a newer agcxr, or the file is something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(self.path, timeout=2, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=TRUNCATE", "synchronous=FULL", "secure_delete=ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.execute("BEGIN EXCLUSIVE")
-            self._db.execute("COMMIT")
-            self._db.executescript(_SCHEMA)
-            self._salt = self._meta("salt", secrets.token_bytes(32))
-            if self._meta("format", _FORMAT) != _FORMAT:
-                self._db.close()
-                raise ValueError(f"{self.path} was written by a newer agcxr; upgrade, or name another file")
-        except sqlite3.OperationalError as error:
-            self._db.close()
-            raise ValueError(
-                f"{self.path} cannot be opened ({error}): another node may hold it; stop that one, or name another file"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise ValueError(f"{self.path} is no queue of agcxr ({error}); name another file") from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._db.close()
+    def __init__(self, path: str | os.PathLike[str], *, beside: bool = False) -> None:
+        super().__init__(Path(path), beside=beside)
+        self._salt = self.meta("salt")
 
     def key(self, sop_instance_uid: str, model: str) -> str:
         """What a film is called here and in logs: 16 hex digits that only this queue can trace to the film."""
         return hmac.new(self._salt, f"{sop_instance_uid}\n{model}".encode(), hashlib.sha256).hexdigest()[:16]
 
-    def add(self, key: str, file: bytes) -> bool:
-        """Keep a film. False where it is known already (a film that failed is taken again)."""
+    # --- the receiver -------------------------------------------------------------------------------------------------
+
+    def add(self, key: str, file: bytes, model: str = "") -> bool:
+        """Keep a film. False where it is known already (one that could not be read, or was dropped, is taken again).
+        When this returns, it is on the disk; sqlite3.Error where it could not be written."""
         now = time.time()
-        with self._transaction() as db:
-            known = db.execute("SELECT number, state FROM film WHERE key = ?", (key,)).fetchone()
+        with self.transaction() as db:
+            known = db.execute("SELECT number, state, said FROM film WHERE key = ?", (key,)).fetchone()
             if known is None:
                 db.execute(
-                    "INSERT INTO film (key, state, received, changed, file) VALUES (?, 'received', ?, ?, ?)",
-                    (key, now, now, file),
+                    "INSERT INTO film (key, state, received, changed, file, model) VALUES (?, 'received', ?, ?, ?, ?)",
+                    (key, now, now, file, model),
                 )
-            elif known[1] == "failed" and not db.execute("SELECT 1 FROM result WHERE film = ?", (known[0],)).fetchone():
+            elif known[2] == DROPPED or (known[1] == "failed" and not self._has_results(db, known[0])):
                 db.execute(
-                    "UPDATE film SET state = 'received', attempts = 0, received = ?, changed = ?, reason = NULL, "
-                    "file = ? WHERE number = ?",
-                    (now, now, file, known[0]),
+                    "UPDATE film SET state = 'received', attempts = 0, troubles = 0, due = 0, received = ?, "
+                    "changed = ?, reason = NULL, said = NULL, file = ?, model = ? WHERE number = ?",
+                    (now, now, file, model, known[0]),
                 )
             else:
                 return False
         return True
 
+    def room(self) -> int:
+        """Bytes that may be added so that what waits can still be worked on: replacing a film by its results takes as
+        much of the disk again until that is committed."""
+        with self.looked_into() as db:
+            (largest,) = db.execute("SELECT max(length(file)) FROM film WHERE state = 'received'").fetchone()
+        free = shutil.disk_usage(self.path.parent).free + self.pages()[1]
+        return free - int(largest or 0) - HEADROOM
+
+    # --- the reader ---------------------------------------------------------------------------------------------------
+
     def next_received(self) -> Waiting | None:
-        """The oldest film to be read; those that made trouble come last.
+        """The oldest film to be read; those that made trouble come last, and not before they are due.
 
         That it is begun is noted first, so that a film which kills the process is known by its attempts.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(
-                "SELECT number, key, attempts, file FROM film WHERE state = 'received' "
-                "ORDER BY attempts, number LIMIT 1"
+                "SELECT number FROM film WHERE state = 'received' AND due NOT BETWEEN ? AND ? "
+                "ORDER BY attempts + troubles, number LIMIT 1",
+                _not_yet(),
             ).fetchone()
             if row is None:
                 return None
-            db.execute("UPDATE film SET attempts = attempts + 1 WHERE number = ?", (row[0],))
-        return Waiting(*row)
+            film = Waiting(
+                *db.execute(
+                    "SELECT number, key, attempts, file, model, troubles FROM film WHERE number = ?", row
+                ).fetchone()
+            )
+            db.execute("UPDATE film SET attempts = attempts + 1 WHERE number = ?", row)
+        return film
+
+    def defer(self, number: int, said: str, longest: float) -> None:
+        """Reading a film ended in trouble: it is due again after 1, 2, 4 ... `longest` seconds."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE film SET attempts = max(attempts - 1, 0), troubles = troubles + 1, said = ?, "
+                "due = ? + min(1 << min(troubles, 30), ?) WHERE number = ?",
+                (said, time.time(), longest, number),
+            )
 
     def made(self, number: int, results: tuple[tuple[str, bytes], ...]) -> None:
         """Keep a film's results in place of the film."""
-        with self._transaction() as db:
+        with self.transaction() as db:
+            if not self._waits(db, number):
+                return
+            self._move(db, number, "made")  # first, so that they may take its place in the file
             db.executemany(
                 "INSERT INTO result (film, role, file) VALUES (?, ?, ?)",
                 [(number, role, file) for role, file in results],
             )
-            self._move(db, number, "made")
 
-    def close_film(self, number: int, state: Literal["ignored", "failed"], reason: str) -> None:
-        """No results will be made of this film."""
-        with self._transaction() as db:
-            self._move(db, number, state, reason)
+    def close_film(
+        self, number: int, state: Literal["ignored", "failed"], reason: str, said: str | None = None
+    ) -> None:
+        """No results will be made of this film. One that failed keeps its file. `said`: the reason as people may read
+        it aloud."""
+        with self.transaction() as db:
+            if self._waits(db, number):
+                self._move(db, number, state, reason, said)
 
-    def next_made(self) -> Outgoing | None:
-        """The oldest film with results to be sent, those that were refused last."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT number, key, attempts, received FROM film WHERE state = 'made' "
-                "ORDER BY attempts, number LIMIT 1"
-            ).fetchone()
+    # --- the sender ---------------------------------------------------------------------------------------------------
+
+    def next_made(self, without: Collection[str] = ()) -> Outgoing | None:
+        """The oldest film with results to be sent, those that were refused last; no results of the roles `without`."""
+        marks, which = ", ".join("?" * len(without)), (*without, *_not_yet())
+        with self.looked_into() as db:
+            due = f"sent = {WAITS} AND role NOT IN ({marks}) AND due NOT BETWEEN ? AND ?"
+            row = db.execute(f"SELECT film FROM result WHERE {due} ORDER BY attempts, film LIMIT 1", which).fetchone()
             if row is None:
                 return None
-            results = self._db.execute(
-                "SELECT role, file FROM result WHERE film = ? AND sent = 0 ORDER BY rowid", (row[0],)
+            roles = db.execute(
+                f"SELECT role, file FROM result WHERE film = ? AND {due} ORDER BY rowid", (*row, *which)
             ).fetchall()
-        number, key, attempts, received = row
-        return Outgoing(number, key, attempts, received, tuple(results))
+            key, received = db.execute("SELECT key, received FROM film WHERE number = ?", row).fetchone()
+        return Outgoing(row[0], key, received, tuple(roles))
 
     def sent(self, number: int, role: str) -> bool:
-        """The archive took one result. True where it was the film's last: the film is done, its files are gone."""
-        with self._transaction() as db:
-            db.execute("UPDATE result SET sent = 1, file = NULL WHERE film = ? AND role = ?", (number, role))
-            if db.execute("SELECT 1 FROM result WHERE film = ? AND sent = 0", (number,)).fetchone():
+        """The archive took one result. True where the film is done: all were taken, its files are gone."""
+        with self.transaction() as db:
+            which = (number, role)
+            if not db.execute(
+                f"UPDATE result SET sent = {TAKEN}, file = NULL WHERE film = ? AND role = ?", which
+            ).rowcount:
+                return False  # a person dropped the film meanwhile
+            return self._settle(db, number) == "done"
+
+    def refused(self, number: int, role: str, reason: str, *, limit: int | None, longest: float = 60) -> bool:
+        """The archive did not take a result; the others are none the worse. It is due again after 1, 2, 4 ... `longest`
+        seconds. True where this was the `limit`th time: set aside, its file kept. limit: None for never."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE result SET due = ? + min(1 << min(attempts, 30), ?), attempts = attempts + 1, said = ? "
+                "WHERE film = ? AND role = ?",
+                (time.time(), longest, reason, number, role),
+            )
+            row = db.execute("SELECT attempts FROM result WHERE film = ? AND role = ?", (number, role)).fetchone()
+            if row is None or limit is None or row[0] < limit:
                 return False
-            db.execute("DELETE FROM result WHERE film = ?", (number,))
-            self._move(db, number, "done")
+            db.execute(f"UPDATE result SET sent = {REFUSED} WHERE film = ? AND role = ?", (number, role))
+            self._settle(db, number)
         return True
 
-    def refused(self, number: int, reason: str, limit: int) -> bool:
-        """The archive refused a result. True where it did so `limit` times: set aside, its results kept."""
-        with self._transaction() as db:
-            db.execute("UPDATE film SET attempts = attempts + 1 WHERE number = ?", (number,))
-            (attempts,) = db.execute("SELECT attempts FROM film WHERE number = ?", (number,)).fetchone()
-            if attempts < limit:
-                return False
-            db.execute(
-                "UPDATE film SET state = 'failed', reason = ?, changed = ? WHERE number = ?",
-                (reason, time.time(), number),
-            )
-        return True
+    # --- people -------------------------------------------------------------------------------------------------------
 
     def retry_refused(self) -> int:
-        """Put films that the archive refused back in line; called when a node starts. Returns how many."""
-        with self._transaction() as db:
-            return db.execute(
-                "UPDATE film SET state = 'made', attempts = 0, reason = NULL WHERE state = 'failed' "
-                "AND number IN (SELECT film FROM result)"
-            ).rowcount
+        """Put results that the archive refused back in line; called when a node starts. Returns of how many films."""
+        with self.transaction() as db:
+            db.execute("UPDATE film SET due = 0 WHERE state = 'received' AND due > 0")
+            return self._retry(db, None)
+
+    def retry(self, keys: Collection[str] = ()) -> int:
+        """Try again now what failed and what waits for its time; default: all of it. Returns how many films.
+
+        Raises ValueError for a key that is not here, or of a film that is done or ignored.
+        """
+        with self.transaction() as db:
+            numbers: list[int | None] = [self._number(db, key) for key in keys]
+            return sum(self._retry(db, number) + self._read_again(db, number) for number in numbers or [None])
+
+    def drop(self, keys: Collection[str]) -> int:
+        """Let go of films that wait or failed: files and results are deleted, the film counts as ignored until it is
+        sent again.
+
+        Raises ValueError as `retry`.
+        """
+        with self.transaction() as db:
+            for key in keys:
+                number = self._number(db, key)
+                db.execute("DELETE FROM result WHERE film = ?", (number,))
+                self._move(db, number, "ignored", DROPPED, DROPPED)
+        return len(keys)
+
+    def keep_roles(self, roles: Collection[str]) -> int:
+        """Let go of results of other roles: nobody wants them any more. Returns how many."""
+        with self.transaction() as db:
+            where = f"sent <> {TAKEN} AND role NOT IN ({', '.join('?' * len(roles))})"
+            films = db.execute(f"SELECT DISTINCT film FROM result WHERE {where}", tuple(roles)).fetchall()
+            dropped = db.execute(f"DELETE FROM result WHERE {where}", tuple(roles)).rowcount
+            for (number,) in films:
+                self._settle(db, number)
+        return dropped
+
+    def entries(self, states: Collection[State] = OPEN) -> list[Entry]:
+        """Films in some states, oldest first, as people may see them."""
+        with self.looked_into() as db:
+            films = db.execute(
+                f"SELECT number, key, state, received, due, said FROM film "
+                f"WHERE state IN ({', '.join('?' * len(states))}) ORDER BY number",
+                tuple(states),
+            ).fetchall()
+            results: dict[int, list[tuple[int, str, float, str | None]]] = {}
+            for number, *result in db.execute("SELECT film, sent, role, due, said FROM result ORDER BY film, role"):
+                results.setdefault(number, []).append(tuple(result))
+        entries = []
+        for number, key, state, received, due, said in films:
+            of_film = results.get(number, [])
+            waits, refused = ([one for one in of_film if one[0] == kind] for kind in (WAITS, REFUSED))
+            told = "; ".join(f"{role}: {why}" for _, role, _, why in (*refused, *waits) if why)
+            entries.append(
+                Entry(
+                    key, state, received, min((one[2] for one in waits), default=due), told or said,
+                    tuple(one[1] for one in waits), tuple(one[1] for one in refused),
+                )
+            )  # fmt: skip
+        return entries
 
     def counts(self) -> dict[State, int]:
         """Films in each state."""
-        with self._lock:
-            found = dict(self._db.execute("SELECT state, count(*) FROM film GROUP BY state").fetchall())
+        with self.looked_into() as db:
+            found = dict(db.execute("SELECT state, count(*) FROM film GROUP BY state").fetchall())
         return {state: int(found.get(state, 0)) for state in STATES}
 
     def bytes_used(self) -> int:
         """What waits takes so much of the disk. (The file keeps its largest size; its room is used again.)"""
-        with self._lock:
-            pages, free, size = (
-                int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-                for name in ("page_count", "freelist_count", "page_size")
-            )
-        return (pages - free) * size
+        return self.pages()[0]
 
     def reasons(self) -> tuple[str, ...]:
-        """Why films were ignored or failed, oldest first."""
-        with self._lock:
-            rows = self._db.execute("SELECT reason FROM film WHERE reason IS NOT NULL ORDER BY number").fetchall()
+        """Why films were ignored or failed, oldest first. They may quote the films."""
+        with self.looked_into() as db:
+            rows = db.execute("SELECT reason FROM film WHERE reason IS NOT NULL ORDER BY number").fetchall()
         return tuple(row[0] for row in rows)
 
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    def _retry(self, db: sqlite3.Connection, number: int | None) -> int:
+        """Refused results go back in line, behind those that never were; and those that wait are due."""
+        which, values = ("", ()) if number is None else (" AND film = ?", (number,))
+        put_off = f"(sent = {REFUSED} OR sent = {WAITS} AND due > 0){which}"
+        films = db.execute(f"SELECT DISTINCT film FROM result WHERE {put_off}", values).fetchall()
+        db.executemany("UPDATE film SET state = 'made', reason = NULL WHERE number = ?", films)
+        db.execute(f"UPDATE result SET sent = {WAITS}, attempts = 1, due = 0 WHERE {put_off}", values)
+        return len(films)
+
+    def _read_again(self, db: sqlite3.Connection, number: int | None) -> int:
+        which, values = ("", ()) if number is None else (" AND number = ?", (number,))
+        return db.execute(
+            "UPDATE film SET state = 'received', attempts = 0, troubles = 0, due = 0, reason = NULL WHERE "
+            f"(state = 'failed' AND file IS NOT NULL OR state = 'received' AND due > 0){which}",
+            values,
+        ).rowcount
+
+    def _number(self, db: sqlite3.Connection, key: str) -> int:
+        row = db.execute("SELECT number, state FROM film WHERE key = ?", (key,)).fetchone()
+        if row is None or row[1] not in OPEN:
+            state = "not in the queue" if row is None else row[1]
+            raise ValueError(f"the film {key} is {state}; expected the key of one that waits or failed")
+        return int(row[0])
+
     @staticmethod
-    def _move(db: sqlite3.Connection, number: int, state: State, reason: str | None = None) -> None:
+    def _waits(db: sqlite3.Connection, number: int) -> bool:
+        """Whether a film still waits to be read: a person may have dropped it meanwhile."""
+        return db.execute("SELECT state FROM film WHERE number = ?", (number,)).fetchone() == ("received",)
+
+    @staticmethod
+    def _has_results(db: sqlite3.Connection, number: int) -> bool:
+        return db.execute("SELECT 1 FROM result WHERE film = ?", (number,)).fetchone() is not None
+
+    def _settle(self, db: sqlite3.Connection, number: int) -> State:
+        """Where a film stands, after what became of its results."""
+        rows = db.execute("SELECT sent, role, said FROM result WHERE film = ? ORDER BY rowid", (number,)).fetchall()
+        if any(sent == WAITS for sent, *_ in rows):
+            return "made"
+        refused = "; ".join(f"{role}: {said}" for sent, role, said in rows if sent == REFUSED)
+        if refused:
+            self._move(db, number, "failed", refused, refused)
+            return "failed"
+        db.execute("DELETE FROM result WHERE film = ?", (number,))
+        self._move(db, number, "done")
+        return "done"
+
+    @staticmethod
+    def _move(
+        db: sqlite3.Connection, number: int, state: State, reason: str | None = None, said: str | None = None
+    ) -> None:
+        file = "" if state == "failed" else ", file = NULL"
         db.execute(
-            "UPDATE film SET state = ?, reason = ?, attempts = 0, changed = ?, file = NULL WHERE number = ?",
-            (state, reason, time.time(), number),
+            f"UPDATE film SET state = ?, reason = ?, said = ?, attempts = 0, troubles = 0, due = 0, changed = ?{file} "
+            "WHERE number = ?",
+            (state, reason, said, time.time(), number),
         )
 
-    def _meta(self, name: str, first: bytes) -> bytes:
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, first))
-        return bytes(self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+def _not_yet() -> tuple[float, float]:
+    """Times between which something is not due yet."""
+    now = time.time()
+    return now, now + FARTHEST

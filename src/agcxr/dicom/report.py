@@ -18,8 +18,10 @@ from agcxr.inference.prediction import Prediction
 DIGITS = 6
 
 
-def content(header: Dataset, prediction: Prediction, algorithm: Algorithm) -> sr.MeasurementReport:
-    """The content tree. `header`: of the film (`Source.dataset`)."""
+def content(
+    header: Dataset, prediction: Prediction, algorithm: Algorithm, emptied: tuple[str, ...] = ()
+) -> sr.MeasurementReport:
+    """The content tree. `header`: of the film (`Source.dataset`). `emptied`: attributes whose values could not stay."""
     device = sr.ObserverContext(
         observer_type=sr.CodedConcept.from_code(codes.DEVICE),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -40,7 +42,10 @@ def content(header: Dataset, prediction: Prediction, algorithm: Algorithm) -> sr
         title=codes.REPORT,
     )
     warned = () if prediction.intake is None else prediction.intake.reasons
-    for text in (RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in warned)):
+    told = [RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in warned)]
+    if emptied:
+        told.append(f"Left empty or out, since the film's header holds no valid value: {', '.join(emptied)}")
+    for text in told:
         report[0].ContentSequence.append(
             sr.TextContentItem(name=codes.COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )

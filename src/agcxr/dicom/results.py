@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.report import content, region_tracking
-from agcxr.dicom.source import Source
+from agcxr.dicom.source import VERBATIM, Source
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
 
@@ -39,6 +39,17 @@ SERIES: dict[Role, tuple[int, str]] = {
     "seg": (9903, "AGCXR attended region (research use only)"),
 }
 """Number and description of the series that each object is alone in."""
+ROLES: tuple[Role, ...] = tuple(SERIES)
+
+
+def parse_roles(text: str) -> tuple[Role, ...]:
+    """ "sr,sc" -> ("sr", "sc"). Raises ValueError for anything but names of results with commas between."""
+    names = {name.strip().lower() for name in text.split(",")}
+    if unknown := names.difference(SERIES):
+        raise ValueError(
+            f"{text!r} names no results ({', '.join(sorted(unknown)) or 'empty'}); expected sr,sc,seg or some"
+        )
+    return tuple(role for role in ROLES if role in names)
 
 
 class Refused(ValueError):
@@ -47,23 +58,27 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The three objects for one film."""
+    """The objects for one film, those that were asked for."""
 
-    sr: Dataset
-    sc: Dataset
-    seg: Dataset
+    sr: Dataset | None = None
+    sc: Dataset | None = None
+    seg: Dataset | None = None
 
     def __iter__(self) -> Iterator[tuple[Role, Dataset]]:
-        return iter((("sr", self.sr), ("sc", self.sc), ("seg", self.seg)))
+        every: tuple[tuple[Role, Dataset | None], ...] = (("sr", self.sr), ("sc", self.sc), ("seg", self.seg))
+        return ((role, dataset) for role, dataset in every if dataset is not None)
 
 
-def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -> Results:
+def make_results(
+    source: Source, prediction: Prediction, algorithm: Algorithm, roles: Collection[Role] = ROLES
+) -> Results:
     """The objects for a film.
 
     Args:
         source: header of the film.
         prediction: of that film; it must have kept its pixels (`keep_film`).
         algorithm: the model that predicted.
+        roles: which objects.
 
     Raises:
         Refused: it is no film that the model may speak about.
@@ -81,11 +96,13 @@ def make_results(source: Source, prediction: Prediction, algorithm: Algorithm) -
     prediction = replace(prediction, name="Chest film")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
-        return Results(
-            sr=_report(source, prediction, algorithm),
-            sc=_picture(source, prediction, algorithm),
-            seg=_segmentation(source, prediction, algorithm),
-        )
+        plain = _without_lists(source)
+        made = {role: _MAKERS[role](plain, prediction, algorithm) for role in roles}
+        for dataset in made.values():
+            for keyword in VERBATIM:
+                if keyword in header:
+                    dataset.add(header[keyword])
+        return Results(**made)
 
 
 def to_bytes(dataset: Dataset) -> bytes:
@@ -111,10 +128,21 @@ def result_uid(sop_instance_uid: str, algorithm: Algorithm, role: Role) -> str:
     return derived_uid(sop_instance_uid, algorithm.version, role)
 
 
+def _without_lists(source: Source) -> Source:
+    """For constructors that take one name of a patient: some headers have several, against the rule."""
+    header = Dataset()
+    header.update(source.dataset)
+    name = header.PatientName
+    if isinstance(name, pydicom.multival.MultiValue):
+        del header.PatientName  # the element is the source's too
+        header.PatientName = name[0]
+    return replace(source, dataset=header)
+
+
 def _report(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
     return ComprehensiveSR(
         evidence=[source.dataset],
-        content=content(source.dataset, prediction, algorithm)[0],
+        content=content(source.dataset, prediction, algorithm, source.emptied)[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -183,6 +211,13 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) 
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
+
+
+_MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm], Dataset]] = {
+    "sr": _report,
+    "sc": _picture,
+    "seg": _segmentation,
+}
 
 
 def _common(source: Source, algorithm: Algorithm, role: Role) -> dict[str, Any]:

@@ -6,20 +6,23 @@ stay behind. Identifiers are copied to the letter, valid or not: a result must l
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 import warnings
 from dataclasses import dataclass
 
 import pydicom
 from pydicom import config
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
-from agcxr.data.dicom_header import whole
+from agcxr.data.dicom_header import number_of, values_of, whole
 from agcxr.data.dicomfile import BROKEN, Bounded, is_lateral, part_fits
+from agcxr.data.patients import age_years
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -59,6 +62,9 @@ OPTIONAL = (
     "LossyImageCompressionMethod",
     "BurnedInAnnotation",
 )
+DATE = re.compile(r"(\d{4})([./-]?)(\d{2})\2(\d{2})", re.ASCII)
+TIME = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(\.\d+)?)?)?", re.ASCII)
+
 VERBATIM = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")
 """Copied even where the value breaks a rule: an archive matches by them."""
 
@@ -132,17 +138,18 @@ def _source(given: Dataset) -> Source:
     kept = Dataset()
     emptied: list[str] = []
     for keyword in UIDS:
-        value = str(given.get(keyword) or "")
-        if not is_uid(value):
+        texts = _texts(given, keyword)
+        if len(texts) != 1 or not is_uid(texts[0]):
             raise RadiographError(f"DICOM without a usable {keyword}, so that no result can refer to it")
-        _put(kept, keyword, value)
+        _put(kept, keyword, texts[0])
     if kept.SOPClassUID not in FILM_CLASSES:
         raise RadiographError(
             f"DICOM results are made for {', '.join(FILM_CLASSES.values())}; this is {kept.SOPClassUID.name}"
         )
     for keyword in (*TYPE_2, *OPTIONAL):
-        usable = _usable(given, keyword)
-        if usable is None and keyword in given and not given[keyword].is_empty:
+        texts = _texts(given, keyword)
+        usable = _usable(keyword, texts) if any(texts) else None
+        if usable is None and any(texts):
             emptied.append(keyword)
         if usable is not None or keyword in TYPE_2:
             _put(kept, keyword, usable)
@@ -155,27 +162,84 @@ def _source(given: Dataset) -> Source:
     return Source(kept, tuple(emptied))
 
 
-def _usable(given: Dataset, keyword: str) -> object | None:
-    """The value as it may stand in a valid object, text decoded; None where there is none."""
+def _texts(given: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text without padding, by its character set, else as the bytes stand; [] where it is
+    absent."""
+    if keyword not in given:
+        return []
     try:
         value = given[keyword].value
     except (*BROKEN, BytesLengthException):
-        return None
-    if value is None or value == "":
-        return None
-    if isinstance(value, PersonName):
-        return str(value)
-    values = [str(one) for one in value] if isinstance(value, list | tuple | pydicom.multival.MultiValue) else value
-    if keyword == "PatientSex" and value not in ("M", "F", "O"):
-        return None
+        value = values_of(given, keyword)
+    values = list(value) if isinstance(value, list | tuple | pydicom.multival.MultiValue) else [value]
+    if not all(isinstance(one, str | int | float | PersonName | None) for one in values):
+        return [type(value).__name__]  # a sequence or bytes, where text belongs: no value, but no absent one either
+    return ["" if one is None else str(one).strip(" \0\t\r\n") for one in values]
+
+
+def _usable(keyword: str, texts: list[str]) -> str | list[str] | None:
+    """The values as they may stand in a valid object; None where none can."""
     if keyword in VERBATIM:
-        return str(value)
+        return "\\".join(texts)
+    count = dictionary_VM(keyword)
+    if count.isdecimal() and len(texts) != int(count):
+        return None
+    kind = "CODE" if keyword == "PatientSex" else dictionary_VR(keyword)
+    values = [_mended(kind, text) for text in texts]
+    usable = [value for value in values if value is not None]
+    if len(usable) < len(values):
+        return None
+    return usable if len(usable) > 1 else usable[0]
+
+
+def _mended(kind: str, text: str) -> str | None:
+    """One value as its value representation has it (PS3.5 6.2), where it can only mean one thing; else None."""
+    if kind == "DA":
+        return _date(text)
+    if kind == "TM":
+        return _time(text)
+    if kind == "AS":
+        return _age(text)
+    if kind == "CODE":
+        return text.upper() if text.upper() in ("M", "F", "O") else None
+    if kind == "CS":
+        text = text.upper()
+    if kind == "DS" and (size := number_of(text)) is not None:
+        text = text if len(text) <= 16 and "," not in text else f"{size:.10g}"
     try:
-        for one in values if isinstance(values, list) else [str(value)]:
-            validate_value(dictionary_VR(keyword), one, config.RAISE)
+        validate_value(kind, text, config.RAISE)
+    except (ValueError, TypeError):
+        return None
+    return text
+
+
+def _date(text: str) -> str | None:
+    """YYYYMMDD of a day that was; also as ISO 8601 and ACR-NEMA write it. A range is no day."""
+    match = DATE.fullmatch(text)
+    try:
+        return (
+            f"{datetime.date(int(match[1]), int(match[3]), int(match[4])):%Y%m%d}"
+            if match and match[1] > "1000"
+            else None
+        )
     except ValueError:
         return None
-    return values if isinstance(values, list) else str(value)
+
+
+def _time(text: str) -> str | None:
+    """HHMMSS.FFFFFF or less of it; also with colons, as ACR-NEMA and ISO 8601 write it."""
+    match = TIME.fullmatch(text)
+    if not match or int(match[1]) > 23 or int(match[2] or 0) > 59 or int(match[3] or 0) > 60:
+        return None
+    return "".join(part or "" for part in match.groups()[:3]) + (match[4] or "")[:7]
+
+
+def _age(text: str) -> str | None:
+    """Three digits and a unit as they stand; an age that people wrote otherwise, in years."""
+    years = age_years(text)
+    if years is None:
+        return None
+    return text if re.fullmatch(r"[0-9]{3}[DWMY]", text) else f"{int(years):03d}Y"
 
 
 def _plain(value: object) -> int | str | list[str] | None:

@@ -24,6 +24,7 @@ from agcxr.evaluation.controls import PAPER_REFERENCE, Arm, Group, Paper
 from agcxr.evaluation.results import Frozen, Interval, Number
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.uncertainty import FEWEST_PATIENTS
 
 RESULTS = "results.json"
 
@@ -242,17 +243,17 @@ class Draws:
             threshold_PBK=threshold_PBK,
         )
 
-    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
+    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> Interval:
         """Of the mean over the seeds of a measure from 0 to 1; `patients` as for `uncertainty.interval`."""
-        if len(value_S) == 1:
+        if _one_draw(value_S, replicate_SR):
             return Interval.of(uncertainty.interval(value_S[0], replicate_SR[0], self.level, patients=patients))
         low, high, _, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
         low, high = np.clip([low, high], 0, 1).tolist()
         return Interval(value=float(value_S.mean()), low=low, high=high, left_out=left_out)
 
-    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int = uncertainty.FEWEST_PATIENTS) -> Paired:
+    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> Paired:
         """Of the mean over the seeds of a difference on the same resamples, likewise."""
-        if len(value_S) == 1:
+        if _one_draw(value_S, replicate_SR):
             found = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)
             low, high, p, left_out = found.low, found.high, found.p, found.left_out
         else:
@@ -263,8 +264,14 @@ class Draws:
         return Paired(value=value, low=low, high=high, p=p, left_out=left_out, per_seed=tuple(each))
 
 
+def _one_draw(value_S: Floats, replicate_SR: Floats) -> bool:
+    """There is one seed, or all seeds have one value on every resample, which leaves no spread to take apart."""
+    have_SR = replicate_SR[:, ~np.isnan(replicate_SR).any(0)]
+    return len(value_S) == 1 or (have_SR.size > 0 and bool(np.ptp(have_SR) < NOISE and np.ptp(value_S) < NOISE))
+
+
 def over_seeds(
-    value_S: Floats, replicate_SR: Floats, level: float, patients: int = uncertainty.FEWEST_PATIENTS
+    value_S: Floats, replicate_SR: Floats, level: float, patients: int | None = None
 ) -> tuple[float, float, float, int]:
     """(low, high, p of 0, resamples left out) of a mean over two seeds or more, for other patients and other seeds.
 
@@ -276,7 +283,7 @@ def over_seeds(
     have_SR = replicate_SR[:, ~np.isnan(replicate_SR).any(0)]
     seeds, left_out = len(value_S), replicate_SR.shape[1] - have_SR.shape[1]
     value = float(value_S.mean())
-    if np.isnan(value) or have_SR.shape[1] < 2 or patients < uncertainty.FEWEST_PATIENTS:
+    if np.isnan(value) or have_SR.shape[1] < 2 or (patients is not None and patients < FEWEST_PATIENTS):
         return float("nan"), float("nan"), float("nan"), left_out
     training = float(value_S.var(ddof=1)) / seeds
     covariance_SS = np.cov(have_SR)

@@ -101,9 +101,7 @@ def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int
     return [Measures(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*chunks, strict=True)]
 
 
-def reflected(
-    value: float, replicate_R: Floats, level: float, *, patients: int = uncertainty.FEWEST_PATIENTS
-) -> uncertainty.Interval:
+def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> uncertainty.Interval:
     """The basic bootstrap interval, 2 value - percentiles, in [0, 1]: for measures that noise only makes larger.
     `patients` as for `uncertainty.interval`.
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr import metrics, uncertainty
+from agcxr.delong import Delong, delong
 from agcxr.evaluation.results import (
     Analysis,
     BranchResult,
@@ -146,9 +147,7 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
     """`rarer`: patients with the finding, or without it, whichever are fewer."""
     target = scores.target_NK[:, k]
     positive = target == 1
-    second = uncertainty.delong(
-        target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k]
-    )
+    second = delong(target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k])
     branches = tuple(
         _branch(scores, b, k, replicates, points, level, second, rarer) for b in range(len(scores.branches))
     )
@@ -162,7 +161,16 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         branches=branches,
         gaps=tuple(
             _gaps(
-                scores, branches, replicates, points, level, lambda _: [k], lambda one_KR, _: one_KR[k], rarer, second
+                scores,
+                branches,
+                replicates,
+                points,
+                level,
+                lambda _: [k],
+                lambda one_KR, _: one_KR[k],
+                rarer,
+                True,
+                second,
             )
         ),
         chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
@@ -176,31 +184,25 @@ def _branch(
     replicates: Replicates,
     points: Points,
     level: float,
-    second: uncertainty.Delong,
+    second: Delong,
     patients: int,
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
+    def interval(value: float, replicate_R: Floats, patients: int = patients, *, student: bool = True) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients, student=student))
 
     operating = tuple(
         _operating(scores, replicates, points, p, b, [k], float(points.threshold_PBK[p, b, k]), level, patients)
         for p in range(len(points.names))
     )
     low, high = second.interval(b, level)
+    labelled = uncertainty.patients_with_a_label(target, scores.patient_N)
     return BranchResult(
         branch=scores.branches[b],
         auroc=interval(metrics.auroc(target, score), replicates.auroc_BKR[b, k]),
         average_precision=interval(metrics.average_precision(target, score), replicates.average_precision_BKR[b, k]),
-        brier=Interval.of(
-            uncertainty.interval(
-                metrics.brier(target, score),
-                replicates.brier_BKR[b, k],
-                level,
-                patients=uncertainty.patients_with_a_label(target, scores.patient_N),
-            )
-        ),
+        brier=interval(metrics.brier(target, score), replicates.brier_BKR[b, k], labelled, student=False),
         ece=metrics.ece(target, score),
         delong_low=low,
         delong_high=high,
@@ -286,6 +288,7 @@ def _mean(
     names = [name for name in among or scores.labels if name != NO_FINDING]
     findings = [k for k, result in enumerate(found) if result.finding in names]
     used = [k for k in findings if found[k].defined]
+    alone = len(used) == 1
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
     def over(one_KR: Floats, point: int | None) -> Floats:
@@ -301,7 +304,8 @@ def _mean(
         value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
         own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
-        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, basic=basic)
+        wide = alone and patients is None
+        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
         return Interval.of(found)
 
     branches = []
@@ -312,7 +316,7 @@ def _mean(
             BranchResult(
                 branch=name,
                 auroc=interval((r.auroc.value for r in own), replicates.auroc_BKR[b]),
-                average_precision=interval(precision, replicates.average_precision_BKR[b], basic=True),
+                average_precision=interval(precision, replicates.average_precision_BKR[b], basic=not alone),
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
                 points=tuple(
@@ -325,7 +329,7 @@ def _mean(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(_gaps(scores, branches, replicates, points, level, lambda p: pointed[p], over, fewest)),
+        gaps=tuple(_gaps(scores, branches, replicates, points, level, lambda p: pointed[p], over, fewest, alone)),
     )
 
 
@@ -344,7 +348,8 @@ def _gaps(
     ks: Callable[[int], Sequence[int]],
     pick: Callable[[Floats, int | None], Floats],
     patients: Callable[[int | None], int] | int,
-    delong: uncertainty.Delong | None = None,
+    alone: bool,
+    delong: Delong | None = None,
 ) -> Iterator[Gap]:
     """Every paired difference. ks: the findings at an operating point; pick: a finding's resamples, or their mean, out
     of K x R, at an operating point or none; patients: how many that rests on.
@@ -358,7 +363,7 @@ def _gaps(
                 continue
             replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
             least = patients if isinstance(patients, int) else patients(p)
-            gap = uncertainty.difference(value, replicate_R, level, patients=least)
+            gap = uncertainty.difference(value, replicate_R, level, patients=least, student=alone)
             positive = measure == "sensitivity"
             if p is not None and (sample := _sample(scores, ks(p), positive)):
                 own_N, other_N = (_rightly(scores, points, p, side, ks(p), positive) for side in (a, b))

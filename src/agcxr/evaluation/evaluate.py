@@ -25,7 +25,8 @@ from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
 from agcxr.evaluation.points import choose_points
-from agcxr.evaluation.results import PREDICTIONS, CropRow, Environment, Results
+from agcxr.evaluation.probe import PROBE, same_view
+from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment, Interval, Results
 from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.batch import load_runs
 from agcxr.inference.engine import FilmEngine
@@ -41,6 +42,7 @@ PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 COUNTED = ("view_share", "fallback", "plateau")
 """Columns of predictions.parquet that say how much attention chose."""
 
+SAME_VIEW_RESAMPLES = 1000
 EXAMPLES = 3
 """Films shown of each of best, median and worst."""
 
@@ -78,29 +80,29 @@ def evaluate(
         run, others, views: what answers, of run folders, model folders and hub ids; see `batch.load_engine`.
         prepared: a prepared folder; `split` is its part.
         out: results folder; default: RUN/evaluation/<split>, with `-average` and the views behind it for an average.
-        examples: films shown of each of best, median and worst; 0 for none.
-        progress: show a bar with the rate, and the table at the end.
+        examples: films shown of each of best, median and worst; 0 for none. progress: a bar, and the table at the end.
     Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
     model's, or no label in common, and PatientLeak for patients trained on, unless `allow_leak` (the report says so).
     """
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    engine, predictors = load_runs(run, device, precision, others=others, views=views)
-    first = predictors[0]
+    engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
     rows = _rows(films, split, engine.labels)
-    leak = check_each([one.model.card for one in predictors], films, rows, split, allow=allow_leak)
-    folder = _folder(Path(run), _name(split, len(predictors), views), out)
+    leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
+    folder = _folder(Path(run), _name(split, 1 + len(more), views), out)
+    _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
     (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
     scores, chosen = to_scores(predictions, engine.labels), choose_points(engine, films, split, batch_size=batch_size)
-    _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
+    analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points)
     results = Results(
         run=_run_name(run, engine),
         backbone=first.model.backbone_name,
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        analysis=analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points),
+        analysis=analysis,
+        same_view=view_matched(analysis, scores, predictions["view"]),
         crops=crop_rows(predictions, engine.labels),
         attention=_doubt(predictions, first),
         leak=leak,
@@ -225,6 +227,14 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
     return tuple(rows)
 
 
+def view_matched(analysis: Analysis, scores: Scores, view_N: pd.Series) -> tuple[Interval, ...]:
+    """Of the findings in the mean; resamples of its own, for each costs more than one of the mean AUROC."""
+    ks, how = [scores.labels.index(name) for name in analysis.mean.findings], analysis.resampling
+    few = min(how.resamples, SAME_VIEW_RESAMPLES)
+    score_BNK, target_NK = scores.score_BNK[:, :, ks], scores.target_NK[:, ks]
+    return same_view(target_NK, score_BNK, scores.patient_N, view_N, resamples=few, seed=how.seed, level=how.level)
+
+
 def _doubt(predictions: pd.DataFrame, predictor: Predictor) -> str:
     """That attention hardly chooses, where it does not; a control that sees the whole view is meant to."""
     model = predictor.model
@@ -238,6 +248,7 @@ def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
     wanted = [
         (run / "config.yaml", "config.yaml"),
         (run / "run.json", "run.json"),
+        (run / PROBE, PROBE),
         (prepared / "plan.json", "plan.json"),
     ]
     wanted += [(path, f"{path.parent.name}.csv") for path in run.glob("*/metrics.csv")]  # stages, of any strategy

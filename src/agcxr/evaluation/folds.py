@@ -15,7 +15,7 @@ from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import analyse
-from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores
+from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores, view_matched
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.page import Cell, Section, Table, Text
 from agcxr.evaluation.report import Written, power_of, report
@@ -102,6 +102,8 @@ def _pool(
     labels = tuple(name for name in answered[0] if all(name in names for names in answered))
     frames = [pd.read_parquet(one.folder / PREDICTIONS).assign(fold=fold) for fold, one in enumerate(done, start=1)]
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
+    scores = to_scores(frame, labels)
+    analysis = analyse(scores, resamples=resamples)
     results = first.model_copy(
         update={
             "run": f"{root.resolve().name}, {plan.folds} folds"
@@ -109,7 +111,8 @@ def _pool(
             + ("" if views == "plain" else f", views: {views}"),
             "split": "pooled test",
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "analysis": analyse(to_scores(frame, labels), resamples=resamples),
+            "analysis": analysis,
+            "same_view": view_matched(analysis, scores, frame["view"]),
             "crops": crop_rows(frame, labels),
             "leak": _leak([one.results.leak for one in done]),
             "points_from": "nowhere: every fold has its own",

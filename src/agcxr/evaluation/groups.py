@@ -192,7 +192,7 @@ def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int,
         patients=one.films.patients,
         positives=int((one.films.target_NK == 1).sum()),
         auroc=auroc,
-        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level, pooled),
+        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level, pooled, ratio=True),
         ece=ece,
         findings=tuple(_finding(one, k, level) for k in common),
     )
@@ -207,8 +207,8 @@ def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
         positives=int((target == 1).sum()),
         negatives=int((target == 0).sum()),
         few_patients=0 < rarer < uncertainty.FEW_PATIENTS,
-        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer),
-        observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer),
+        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer, student=True),
+        observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer, ratio=True),
         ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
     )
 
@@ -220,5 +220,10 @@ def _pooled(measures_K: list[Measures]) -> Floats:
     return np.divide(observed, expected, out=np.full_like(expected, np.nan), where=expected > 0)
 
 
-def _interval(value: float, replicate_R: Floats, level: float, patients: int = uncertainty.FEWEST_PATIENTS) -> Interval:
-    return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients))
+def _interval(
+    value: float, replicate_R: Floats, level: float, patients: int, *, student: bool = False, ratio: bool = False
+) -> Interval:
+    """`ratio`: of what was seen to what was expected, which may be over 1."""
+    return Interval.of(
+        uncertainty.interval(value, replicate_R, level, patients=patients, student=student, share=not ratio)
+    )

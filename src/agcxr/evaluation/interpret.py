@@ -31,7 +31,6 @@ from agcxr.evaluation.meaning import (
 from agcxr.evaluation.results import PREDICTIONS, Interval, Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEWEST_PATIENTS
 
 MOST_RESAMPLES = 1000
 """Each of them is solved for the calibration in the large, in every group of films: more would take longer than the
@@ -182,8 +181,8 @@ def _fit(version: Version, agreed: _Agreed, level: float, labelled: int, rarer: 
         brier=_interval(now.brier[0], then.brier, level, labelled),
         ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
         ece_by_chance=agreed.tally[version].chance_ece,
-        observed_expected=_interval(now.ratio[0], then.ratio, level, rarer),
-        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, rarer),
+        observed_expected=_interval(now.ratio[0], then.ratio, level, rarer, share=False),
+        in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, rarer, share=False),
     )
 
 
@@ -207,14 +206,17 @@ def _mean(agreed: list[_Agreed], level: float, labelled: int, rarer: int, pooled
                     over("observed", then) / over("expected", then),
                     level,
                     pooled,
+                    share=False,
                 ),
-                in_the_large=_interval(over("in_the_large", now)[0], over("in_the_large", then), level, rarer),
+                in_the_large=_interval(
+                    over("in_the_large", now)[0], over("in_the_large", then), level, rarer, share=False
+                ),
             )
         )
     return tuple(fits)
 
 
-def _change(agreed: list[_Agreed], level: float, patients: int = FEWEST_PATIENTS) -> Interval:
+def _change(agreed: list[_Agreed], level: float, patients: int) -> Interval:
     """What calibration does to the Brier score, mean over labels; NaN without a calibration."""
     if not agreed or "calibrated" not in agreed[0].now:
         return NOTHING
@@ -222,7 +224,7 @@ def _change(agreed: list[_Agreed], level: float, patients: int = FEWEST_PATIENTS
         np.mean([getattr(one, at)["calibrated"].brier - getattr(one, at)["raw"].brier for one in agreed], axis=0)
         for at in ("now", "then")
     )
-    return _interval(now[0], then, level, patients)
+    return _interval(now[0], then, level, patients, share=False)
 
 
 def _average(values: Iterable[float]) -> float:
@@ -272,5 +274,5 @@ def _groups(
     )
 
 
-def _interval(value: float, replicate_R: Floats, level: float, patients: int = FEWEST_PATIENTS) -> Interval:
-    return Interval.of(uncertainty.interval(float(value), replicate_R, level, patients=patients))
+def _interval(value: float, replicate_R: Floats, level: float, patients: int, *, share: bool = True) -> Interval:
+    return Interval.of(uncertainty.interval(float(value), replicate_R, level, patients=patients, share=share))

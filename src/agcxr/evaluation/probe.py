@@ -287,6 +287,45 @@ def matched_auroc(
     return np.divide(won_R, pairs_R, out=np.full_like(won_R, np.nan), where=pairs_R > 0)
 
 
+def same_view(
+    target_NK: npt.ArrayLike,
+    score_BNK: npt.ArrayLike,
+    patient_N: npt.ArrayLike,
+    view_N: pd.Series,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Interval, ...]:
+    """Mean `matched_auroc` over K findings of each of B branches, its interval over patients.
+
+    What is left of an AUROC where the view position cannot help. None for no findings, for a finding without a pair
+    of one view, and for films of one view or of no known view, of which it would be the AUROC again.
+    """
+    target, score, view = np.asarray(target_NK, np.float64), np.asarray(score_BNK, np.float64), view_codes(view_N)
+    if not target.shape[1] or view_N.nunique() < 2:
+        return ()
+
+    def means(weight_NR: npt.ArrayLike | None) -> Floats:
+        """B x R."""
+        of_findings = (
+            [matched_auroc(t, s, view, weight_NR) for t, s in zip(target.T, one.T, strict=True)] for one in score
+        )
+        return np.stack([uncertainty.mean_over(np.stack(each)) for each in of_findings])
+
+    value_B = means(None)[:, 0]
+    if np.isnan(value_B).any():
+        return ()
+    weights = uncertainty.cluster_weights(patient_N, resamples, np.random.default_rng(seed))
+    replicate_BR = np.concatenate(list(uncertainty.in_threads(means, weights)), axis=1)
+    fewest = min(uncertainty.patients_of_the_rarer(t, patient_N) for t in target.T)
+    alone = target.shape[1] == 1
+    return tuple(
+        Interval.of(uncertainty.interval(value, replicate_R, level, patients=fewest, student=alone))
+        for value, replicate_R in zip(value_B.tolist(), replicate_BR, strict=True)
+    )
+
+
 def _measured(
     target_NK: Floats, score_BNK: Floats, patient_N: np.ndarray, view_N: np.ndarray, resamples: int, seed: int
 ) -> tuple[tuple[FindingProbe, ...], tuple[Interval, ...], tuple[Interval, ...]]:
@@ -312,12 +351,17 @@ def _measured(
             value_SBK[s, b] = [matched_auroc(target_NK[:, k], score_BNK[b, :, k], stratum)[0] for k in used]
     patients_K = [uncertainty.patients_of_the_rarer(target_NK[:, k], patient_N) for k in used]
 
-    def spread(value: float, replicate_R: Floats, patients: int) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, 0.95, patients=patients))
+    def spread(value: float, replicate_R: Floats, patients: int, *, student: bool) -> Interval:
+        return Interval.of(uncertainty.interval(value, replicate_R, 0.95, patients=patients, student=student))
 
     def mean(s: int) -> tuple[Interval, ...]:
         return tuple(
-            spread(_mean(value_SBK[s, b]), uncertainty.mean_over(replicate_SBKR[s, b]), min(patients_K))
+            spread(
+                _mean(value_SBK[s, b]),
+                uncertainty.mean_over(replicate_SBKR[s, b]),
+                min(patients_K),
+                student=len(used) == 1,
+            )
             for b in range(rows)
         )
 
@@ -326,7 +370,9 @@ def _measured(
             finding=FINDINGS[k],
             positives=int((target_NK[:, k] == 1).sum()),
             negatives=int((target_NK[:, k] == 0).sum()),
-            auroc=tuple(spread(value_SBK[0, b, i], replicate_SBKR[0, b, i], patients_K[i]) for b in range(rows)),
+            auroc=tuple(
+                spread(value_SBK[0, b, i], replicate_SBKR[0, b, i], patients_K[i], student=True) for b in range(rows)
+            ),
             matched=tuple(value_SBK[1, :, i].tolist()),
         )
         for i, k in enumerate(used)

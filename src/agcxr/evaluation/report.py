@@ -26,7 +26,7 @@ from agcxr.evaluation.page import (
     to_markdown,
 )
 from agcxr.evaluation.published import PAPER, published
-from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
+from agcxr.evaluation.report_findings import best_and_worst, known_before, localised, recipe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
@@ -81,6 +81,7 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), see
     predictions = pd.read_parquet(path)
     sections = [
         _summary(results, seeds),
+        known_before(results, folder),
         per_finding(results),
         best_and_worst(results),
         fusion_gain(results),

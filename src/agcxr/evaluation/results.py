@@ -318,6 +318,8 @@ class Results(Stored):
     made: str
     """Date and time, UTC, ISO 8601."""
     analysis: Analysis
+    same_view: tuple[Interval, ...] = ()
+    """Mean AUROC of each branch over pairs of films of one view; none where the films are of one view."""
     crops: tuple[CropRow, ...]
     """All films first, then a row a label over its positive films."""
     attention: str = ""

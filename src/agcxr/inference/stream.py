@@ -35,9 +35,6 @@ class Remote:
     read: Callable[[], bytes]
 
 
-Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote
-
-
 @dataclass(frozen=True, eq=False)
 class BatchPrediction:
     """Answers for N prepared films, row by row. Boxes and the window are FRACTIONS of the film in [0, 1]."""
@@ -90,6 +87,9 @@ class Read:
     film_HW: Bytes | None
 
 
+Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | Read
+
+
 Compute = Callable[[Bytes, bool], BatchPrediction]
 """Prepared films, uint8 B x S x S, and whether heatmaps and crops are wanted -> answers."""
 
@@ -107,7 +107,7 @@ class Desk:
 
     def one(self, film: Film, keep_film: int) -> Prediction:
         """Predict one film. Raises RadiographError where it cannot be read."""
-        (prediction,) = self._answer([self._read(film, keep_film)])
+        (prediction,) = self._answer([read_film(film, self.size, keep_film)])
         assert isinstance(prediction, Prediction)
         return prediction
 
@@ -166,21 +166,9 @@ class Desk:
                 bar.update(len(some))
         return _joined(parts)
 
-    def _read(self, film: Film, keep_film: int) -> Read:
-        radiograph = _radiograph(film)
-        return Read(
-            name=radiograph.name,
-            image_SS=resize(radiograph.pixels_HW, self.size),
-            height=radiograph.height,
-            width=radiograph.width,
-            notes=radiograph.notes,
-            intake=judge(radiograph),
-            film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
-        )
-
     def _read_or_failure(self, film: Film, keep_film: int) -> Read | Failure:
         try:
-            return self._read(film, keep_film)
+            return read_film(film, self.size, keep_film)
         except RadiographError as error:
             return Failure(_name(film), str(error))
 
@@ -208,6 +196,25 @@ class Desk:
         ]
 
 
+def read_film(film: Film, size: int, keep_film: int) -> Read:
+    """A film for an engine that takes S = `size`. One that was read before, in another process, stays as it is.
+
+    Raises RadiographError where it cannot be read.
+    """
+    if isinstance(film, Read):
+        return film
+    radiograph = _radiograph(film)
+    return Read(
+        name=radiograph.name,
+        image_SS=resize(radiograph.pixels_HW, size),
+        height=radiograph.height,
+        width=radiograph.width,
+        notes=radiograph.notes,
+        intake=judge(radiograph),
+        film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
+    )
+
+
 def _radiograph(film: Film) -> Radiograph:
     if isinstance(film, Radiograph):
         return film
@@ -229,7 +236,7 @@ def _fetched(film: Remote) -> bytes:
 
 def _name(film: Film) -> str:
     """How answers call a film: a path as it was given."""
-    if isinstance(film, Radiograph | Remote):
+    if isinstance(film, Radiograph | Remote | Read):
         return film.name
     if isinstance(film, str | os.PathLike):
         return os.fspath(film)

@@ -1,0 +1,132 @@
+"""The file of a film -> what results take over from its header, and the film ready for the model; in a process apart.
+
+Whatever a sender's bytes hold, the node itself never looks into them: header, sequences, deflated and plain pixels and
+compressed ones are read here, in bounded memory and time (see agcxr/data/isolation.py).
+
+Run as `python -m agcxr.dicom.reading` by itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import signal
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+
+from agcxr.data.isolation import Answer, Child, address_space, confine, serve
+from agcxr.data.radiograph import RadiographError
+from agcxr.dicom.source import Source, read_source, why_not_read
+from agcxr.inference.stream import Read, read_film
+from agcxr.intake import Intake
+
+SECONDS = 10.0
+"""For a film to be read, and a second more for each 4 million bytes of its file."""
+MEMORY = 4 << 30
+"""Bytes that reading may take for any film; 100 million pixels of 16 bits need about half."""
+KEPT = 1024
+"""Longest side of the 8-bit film that pictures are drawn of."""
+
+_idle: deque[Child] = deque()
+
+
+class Ignored(ValueError):
+    """A film that is not for this model by its header, and why, in words that quote nothing of it."""
+
+
+def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Read]:
+    """Header and film, S = `size` its prepared side. `patience`: how many times the usual seconds it may take.
+
+    Raises:
+        RadiographError: it cannot be read; the message may quote the film.
+        Ignored: it is no film for the model.
+        NotStarted: the process cannot start.
+        ChildError: it crashed, or took too long.
+    """
+    try:
+        child = _idle.pop()
+    except IndexError:
+        child = Child("agcxr.dicom.reading")
+    seconds = patience * (SECONDS + len(file) / 4e6)
+    try:
+        head, *arrays = child.ask([json.dumps({"size": size, "seconds": seconds}).encode(), file], seconds)
+    finally:
+        _idle.append(child)
+    answer: dict[str, Any] = json.loads(head)
+    if "ignored" in answer:
+        raise Ignored(str(answer["ignored"]))
+    if "reason" in answer:
+        raise RadiographError(str(answer["reason"]))
+    header, image, shown = arrays
+    read = Read(
+        name="Chest film",
+        image_SS=np.frombuffer(image, np.uint8).reshape(size, size).copy(),
+        height=int(answer["height"]),
+        width=int(answer["width"]),
+        notes=tuple(answer["notes"]),
+        intake=Intake(answer["intake"]["decision"], tuple(answer["intake"]["reasons"])),
+        film_HW=np.frombuffer(shown, np.uint8).reshape(answer["shown"]).copy(),
+    )
+    return Source.from_json(header), read
+
+
+@atexit.register
+def _end() -> None:
+    while _idle:
+        _idle.pop().stop()
+
+
+def _answers(_: object) -> Answer:
+    with contextlib.suppress(ImportError):
+        import openjpeg.utils  # noqa: F401
+        import pydicom.pixels  # noqa: F401
+    cv2.setNumThreads(1)
+    base = address_space()
+    confine(base + MEMORY if base else None)
+    return _answer
+
+
+def _answer(question: list[bytes]) -> list[bytes]:
+    asked: dict[str, Any] = json.loads(question[0])
+    if hasattr(signal, "alarm"):  # where nobody is left to kill it
+        signal.alarm(int(2 * asked["seconds"]) + 1)
+    arrays: list[bytes] = []
+    try:
+        head, arrays = _read(question[1], int(asked["size"]))
+    except Ignored as error:
+        head = {"ignored": str(error)}
+    except RadiographError as error:
+        head = {"reason": str(error)}
+    except MemoryError:
+        head = {"reason": "reading it needs more memory than a radiograph may"}
+    except Exception as error:  # the wall between hostile files and the node: whatever a decoder raises ends here
+        head = {"reason": f"it cannot be read ({type(error).__name__})"}
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+    return [json.dumps(head).encode(), *arrays]
+
+
+def _read(file: bytes, size: int) -> tuple[dict[str, Any], list[bytes]]:
+    source = read_source(file)
+    if reason := why_not_read(source):
+        raise Ignored(reason)
+    read = read_film(file, size, KEPT)
+    assert read.film_HW is not None
+    head = {
+        "height": read.height,
+        "width": read.width,
+        "notes": read.notes,
+        "intake": asdict(read.intake),
+        "shown": read.film_HW.shape,
+    }
+    return head, [source.to_json(), read.image_SS.tobytes(), read.film_HW.tobytes()]
+
+
+if __name__ == "__main__":
+    serve(_answers)

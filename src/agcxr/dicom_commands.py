@@ -1,0 +1,175 @@
+"""The `agcxr dicom-node` commands: the node, and what people do about its queue. As commands.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from agcxr.dicom.queue import Entry, Queue
+
+Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
+ViewSet = Literal["plain", "flip", "five"]
+Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...")]
+QUEUE = Path("agcxr-queue.sqlite")
+
+
+def dicom_node(
+    run: Run,
+    send_to: str,
+    *,
+    ae: str = "AGCXR",
+    host: str = "127.0.0.1",
+    port: int = 11112,
+    caller: tuple[str, ...] = (),
+    objects: str = "sr,sc,seg",
+    queue: Path = QUEUE,
+    others: Others = (),
+    views: ViewSet = "plain",
+) -> int:
+    """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
+
+    Args:
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
+        send_to: The archive, as TITLE@host:port.
+        ae: AE title of this node.
+        host: Address to listen on; 0.0.0.0 for all networks.
+        port: Port to listen on.
+        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title.
+        objects: What is made and sent, with commas between: sr (report), sc (picture), seg (segmentation).
+        queue: File that holds what waits. Private: it holds patients' films for a while.
+        others: Another model to average with, as often as wanted: --also B --also C.
+        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
+            centre.
+    """
+    from agcxr.dicom.node import run_node
+    from agcxr.dicom.peers import check_title, parse_caller, parse_peer
+    from agcxr.dicom.results import parse_roles
+
+    archive, roles = parse_peer(send_to), parse_roles(objects)
+    callers = tuple(parse_caller(text) for text in caller or (archive.title,))
+    where: dict[str, Any] = {"queue": queue, "host": host, "port": port, "objects": roles}
+    run_node(run, title=check_title(ae), archive=archive, callers=callers, others=others, views=views, **where)
+    return 0
+
+
+def status(*, queue: Path = QUEUE) -> int:
+    """How many films a node's queue holds, and how they stand; also while the node works.
+
+    Args:
+        queue: File of the node.
+    """
+    from agcxr.dicom.queue import Queue
+
+    found = Queue(queue, beside=True)
+    try:
+        print("\n".join(_status(found)))
+    finally:
+        found.close()
+    return 0
+
+
+def list_films(*, queue: Path = QUEUE) -> int:
+    """The films in a node's queue that wait or failed, by their keys, and what last went wrong; nothing of patients.
+
+    Args:
+        queue: File of the node.
+    """
+    from agcxr.dicom.queue import Queue
+
+    found = Queue(queue, beside=True)
+    try:
+        for entry in found.entries():
+            print(_line(entry))
+    finally:
+        found.close()
+    return 0
+
+
+def retry(keys: Keys = (), *, queue: Path = QUEUE) -> int:
+    """Try again now what failed, and what waits for its time, in a node's queue; also while the node works.
+
+    Args:
+        keys: Of films, as `agcxr dicom-node list` shows them. Default: all.
+        queue: File of the node.
+    """
+    from agcxr.dicom.queue import Queue
+
+    found = Queue(queue, beside=True)
+    try:
+        print(f"{found.retry(keys)} films are tried again")
+    finally:
+        found.close()
+    return 0
+
+
+def drop(keys: Keys, *, queue: Path = QUEUE) -> int:
+    """Let go of films that wait or failed: their files, or results, are deleted from a node's queue.
+
+    Args:
+        keys: Of films, as `agcxr dicom-node list` shows them.
+        queue: File of the node.
+    """
+    from agcxr.dicom.queue import Queue
+
+    if not keys:
+        raise ValueError("no key was given; `agcxr dicom-node list` shows them")
+    found = Queue(queue, beside=True)
+    try:
+        print(f"{found.drop(keys)} films were dropped")
+    finally:
+        found.close()
+    return 0
+
+
+def dicom_commands() -> dict[str, Callable[..., int | None]]:
+    """Names such as "dicom-node" and "dicom-node status" -> what they do."""
+    return {
+        "dicom-node": dicom_node,
+        "dicom-node status": status,
+        "dicom-node list": list_films,
+        "dicom-node retry": retry,
+        "dicom-node drop": drop,
+    }
+
+
+WORDS = {
+    "received": "waiting to be read",
+    "made": "waiting to be sent",
+    "failed": "failed (kept: list, retry or drop)",
+    "ignored": "ignored",
+    "done": "done",
+}
+
+
+def _status(queue: Queue) -> list[str]:
+    counts, now = queue.counts(), time.time()
+    oldest: dict[str, float] = {}
+    for entry in queue.entries():
+        oldest.setdefault(entry.state, entry.received)
+    lines = [f"{queue.path}: {queue.bytes_used() / 2**20:,.1f} MiB in use, room for {queue.room() / 2**20:,.0f} MiB"]
+    for state, words in WORDS.items():
+        age = f"  oldest since {now - oldest[state]:,.0f} s" if state in oldest else ""
+        lines.append(f"{words:<36}{counts[state]:>8,}{age}")  # type: ignore[literal-required, index]
+    return lines
+
+
+def _line(entry: Entry) -> str:
+    since = datetime.fromtimestamp(entry.received, UTC).isoformat(timespec="seconds")
+    roles = [*entry.waiting, *(f"{role} (refused)" for role in entry.refused)]
+    wait = entry.due - time.time()
+    facts = (
+        entry.key,
+        entry.state,
+        f"since {since}",
+        f"results {', '.join(roles)}" if roles else "",
+        f"tried again in {wait:,.0f} s" if wait > 0 else "",
+        entry.said or "",
+    )
+    return "  ".join(fact for fact in facts if fact)
