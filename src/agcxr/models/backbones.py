@@ -215,6 +215,15 @@ def _statistics(net: nn.Module) -> tuple[Colours, Colours]:
     return colours(entry.get("mean")) or RGB_MEAN, colours(entry.get("std"), positive=True) or RGB_STD
 
 
+def usual_statistics(name: str, weights: str) -> bool:
+    """Whether the pixels that the weights of a network are used to have ImageNet's mean and deviation; of files, which
+    may state others, it is not known before they are read: False."""
+    if weights == "none":
+        return True
+    entry = _entry(name) if weights == "imagenet" else None
+    return entry is not None and (colours(entry.mean), colours(entry.std)) == (RGB_MEAN, RGB_STD)
+
+
 def _alike(rows: int, columns: int, height: int, width: int) -> bool:
     """Whether square cells of one size part a view into so many rows and columns, those that are cut counted or not."""
     cut = max(height / (rows + 1), width / (columns + 1)) < min(height / rows, width / columns)
