@@ -1,12 +1,14 @@
 """Limits, uploads, the batcher and the decoders, each by itself."""
 
 import asyncio
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
 
+from agcxr.inference.predictor import Predictor
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decode_child import Wish
 from agcxr.serve.decoder import Decoders, Read, Unreadable
@@ -240,3 +242,12 @@ def test_a_jpeg_of_endless_scans_is_not_decoded():
     data = make.encode(make.pixels(), ".jpg")
     (answer,), _ = decoded(data[:-2] + b"\xff\xda" * 100 + b"\xff\xd9")
     assert answer == Unreadable("a JPEG of more than 64 scans")
+
+
+def test_a_card_whose_views_are_larger_than_its_films_is_refused_at_loading(tmp_path):
+    folder = make.save_model(tmp_path / "model")
+    card = json.loads((folder / "config.json").read_text())
+    card["model"]["image_size"] = 8192
+    (folder / "config.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="image_size is 8192 and resize 73; a view is cut from the resized film"):
+        Predictor.from_pretrained(folder, device="cpu")

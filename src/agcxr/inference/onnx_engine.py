@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
@@ -135,6 +137,11 @@ class OnnxPredictor:
         """Whether answers hold calibrated probabilities too."""
         return self.scale is not None
 
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The file as answers name it; the first call hashes it."""
+        return Algorithm.of_exported(self)
+
     def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
         """Predict one film; as `Predictor.__call__`."""
         return self._desk().one(film, keep_film)
@@ -197,7 +204,8 @@ class OnnxPredictor:
                 )
 
     def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
+        cut = None if self.scale is None else self.scale.cut
+        return Desk(self._predict, self.prepared_size, cut, lambda: self.algorithm.version)
 
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
         found = self.run(images_BSS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Desk, Film, scale_of
@@ -98,6 +100,11 @@ class Predictor:
         """Whether answers hold calibrated probabilities too."""
         return self.scale is not None
 
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The model as answers name it; the first call hashes its weights."""
+        return Algorithm.of_model(self)
+
     def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
         """Predict one film.
 
@@ -140,7 +147,8 @@ class Predictor:
         return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
 
     def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
+        cut = None if self.scale is None else self.scale.cut
+        return Desk(self._predict, self.prepared_size, cut, lambda: self.algorithm.version)
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
