@@ -315,7 +315,8 @@ def _say_attention(model: AGCNN, config: Train, data: Data) -> None:
 
 @contextmanager
 def _norms_in_words(stage: str, config: Train, n_films: int) -> Iterator[None]:
-    """A batch norm that is given a single value has no deviation, and PyTorch says so in its own words."""
+    """A batch norm of pooled features has one value a film; of one film it has no deviation, which PyTorch says in its
+    own words."""
     try:
         yield
     except ValueError as error:
@@ -325,9 +326,7 @@ def _norms_in_words(stage: str, config: Train, n_films: int) -> Iterator[None]:
         part = min(parts_of(stage), key=lambda one: config.stage(one).batch_size)
         raise ValueError(
             f"a batch norm of {config.backbone} cannot learn from one value a channel: {films} film a step and device, "
-            f"on a 1 x 1 feature map. Give --{part}.batch-size 2 or more for each device (and as many films), or "
-            f"larger views (--image-size, now {config.image_size}) or a finer grid (--output-stride, now "
-            f"{config.output_stride})"
+            f"pooled. Give --{part}.batch-size 2 or more for each device (and as many films)"
         ) from error
 
 
