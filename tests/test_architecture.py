@@ -96,6 +96,7 @@ DIRECTION = """
     training/folds
 
     intake
+    inference/identity
     inference/prediction
     inference/films
     inference/novelty
@@ -104,6 +105,7 @@ DIRECTION = """
     inference/predictor
     inference/describe
     inference/maps
+    inference/lettering
     inference/explain
     inference/onnx_file
     inference/onnx_engine

@@ -238,15 +238,15 @@ def test_the_dicom_report_measures_one_finding(run):
 
 
 def _measured(report: pydicom.Dataset) -> list[str]:
-    """Meanings of the findings that a structured report has groups for, but for the region's."""
-    found = [
-        item.ConceptCodeSequence[0].CodeMeaning
+    """Meanings of the findings that a structured report states to be present, absent or undetermined."""
+    return [
+        item.ConceptNameCodeSequence[0].CodeMeaning
         for item in report.iterall()
         if item.keyword == "ContentSequence"
         for item in item.value
-        if "ConceptCodeSequence" in item and item.ConceptNameCodeSequence[0].CodeMeaning == "Finding"
+        if "ConceptCodeSequence" in item
+        and item.ConceptCodeSequence[0].CodeMeaning in ("Present", "Absent", "Undetermined")
     ]
-    return [meaning for meaning in found if "egion" not in meaning]
 
 
 def _dicom(pixels: np.ndarray) -> bytes:

@@ -294,6 +294,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     open_to_all: bool = False,
+    public_url: str | None = None,
     check_films: bool = True,
     device: str | None = None,
     verbose: bool = False,
@@ -309,6 +310,7 @@ def serve(
         host: Address to listen on; anything but this machine's own needs AGCXR_TOKEN or --open-to-all.
         port: 0 takes a free one.
         open_to_all: Let everyone who can reach the address use the server.
+        public_url: Address of the proxy with TLS before it, such as https://hospital.example.org/reading-room.
         check_films: Refuse what is no frontal chest film before any probability is shown.
         device: cpu, cuda, cuda:1 ...; default a GPU where there is one.
         verbose: A line per request: route, status, seconds. Nothing of the films.
@@ -323,6 +325,7 @@ def serve(
         host=host,
         port=port,
         open_to_all=open_to_all,
+        public_url=public_url,
         check_films=check_films,
         device=device,
         verbose=verbose,

@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import zipfile
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import highdicom
@@ -22,6 +23,8 @@ from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes, to_zip
 from agcxr.dicom.source import Source, read_source
+from agcxr.inference import explain
+from agcxr.inference.explain import WARNING
 from agcxr.intake import Intake
 from agcxr.labels import FINDINGS, LABELS
 
@@ -47,6 +50,19 @@ def groups(report: Dataset) -> list[Dataset]:
 def child(item: Dataset, code: str) -> Dataset | None:
     found = [one for one in item.ContentSequence if one.ConceptNameCodeSequence[0].CodeValue == code]
     return found[0] if found else None
+
+
+def finding_groups(report: Dataset) -> dict[str, Dataset]:
+    """Tracking identifier ("Effusion") -> the measurement group of that label, in the report's order."""
+    _, *findings = groups(report)
+    return {child(group, "112039").TextValue: group for group in findings}
+
+
+def state(group: Dataset, label: str) -> str:
+    """What a group says of its label: the value of the evaluation named as the finding."""
+    value = child(group, codes.finding_code(label).value).ConceptCodeSequence[0]
+    assert value.CodingSchemeDesignator == "SCT"
+    return value.CodeMeaning
 
 
 def number(item: Dataset, code: str) -> float | None:
@@ -100,26 +116,51 @@ def test_the_report_is_preliminary_and_unverified(of_a_film, algorithm):
 
 def test_findings_come_with_scores_and_operating_points(of_a_film):
     prediction, objects = of_a_film
-    _, *findings = groups(objects["sr"])
-    assert len(findings) == len(LABELS)
-    for k, (label, group) in enumerate(zip(LABELS, findings, strict=True)):
-        coded = child(group, "121071").ConceptCodeSequence[0]
-        assert (coded.CodeValue, coded.CodingSchemeDesignator) == codes.FINDING_CODES[label][:2]
+    findings = finding_groups(objects["sr"])
+    assert sorted(findings) == sorted(label.replace("_", " ") for label in LABELS)
+    for k, label in enumerate(LABELS):
+        group = findings[label.replace("_", " ")]
         assert number(group, "SCORE_FUSION") == pytest.approx(prediction.fusion_K[k], abs=1e-6)
         assert number(group, "SCORE_GLOBAL") == pytest.approx(prediction.global_K[k], abs=1e-6)
         assert number(group, "SCORE_LOCAL") == pytest.approx(prediction.local_K[k], abs=1e-6)
-    effusion, hernia = findings[LABELS.index("Effusion")], findings[LABELS.index("Hernia")]
+    effusion, hernia = findings["Effusion"], findings["Hernia"]
     assert (number(effusion, "THRESHOLD"), number(effusion, "SENSITIVITY"), number(effusion, "SPECIFICITY")) == (
         0.5,
         0.8,
         0.7,
     )
     expected = prediction.calibrated_K[LABELS.index("Effusion")]
-    assert number(effusion, "PROBABILITY") == pytest.approx(expected, abs=1e-6)
+    assert number(effusion, "122157") == pytest.approx(expected, abs=1e-6)
     side = "AT_OR_ABOVE" if prediction.probability("Effusion") >= 0.5 else "BELOW"
     assert child(effusion, "CALL").ConceptCodeSequence[0].CodeValue == side
     assert child(hernia, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "TOO_RARE"
-    assert not [name for name in ("PROBABILITY", "THRESHOLD", "SENSITIVITY", "CALL") if child(hernia, name)]
+    assert not [name for name in ("122157", "THRESHOLD", "SENSITIVITY", "CALL") if child(hernia, name)]
+
+
+@pytest.mark.parametrize(("score", "meaning"), [(0.6, "Present"), (0.5, "Present"), (0.4, "Absent")])
+def test_a_report_states_present_or_absent_and_only_of_what_was_calibrated(predictor, algorithm, score, meaning):
+    data = written(film())
+    prediction = predictor(data)
+    fusion = np.where(np.array(LABELS) == "Effusion", score, 0.99).astype(np.float32)
+    made = make_results(read_source(data), dataclasses.replace(prediction, fusion_K=fusion), algorithm)
+    findings = finding_groups(made.sr)
+    assert state(findings.pop("Effusion"), "Effusion") == meaning
+    for label, group in findings.items():
+        assert state(group, label.replace(" ", "_") if " T" in label else label) == "Undetermined"
+    # A reader of plain "Finding" items meets the region and what is present, nothing else.
+    read = [child(group, "121071") for group in groups(made.sr)]
+    plain = [item.ConceptCodeSequence[0].CodeMeaning for item in read if item is not None]
+    assert plain == ["Selected region", "Pleural effusion"][: 1 + (meaning == "Present")]
+    assert next(iter(finding_groups(made.sr))) == "Effusion"  # the calibrated one, though others score higher
+
+
+def test_no_finding_is_never_a_finding(predictor, algorithm):
+    data = written(film())
+    cut = dataclasses.replace(predictor(data).cut, score_K=np.zeros(15), fitted_K=np.ones(15, bool))
+    bare = dataclasses.replace(algorithm, calibration=None)
+    made = make_results(read_source(data), dataclasses.replace(predictor(data), cut=cut), bare)
+    group = list(finding_groups(made.sr).values())[-1]
+    assert (state(group, "No Finding"), child(group, "121071")) == ("Present", None)
 
 
 def test_an_operating_point_of_a_finding_too_rare_to_calibrate_is_not_spoken_of(predictor, algorithm):
@@ -132,7 +173,7 @@ def test_an_operating_point_of_a_finding_too_rare_to_calibrate_is_not_spoken_of(
     made = make_results(read_source(data), dataclasses.replace(prediction, cut=cut), algorithm)
     for group in groups(made.sr)[1:]:
         assert child(group, "CALL") is None
-        assert number(group, "PROBABILITY") is None
+        assert number(group, "122157") is None
         assert child(group, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "TOO_RARE"
 
 
@@ -142,7 +183,7 @@ def test_without_any_calibration_no_point_was_fitted(predictor, algorithm):
     made = make_results(read_source(data), plain, dataclasses.replace(algorithm, calibration=None))
     for group in groups(made.sr)[1:]:
         assert child(group, "POINT_KIND").ConceptCodeSequence[0].CodeValue == "NOT_FITTED"
-        assert number(group, "PROBABILITY") is None
+        assert number(group, "122157") is None
 
 
 def test_a_source_travels_as_json():
@@ -215,6 +256,69 @@ def test_the_picture_is_the_explained_one_without_the_files_name(of_a_film):
     assert sc.pixel_array.std() > 10
 
 
+def test_the_picture_says_which_model_read_it_how_and_when(predictor, algorithm, monkeypatch):
+    drawn, data = [], written(film(TimezoneOffsetFromUTC="-0330"))
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: drawn.append(text))
+    sc = make_results(read_source(data), predictor(data), algorithm).sc
+    when = f"{sc.ContentDate:%Y-%m-%d} {sc.ContentTime:%H:%M} UTC-03:30"
+    assert f"Model: agcxr {algorithm.version} · Operating point: Youden's point · {when}" in drawn
+    assert {label.replace("_", " ") for label in LABELS} <= set(drawn)
+    assert (sc.DateOfSecondaryCapture, sc.TimeOfSecondaryCapture) == (sc.ContentDate, sc.ContentTime)
+
+
+def of_a_request() -> Dataset:
+    """A film of a request with all that says which, and free text that must stay behind."""
+    issuer, code, request = Dataset(), Dataset(), Dataset()
+    issuer.LocalNamespaceEntityID = "HOSP"
+    issuer.UniversalEntityID, issuer.UniversalEntityIDType = "1.2.3", "ISO"
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399208008", "SCT", "Chest film"
+    request.RequestedProcedureID, request.ScheduledProcedureStepID, request.AccessionNumber = "RP1", "SPS1", "A1"
+    request.RequestedProcedureDescription, request.RequestedProcedureCodeSequence = "Chest PA", [code]
+    request.IssuerOfAccessionNumberSequence, request.ReasonForTheRequestedProcedure = [issuer], "SECRETREASON"
+    return film(
+        PatientAge="055Y", TimezoneOffsetFromUTC="+0200", IssuerOfAccessionNumberSequence=[issuer],
+        RequestAttributesSequence=[request],
+    )  # fmt: skip
+
+
+def test_results_take_over_the_request_the_issuers_the_age_and_the_time_zone(predictor, algorithm):
+    data = written(of_a_request())
+    source = read_source(data)
+    assert source.emptied == ()
+    made = {
+        role: pydicom.dcmread(io.BytesIO(to_bytes(ds)))
+        for role, ds in make_results(Source.from_json(source.to_json()), predictor(data), algorithm)
+    }
+    for role, ds in made.items():
+        assert (ds.StudyDescription, ds.PatientAge, ds.TimezoneOffsetFromUTC) == ("Chest PA", "055Y", "+0200"), role
+        (issuer,) = ds.IssuerOfAccessionNumberSequence
+        assert (issuer.LocalNamespaceEntityID, issuer.UniversalEntityIDType) == ("HOSP", "ISO"), role
+        (request,) = ds.ReferencedRequestSequence if role == "sr" else ds.RequestAttributesSequence
+        assert (request.RequestedProcedureID, request.AccessionNumber) == ("RP1", "A1"), role
+        assert request.RequestedProcedureCodeSequence[0].CodeMeaning == "Chest film"
+        assert b"SECRETREASON" not in to_bytes(ds)
+    stated = f"{made['sr'].ContentDate}{made['sr'].ContentTime[:6]}{made['sr'].TimezoneOffsetFromUTC}"
+    assert abs(datetime.now(UTC) - datetime.strptime(stated, "%Y%m%d%H%M%S%z")) < timedelta(minutes=5)
+
+
+def test_half_a_code_and_an_impossible_zone_are_left_out():
+    ds = of_a_request()
+    ds.TimezoneOffsetFromUTC = "+9900"
+    (request,) = ds.RequestAttributesSequence
+    del request.RequestedProcedureCodeSequence[0].CodeMeaning
+    del request.IssuerOfAccessionNumberSequence[0].UniversalEntityIDType
+    source = read_source(written(ds))
+    assert source.emptied == ("TimezoneOffsetFromUTC",)
+    (kept,) = source.dataset.RequestAttributesSequence
+    assert "RequestedProcedureCodeSequence" not in kept
+    assert [element.keyword for element in kept.IssuerOfAccessionNumberSequence[0]] == ["LocalNamespaceEntityID"]
+    for zone, usable in (("+1400", True), ("-1200", True), ("+0000", True), ("-0000", False), ("+1401", False)):
+        ds.TimezoneOffsetFromUTC = zone
+        assert ("TimezoneOffsetFromUTC" in read_source(written(ds)).dataset) == usable, zone
+    ds.RequestAttributesSequence = [Dataset() for _ in range(1000)]
+    assert "RequestAttributesSequence" not in read_source(written(ds)).dataset
+
+
 def test_region_of_a_known_heatmap(algorithm):
     from agcxr.inference.prediction import Prediction
 
@@ -250,6 +354,12 @@ def test_doubts_are_said_and_a_refused_film_has_no_results(predictor, algorithm)
         if item.ConceptNameCodeSequence[0].CodeValue == "121106"
     ]
     assert comments == [RESEARCH_ONLY, "Doubt about this film: it is a small picture"]
+    sc, plain = (make_results(read_source(data), one, algorithm).sc for one in (doubted, predictor(data)))
+    assert sc.ImageComments == f"{RESEARCH_ONLY}\r\nDoubt about this film: it is a small picture"
+    amber = (sc.pixel_array == WARNING).all(-1)
+    assert amber.sum() > 300
+    assert sc.Rows > plain.Rows
+    assert not (plain.pixel_array == WARNING).all(-1).any()
     upside_down = film()
     upside_down.PixelData = pixels()[::-1].tobytes()
     data = written(upside_down)
@@ -379,6 +489,13 @@ def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, bare
     else:
         ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "12.5"
         ds.LossyImageCompressionMethod = "ISO_10918_1"
+        for name in (
+            "IssuerOfAccessionNumberSequence",
+            "RequestAttributesSequence",
+            "PatientAge",
+            "TimezoneOffsetFromUTC",
+        ):
+            ds.add(of_a_request()[name])
     data = written(ds)
     prediction = dataclasses.replace(predictor(data), **ANSWERS[answer])
     for role, made in make_results(read_source(data), prediction, algorithm):
@@ -434,3 +551,19 @@ def test_odd_values_are_written_as_the_standard_has_them_or_left_out(keyword, st
     assert (None if value is None or value == "" else str(value)) == expected
     assert source.emptied == (() if expected else (keyword,))
     assert Source.from_json(source.to_json()).dataset == source.dataset
+
+
+def test_dcmtk_reads_the_report_as_people_do(of_a_film, tmp_path):
+    program = shutil.which("dsrdump")
+    if program is None:
+        pytest.skip("dsrdump is not here (Debian: apt-get install dcmtk)")
+    prediction, objects = of_a_film
+    (tmp_path / "sr.dcm").write_bytes(to_bytes(objects["sr"]))
+    read = subprocess.run([program, "+Pc", tmp_path / "sr.dcm"], capture_output=True, text=True, timeout=60)
+    complaints = [line for line in read.stderr.splitlines() if "VR checker does not support" not in line]  # of UTF-8
+    assert (read.returncode, complaints) == (0, [])
+    called = prediction.calls()[LABELS.index("Effusion")]
+    value = '52101004,SCT,"Present"' if called else '272519000,SCT,"Absent"'
+    assert f'(60046008,SCT,"Pleural effusion")=({value})' in read.stdout
+    assert read.stdout.count(f'=({codes.UNDETERMINED.value},SCT,"Undetermined")') == len(LABELS) - 1
+    assert read.stdout.count('(121071,DCM,"Finding")=') == 1 + bool(called)

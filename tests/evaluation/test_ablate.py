@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from evaluated import SIZE, write_prepared
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agcxr.config import Augment, Fusion, Local, Stage, Train
 from agcxr.evaluation import ablate as ablate_module
@@ -237,6 +238,32 @@ def test_an_arm_killed_in_the_middle_of_a_stage_goes_on_after_its_last_whole_epo
     assert [arm.model_dump_json() for arm in again.results.arms] == [
         arm.model_dump_json() for arm in whole.results.arms
     ]  # as text: NaN is not itself
+
+
+def test_a_process_that_was_started_for_a_device_trains_and_leaves_the_folder_to_the_first(
+    films, tmp_path, monkeypatch, capsys
+):
+    """It finds the ablation claimed, trains every arm with the others, and compares what the first one predicted."""
+    common = {"only": ["normalise"], "resamples": 20}
+    first = ablate(films, settings(), tmp_path / "out", progress=False, **common)
+    files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    capsys.readouterr()
+    again = ablate(films, settings(), first.folder, **common)
+    assert [arm.model_dump_json() for arm in again.results.arms] == [
+        arm.model_dump_json() for arm in first.results.arms
+    ]  # as text: NaN is not itself
+    trained: list[str] = []
+    monkeypatch.setattr(ablate_module, "train", lambda films, settings, out, **options: trained.append(out.name))
+    (first.folder / "seed0/attention/predictions-test.parquet").rename(tmp_path / "kept.parquet")
+    with pytest.raises(FileNotFoundError, match="predictions-test.parquet"):  # the first one has not predicted it
+        ablate(films, settings(), first.folder, **common)
+    assert trained == ["attention"]
+    (tmp_path / "kept.parquet").rename(first.folder / "seed0/attention/predictions-test.parquet")
+    assert {path: path.stat().st_mtime_ns for path in files if path.is_file()} == {
+        path: time for path, time in files.items() if path.is_file()
+    }
+    assert capsys.readouterr().out == ""
 
 
 def test_a_precision_left_open_is_that_of_the_machine_it_began_on(films, tmp_path, monkeypatch):

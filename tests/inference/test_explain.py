@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -116,6 +117,38 @@ def test_saved_picture_says_what_it_is_for(tmp_path):
         assert image.format == "PNG"
         assert image.text["Description"] == RESEARCH_ONLY
         assert image.text["Software"].startswith("agcxr ")
+        assert datetime.fromisoformat(image.text["Creation Time"]).tzinfo is not None
+        assert image.text["Operating point"] == "none, so nothing is called"
+        assert not {"Model", "Warning"} & set(image.text)
+
+
+def test_saved_picture_says_which_model_and_what_is_doubtful(tmp_path):
+    given = prediction(model="0.1.0+abc", intake=Intake("warn", ("it is small", "it is faint")))
+    with Image.open(save_picture(given, tmp_path / "a.png")) as image:
+        assert (image.text["Model"], image.text["Warning"]) == ("0.1.0+abc", "it is small; it is faint")
+
+
+@pytest.mark.parametrize("count", [1, 15, 40])
+def test_all_labels_are_drawn_with_model_point_and_time(count, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: drawn.append((text, at)))
+    labels, p = tuple(f"Label {k}" for k in range(count)), np.linspace(0, 1, count, dtype=np.float32)
+    given = prediction(labels=labels, global_K=p, local_K=p, fusion_K=p, model="0.1.0+abc")
+    image = picture(given, time=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
+    places = dict(drawn)
+    assert set(labels) <= set(places)
+    foot = "Model: agcxr 0.1.0+abc · Operating point: none, so nothing is called · 2026-03-04 05:06 UTC+00:00"
+    assert max(places[label][1] for label in labels) + 20 < places[foot][1] < image.height
+
+
+def test_a_warning_stands_above_the_film_and_hides_nothing():
+    plain = np.asarray(picture(prediction()))
+    warned = np.asarray(picture(prediction(intake=Intake("warn", ("it is small", "a long reason " * 30)))))
+    more = len(warned) - len(plain)
+    assert more > 3 * 25
+    assert np.array_equal(warned[92 + more :], plain[92:])
+    assert (warned[84 : 92 + more] == WARNING).all(-1).any()
+    assert not (plain == WARNING).all(-1).any()
 
 
 def test_threads_draw_the_same_pictures():
@@ -138,9 +171,9 @@ def test_called_findings_come_first_with_their_threshold():
     assert [row.finding for row in rows[:2]] == ["Hernia", "Cardiomegaly"]
     assert rows[0] == _Row("Hernia", 0.125, 0.0625, True, True)
     assert (rows[1].called, rows[1].fitted) == (False, True)
-    assert "Atelectasis" not in [row.finding for row in rows]
-    assert (rows[-1].finding, len(rows)) == (NO_FINDING, 7)
+    assert [row.finding for row in rows[-2:]] == ["Atelectasis", NO_FINDING]
+    assert len(rows) == len(LABELS)
     drawn, plain = (np.asarray(picture(one)) for one in (given, prediction()))
     assert drawn.shape == plain.shape
-    assert [row.bar for row in _rows(prediction())][:6] == sorted(prediction().fusion_K[:14], reverse=True)[:6]
+    assert [row.bar for row in _rows(prediction())][:14] == sorted(prediction().fusion_K[:14], reverse=True)
     assert all(np.isnan(row.threshold) and row.called is None for row in _rows(prediction()))

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from agcxr import AGCNN, config
 from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
 from agcxr.models import checkpoint
+from agcxr.models.backbones import NoMapWarning
 from agcxr.models.checkpoint import Card, Patients, hash_patients
 
 
@@ -268,3 +269,40 @@ def test_cards_from_before_the_controls_load_as_the_method(folder, tmp_path):
     assert found["model"].pop("look") == "attention"
     (tmp_path / "config.json").write_text(json.dumps(found))
     assert checkpoint.read_card(tmp_path / "config.json").model.look == "attention"
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_a_saved_model_whose_map_is_one_cell_loads_with_a_warning(name, tmp_path):
+    """Earlier versions trained such; a new one is refused."""
+    with pytest.raises(ValueError, match="makes 1 x 1 cells of a view of 32 x 32 pixels, so attention could only"):
+        AGCNN(name, weights="none", image_size=32)
+    with pytest.warns(NoMapWarning, match="makes 1 x 1 cells of a view of 32 x 32 pixels"):
+        saved = AGCNN(name, weights="none", image_size=32, strict=False).eval()
+    saved.save_pretrained(tmp_path)
+    with pytest.warns(NoMapWarning, match="makes 1 x 1 cells"):
+        again = AGCNN.from_pretrained(tmp_path)
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(image).fusion_BK, saved(image).fusion_BK)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "efficientvit_m0"])
+def test_networks_that_were_built_for_their_own_size_load_as_they_are(name, tmp_path):
+    """Earlier versions trained them on views of other sizes too."""
+    torch.manual_seed(0)
+    saved = AGCNN(name, weights="none", image_size=192).eval()
+    for branch in (saved.global_branch, saved.local_branch):
+        branch.backbone = branch.backbone.of_own_size().eval()
+    saved.save_pretrained(tmp_path)
+    again = AGCNN.from_pretrained(tmp_path)
+    assert not again.training
+    image = torch.rand(1, 1, 192, 192)
+    with torch.no_grad():
+        assert torch.equal(again(image).fusion_BK, saved(image).fusion_BK)
+
+
+def test_what_fits_neither_size_is_told_of_the_views(tmp_path):
+    AGCNN("test_vit", weights="none", image_size=192).save_pretrained(tmp_path)
+    edited(tmp_path, model=json.loads((tmp_path / "config.json").read_text())["model"] | {"image_size": 128})
+    with pytest.raises(ValueError, match=r"pos_embed \(1, 145, 64\) instead of \(1, 65, 64\)"):
+        AGCNN.from_pretrained(tmp_path)

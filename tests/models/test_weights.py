@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from torch.nn import Parameter
 
 from agcxr import AGCNN
 from agcxr.models.backbones import Backbone
@@ -134,6 +136,36 @@ def test_heads_have_many_names(tmp_path, head):
     state = headless(numbered())
     torch.save(state | {f"{head}.weight": torch.rand(3, 3), f"{head}.bias": torch.rand(3)}, tmp_path / "w.pth")
     check(tmp_path / "w.pth", state)
+
+
+@pytest.mark.parametrize("head", ["my_cls", "pneumonia", "score.0.1", "dense"])
+def test_a_linear_layer_of_the_features_is_a_head_whatever_its_name(tmp_path, head):
+    state, features = headless(numbered()), timm.create_model(NAME).num_features
+    torch.save(
+        prefixed(state | {f"{head}.weight": torch.rand(3, features), f"{head}.bias": torch.rand(3)}, "module."),
+        tmp_path / "w.pth",
+    )
+    check(tmp_path / "w.pth", state)
+    torch.save(state | {f"{head}.weight": torch.rand(3, features + 1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"1 unexpected: {head}\.weight"):
+        Backbone(NAME, 3, tmp_path / "other.pth")
+
+
+def test_what_a_profiler_counted_is_left(tmp_path):
+    state = headless(numbered())
+    counts = {f"{place}{name}": torch.ones(1) for place in ("", "conv1.0.") for name in ("total_ops", "total_params")}
+    torch.save(prefixed(state | counts, "module."), tmp_path / "w.pth")
+    check(tmp_path / "w.pth", state)
+
+
+def test_parameters_are_read_as_tensors(tmp_path):
+    state = headless(numbered())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.save(
+            {name: Parameter(value, value.is_floating_point()) for name, value in state.items()}, tmp_path / "w.pth"
+        )
+        check(tmp_path / "w.pth", state)
 
 
 def test_counts_of_batches_may_be_absent(tmp_path):

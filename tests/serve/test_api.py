@@ -225,6 +225,9 @@ def test_every_answer_is_guarded(client):
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": "http://localhost@evil.example"},
+        {"origin": "ftp://localhost"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
     ],
@@ -243,10 +246,59 @@ def test_no_preflight_is_granted(client):
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost:8000", 200), ("[::1]:80", 200), ("127.0.0.1", 200), ("evil.example", 421), ("", 421)],
+    [
+        ("localhost:8000", 200),
+        ("[::1]:80", 200),
+        ("127.0.0.1", 200),
+        ("evil.example", 421),
+        ("", 421),
+        ("localhost:80@evil", 421),
+    ],
 )
 def test_foreign_names_for_a_local_server(client, host, status):
     assert client.get("/health", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/v1/model", "/v1/examples", "/metrics", "/static/app.js", "/openapi.json", "/nowhere"]
+)
+def test_head_is_get_without_its_body(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":  # it has counted the first request by the second
+        assert head.headers["content-length"] == str(len(get.content))
+
+
+def test_a_method_that_is_not_answered_names_those_that_are(client):
+    for path, allowed in (("/v1/predict", "POST"), ("/health", "GET, HEAD")):
+        response = client.delete(path)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    assert client.head("/v1/predict").status_code == 405
+
+
+def test_a_form_of_tiny_parts_is_refused_early(client):
+    part = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+    body = part * 68 + b"--b--\r\n"
+    response = client.post("/v1/predict", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert (response.status_code, response.json()["error"]) == (
+        413,
+        {"code": "too_many", "message": "a form may have at most 67 parts"},
+    )
+
+
+def test_the_description_says_who_may_ask(engine, client):
+    spec = client.get("/openapi.json").json()
+    (name, scheme), *others = spec["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"], others) == ("http", "bearer", [])
+    assert spec["security"] == [{}, {name: []}]
+    app = create_app(engine, limits=Limits(decoders=1), access=Access("t" * 16))
+    with TestClient(app, base_url="http://localhost") as guarded:
+        spec = guarded.get("/openapi.json", headers={"authorization": f"Bearer {'t' * 16}"}).json()
+    assert spec["security"] == [{name: []}]
+    assert [path for path, methods in spec["paths"].items() if methods.get("get", {}).get("security") == []] == [
+        "/health"
+    ]
 
 
 def test_the_token(engine):

@@ -11,7 +11,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from agcxr import intake
-from agcxr.labels import LABELS
 from agcxr.serve.app import create_app
 from agcxr.serve.limits import Limits
 
@@ -79,7 +78,7 @@ def test_they_are_those_of_the_command_line(answered, engine, film):
         one, dataset = found[f"{role}.dcm"], pydicom.dcmread(io.BytesIO(to_bytes(made)))
         assert one.SOPInstanceUID == dataset.SOPInstanceUID
         if role == "sc":
-            assert np.array_equal(one.pixel_array, dataset.pixel_array)
+            assert np.array_equal(one.pixel_array[:-60], dataset.pixel_array[:-60])  # the time is at the foot
         assert timeless(one) == timeless(dataset), role
 
 
@@ -190,10 +189,11 @@ def test_findings_too_rare_to_calibrate_get_no_probability_and_no_call(rare, fil
     assert (labels["Hernia"]["calibrated"], labels["Hernia"]["operating_points"]) == (False, {})
     (imaging,) = (item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010")
     groups = imaging.ContentSequence[1:]
-    said = [{one.ConceptNameCodeSequence[0].CodeValue: one for one in group.ContentSequence} for group in groups]
-    of_hernia, of_mass = said[LABELS.index("Hernia")], said[LABELS.index("Mass")]
-    assert not {"PROBABILITY", "THRESHOLD", "SENSITIVITY", "SPECIFICITY", "CALL"} & of_hernia.keys()
-    assert {"PROBABILITY", "THRESHOLD", "CALL"} <= of_mass.keys()
+    each = [{one.ConceptNameCodeSequence[0].CodeValue: one for one in group.ContentSequence} for group in groups]
+    said = {items["112039"].TextValue: items for items in each}
+    of_hernia, of_mass = said["Hernia"], said["Mass"]
+    assert not {"122157", "THRESHOLD", "SENSITIVITY", "SPECIFICITY", "CALL"} & of_hernia.keys()
+    assert {"122157", "THRESHOLD", "CALL"} <= of_mass.keys()
     told = of_hernia["POINT_KIND"].ConceptCodeSequence[0]
     assert (told.CodeValue, told.CodeMeaning) == (
         "TOO_RARE",

@@ -1,16 +1,18 @@
 """Limits, uploads, the batcher and the decoders, each by itself."""
 
 import asyncio
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
 
+from agcxr.inference.predictor import Predictor
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decode_child import Wish
 from agcxr.serve.decoder import Decoders, Read, Unreadable
-from agcxr.serve.limits import Limits, check_exposure, host_of, is_local
+from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, host_of, is_local
 from agcxr.serve.upload import shown_name
 
 from . import make
@@ -60,6 +62,58 @@ def test_limits_must_make_sense():
 def test_host_of(header, name):
     assert host_of(header) == name
     assert is_local(name)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "localhost:80@evil", "evil@localhost", "localhost:80:80", "localhost/", "localhost evil", "localhost,evil",
+        "[::1", "::1]", "[::1]x", "localhost:x", "localhost:65536", "localhost:-1", "localhost:80#", "localhost?", "",
+        ":80", "é",
+    ],
+)  # fmt: skip
+def test_a_host_header_that_is_more_or_less_than_a_host_names_nobody(header):
+    assert host_of(header) == ""
+
+
+def test_origins_are_compared_by_scheme_name_and_port():
+    assert Origin.parse("https://Xray.example") == Origin("https", "xray.example", 443)
+    assert Origin.parse("http://[::1]:8000") == Origin("http", "::1", 8000)
+    for text in ("http://[", "null", "", "file://", "ftp://localhost", "http://a@localhost", "http://localhost/x"):
+        assert Origin.parse(text) is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "path"),
+    [
+        ("https://xray.example", "https://xray.example", ""),
+        ("https://xray.example:443/", "https://xray.example", ""),
+        ("http://Xray.example:8080/reading/room/", "http://xray.example:8080/reading/room", "/reading/room"),
+        ("https://[2001:db8::1]/x", "https://[2001:db8::1]/x", "/x"),
+    ],
+)
+def test_a_public_url(text, url, path):
+    public = PublicUrl.parse(text)
+    assert (public.url, public.path) == (url, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["xray.example", "ftp://xray.example", "https://", "https://a@b", "https://a/?b", "https://a/#b", "https://a/../b",
+     "https://a//b", "https://[", "https://a/b c", "https://a:99999"],
+)  # fmt: skip
+def test_a_public_url_that_will_not_do(text):
+    with pytest.raises(ValueError, match="the public URL is .*; expected the address that readers type, such as"):
+        PublicUrl.parse(text)
+
+
+def test_behind_a_proxy_others_can_reach_it():
+    public = PublicUrl("https", Authority("xray.example", None), "/x")
+    with pytest.raises(ValueError, match="behind https://xray.example/x everyone who reaches the proxy could use"):
+        check_exposure("127.0.0.1", None, False, public)
+    check_exposure("127.0.0.1", None, True, public)
+    check_exposure("127.0.0.1", "t" * 16, False, public)
+    check_exposure("127.0.0.1", None, False, PublicUrl.parse("https://localhost:8443"))
 
 
 @pytest.mark.parametrize(
@@ -188,3 +242,12 @@ def test_a_jpeg_of_endless_scans_is_not_decoded():
     data = make.encode(make.pixels(), ".jpg")
     (answer,), _ = decoded(data[:-2] + b"\xff\xda" * 100 + b"\xff\xd9")
     assert answer == Unreadable("a JPEG of more than 64 scans")
+
+
+def test_a_card_whose_views_are_larger_than_its_films_is_refused_at_loading(tmp_path):
+    folder = make.save_model(tmp_path / "model")
+    card = json.loads((folder / "config.json").read_text())
+    card["model"]["image_size"] = 8192
+    (folder / "config.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="image_size is 8192 and resize 73; a view is cut from the resized film"):
+        Predictor.from_pretrained(folder, device="cpu")

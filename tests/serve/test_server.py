@@ -87,6 +87,19 @@ def test_slow_clients_cannot_hold_it(server, reference):
     check_afterwards(server, reference)
 
 
+def test_a_form_of_a_million_tiny_parts_holds_nobody_up(server):
+    part = b'--b\r\nContent-Disposition: form-data; name="a"; filename=""\r\n\r\n\r\n'
+    body = part * ((24 << 20) // len(part)) + b"--b--\r\n"
+    start = time.monotonic()
+    try:
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        assert httpx.post(f"{server.url}/v1/predict", content=body, headers=headers, timeout=60).status_code == 413
+    except httpx.TransportError:
+        pass  # cut off while it was still sending
+    assert time.monotonic() - start < 2  # parsing all of it takes several times that
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
 def test_a_body_that_never_ends_is_408(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as link:
         link.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")

@@ -81,7 +81,7 @@ def test_two_batches_a_step_are_one_of_twice_the_size(half_known, tmp_path, loss
         trained_stage(
             half_known,
             only_global(**common, batch_size=size, accumulate=accumulate).model_copy(
-                update={"backbone": "test_convnext2", "loss": loss}
+                update={"backbone": "test_convnext2", "image_size": 64, "loss": loss}
             ),
             tmp_path / str(size),
         )

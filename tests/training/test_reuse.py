@@ -83,6 +83,27 @@ def test_reasons_in_words(prepared, tmp_path, donor):
     assert str(same.reuse(RunFolder(donor), short())) == "nothing was left to take over"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "weights", "equal"),
+    [
+        ("test_resnet", "none", True),
+        ("resnet50.tv_in1k", "imagenet", True),
+        ("vit_tiny_patch16_224", "imagenet", False),  # .5/.5
+        ("tf_efficientnet_lite0", "imagenet", False),
+        ("vit_tiny_patch16_224", "none", True),
+        ("resnet50", "weights.safetensors", False),  # a file may state its own
+    ],
+)
+def test_normalisation_is_compared_by_its_numbers(backbone, weights, equal):
+    """Runs of earlier versions say `imagenet`, which was their default."""
+    before, after = (short(backbone=backbone, weights=weights, normalisation=name) for name in ("imagenet", "weights"))
+    changes = [] if equal else ["normalisation: imagenet -> weights"]
+    assert run_folder.differences(before, after) == changes
+    assert (run_folder.recipe(before, 0) == run_folder.recipe(after, 0)) is equal
+    subtracted = short(backbone=backbone, weights=weights, normalisation="mean")
+    assert run_folder.differences(before, subtracted) == ["normalisation: imagenet -> mean"]
+
+
 def held(run: RunFolder, **stages: float) -> RunFolder:
     """Finished stages whose weights are one number each."""
     for name, value in stages.items():

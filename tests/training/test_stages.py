@@ -225,14 +225,19 @@ def test_divergence_is_named(prepared, tmp_path):
 
 
 def test_a_batch_norm_of_one_value_is_told_with_its_cures(prepared, tmp_path):
-    """A view of 32 px is a map of 1 x 1, where one film has one value a channel."""
-    alone = tiny_config(backbone="resnet10t", image_size=32, global_=Stage(epochs=1, batch_size=1))
+    """SKNet pools its features before a batch norm, where one film has one value a channel."""
+    alone = tiny_config(backbone="skresnet18", image_size=64, global_=Stage(epochs=1, batch_size=1))
     words = (
-        r"a batch norm of resnet10t cannot learn from one value a channel: 1 film a step and device, on a 1 x 1 "
-        r"feature map\. Give --global\.batch-size 2 or more for each device \(and as many films\), or larger views "
-        r"\(--image-size, now 32\) or a finer grid \(--output-stride, now 32\)"
+        r"a batch norm of skresnet18 cannot learn from one value a channel: 1 film a step and device, pooled\. "
+        r"Give --global\.batch-size 2 or more for each device \(and as many films\)"
     )
     with pytest.raises(ValueError, match=words):
+        train(prepared, alone, tmp_path / "run", progress=False)
+
+
+def test_a_map_of_one_cell_is_refused_before_anything_is_trained(prepared, tmp_path):
+    alone = tiny_config(backbone="resnet10t", image_size=32, global_=Stage(epochs=1, batch_size=1))
+    with pytest.raises(ValueError, match=r"makes 1 x 1 cells of a view of 32 x 32 pixels.*give a larger --image-size"):
         train(prepared, alone, tmp_path / "run", progress=False)
 
 

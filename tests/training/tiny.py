@@ -94,6 +94,7 @@ def shared_config(devices: int) -> Train:
     common = {"batch_size": 8, "lr": 0.05, "epochs": 2}
     return tiny_config(
         backbone="test_convnext2",
+        image_size=64,
         devices=devices,
         global_=Stage(**(common | {"batch_size": 4, "accumulate": 2, "ema": 0.9})),
         local=Local(min_side=4, **common),

@@ -66,10 +66,16 @@ NO_UNITS = Code("1", "UCUM", "no units")
 SCORE = _private("SCORE_FUSION", "Score of the fusion branch, uncalibrated")
 SCORE_GLOBAL = _private("SCORE_GLOBAL", "Score of the global branch, uncalibrated")
 SCORE_LOCAL = _private("SCORE_LOCAL", "Score of the local branch, uncalibrated")
-PROBABILITY = _private("PROBABILITY", "Calibrated probability of the finding")
+PROBABILITY = Code("122157", "DCM", "Probability")
+"""Calibrated; raw scores are no probabilities."""
 THRESHOLD = _private("THRESHOLD", "Operating point: threshold on the fusion score")
 SENSITIVITY = _private("SENSITIVITY", "Sensitivity at the operating point on validation films")
 SPECIFICITY = _private("SPECIFICITY", "Specificity at the operating point on validation films")
+
+PRESENT = Code("52101004", "SCT", "Present")
+ABSENT = Code("272519000", "SCT", "Absent")
+UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+"""What a report says of a finding (CID 240 "Present-Absent")."""
 
 POINT_KIND = _private("POINT_KIND", "Choice of the operating point")
 POINTS: dict[Point, Code] = {

@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.inference.prediction import Prediction
+from agcxr.labels import NO_FINDING
 
 DIGITS = 6
 
@@ -25,7 +26,7 @@ def content(
     device = sr.ObserverContext(
         observer_type=sr.CodedConcept.from_code(codes.DEVICE),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=algorithm.device_uid,
+            uid=derived_uid(algorithm.version, "device"),
             name=NAME,
             manufacturer_name=NAME,
             model_name=MODEL_NAME,
@@ -37,7 +38,7 @@ def content(
         procedure_reported=codes.CHEST_FILM,
         imaging_measurements=[
             _region(header, prediction, algorithm),
-            *(_finding(header, prediction, algorithm, k) for k in range(len(prediction.labels))),
+            *(_finding(header, prediction, algorithm, k) for k in prediction.ranked()),
         ],
         title=codes.REPORT,
     )
@@ -91,8 +92,10 @@ def _region(
 def _finding(
     header: Dataset, prediction: Prediction, algorithm: Algorithm, k: int
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """One label: the three scores; where validation held enough films, the calibrated probability, the operating point
-    and on which side of it."""
+    """One label: the three scores; where validation held enough films, the calibrated probability, the operating point,
+    on which side of it, and so whether the finding is present or absent. Else it is undetermined: nothing is stated
+    that was not calibrated. Only what is present is the group's Finding: whoever reads no more reads no more than that.
+    """
     label, cut = prediction.labels[k], prediction.cut
     fitted = cut is None or bool(cut.fitted_K[k])
     numbers = [
@@ -102,10 +105,11 @@ def _finding(
     ]
     if prediction.calibrated_K is not None and fitted:
         numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
+    concept, state = codes.finding_code(label), codes.UNDETERMINED
     called = [(codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE)]
     side = prediction.calls()[k]
     if side is not None and cut is not None:
-        kind = cut.point
+        kind, state = cut.point, codes.PRESENT if side else codes.ABSENT
         numbers.append(_number(codes.THRESHOLD, float(cut.score_K[k])))
         points = algorithm.calibration.findings[label].points if algorithm.calibration else None
         if points is not None:
@@ -116,10 +120,10 @@ def _finding(
         tracking_identifier=sr.TrackingIdentifier(
             derived_uid(str(header.SOPInstanceUID), algorithm.version, "finding", label), label.replace("_", " ")
         ),
-        finding_type=codes.finding_code(label),
+        finding_type=concept if state == codes.PRESENT and label != NO_FINDING else None,
         algorithm_id=_identification(algorithm),
         measurements=numbers,
-        qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in called],
+        qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in ((concept, state), *called)],
         source_images=[sr.SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))],
     )
 

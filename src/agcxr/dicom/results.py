@@ -22,13 +22,14 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from highdicom.sr import ComprehensiveSR
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.report import content, region_tracking
-from agcxr.dicom.source import VERBATIM, Source
+from agcxr.dicom.source import OF_THE_FILM, VERBATIM, Source
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
 
@@ -93,13 +94,14 @@ def make_results(
     if prediction.intake is not None and prediction.intake.decision == "refuse":
         raise Refused("; ".join(prediction.intake.reasons))
     # The name may be a file's, and file names may name patients.
-    prediction = replace(prediction, name="Chest film")
+    prediction = replace(prediction, name="Chest film", model=algorithm.version)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
         plain = _without_lists(source)
-        made = {role: _MAKERS[role](plain, prediction, algorithm) for role in roles}
+        time = _now(header)
+        made = {role: _MAKERS[role](plain, prediction, algorithm, time) for role in roles}
         for dataset in made.values():
-            for keyword in VERBATIM:
+            for keyword in (*VERBATIM, *OF_THE_FILM):
                 if keyword in header:
                     dataset.add(header[keyword])
         return Results(**made)
@@ -139,7 +141,7 @@ def _without_lists(source: Source) -> Source:
     return replace(source, dataset=header)
 
 
-def _report(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+def _report(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
     return ComprehensiveSR(
         evidence=[source.dataset],
         content=content(source.dataset, prediction, algorithm, source.emptied)[0],
@@ -147,27 +149,32 @@ def _report(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dat
         is_final=False,
         is_verified=False,
         coding_schemes=[codes.scheme()],
-        **_common(source, algorithm, "sr"),
+        requested_procedures=_requests(source.dataset),
+        **_common(source, algorithm, "sr", time),
     )
 
 
-def _picture(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+def _picture(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
     header = source.dataset
     image = SCImage.from_ref_dataset(
         ref_dataset=header,
-        pixel_array=np.asarray(picture(prediction).convert("RGB")),
+        pixel_array=np.asarray(picture(prediction, time=time).convert("RGB")),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **_common(source, algorithm, "sc"),
+        **_common(source, algorithm, "sc", time),
     )
     image.add_new("PatientOrientation", "CS", None)  # several panels in one picture: no direction is true of all
     image.ConversionType = "WSD"
-    image.ImageComments = RESEARCH_ONLY
+    image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = DA(time.date()), TM(time.time())
+    doubts = () if prediction.intake is None else prediction.intake.reasons
+    image.ImageComments = "\r\n".join((RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in doubts)))
     image.DerivationDescription = f"{NAME} {algorithm.version}: film, attention, crop and scores in one picture"
     image.SourceImageSequence = [_reference(header)]
+    if "RequestAttributesSequence" in header:
+        image.add(header["RequestAttributesSequence"])
     image.BodyPartExamined = header.get("BodyPartExamined") or "CHEST"
     lossy = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
     for keyword in ("BurnedInAnnotation", "LossyImageCompression", *lossy):
@@ -176,7 +183,7 @@ def _picture(source: Source, prediction: Prediction, algorithm: Algorithm) -> Da
     return image
 
 
-def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) -> Dataset:
+def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
     label = "Whole view (no region stood out)" if prediction.fallback else "Attended region"
     segment = SegmentDescription(
         segment_number=1,
@@ -203,26 +210,52 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm) 
         content_label="ATTENDED_REGION",
         content_description="Region a model attended to. Research use only.",
         content_creator_name=f"{NAME}^",
-        **_common(source, algorithm, "seg"),
+        **_common(source, algorithm, "seg", time),
     )
     # Its grid is the film's, so the film's directions hold; empty where the film states none.
     result.PatientOrientation = source.dataset.get("PatientOrientation")
     result.BodyPartExamined = source.dataset.get("BodyPartExamined") or "CHEST"
+    if "RequestAttributesSequence" in source.dataset:
+        result.add(source.dataset["RequestAttributesSequence"])
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
 
 
-_MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm], Dataset]] = {
+_MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm, datetime], Dataset]] = {
     "sr": _report,
     "sc": _picture,
     "seg": _segmentation,
 }
 
 
-def _common(source: Source, algorithm: Algorithm, role: Role) -> dict[str, Any]:
+def _now(header: Dataset) -> datetime:
+    """In the film's time zone where it states one, since its results state that too; else in this machine's."""
+    zone = header.get("TimezoneOffsetFromUTC")
+    return datetime.now().astimezone() if zone is None else datetime.now(datetime.strptime(zone, "%z").tzinfo)
+
+
+def _requests(header: Dataset) -> list[Dataset] | None:
+    """The requests that the film answers, as a report names them (PS3.3 C.17.2); None where the film names none."""
+    items = []
+    for given in header.get("RequestAttributesSequence", ()):
+        item = Dataset()
+        item.StudyInstanceUID = given.get("StudyInstanceUID") or header.StudyInstanceUID
+        item.AccessionNumber = given.get("AccessionNumber") or header.get("AccessionNumber")
+        for keyword in ("RequestedProcedureID", "RequestedProcedureDescription"):
+            setattr(item, keyword, given.get(keyword))
+        item.PlacerOrderNumberImagingServiceRequest = item.FillerOrderNumberImagingServiceRequest = None
+        item.ReferencedStudySequence = []
+        item.RequestedProcedureCodeSequence = given.get("RequestedProcedureCodeSequence", [])
+        if issuer := given.get("IssuerOfAccessionNumberSequence"):
+            item.IssuerOfAccessionNumberSequence = issuer
+        items.append(item)
+    return items or None
+
+
+def _common(source: Source, algorithm: Algorithm, role: Role, time: datetime) -> dict[str, Any]:
     """Series, equipment and UIDs: what all three constructors ask for."""
-    film, (number, description), now = source.sop_instance_uid, SERIES[role], datetime.now()
+    film, (number, description) = source.sop_instance_uid, SERIES[role]
     return {
         "series_instance_uid": UID(derived_uid(film, algorithm.version, role, "series")),
         "series_number": number,
@@ -233,10 +266,10 @@ def _common(source: Source, algorithm: Algorithm, role: Role) -> dict[str, Any]:
         "manufacturer_model_name": MODEL_NAME,
         "software_versions": algorithm.version,
         "device_serial_number": algorithm.fingerprint,
-        "content_date": now.date(),
-        "content_time": now.time(),
-        "series_date": now.date(),
-        "series_time": now.time(),
+        "content_date": time.date(),
+        "content_time": time.time(),
+        "series_date": time.date(),
+        "series_time": time.time(),
     }
 
 

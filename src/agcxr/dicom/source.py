@@ -11,6 +11,7 @@ import json
 import re
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import pydicom
 from pydicom import config
@@ -61,9 +62,45 @@ OPTIONAL = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
     "BurnedInAnnotation",
+    "TimezoneOffsetFromUTC",
 )
+CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
+ISSUER = ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType")
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "IssuerOfAccessionNumberSequence": ISSUER,
+    "IssuerOfPatientIDQualifiersSequence": ISSUER[1:],
+    "RequestedProcedureCodeSequence": CODE,
+    "ScheduledProtocolCodeSequence": CODE,
+    "RequestAttributesSequence": (
+        "StudyInstanceUID",
+        "AccessionNumber",
+        "IssuerOfAccessionNumberSequence",
+        "RequestedProcedureID",
+        "RequestedProcedureDescription",
+        "RequestedProcedureCodeSequence",
+        "ScheduledProcedureStepID",
+        "ScheduledProcedureStepDescription",
+        "ScheduledProtocolCodeSequence",
+    ),
+}
+"""What is taken over from the items of a sequence: who issued a number, and which request the film answers."""
+ITEMS = 16
+"""Of a sequence, at most; requests have one or two."""
 DATE = re.compile(r"(\d{4})([./-]?)(\d{2})\2(\d{2})", re.ASCII)
+ZONE = re.compile(r"(?!-0000)(?:-(?:0[0-9]|1[01])[0-5][0-9]|-1200|\+(?:0[0-9]|1[0-3])[0-5][0-9]|\+1400)", re.ASCII)
+"""From -1200 to +1400; UTC itself is +0000 (PS3.3 C.12.1.1.8)."""
 TIME = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(\.\d+)?)?)?", re.ASCII)
+
+OF_THE_FILM = (
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientAge",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "StudyDescription",
+    "IssuerOfAccessionNumberSequence",
+    "TimezoneOffsetFromUTC",
+)
+"""Of patient and study, in every result where the film has it."""
 
 VERBATIM = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")
 """Copied even where the value breaks a rule: an archive matches by them."""
@@ -89,10 +126,8 @@ class Source:
     @classmethod
     def from_json(cls, data: bytes) -> Source:
         """What `to_json` wrote."""
-        told, dataset = json.loads(data), Dataset()
-        for keyword, value in told["fields"].items():
-            _put(dataset, keyword, value)
-        return cls(dataset, tuple(told["emptied"]))
+        told = json.loads(data)
+        return cls(_read(told["fields"]), tuple(told["emptied"]))
 
 
 def read_source(data: bytes) -> Source:
@@ -153,6 +188,13 @@ def _source(given: Dataset) -> Source:
             emptied.append(keyword)
         if usable is not None or keyword in TYPE_2:
             _put(kept, keyword, usable)
+    for keyword in (
+        "IssuerOfAccessionNumberSequence",
+        "IssuerOfPatientIDQualifiersSequence",
+        "RequestAttributesSequence",
+    ):
+        if items := _items(given, keyword, emptied):
+            _put(kept, keyword, items)
     for keyword in ("Rows", "Columns"):
         if (size := whole(given, keyword, [])) is None:
             raise RadiographError(f"DICOM without a usable {keyword}")
@@ -160,6 +202,38 @@ def _source(given: Dataset) -> Source:
     _put(kept, "SpecificCharacterSet", "ISO_IR 192")
     # A frame of reference without positions in it (some CR and DX state one) locates nothing: results refer to pixels.
     return Source(kept, tuple(emptied))
+
+
+def _items(given: Dataset, keyword: str, emptied: list[str]) -> list[Dataset]:
+    """The items of a sequence, cut down to SEQUENCES; without those that hold nothing or half of a code."""
+    try:
+        value = given[keyword].value if keyword in given else []
+    except (*BROKEN, BytesLengthException):
+        value = None
+    if not isinstance(value, pydicom.Sequence | list):
+        emptied.append(keyword)
+        return []
+    return [kept for item in value[:ITEMS] if len(kept := _item(item, SEQUENCES[keyword], emptied))]
+
+
+def _item(given: Dataset, keywords: tuple[str, ...], emptied: list[str]) -> Dataset:
+    kept = Dataset()
+    for keyword in keywords:
+        if keyword in SEQUENCES:
+            if items := _items(given, keyword, emptied):
+                _put(kept, keyword, items)
+            continue
+        texts = _texts(given, keyword)
+        if any(texts) and (usable := _usable(keyword, texts)) is not None:
+            _put(kept, keyword, usable)
+        elif any(texts):
+            emptied.append(keyword)
+    together = {"UniversalEntityID", "UniversalEntityIDType"}, {*CODE} - {"CodingSchemeVersion"}
+    for needed in together:  # the standard has all of them or none
+        if needed <= set(keywords) and not all(keyword in kept for keyword in needed):
+            for keyword in needed:
+                kept.pop(keyword, None)
+    return Dataset() if list(kept.keys()) == [tag_for_keyword("CodingSchemeVersion")] else kept
 
 
 def _texts(given: Dataset, keyword: str) -> list[str]:
@@ -184,7 +258,7 @@ def _usable(keyword: str, texts: list[str]) -> str | list[str] | None:
     count = dictionary_VM(keyword)
     if count.isdecimal() and len(texts) != int(count):
         return None
-    kind = "CODE" if keyword == "PatientSex" else dictionary_VR(keyword)
+    kind = {"PatientSex": "CODE", "TimezoneOffsetFromUTC": "ZONE"}.get(keyword) or dictionary_VR(keyword)
     values = [_mended(kind, text) for text in texts]
     usable = [value for value in values if value is not None]
     if len(usable) < len(values):
@@ -202,6 +276,8 @@ def _mended(kind: str, text: str) -> str | None:
         return _age(text)
     if kind == "CODE":
         return text.upper() if text.upper() in ("M", "F", "O") else None
+    if kind == "ZONE":
+        return text if ZONE.fullmatch(text) else None
     if kind == "CS":
         text = text.upper()
     if kind == "DS" and (size := number_of(text)) is not None:
@@ -242,10 +318,21 @@ def _age(text: str) -> str | None:
     return text if re.fullmatch(r"[0-9]{3}[DWMY]", text) else f"{int(years):03d}Y"
 
 
-def _plain(value: object) -> int | str | list[str] | None:
+def _plain(value: object) -> int | str | list[Any] | None:
+    """As JSON has it: an item of a sequence is an object."""
     if value is None or isinstance(value, int):
         return value
+    if isinstance(value, pydicom.Sequence):
+        return [{element.keyword: _plain(element.value) for element in item} for item in value]
     return [str(one) for one in value] if isinstance(value, list | pydicom.multival.MultiValue) else str(value)
+
+
+def _read(fields: dict[str, Any]) -> Dataset:
+    """What `_plain` made of a data set."""
+    dataset = Dataset()
+    for keyword, value in fields.items():
+        _put(dataset, keyword, [_read(item) for item in value] if keyword in SEQUENCES else value)
+    return dataset
 
 
 def _put(dataset: Dataset, keyword: str, value: object) -> None:

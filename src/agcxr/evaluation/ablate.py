@@ -35,7 +35,7 @@ from agcxr.inference.batch import load_runs
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
-from agcxr.training.stages import train
+from agcxr.training.stages import first_process, train, wait_for_each_other
 
 SETTINGS = "ablation.yaml"
 PLAIN: tuple[str, ViewSet] = (REFERENCE, "plain")
@@ -75,6 +75,7 @@ def ablate(
     """
     start, root, films = time.perf_counter(), Path(out), open_prepared(prepared)
     base = resolved(base.model_copy(update={"seed": 0}))
+    progress = progress and first_process()
     groups = _possible(tuple(only) or GROUPS, base, films, progress)
     table = None if lesions is None else read_lesions(lesions)
     if table is not None and "controls" not in groups:
@@ -84,7 +85,8 @@ def ablate(
         bins(
             here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, ranged_findings(table)
         )
-    _claim(root, base)
+    if first_process():
+        _claim(root, base)
     asked = arms(base, groups)
     needed = runs(asked, base)
     looks: dict[str, list[ViewSet]] = {
@@ -99,9 +101,11 @@ def ablate(
         for name, settings in needed.items():
             seeded, views = settings.model_copy(update={"seed": seed}), looks[name]
             _run(root / f"seed{seed}", name, seeded, films, split, views, device, progress)
+    wait_for_each_other()  # for the predictions of the last arm
     shown = [group for group in GROUPS if group in groups or _finished(root, group, base, seeds, split)]
     found = _compare(root, arms(base, shown), base, films, seeds, split, table, (resamples, level), start)
-    write(found, root)
+    if first_process():
+        write(found, root)
     if progress:
         print(f"\n{text(found)}\n\nTable: {root / 'table.md'}\nFigure: {root / 'figure.png'}")
     return Ablated(root, found)
@@ -171,8 +175,10 @@ def _run(
             print(f"\n{folder.name}, {name}", flush=True)
         others = sorted(path.parent for path in folder.glob("*/config.yaml") if path.parent != run.root)
         train(films.folder, settings, run.root, resume=run.root.exists(), reuse=others, progress=progress)
-        for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
-            path.unlink()
+    if not first_process():  # started for its device: the first one keeps the folder
+        return
+    for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
+        path.unlink()
     for one in views:
         _predict(run.root, films, split, one, device, progress)
 

@@ -135,8 +135,8 @@ def _common(branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> tuple[
     findings = [label for label in LABELS if label in predicted and label in truth.columns]
     if not set(findings) - {NO_FINDING}:
         raise ValueError(
-            f"no finding is on both sides: predicted are {', '.join(sorted(anywhere))}, "
-            f"labelled {', '.join(truth.columns)}"
+            f"no finding{' but No Finding' if findings else ''} is on both sides: predicted are "
+            f"{', '.join(sorted(anywhere))}, labelled {', '.join(truth.columns)}"
         )
     reasons = {
         "not predicted": set(truth.columns) - anywhere,

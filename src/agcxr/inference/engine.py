@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy.typing as npt
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, Point, Prevalence, Scale
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Failure, Prediction
 from agcxr.inference.stream import BatchPrediction, Desk, Film
 
@@ -32,6 +33,11 @@ class FilmEngine(ABC):
     @abstractmethod
     def window(self) -> tuple[float, ...]:
         """The part of every film that the network sees, (x0, y0, x1, y1) as fractions of it."""
+
+    @property
+    @abstractmethod
+    def algorithm(self) -> Algorithm:
+        """The model as answers name it; the first call hashes its weights."""
 
     @abstractmethod
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
@@ -104,7 +110,8 @@ class FilmEngine(ABC):
         return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
 
     def _desk(self) -> Desk:
-        return Desk(self._predict, self.prepared_size, None if self.scale is None else self.scale.cut)
+        cut = None if self.scale is None else self.scale.cut
+        return Desk(self._predict, self.prepared_size, cut, lambda: self.algorithm.version)
 
 
 def scale_of(

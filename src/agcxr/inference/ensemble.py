@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Frozen
 from agcxr.inference.engine import FilmEngine, mean_scale
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
 from agcxr.inference.stream import BatchPrediction
 
@@ -98,6 +100,21 @@ class Ensemble(FilmEngine):
     @property
     def own(self) -> Calibration | None:
         return self._own if self.looks > 1 or self._own is not None else super().own
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """Of all members, the views and the calibration of the whole."""
+        first = self._members[0].algorithm
+        if self.looks == 1:
+            return first
+        own = "" if self.own is None else self.own.model_dump_json()
+        text = "\n".join([*(member.algorithm.fingerprint for member in self._members), self.views, own])
+        return replace(
+            first,
+            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            parameters=(*first.parameters, self.words),
+            calibration=self.calibration,
+        )
 
     @property
     def words(self) -> str:

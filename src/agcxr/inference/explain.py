@@ -1,4 +1,5 @@
-"""A Prediction as a picture: the film with its box, the attention on it, the crop, and the findings beneath.
+"""A Prediction as a picture: the film with its box, the attention on it, the crop, and the findings beneath; what was
+doubtful about the film above them, and which model said it, how and when at the foot.
 
 Drawn with Pillow at fixed pixel positions (no global state, so it may run in threads); the heat uses the perceptually
 uniform map "inferno". `overlay` and `draw_box` are the pieces that reports and pages use on their own.
@@ -8,23 +9,28 @@ Shapes: H, W height and width; 3 the RGB channels. Pictures are uint8; heat is f
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from agcxr.calibration import Point
+from agcxr.inference.identity import NAME
+from agcxr.inference.lettering import Colour, short_name, shorten
+from agcxr.inference.lettering import lines_of as _lines
+from agcxr.inference.lettering import text_at as _text
 from agcxr.inference.prediction import Box, Bytes, Floats, Prediction
 from agcxr.labels import NO_FINDING
 
 RESEARCH_ONLY = "Research use only. Not a medical device."
-Colour = tuple[int, int, int]
 
 BACKGROUND: Colour = (11, 13, 16)
 PANEL: Colour = (0, 0, 0)
@@ -39,7 +45,11 @@ MARGIN = 44
 GAP = 22
 HEADER = 92
 ROW = 33
-TOP = 6
+"""Of the facts beneath the film."""
+FINDING = 26
+"""Of the findings."""
+DOUBT = 25
+"""Of a line of a warning."""
 POINT_WORDS: dict[Point, str] = {
     "youden": "Youden's point",
     "sensitivity95": "95 % sensitivity",
@@ -92,14 +102,16 @@ def draw_box(image: Bytes, box: Box, colour: Colour = ACCENT, width: int = 3) ->
     return np.asarray(out)
 
 
-def picture(prediction: Prediction, film_HW: Bytes | None = None) -> Image.Image:
-    """The figure of the method, 1600 pixels wide: original with box | attention | crop, and the top findings.
+def picture(prediction: Prediction, film_HW: Bytes | None = None, *, time: datetime | None = None) -> Image.Image:
+    """The figure of the method, 1600 pixels wide: original with box | attention | crop, and all findings, called ones
+    first. Warnings about the film stand above it; the model, its operating point and the time at the foot.
 
     Of a refused film: the film and the reasons, and nothing that the model says of it.
 
     Args:
         prediction: of any engine.
         film_HW: uint8 pixels of the film at any scale; default: those the prediction kept.
+        time: when it is drawn, with its zone where known; None leaves it out.
 
     Raises:
         ValueError: neither `film_HW` nor `prediction.film_HW` holds the film.
@@ -110,7 +122,8 @@ def picture(prediction: Prediction, film_HW: Bytes | None = None) -> Image.Image
             f"the prediction of {prediction.name} kept no film; pass film_HW=radiograph.to_uint8(), "
             "or predict with keep_film=1024"
         )
-    layout = _layout(prediction)
+    doubts = _doubts(prediction)
+    layout = _layout(prediction, len(doubts))
     if prediction.refused:
         layout = replace(layout, height=layout.caption_y + 74)
     canvas = Image.new("RGB", (WIDTH, layout.height), BACKGROUND)
@@ -119,23 +132,42 @@ def picture(prediction: Prediction, film_HW: Bytes | None = None) -> Image.Image
     if prediction.refused:
         _refusal(canvas, draw, prediction, film, layout)
     else:
+        _warning(draw, doubts)
         _panels(canvas, draw, prediction, film, layout)
         _facts(draw, prediction, layout)
         _findings(draw, prediction, layout)
     _text(draw, (MARGIN, layout.height - 34), RESEARCH_ONLY, 15, MUTED)
+    _text(draw, (WIDTH - MARGIN, layout.height - 34), " · ".join(_source(prediction, time)), 15, MUTED, anchor="rs")
     return canvas
 
 
+def to_png(prediction: Prediction, film_HW: Bytes | None = None, *, time: datetime | None = None) -> bytes:
+    """`picture` as a PNG file, whose metadata say the same: for research only, the model, the time, the warnings."""
+    time = time or datetime.now().astimezone()
+    texts = {
+        "Title": "Attention-guided reading of a chest radiograph",
+        "Description": RESEARCH_ONLY,
+        "Software": f"{NAME} {version(NAME)}",
+        "Creation Time": time.isoformat(timespec="seconds"),
+        "Model": prediction.model,
+        "Operating point": _point(prediction),
+        "Warning": "" if prediction.intake is None else "; ".join(prediction.intake.reasons),
+    }
+    info, out = PngInfo(), io.BytesIO()
+    for name, text in texts.items():
+        if text:
+            info.add_itxt(name, text)
+    # Level 4 is three times as quick as the default and a few per cent larger.
+    picture(prediction, film_HW, time=time).save(out, format="PNG", pnginfo=info, compress_level=4)
+    return out.getvalue()
+
+
 def save_picture(prediction: Prediction, path: str | os.PathLike[str], film_HW: Bytes | None = None) -> Path:
-    """Write `picture` as a PNG whose metadata says what it is and that it is for research only. Returns the path."""
-    info = PngInfo()
-    info.add_text("Title", "Attention-guided reading of a chest radiograph")
-    info.add_text("Description", RESEARCH_ONLY)
-    info.add_text("Software", f"agcxr {version('agcxr')}")
+    """Write `to_png` into a file. Returns the path."""
+    data = to_png(prediction, film_HW)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Level 4 is three times as quick as the default and a few per cent larger.
-    picture(prediction, film_HW).save(target, format="PNG", pnginfo=info, compress_level=4)
+    target.write_bytes(data)
     return target
 
 
@@ -151,12 +183,15 @@ class _Layout:
     height: int
 
 
-def _layout(prediction: Prediction) -> _Layout:
-    """Three panels of one height that fill the width. Very tall or wide films are letterboxed in a moderate cell."""
+def _layout(prediction: Prediction, doubts: int) -> _Layout:
+    """Three panels of one height that fill the width. Very tall or wide films are letterboxed in a moderate cell.
+
+    doubts: lines of warnings above them.
+    """
     aspect = float(np.clip(prediction.width / prediction.height, 0.72, 1.45))
     side = round((WIDTH - 2 * MARGIN - 2 * GAP) / (2 * aspect + 1))
     wide = (WIDTH - 2 * MARGIN - 2 * GAP - side) // 2
-    left, top = MARGIN, HEADER
+    left, top = MARGIN, HEADER + (doubts * DOUBT + 32 if doubts else 0)
     heat_x, crop_x = left + wide + GAP, left + 2 * (wide + GAP)
     caption_y = top + side + 30
     table_y = caption_y + 62
@@ -166,15 +201,50 @@ def _layout(prediction: Prediction) -> _Layout:
         crop=(crop_x, top, side, side),
         caption_y=caption_y,
         table_y=table_y,
-        height=table_y + (TOP + 1) * ROW + 74,
+        height=table_y + 32 + max(len(prediction.labels) * FINDING + 8, 5 * ROW) + 52,
     )
 
 
 def _header(draw: ImageDraw.ImageDraw, prediction: Prediction) -> None:
-    _text(draw, (MARGIN, 54), _short_name(prediction.name), 27, TEXT)
+    _text(draw, (MARGIN, 54), short_name(prediction.name), 27, TEXT)
     size = f"{prediction.width} x {prediction.height} px"
     facts = " · ".join((size, *prediction.notes))
-    _text(draw, (WIDTH - MARGIN, 54), _shorten(facts, 80), 18, MUTED, anchor="rs")
+    _text(draw, (WIDTH - MARGIN, 54), shorten(facts, 80), 18, MUTED, anchor="rs")
+
+
+def _doubts(prediction: Prediction) -> list[str]:
+    """Lines of what is doubtful about a film that was read all the same."""
+    if prediction.intake is None or prediction.refused:
+        return []
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    reasons = (f"Warning: {reason}" for reason in prediction.intake.reasons)
+    return [line for reason in reasons for line in _lines(draw, reason, 19, WIDTH - 2 * MARGIN - 24)]
+
+
+def _warning(draw: ImageDraw.ImageDraw, doubts: list[str]) -> None:
+    """Above the panels, marked as a refusal is."""
+    if not doubts:
+        return
+    draw.rectangle((MARGIN, HEADER - 8, MARGIN + 4, HEADER + len(doubts) * DOUBT), fill=WARNING)
+    for i, line in enumerate(doubts):
+        _text(draw, (MARGIN + 24, HEADER + 14 + i * DOUBT), line, 19, WARNING)
+
+
+def _source(prediction: Prediction, time: datetime | None) -> list[str]:
+    """Who says it, how and when; as far as that is known."""
+    parts = [f"Model: {NAME} {prediction.model}"] if prediction.model else []
+    if not prediction.refused:
+        parts.append(f"Operating point: {_point(prediction)}")
+    if time is not None:
+        zone = time.strftime("%z")
+        parts.append(f"{time:%Y-%m-%d %H:%M}" + (f" UTC{zone[:3]}:{zone[3:5]}" if zone else ""))
+    return parts
+
+
+def _point(prediction: Prediction) -> str:
+    """The operating point in use, in words."""
+    cut = prediction.cut
+    return "none, so nothing is called" if cut is None or bool(np.isnan(cut.score_K).all()) else POINT_WORDS[cut.point]
 
 
 def _refusal(
@@ -268,15 +338,16 @@ class _Row:
 
 
 def _rows(prediction: Prediction) -> list[_Row]:
-    """The findings to show: called ones, then those calibrated, each by probability; "No Finding" last."""
+    """All findings: called ones, then those calibrated, each by probability; "No Finding" last."""
     shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
     cut = prediction.cut
     thresholds = [np.nan] * len(shown) if cut is None else cut.probability_K.tolist()
     fitted = [True] * len(shown) if cut is None else cut.fitted_K.tolist()
-    numbers = zip(prediction.labels, shown.tolist(), thresholds, prediction.calls(), fitted, strict=True)
-    rows = sorted((_Row(*one) for one in numbers), key=lambda row: (not row.called, not row.fitted, -row.bar))
-    findings = [row for row in rows if row.finding != NO_FINDING]
-    return findings[:TOP] + [row for row in rows if row.finding == NO_FINDING]
+    rows = [
+        _Row(*row)
+        for row in zip(prediction.labels, shown.tolist(), thresholds, prediction.calls(), fitted, strict=True)
+    ]
+    return [rows[k] for k in prediction.ranked()]
 
 
 def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
@@ -297,7 +368,7 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
     for name, x in branches.items():
         _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
     for i, row in enumerate(_rows(prediction)):
-        base = head_y + 32 + i * ROW + (8 if row.finding == NO_FINDING else 0)
+        base = head_y + 30 + i * FINDING + (8 if row.finding == NO_FINDING else 0)
         quiet = row.finding == NO_FINDING or (judged and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
         _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
@@ -330,46 +401,3 @@ def _fit(image: Bytes, width: int, height: int) -> Bytes:
     return np.asarray(
         cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC), dtype=np.uint8
     )
-
-
-@lru_cache(maxsize=32)
-def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own grotesque; for names it has no letters for, the DejaVu Sans that matplotlib ships."""
-    if plain:
-        return ImageFont.load_default(size)
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", round(size * 0.92))
-
-
-def _text(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: Colour, anchor: str = "ls"
-) -> None:
-    plain = all(letter.isascii() or letter in "·…" for letter in text)
-    draw.text(at, text, font=_font(size, plain), fill=colour, anchor=anchor)
-
-
-def _lines(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
-    """The text in lines of at most `width` pixels where its words allow."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and draw.textlength(longer, font=_font(size, True)) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _short_name(name: str) -> str:
-    """The last part of a path, printable and of a bounded length."""
-    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name
-    return _shorten("".join(letter if letter.isprintable() else "?" for letter in last), 60)
-
-
-def _shorten(text: str, limit: int) -> str:
-    """Cut out the middle of a long text: both the start and the end of a file name tell films apart."""
-    if len(text) <= limit:
-        return text
-    keep = limit - 1
-    return f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"

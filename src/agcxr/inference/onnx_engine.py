@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -24,6 +25,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.engine import FilmEngine, mean_scale, scale_of
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
@@ -162,6 +164,11 @@ class OnnxPredictor(FilmEngine):
     @property
     def words(self) -> str:
         return "" if self.facts.average is None else self.facts.average.words
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The file as answers name it; the first call hashes it."""
+        return Algorithm.of_exported(self)
 
     def run(self, films_BHW: Bytes) -> dict[str, npt.NDArray[Any]]:
         """The file's own outputs by name for a batch of films of one size, any H x W; boxes in pixels of the film.

@@ -70,6 +70,8 @@ class Prediction:
     """Calibrated probabilities of the fusion; None where the checkpoint holds no calibration."""
     cut: Cut | None = None
     """The operating point in use; None where the checkpoint holds no calibration."""
+    model: str = ""
+    """Which model answered: version of agcxr and fingerprint of the model, see identity.py; empty: not known."""
     intake: Intake | None = None
     """Whether this is a film that the model may speak about; None where nobody looked."""
     features: Floats | None = None
@@ -112,6 +114,18 @@ class Prediction:
             return (None,) * len(self.labels)
         pairs = zip(self.fusion_K.tolist(), self.cut.score_K.tolist(), strict=True)
         return tuple(None if np.isnan(threshold) else score >= threshold for score, threshold in pairs)
+
+    def ranked(self) -> tuple[int, ...]:
+        """Places of all labels in the order of reading: called ones, then those calibrated, each by probability (of the
+        fusion, calibrated where it is); "No Finding" last."""
+        shown = self.fusion_K if self.calibrated_K is None else self.calibrated_K
+        fitted = np.ones(len(shown), bool) if self.cut is None else self.cut.fitted_K
+        calls = self.calls()
+
+        def place(k: int) -> tuple[bool, bool, bool, float]:
+            return self.labels[k] == NO_FINDING, not calls[k], not fitted[k], -float(shown[k])
+
+        return tuple(sorted(range(len(self.labels)), key=place))
 
     def top(self, n: int = 5, branch: Branch = "fusion") -> tuple[Score, ...]:
         """The n most probable findings, best first. "No Finding" is not a finding and is left out."""

@@ -9,6 +9,7 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.inference.engine import FilmEngine, scale_of
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Film
@@ -93,6 +95,11 @@ class Predictor(FilmEngine):
         model, size = self.model, self.prepared_size
         view = centre_views(1, size, image_size=model.image_size, resize=model.resize)
         return tuple((view.window_B4[0].double() / size).tolist())
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The model as answers name it; the first call hashes its weights."""
+        return Algorithm.of_model(self)
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:

@@ -98,12 +98,13 @@ Compute = Callable[[Bytes, bool], BatchPrediction]
 class Desk:
     """Takes films of any kind for one engine and hands back its answers.
 
-    size: side S of the films that `compute` takes. cut: the operating point that Predictions name.
+    size: side S of the films that `compute` takes. cut, version: operating point and model named in Predictions.
     """
 
     compute: Compute
     size: int
     cut: Cut | None = None
+    version: Callable[[], str] = str
 
     def one(self, film: Film, keep_film: int) -> Prediction:
         """Predict one film. Raises RadiographError where it cannot be read."""
@@ -190,9 +191,10 @@ class Desk:
         if not read:
             return list(batch)  # type: ignore[arg-type]  # only failures
         answers = self.compute(np.stack([film.image_SS for film in read]), True)
-        row = iter(range(len(read)))
+        row, model = iter(range(len(read))), self.version()
         return [
-            film if isinstance(film, Failure) else _prediction(film, answers, next(row), self.cut) for film in batch
+            film if isinstance(film, Failure) else _prediction(film, answers, next(row), self.cut, model)
+            for film in batch
         ]
 
 
@@ -253,7 +255,7 @@ def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
     return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None) -> Prediction:
+def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
@@ -276,6 +278,7 @@ def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None)
         intake=film.intake & judge_distance(1.0 if answers.distance_N is None else float(answers.distance_N[row])),
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         cut=cut,
+        model=model,
         features=None if answers.feature_ND is None else answers.feature_ND[row].copy(),
         film_HW=film.film_HW,
     )

@@ -23,7 +23,7 @@ from agcxr.models.backbones import Backbone
 from agcxr.models.checkpoint import Card, ModelArguments, Preprocessing
 from agcxr.models.folding import Folding
 from agcxr.models.origin import RGB_MEAN, RGB_STD
-from agcxr.models.weights import load_strictly
+from agcxr.models.weights import State, fits, load_strictly
 
 GRAY_MEAN, GRAY_STD = (fmean(RGB_MEAN),), (fmean(RGB_STD),)
 """ImageNet statistics of pixels in [0, 1]; gray takes the mean over the colours."""
@@ -169,6 +169,7 @@ class AGCNN(
         look: str = "attention",
         labels: Sequence[str] = LABELS,
         weights: str | Path = "imagenet",
+        strict: bool = True,
     ) -> None:
         """Build the network; random parts follow torch's global generator.
 
@@ -184,6 +185,8 @@ class AGCNN(
         - `normalisation`: mean and deviation of the pixels that belong to the `weights`, or those of `imagenet`, or
           only the weights' `mean` is subtracted (paper). Random weights have ImageNet's. One gray channel takes the
           mean over the colours. `mean` and `std`: in their place, three numbers each, by colour, of pixels in [0, 1].
+        - `strict`: whether a backbone that makes one cell of a view, so that attention has no choice, is refused; False
+          (saved models) warns of it.
         """
         super().__init__()
         if crop_source not in ("view", "prepared"):
@@ -201,7 +204,7 @@ class AGCNN(
         branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, *size)
         self.global_branch, self.local_branch = Branch(*branch), Branch(*branch)
         self.mean, self.std = map(tuple, self.global_branch.statistics)
-        self.global_branch.backbone.check(image_size)
+        self.global_branch.backbone.check(image_size, strict=strict)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
         self.card: Card | None = None
@@ -376,7 +379,16 @@ class AGCNN(
         card = checkpoint.read_card(folder / checkpoint.CARD_FILE)
         state = checkpoint.read_weights(folder / checkpoint.WEIGHTS_FILE)
         arguments = {name: getattr(card.model, name) for name in ModelArguments.model_fields}
-        model = cls(**arguments, weights="none")
+        model = cls(**arguments, weights="none", strict=False)
+        if not fits(model, state):
+            model._of_earlier_versions(state)
         load_strictly(model, state, str(folder / checkpoint.WEIGHTS_FILE))
         model.card = card
         return model.eval()
+
+    def _of_earlier_versions(self, state: State) -> None:
+        """Networks for one size were built for timm's, not for that of the views; do so where these tensors want it."""
+        prefix = "global_branch.backbone."
+        backbone = self.global_branch.backbone.of_own_size()
+        if fits(backbone, {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}):
+            self.global_branch.backbone, self.local_branch.backbone = backbone, backbone.of_own_size()

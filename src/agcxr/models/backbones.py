@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,10 @@ TIMM_ERRORS = (
     ValueError,
 )
 """What timm's networks raise for options and sizes that they cannot have."""
+
+
+class NoMapWarning(UserWarning):
+    """A saved model's backbone makes no map of the views, so that its attention has no choice."""
 
 
 class Backbone(nn.Module):
@@ -66,7 +71,7 @@ class Backbone(nn.Module):
             raise ValueError(f"in_channels is {in_channels!r}; expected 1 (gray) or 3 (gray repeated)")
         if not re.fullmatch(r"[\w.]+", name) or not timm.is_model(name.partition(".")[0]):
             raise ValueError(f"unknown backbone {name!r}{_nearest(name)}; expected a timm model such as 'resnet50'")
-        self.name, self.in_channels = name, in_channels
+        self.name, self.in_channels, self.output_stride = name, in_channels, output_stride
         self.net: Any  # a timm model has more than nn.Module declares
         options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0}
         entry = _entry(name)
@@ -124,22 +129,32 @@ class Backbone(nn.Module):
                 f"than {self.name!r} with the same tensors; give --backbone {stated}, or --weights of {self.name}"
             )
 
-    def check(self, side: int) -> None:
-        """Raises ValueError where an empty view of `side` pixels makes no map of at least 2 x 2 cells, to attend to."""
-        if isinstance(self.net, ResNet):  # takes every size; a pass would take a fifth of the time to build it
-            last: dict[str, Any] = self.net.feature_info[-1]
-            grid = (math.ceil(side / last["reduction"]),) * 2
-        else:
+    def of_own_size(self) -> Backbone:
+        """The same network with random weights, built for the size that timm gives it."""
+        return Backbone(self.name, self.in_channels, "none", self.output_stride)
+
+    def check(self, side: int, *, strict: bool = True) -> None:
+        """Raises ValueError where an empty view of `side` pixels makes no map of at least 2 x 2 cells, to attend to;
+        where not `strict`, it is a warning."""
+        try:
             grid = self._grid(side)
-        if min(grid) < 2:
-            raise ValueError(
-                f"the backbone {self.name!r} makes {grid[0]} x {grid[1]} cells of a view of {side} x {side} pixels, so "
-                f"attention could only ever take the whole view; give a larger --image-size, such as {2 * side}, a "
-                "lower --output-stride, or a --backbone with feature maps such as resnet50"
-            )
+            if min(grid) < 2:
+                raise ValueError(
+                    f"the backbone {self.name!r} makes {grid[0]} x {grid[1]} cells of a view of {side} x {side} "
+                    "pixels, so attention could only ever take the whole view; give a larger --image-size, such as "
+                    f"{2 * side}, a lower --output-stride, or a --backbone with feature maps such as resnet50"
+                )
+        except ValueError as error:
+            if strict:
+                raise
+            warnings.warn(str(error), NoMapWarning, stacklevel=2)
 
     def _grid(self, side: int) -> tuple[int, int]:
-        """Cells of the features of an empty view, by one pass."""
+        """Cells of the features of an empty view, by one pass (a fifth of the time to build a ResNet, which takes every
+        size and needs none)."""
+        if isinstance(self.net, ResNet):
+            last: dict[str, Any] = self.net.feature_info[-1]
+            return (math.ceil(side / last["reduction"]),) * 2
         parameter, training = next(self.net.parameters()), self.training
         view_1CHW = parameter.new_zeros(1, self.in_channels, side, side)
         try:
@@ -198,6 +213,15 @@ def _statistics(net: nn.Module) -> tuple[Colours, Colours]:
     """Mean and deviation of the pixels that timm's weights of this network were trained on, by colour."""
     entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     return colours(entry.get("mean")) or RGB_MEAN, colours(entry.get("std"), positive=True) or RGB_STD
+
+
+def usual_statistics(name: str, weights: str) -> bool:
+    """Whether the pixels that the weights of a network are used to have ImageNet's mean and deviation; of files, which
+    may state others, it is not known before they are read: False."""
+    if weights == "none":
+        return True
+    entry = _entry(name) if weights == "imagenet" else None
+    return entry is not None and (colours(entry.mean), colours(entry.std)) == (RGB_MEAN, RGB_STD)
 
 
 def _alike(rows: int, columns: int, height: int, width: int) -> bool:

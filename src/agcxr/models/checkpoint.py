@@ -64,6 +64,15 @@ class ModelArguments(Frozen):
             return given | {"std": (1.0, 1.0, 1.0)}
         return given
 
+    @model_validator(mode="after")
+    def _a_view_is_cut_from_a_resized_film(self) -> ModelArguments:
+        if self.image_size > self.resize:
+            raise ValueError(
+                f"image_size is {self.image_size} and resize {self.resize}; a view is cut from the resized film, so "
+                "image_size can be at most resize"
+            )
+        return self
+
 
 class Preprocessing(Frozen):
     """From a film to what the model was trained on."""

@@ -64,6 +64,8 @@ HEAD = re.compile(
     re.IGNORECASE,
 )
 """First component of the names of heads, which are not taken."""
+COUNTS = re.compile(r"(^|\.)total_(ops|params)$")
+"""What profilers (thop) leave in a module: no weights."""
 
 _SCALAR = np.float64(0).__reduce__()[0]
 PLAIN_OBJECTS: list[Any] = [
@@ -251,6 +253,7 @@ def _stripped(net: nn.Module, state: State, path: Path) -> State:
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     entry: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     heads = tuple(f"{name}." for name in names(entry.get("classifier")))
+    heads += _linear_heads(own, state, int(net.num_features))  # type: ignore[arg-type]
     state = {name: value for name, value in state.items() if name in own or not _is_head(name, heads)}
     for stem in names(entry.get("first_conv")):
         key = f"{stem}.weight"
@@ -265,7 +268,18 @@ def _stripped(net: nn.Module, state: State, path: Path) -> State:
 
 
 def _is_head(name: str, heads: tuple[str, ...]) -> bool:
-    return name.startswith(heads) or HEAD.match(name) is not None
+    return name.startswith(heads) or HEAD.match(name) is not None or COUNTS.search(name) is not None
+
+
+def _linear_heads(own: State, state: State, features: int) -> tuple[str, ...]:
+    """Heads of any other name: linear layers from the network's features, apart from its own modules."""
+    modules = {name.partition(".")[0] for name in own}
+    return tuple(
+        name.removesuffix("weight")
+        for name, value in state.items()
+        if name.endswith(".weight") and value.ndim == 2 and value.shape[1] == features
+        if name.partition(".")[0] not in modules
+    )
 
 
 def _prefix(own: State, state: State, path: Path) -> str:
@@ -354,7 +368,7 @@ def check_finite(state: State, source: str) -> None:
     for name, value in state.items():
         if not value.is_floating_point() or not value.numel():
             continue
-        low, high = (float(end) for end in value.float().aminmax())  # NaN wins both
+        low, high = (float(end) for end in value.detach().float().aminmax())  # NaN wins both
         if not (math.isfinite(low) and math.isfinite(high)) or (name.endswith("running_var") and low < 0):
             broken.append(f"{name} ({low:g} to {high:g})")
     if broken:

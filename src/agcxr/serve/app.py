@@ -76,7 +76,10 @@ def create_app(
         async with service.running():
             yield
 
-    app = FastAPI(
+    access = access or Access()
+    app = openapi.Described(
+        access.public,
+        needs_token=access.token is not None,
         title="agcxr",
         version=version("agcxr"),
         summary="Attention-guided classification of chest X-rays",
@@ -94,7 +97,7 @@ def create_app(
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _internal)
-    return Guard(app, access or Access(), measures, service.held, route_of)
+    return Guard(app, access, measures, service.held, route_of)
 
 
 def route_of(path: str) -> str:
@@ -269,7 +272,10 @@ def _file(request: Request, data: bytes, media_type: str, name: str | None = Non
 async def _http_error(_: Request, error: Any) -> JSONResponse:
     words = {404: "there is nothing at this address", 405: "this address does not answer that method"}
     message = words.get(error.status_code, "the request cannot be answered")
-    return _error(Problem(error.status_code, "not_found" if error.status_code == 404 else "bad_request", message))
+    answer = _error(Problem(error.status_code, "not_found" if error.status_code == 404 else "bad_request", message))
+    if allowed := (error.headers or {}).get("Allow"):
+        answer.headers["Allow"] = allowed.replace("GET", "GET, HEAD")  # what GET answers, HEAD does (see Guard)
+    return answer
 
 
 async def _bad_query(_: Request, error: Any) -> JSONResponse:

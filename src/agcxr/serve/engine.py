@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agcxr.calibration import POINTS, Cut, FindingCalibration, Point
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.inference.engine import FilmEngine
+from agcxr.inference.identity import Algorithm
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
 from agcxr.inference.stream import BatchPrediction
@@ -183,6 +183,7 @@ class Engine:
             notes=film.notes,
             calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
             cut=None if self.predictor.scale is None else self.predictor.scale.cut,
+            model=self.algorithm.version,
             intake=intake,
             film_HW=film.shown_HW,
         )

@@ -9,14 +9,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.serve.held import LEASE, Held, Lease
-from agcxr.serve.limits import LOCAL_NAMES, host_of
+from agcxr.serve.limits import LOCAL_NAMES, PORTS, Authority, Origin, PublicUrl
 from agcxr.serve.measures import Measures
 from agcxr.serve.problem import Problem
 
@@ -47,10 +46,15 @@ INTERNAL = Problem(500, "internal", "the server failed; nothing of your film was
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask. local_only: only under this machine's own names (a foreign name means DNS rebinding)."""
+    """Who may ask.
+
+    local_only: only under this machine's own names and that of `public` (a foreign name means DNS rebinding).
+    public: the address of the proxy before the server, where there is one.
+    """
 
     token: str | None = None
     local_only: bool = True
+    public: PublicUrl | None = None
 
 
 class Guard:
@@ -71,10 +75,11 @@ class Guard:
             return
         answer, lease = _Sender(send), Lease(self._held)
         scope[LEASE] = lease
+        scope = self._inner(scope)
         route, start = self._routes(scope["path"]), time.perf_counter()
         try:
             self._check(scope)
-            await self._app(scope, receive, answer)
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, answer)
         except Problem as problem:
             await answer.problem(problem)
         except Exception as error:  # the last line of defence: the client learns nothing, the log no data
@@ -89,12 +94,21 @@ class Guard:
         self._measures.request_seconds.labels(route).observe(seconds)
         LOG.info("%s %s %.3f s", route, answer.status, seconds)
 
+    def _inner(self, scope: Scope) -> Scope:
+        """The request as the routes know it: without the public path, which some proxies pass on and others cut off."""
+        prefix = "" if self._access.public is None else self._access.public.path
+        if not prefix or not scope["path"].startswith(f"{prefix}/"):
+            return scope
+        return {**scope, "path": scope["path"][len(prefix) :], "raw_path": None}
+
     def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if self._access.local_only and host_of(host) not in LOCAL_NAMES:
-            raise Problem(421, "wrong_host", "this server answers only to localhost, 127.0.0.1 and [::1]")
-        if scope["method"] not in ("GET", "HEAD") and not _same_site(headers, host):
+        headers, public = Headers(scope=scope), self._access.public
+        host = Authority.parse(headers.get("host", ""))
+        if self._access.local_only and not _known(host, public):
+            names = "localhost, 127.0.0.1 and [::1]"
+            cure = "a proxy's name is given with --public-url" if public is None else f"and as {public.url}"
+            raise Problem(421, "wrong_host", f"this server answers only to {names}; {cure}")
+        if scope["method"] not in ("GET", "HEAD") and not _same_site(headers, host, public):
             raise Problem(403, "cross_site", "requests from other web sites are not answered")
         token, path = self._access.token, scope["path"]
         if token is None or path in OPEN_PATHS or path.startswith("/static/"):
@@ -104,12 +118,28 @@ class Guard:
             raise Problem(401, "token", "send the server's token in the header `Authorization: Bearer ...`")
 
 
-def _same_site(headers: Headers, host: str) -> bool:
+def _known(host: Authority | None, public: PublicUrl | None) -> bool:
+    """Whether a request names this machine, or the proxy before it."""
+    return host is not None and (
+        host.name in LOCAL_NAMES or (public is not None and host.name == public.authority.name)
+    )
+
+
+def _same_site(headers: Headers, host: Authority | None, public: PublicUrl | None) -> bool:
     """Whether a request comes from our own page or from a program, not from a page of somebody else."""
-    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    if any(value not in ("same-origin", "none") for value in headers.getlist("sec-fetch-site")):
         return False
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    return all(_ours(Origin.parse(text), host, public) for text in headers.getlist("origin"))
+
+
+def _ours(origin: Origin | None, host: Authority | None, public: PublicUrl | None) -> bool:
+    """Whether a page is this server's own: of the public address, or of the one asked for (with either scheme: before a
+    proxy it may be another)."""
+    if origin is None:
+        return False
+    if public is not None and origin == public.origin:
+        return True
+    return host is not None and (origin.name, origin.port) == (host.name, host.port or PORTS[origin.scheme])
 
 
 class _Sender:

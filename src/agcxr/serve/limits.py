@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
 
 MIB = 1 << 20
 
@@ -77,7 +80,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def check_exposure(host: str, token: str | None, open_to_all: bool) -> None:
+def check_exposure(host: str, token: str | None, open_to_all: bool, public: PublicUrl | None = None) -> None:
     """Refuse to listen where others could reach the server, unless it asks for a token or that is wanted.
 
     Raises:
@@ -88,15 +91,97 @@ def check_exposure(host: str, token: str | None, open_to_all: bool) -> None:
             "the token must have at least 16 printable ASCII characters and no spaces; "
             "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    if not is_local(host) and token is None and not open_to_all:
+    if token is not None or open_to_all:
+        return
+    if not is_local(host):
         raise ValueError(
             f"listening on {host} would let everyone on the network use this server. Leave --host out (127.0.0.1), "
             "or set the environment variable AGCXR_TOKEN, or say --open-to-all"
         )
+    if public is not None and not is_local(public.authority.name):
+        raise ValueError(
+            f"behind {public.url} everyone who reaches the proxy could use this server. Set the environment variable "
+            "AGCXR_TOKEN, or say --open-to-all where the proxy itself asks who may"
+        )
+
+
+class Authority(NamedTuple):
+    """Host and port as a Host header or an origin names them: small letters, no brackets, None for no port."""
+
+    name: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None for anything but a name or an address with or without a port: no user, no path, nothing beside."""
+        match = _AUTHORITY.fullmatch(text)
+        if match is None:
+            return None
+        port = int(match["port"]) if match["port"] else None
+        name = (match["name"] or match["bare"]).strip("[]").lower()
+        return None if port is not None and port > 65535 else cls(name, port)
+
+
+_AUTHORITY = re.compile(
+    r"(?P<name>\[[0-9a-fA-F:.]+\]|[0-9a-zA-Z._-]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"|(?P<bare>[0-9a-fA-F]*:[0-9a-fA-F]*:[0-9a-fA-F:.]*)"  # an IPv6 address without brackets, as some programs send
+)
+PORTS = {"http": 80, "https": 443}
+
+
+class Origin(NamedTuple):
+    """Scheme, name and port of a page's address (RFC 6454): two pages are of one site where all three are the same."""
+
+    scheme: str
+    name: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None for what no page of this server can have: `null`, other schemes, anything broken."""
+        scheme, _, rest = text.partition("://")
+        authority = Authority.parse(rest) if scheme in PORTS else None
+        return None if authority is None else cls(scheme, authority.name, authority.port or PORTS[scheme])
+
+
+@dataclass(frozen=True)
+class PublicUrl:
+    """Where readers find the server: the address of the proxy before it."""
+
+    scheme: str
+    authority: Authority
+    path: str
+    """"" or "/reading-room": no slash at its end."""
+
+    @classmethod
+    def parse(cls, text: str) -> PublicUrl:
+        """Raises ValueError, with the form expected."""
+        try:
+            parts = urlsplit(text.strip())
+        except ValueError:
+            parts = urlsplit("")
+        authority, path = Authority.parse(parts.netloc), parts.path.rstrip("/")
+        plain = re.fullmatch(r"(/[0-9a-zA-Z._~-]+)*", path) and not {".", ".."} & set(path.split("/"))
+        if parts.scheme not in PORTS or authority is None or not plain or parts.query or parts.fragment:
+            raise ValueError(
+                f"the public URL is {text!r}; expected the address that readers type, such as "
+                "https://xray.example.org or https://hospital.example.org/reading-room"
+            )
+        return cls(parts.scheme, authority, path)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.scheme, self.authority.name, self.authority.port or PORTS[self.scheme])
+
+    @property
+    def url(self) -> str:
+        """As it is told to people: no slash at its end."""
+        port = "" if self.authority.port in (None, PORTS[self.scheme]) else f":{self.authority.port}"
+        name = f"[{self.authority.name}]" if ":" in self.authority.name else self.authority.name
+        return f"{self.scheme}://{name}{port}{self.path}"
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, without its port and brackets, in small letters."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.rpartition(":")[0].lower() if header.count(":") == 1 else header.lower()
+    """The name in a Host header, without its port and brackets, in small letters; "" for a header that is none."""
+    authority = Authority.parse(header)
+    return "" if authority is None else authority.name

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import FastAPI
+
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.serve.answers import ErrorAnswer
+from agcxr.serve.limits import PublicUrl
 
 Responses = dict[int | str, dict[str, Any]]
 """Status -> what OpenAPI is told of it."""
@@ -20,6 +23,25 @@ Films are PNG (8 or 16 bits), JPEG, WebP or DICOM, sent as form fields with a fi
 
 Nothing that is uploaded is stored or logged. Where the server asks for a token, send `Authorization: Bearer TOKEN`.
 A status of 503 comes with Retry-After: the queue is full."""
+
+
+class Described(FastAPI):
+    """The app, whose description also says who may ask: the guard before the routes does, which FastAPI cannot see."""
+
+    def __init__(self, public: PublicUrl | None, *, needs_token: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._public, self._needs_token = public, needs_token
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        words = "The server's token, where it asks for one (AGCXR_TOKEN)."
+        schemes = {"token": {"type": "http", "scheme": "bearer", "description": words}}
+        described.setdefault("components", {})["securitySchemes"] = schemes
+        described["security"] = [{"token": []}] if self._needs_token else [{}, {"token": []}]
+        described["paths"]["/health"]["get"]["security"] = []
+        # Relative to where the description lies, which a proxy may have put under a path of its own.
+        described["servers"] = [{"url": "." if self._public is None else self._public.url}]
+        return described
 
 
 def _error(code: str, message: str) -> dict[str, Any]:

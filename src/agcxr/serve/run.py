@@ -19,7 +19,7 @@ from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
 from agcxr.serve.engine import Engine
 from agcxr.serve.guard import Access
-from agcxr.serve.limits import Limits, check_exposure, is_local
+from agcxr.serve.limits import Limits, PublicUrl, check_exposure, is_local
 
 TOKEN = "AGCXR_TOKEN"
 
@@ -31,6 +31,7 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     open_to_all: bool = False,
+    public_url: str | None = None,
     limits: Limits | None = None,
     device: str | None = None,
     precision: Precision = "fp32",
@@ -45,28 +46,33 @@ def serve(
         model: run folder, model folder, hub id, or an exported file (.onnx; served without torch).
         port: 0 takes a free one.
         token: asked of every client; default: the environment variable AGCXR_TOKEN, if set.
-        open_to_all: listen beyond this machine without a token.
+        open_to_all: answer beyond this machine without a token.
+        public_url: where a proxy before the server shows it, such as https://hospital.example.org/reading-room;
+            requests under that name, and from pages of that address, are answered too.
         check_films: refuse what is no frontal chest film before any probability is shown.
         verbose: a line per request on stderr: route, status and seconds, nothing of the film.
         others, views: what to average over; see `batch.load_engine`.
 
     Raises:
-        ValueError: the model, the address or the token will not do.
+        ValueError: the model, the address, the public URL or the token will not do.
     """
     token = token or os.environ.get(TOKEN) or None
-    check_exposure(host, token, open_to_all)
+    public = None if public_url is None else PublicUrl.parse(public_url)
+    check_exposure(host, token, open_to_all, public)
     limits = limits or Limits()
     listener = _listen(host, port)  # before the model is loaded: a taken port should not cost seconds
     with listener:
         app = create_app(
             Engine.of(load_engine(model, device, precision, others=others, views=views)),
             limits=limits,
-            access=Access(token, is_local(host)),
+            access=Access(token, is_local(host), public),
             judge=judge if check_films else None,
         )
         _log(verbose)
         shown = f"[{host}]" if ":" in host else host
-        words = f"agcxr serves http://{shown}:{listener.getsockname()[1]} ({RESEARCH_ONLY})"
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        known_as = "" if public is None else f", to readers {public.url}/"
+        words = f"agcxr serves {address}{known_as} ({RESEARCH_ONLY})"
         server(app, limits, words).run(sockets=[listener])
 
 

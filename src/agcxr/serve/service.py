@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from agcxr.data.radiograph import RadiographError
-from agcxr.inference.explain import picture
+from agcxr.inference.explain import to_png
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.intake import Intake
 from agcxr.serve.answers import FilmAnswer, MapAnswer, film_answer, map_answer
@@ -196,9 +195,7 @@ def _check(intake: Intake | None) -> None:
 
 
 def _drawn(prediction: Prediction, name: str) -> bytes:
-    out = io.BytesIO()
-    picture(replace(prediction, name=name)).save(out, format="PNG", compress_level=4)
-    return out.getvalue()
+    return to_png(replace(prediction, name=name))
 
 
 def _as_dicom(engine: Engine, read: Read, prediction: Prediction) -> bytes:

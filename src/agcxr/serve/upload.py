@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 LONGEST_NAME = 200
+FORM_FIELDS = 64
+"""Parts that a form may have beside its films: each costs the parser far more than its bytes."""
 FORM_TEXT = 64 * 1024
 """Bytes that form fields which are no files may have together; they are read and forgotten."""
 
@@ -44,7 +46,7 @@ async def receive_films(request: Request, limits: Limits, hold: Callable[[int], 
         Problem: too much, too slow, not in a form we understand, or nothing in it.
     """
     stated = request.headers.get("content-length", "0")
-    if not stated.isascii() or not stated.isdigit() or int(stated) > limits.request_bytes:
+    if not stated.isascii() or not stated.isdigit() or len(stated) > 18 or int(stated) > limits.request_bytes:
         raise _too_large("the request", limits.request_bytes)
     kind, options = parse_options_header(request.headers.get("content-type"))
     try:
@@ -87,6 +89,7 @@ async def _form(pieces: AsyncIterator[bytes], boundary: bytes, limits: Limits) -
         parser = MultipartParser(boundary, form.callbacks(), max_header_count=8, max_header_size=4096)
         async for piece in pieces:
             parser.write(piece)
+            await asyncio.sleep(0)  # a body that is here already must not keep other clients waiting
         parser.finalize()
     except FormParserError as error:
         raise Problem(400, "bad_form", "the multipart form is broken or was cut off") from error
@@ -102,7 +105,7 @@ class _Form:
         self._limits = limits
         self.films: list[Upload] = []
         self.ended = False
-        self._text = 0
+        self._text = self._parts = 0
         self._field, self._value = b"", b""
         self._name: str | None = None
         self._data = bytearray()
@@ -120,6 +123,9 @@ class _Form:
         }
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._limits.files + FORM_FIELDS:
+            raise Problem(413, "too_many", f"a form may have at most {self._limits.files + FORM_FIELDS} parts")
         self._name, self._data = None, bytearray()
 
     def _header_begin(self) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor
 from agcxr import config as configuration
 from agcxr.config import Train
 from agcxr.labels import LABELS
+from agcxr.models.backbones import usual_statistics
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
 
@@ -266,7 +267,7 @@ def recipe(config: Train, stage: int) -> dict[str, Any]:
     """All that the weights after the stage at this place of the strategy depend on, as far as a configuration says."""
     before = config.stages[: stage + 1]
     parts = {part for name in before for part in configuration.parts_of(name)}
-    values = config.model_dump(by_alias=True)
+    values = _values(config)
     left_out = {"global", "local", "fusion", "strategy"} - parts
     kept = {key: value for key, value in values.items() if key not in left_out}
     return kept | {"stages": before}
@@ -282,7 +283,16 @@ def _unlike(old: Train, new: Train, stage: int) -> str:
 
 def differences(old: Train, new: Train) -> list[str]:
     """Fields that differ, as `local.threshold: 0.7 -> 0.6`."""
-    return _changes(_flat(old.model_dump(by_alias=True)), _flat(new.model_dump(by_alias=True)))
+    return _changes(_flat(_values(old)), _flat(_values(new)))
+
+
+def _values(config: Train) -> dict[str, Any]:
+    """The settings to compare: normalisation by the `weights` is by `imagenet` where theirs is ImageNet's, as it was in
+    all earlier versions."""
+    values = config.model_dump(by_alias=True)
+    if config.normalisation == "weights" and usual_statistics(config.backbone, config.weights):
+        values["normalisation"] = "imagenet"
+    return values
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

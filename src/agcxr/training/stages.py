@@ -73,19 +73,22 @@ def train(
             f"the training films of {prepared.folder} teach nothing: of no label do they hold a film that is known to "
             "have it and one that is known not to; prepare with a table that has both (0 and 1) for some finding"
         )
-    if not _first_process():  # a process that another one started for its device: the first one keeps the folder
+    if not first_process():  # a process that another one started for its device: the first one keeps the folder
+        wait_for_each_other()
         return _train(run, config, data, prepared, progress=False)
     check_devices(config, len(data.train))
     donors, plan = [RunFolder(Path(folder)) for folder in reuse], Path(prepared_folder) / "plan.json"
     for donor in donors:
         run.check_donor(donor, config, plan)
     run.start(config, plan, resume=resume)
-    if resume and run.finished():
-        return RunSummary(run.root, run.model, tuple(filter(None, map(run.done, config.stages))))
-    for donor in donors:
+    nothing_left = resume and run.finished()
+    for donor in () if nothing_left else donors:
         found = run.reuse(donor, config)
         if progress:
             tqdm.write(f"From {donor.root}: {found}.")
+    wait_for_each_other()
+    if nothing_left:
+        return RunSummary(run.root, run.model, tuple(filter(None, map(run.done, config.stages))))
     with run.status(run_folder.hardware(), Path(prepared_folder)) as finished:
         try:
             summary = _train(run, config, data, prepared, progress=progress)
@@ -120,7 +123,7 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
         if progress and "global" in parts_of(name):
             _say_attention(model, config, data)
         summaries.append(summary)
-    if _first_process():
+    if first_process():
         model.save_pretrained(run.model, _card(model, config, prepared, data, tuple(summaries)))
     return RunSummary(run.root, run.model, tuple(summaries))
 
@@ -157,7 +160,7 @@ def train_stage(
     the parts that learned have the LAST weights.
     """
     folder = run.stage(name)
-    if _first_process():
+    if first_process():
         folder.mkdir(parents=True, exist_ok=True)
     settings = config.stage(name)
     averaging = Averaging(settings.ema) if settings.ema else None
@@ -253,9 +256,15 @@ def _precision(precision: str) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
     return "bf16-mixed" if uses_bf16(precision) else "32-true"
 
 
-def _first_process() -> bool:
+def first_process() -> bool:
     """Whether this is the process of the first device (of one, always)."""
     return not getattr(rank_zero_only, "rank", 0)
+
+
+def wait_for_each_other() -> None:
+    """Until every process of the devices is here; one that is alone, or was not joined to others yet, goes on."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: tuple[StageSummary, ...]) -> Card:
@@ -306,7 +315,8 @@ def _say_attention(model: AGCNN, config: Train, data: Data) -> None:
 
 @contextmanager
 def _norms_in_words(stage: str, config: Train, n_films: int) -> Iterator[None]:
-    """A batch norm that is given a single value has no deviation, and PyTorch says so in its own words."""
+    """A batch norm of pooled features has one value a film; of one film it has no deviation, which PyTorch says in its
+    own words."""
     try:
         yield
     except ValueError as error:
@@ -316,9 +326,7 @@ def _norms_in_words(stage: str, config: Train, n_films: int) -> Iterator[None]:
         part = min(parts_of(stage), key=lambda one: config.stage(one).batch_size)
         raise ValueError(
             f"a batch norm of {config.backbone} cannot learn from one value a channel: {films} film a step and device, "
-            f"on a 1 x 1 feature map. Give --{part}.batch-size 2 or more for each device (and as many films), or "
-            f"larger views (--image-size, now {config.image_size}) or a finer grid (--output-stride, now "
-            f"{config.output_stride})"
+            f"pooled. Give --{part}.batch-size 2 or more for each device (and as many films)"
         ) from error
 
 

@@ -1,4 +1,5 @@
-// The server's answers, or an error whose words people can read.
+// The server's answers, or an error whose words people can read. Addresses are relative to the page, which a proxy may
+// have put under a path of its own.
 
 let token = "";
 
@@ -20,7 +21,7 @@ async function ask(path, options = {}) {
   } catch {
     throw new ServerError("The server does not answer. Is it still running?");
   }
-  if (response.ok || (response.status === 422 && path.startsWith("/v1/predict"))) return response;
+  if (response.ok || (response.status === 422 && path.startsWith("v1/predict"))) return response;
   let words = `The server answered with status ${response.status}.`;
   try {
     words = sentence((await response.json()).error.message);
@@ -34,15 +35,15 @@ function form(file) {
   return { method: "POST", body };
 }
 
-export const predict = async (file) => (await ask("/v1/predict?pictures=true", form(file))).json();
-export const film = async (file) => new Uint8Array(await (await ask("/v1/film", form(file))).arrayBuffer());
-export const picture = async (file) => (await ask("/v1/picture", form(file))).blob();
-export const dicom = async (file) => (await ask("/v1/dicom", form(file))).blob();
-export const model = async () => (await ask("/v1/model")).json();
-export const examples = async () => (await ask("/v1/examples")).json();
-export const example = async (id) => (await ask(`/v1/examples/${id}`)).blob();
+export const predict = async (file) => (await ask("v1/predict?pictures=true", form(file))).json();
+export const film = async (file) => new Uint8Array(await (await ask("v1/film", form(file))).arrayBuffer());
+export const picture = async (file) => (await ask("v1/picture", form(file))).blob();
+export const dicom = async (file) => (await ask("v1/dicom", form(file))).blob();
+export const model = async () => (await ask("v1/model")).json();
+export const examples = async () => (await ask("v1/examples")).json();
+export const example = async (id) => (await ask(`v1/examples/${id}`)).blob();
 export const map = async (file, finding, branch) =>
-  (await ask(`/v1/map?finding=${encodeURIComponent(finding)}&branch=${branch}`, form(file))).json();
+  (await ask(`v1/map?finding=${encodeURIComponent(finding)}&branch=${branch}`, form(file))).json();
 
 /** "a JPEG of 4 channels" -> "A JPEG of 4 channels." */
 export function sentence(text) {
