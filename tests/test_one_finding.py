@@ -21,7 +21,6 @@ from agcxr.cli import main
 from agcxr.config import Augment, Fusion, Local, Stage, Train, to_yaml
 from agcxr.data import phantom
 from agcxr.data.prepared import open_prepared
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.results import make_results
 from agcxr.dicom.source import read_source
 from agcxr.evaluation.ablate import ablate
@@ -232,7 +231,7 @@ def test_the_page_answers_for_one_finding(kind, run, exported, films):
 def test_the_dicom_report_measures_one_finding(run):
     data = _dicom(film(0))
     predictor = Predictor.from_pretrained(run, device="cpu")
-    made = dict(make_results(read_source(data), predictor(data), Algorithm.of(predictor)))
+    made = dict(make_results(read_source(data), predictor(data), predictor.algorithm))
     assert _measured(made["sr"]) == ["Pneumonia"]
     assert not names(str(made["sr"]))
 
@@ -273,7 +272,7 @@ def test_an_old_card_counts_all_as_taught(run, films, tmp_path):
     for branch in ("global", "local", "fusion"):
         assert wide.branch(branch).shape == (15,)
         assert wide.branch(branch)[k] == narrow.branch(branch)[0]
-    assert Algorithm.of(old).fingerprint != Algorithm.of(new).fingerprint
+    assert old.algorithm.fingerprint != new.algorithm.fingerprint
 
 
 def test_a_model_taught_everything_answers_as_one_that_does_not_say(films):

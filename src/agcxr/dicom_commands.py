@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -67,11 +68,8 @@ def status(*, queue: Path = QUEUE) -> int:
     """
     from agcxr.dicom.queue import Queue
 
-    found = Queue(queue, beside=True)
-    try:
-        print("\n".join(_status(found)))
-    finally:
-        found.close()
+    with contextlib.closing(Queue(queue, beside=True)) as films:
+        print("\n".join(_status(films)))
     return 0
 
 
@@ -83,12 +81,9 @@ def list_films(*, queue: Path = QUEUE) -> int:
     """
     from agcxr.dicom.queue import Queue
 
-    found = Queue(queue, beside=True)
-    try:
-        for entry in found.entries():
+    with contextlib.closing(Queue(queue, beside=True)) as films:
+        for entry in films.entries():
             print(_line(entry))
-    finally:
-        found.close()
     return 0
 
 
@@ -101,11 +96,8 @@ def retry(keys: Keys = (), *, queue: Path = QUEUE) -> int:
     """
     from agcxr.dicom.queue import Queue
 
-    found = Queue(queue, beside=True)
-    try:
-        print(f"{found.retry(keys)} films are tried again")
-    finally:
-        found.close()
+    with contextlib.closing(Queue(queue, beside=True)) as films:
+        print(f"{films.retry(keys)} films are tried again")
     return 0
 
 
@@ -120,11 +112,8 @@ def drop(keys: Keys, *, queue: Path = QUEUE) -> int:
 
     if not keys:
         raise ValueError("no key was given; `agcxr dicom-node list` shows them")
-    found = Queue(queue, beside=True)
-    try:
-        print(f"{found.drop(keys)} films were dropped")
-    finally:
-        found.close()
+    with contextlib.closing(Queue(queue, beside=True)) as films:
+        print(f"{films.drop(keys)} films were dropped")
     return 0
 
 

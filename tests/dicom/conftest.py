@@ -8,7 +8,6 @@ from node_made import Bench, FakeArchive
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
 from agcxr.dicom import node as node_module
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
 
@@ -48,7 +47,7 @@ def predictor(model_folder):
 
 @pytest.fixture(scope="session")
 def algorithm(predictor):
-    return Algorithm.of(predictor)
+    return predictor.algorithm
 
 
 @pytest.fixture(scope="session")

@@ -52,11 +52,11 @@ def test_a_film_that_is_none_for_the_model_has_no_dicom_results(model_folder, tm
 
 
 def test_another_precision_makes_other_objects(predictor):
-    plain = Algorithm.of(predictor)
+    plain = predictor.algorithm
     half = Predictor(predictor.model, device="cpu", precision="bf16")
-    assert Algorithm.of(half).version != plain.version
-    assert "precision bf16" in Algorithm.of(half).parameters
-    assert Algorithm.of(Predictor(predictor.model, device="cpu", precision="fp32")).version == plain.version
+    assert half.algorithm.version != plain.version
+    assert "precision bf16" in half.algorithm.parameters
+    assert Predictor(predictor.model, device="cpu", precision="fp32").algorithm.version == plain.version
 
 
 def test_without_failures_the_status_is_0(model_folder, tmp_path, capsys):

@@ -379,7 +379,7 @@ def test_uids_follow_from_film_and_model(predictor, algorithm):
         assert ds.SOPInstanceUID != changed[role].SOPInstanceUID
     assert derived_uid("a", "b") != derived_uid("ab")
     assert len(derived_uid("a")) <= 64
-    assert Algorithm.of(predictor) == algorithm
+    assert predictor.algorithm == algorithm
 
 
 def test_private_attributes_and_free_text_stay_behind(predictor, algorithm):

@@ -265,11 +265,10 @@ def test_the_command_says_what_it_averaged(runs, tmp_path, capsys):
 
 
 def test_an_average_is_another_algorithm_in_dicom(eager, second):
-    from agcxr.dicom.algorithm import Algorithm
 
     another = predictor(second)
-    each = [Algorithm.of(one) for one in (eager, Ensemble([eager]), Ensemble([eager], views="flip"))]
-    each.append(Algorithm.of(Ensemble([eager, another])))
+    each = [one.algorithm for one in (eager, Ensemble([eager]), Ensemble([eager], views="flip"))]
+    each.append(Ensemble([eager, another]).algorithm)
     assert each[0] == each[1]
     assert len({one.fingerprint for one in each}) == 3
     assert each[3].parameters[-1].startswith("average over 2 models")

@@ -65,14 +65,13 @@ def test_the_zip_holds_the_films_three_objects(answered, film):
 
 
 def test_they_are_those_of_the_command_line(answered, engine, film):
-    from agcxr.dicom.algorithm import Algorithm
     from agcxr.dicom.results import make_results, to_bytes
     from agcxr.dicom.source import read_source
 
     prediction = engine.predictor(film)
     assert prediction.intake is not None
     prediction = dataclasses.replace(prediction, intake=None)  # this server was told to check no films
-    expected = make_results(read_source(film), prediction, Algorithm.of(engine.predictor))
+    expected = make_results(read_source(film), prediction, engine.predictor.algorithm)
     found = objects(answered)
     for role, made in expected:
         one, dataset = found[f"{role}.dcm"], pydicom.dcmread(io.BytesIO(to_bytes(made)))

@@ -33,7 +33,7 @@ class DicomFiles:
 
     def __init__(self, engine: FilmEngine, folder: Path) -> None:
         self._folder = folder
-        self._algorithm = as_read(Algorithm.of(engine), engine.scale)
+        self._algorithm = as_read(engine.algorithm, engine.scale)
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str | None, str | None]:
         """The columns have the folder, or the reason why there is none."""

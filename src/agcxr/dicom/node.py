@@ -26,7 +26,6 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.archive import CLASSES, Archive, ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.peers import Caller, Peer
@@ -99,7 +98,7 @@ class Node:
 
     def __init__(self, predictor: FilmEngine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
-        self._algorithm = Algorithm.of(predictor)
+        self._algorithm = predictor.algorithm
         classes = [sop_class for role, sop_class in zip(ROLES, CLASSES, strict=True) if role in settings.objects]
         self._archive = Archive(settings.archive, settings.title, Timeouts(), classes)
         self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()

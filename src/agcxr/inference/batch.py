@@ -25,7 +25,7 @@ from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
-from agcxr.inference.prediction import Failure, Precision, Prediction, ViewSet
+from agcxr.inference.prediction import Precision, Prediction, ViewSet
 from agcxr.inference.stream import Remote
 from agcxr.inference.table import Table, Tally, open_csv
 
@@ -34,23 +34,6 @@ if TYPE_CHECKING:
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
-
-
-class Engine(Protocol):
-    """What answers: `Predictor`, or any other way to run a model."""
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    @property
-    def calibrated(self) -> bool: ...
-
-    @property
-    def words(self) -> str: ...
-
-    def stream(
-        self, films: Iterable[Any], *, batch_size: int = ..., workers: int | None = ..., keep_film: int = ...
-    ) -> Iterator[Prediction | Failure]: ...
 
 
 class Sink(Protocol):
@@ -282,7 +265,7 @@ def summarise(
 
 
 def write_predictions(
-    engine: Engine,
+    engine: FilmEngine,
     films: Iterable[FilmFile],
     target: Path,
     explain_dir: Path | None = None,
@@ -315,13 +298,13 @@ def write_predictions(
     return tally
 
 
-def table_of(engine: Engine, sinks: Sequence[Sink]) -> Table:
+def table_of(engine: FilmEngine, sinks: Sequence[Sink]) -> Table:
     """The columns of an engine's answers and of what is written beside them."""
     return Table(engine.labels, engine.calibrated, tuple(name for sink in sinks for name in sink.columns))
 
 
 def predicted(
-    engine: Engine,
+    engine: FilmEngine,
     table: Table,
     films: Iterable[FilmFile],
     sinks: Sequence[Sink],

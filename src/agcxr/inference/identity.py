@@ -34,13 +34,6 @@ class Algorithm:
         return f"{self.package}+{self.fingerprint}"
 
     @classmethod
-    def of(cls, engine: Any) -> Algorithm:
-        """Identity of whatever answers: a model in torch (Predictor), or an exported file (OnnxPredictor)."""
-        algorithm = engine.algorithm
-        assert isinstance(algorithm, cls)
-        return algorithm
-
-    @classmethod
     def of_model(cls, predictor: Any) -> Algorithm:
         """Identity of a loaded model (Predictor): hashes its weights (a second for 200 MB)."""
         model = predictor.model

@@ -126,7 +126,7 @@ class Engine:
     @cached_property
     def algorithm(self) -> Algorithm:
         """How answers and DICOM results name the model; the first call hashes its weights."""
-        return Algorithm.of(self.predictor)
+        return self.predictor.algorithm
 
     @cached_property
     def cuts(self) -> dict[Point, Cut]:

@@ -12,7 +12,6 @@ from typing import Literal
 
 import pandas as pd
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from pydantic import ValidationError
 
 from agcxr import config as configuration
 from agcxr.config import Train
@@ -20,7 +19,7 @@ from agcxr.data.prepared import PartCount, Prepared, SplitPlan, open_prepared
 from agcxr.data.splits import PARTS, assign_folds, check_leaks
 from agcxr.labels import FINDINGS
 from agcxr.training.run_folder import atomic
-from agcxr.training.seeds import train_seeds
+from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
 
 FOLDS = "folds.json"
@@ -56,13 +55,7 @@ class Folds(configuration.Frozen):
 
 def read_folds(folder: str | Path) -> Folds:
     """folds.json of a folder. Raises ValueError where it is missing or is none."""
-    path = Path(folder) / FOLDS
-    if not path.is_file():
-        raise ValueError(f"there is no {FOLDS} in {folder}; make it with `agcxr train --folds 5 --out {folder} ...`")
-    try:
-        return Folds.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is not the folds file of this version: {error.errors()[0]['msg']}") from error
+    return read_stored(Folds, Path(folder) / FOLDS, f"agcxr train --folds 5 --out {folder} ...")
 
 
 def train_folds(

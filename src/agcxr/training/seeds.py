@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agcxr import config as configuration
 from agcxr.config import Number, Train
 from agcxr.training.run_folder import atomic
 from agcxr.training.stages import RunSummary, train
+
+Kept = TypeVar("Kept", bound=BaseModel)
 
 SEEDS = "seeds.json"
 
@@ -93,13 +95,18 @@ class Seeds(configuration.Frozen):
 
 def read_seeds(folder: str | Path) -> Seeds:
     """seeds.json of a folder of runs. Raises ValueError where it is missing or is none."""
-    path = Path(folder) / SEEDS
+    return read_stored(Seeds, Path(folder) / SEEDS, f"agcxr train --seeds 3 --out {folder} ...")
+
+
+def read_stored(kind: type[Kept], path: Path, command: str) -> Kept:
+    """A JSON file of a folder of runs. ValueError where it is missing (then naming the command that makes it) or is of
+    another kind."""
     if not path.is_file():
-        raise ValueError(f"there is no {SEEDS} in {folder}; make it with `agcxr train --seeds 3 --out {folder} ...`")
+        raise ValueError(f"there is no {path.name} in {path.parent}; make it with `{command}`")
     try:
-        return Seeds.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is not the seeds file of this version: {error.errors()[0]['msg']}") from error
+        raise ValueError(f"{path} is not the {path.stem} file of this version: {error.errors()[0]['msg']}") from error
 
 
 def seeds_beside(run: str | Path, split: str) -> Seeds | None:
