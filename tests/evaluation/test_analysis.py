@@ -242,6 +242,8 @@ def test_numbers_are_set_for_reading() -> None:
     assert [tables.number(v) for v in (0.8124, 1.0, math.nan, 12.5)] == [".812", "1.000", "–", "12.500"]
     assert [tables.signed(v) for v in (0.012, -0.003, math.nan)] == ["+.012", "−.003", "–"]
     assert [tables.chance(p, 2 / 1001) for p in (2 / 1001, 0.0123, 0.345, math.nan)] == ["≤.002", ".012", ".34", "–"]
+    small = [tables.chance(p, 2 / 10_001) for p in (2 / 10_001, 0.0004, 0.0012)]
+    assert small == ["≤.0002", ".0004", ".001"]  # never .000
     assert tables.interval(Interval(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
 
 

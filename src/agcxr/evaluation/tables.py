@@ -29,12 +29,14 @@ def signed(value: float, places: int = 3) -> str:
 
 
 def chance(p: float, floor: float) -> str:
-    """A p value: "≤.002" at the floor that the number of resamples sets, else two or three places."""
+    """A p value: "≤.002" at the floor that the number of resamples sets, else two to four places."""
     if math.isnan(p):
         return NONE
-    if p <= floor * 1.0001:
-        return f"≤{number(floor)}"
-    return number(p, 3 if p < 0.1 else 2)
+    at_floor = p <= floor * 1.0001
+    shown = floor if at_floor else p
+    enough = max(3, math.ceil(-math.log10(shown)))  # one digit at least that is not 0
+    text = number(shown, enough if at_floor or p < 0.1 else 2)
+    return f"≤{text}" if at_floor else text
 
 
 def interval(found: Interval) -> str:
