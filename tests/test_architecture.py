@@ -85,6 +85,7 @@ DIRECTION = """
 
     training/losses
     training/optimise
+    training/cpu
     training/run_folder
     training/frozen
     training/tasks

@@ -204,7 +204,9 @@ def predict(
     return predict_films(request, devices, nodes, also=[functools.partial(DicomFiles, folder=dicom)])
 
 
-def export(run: Run, out: Path = Path("model.onnx"), *, others: Others = (), views: ViewSet = "plain") -> int:
+def export(
+    run: Run, out: Path = Path("model.onnx"), *, others: Others = (), views: ViewSet = "plain", half: bool = False
+) -> int:
     """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
 
     Args:
@@ -213,10 +215,12 @@ def export(run: Run, out: Path = Path("model.onnx"), *, others: Others = (), vie
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre.
+        half: Store the weights in half precision, in half the bytes. All is still computed in float32, with weights
+            rounded to three to four digits.
     """
     from agcxr.inference.export import export as export_model
 
-    print(export_model(run, out, others=others, views=views))
+    print(export_model(run, out, others=others, views=views, half=half))
     return 0
 
 

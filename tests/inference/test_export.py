@@ -251,7 +251,7 @@ def test_the_file_tells_nothing_of_patients_or_of_the_machine(onnx_file):
 
 @pytest.fixture
 def written_already(onnx_file, monkeypatch):
-    monkeypatch.setattr(export, "write", lambda predictor, path: shutil.copy(onnx_file, path))
+    monkeypatch.setattr(export, "write", lambda engine, path, half: shutil.copy(onnx_file, path))
 
 
 def test_export_compares_and_says_so(model_folder, written_already, tmp_path):
@@ -261,6 +261,34 @@ def test_export_compares_and_says_so(model_folder, written_already, tmp_path):
     assert done.parity.good
     assert "0 boxes differ" in str(done)
     assert list(done.path.parent.iterdir()) == [done.path]
+
+
+def test_weights_in_half_precision_take_half_the_bytes_and_answer_as_the_rounded_model(
+    model_folder, onnx_file, tmp_path
+):
+    path = tmp_path / "half.onnx"
+    exported = export.export(model_folder, path, half=True)
+    assert exported.parity.good
+    assert 0 < exported.rounding < 1e-3
+    assert f"moves the model's own probabilities by {exported.rounding:.1e} at most" in str(exported)
+    predictor = Predictor.from_pretrained(model_folder, device="cpu")
+    with torch.no_grad():
+        for weight in predictor.model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(weight.half())
+    assert compare(path, predictor, made_films(S)).good
+    weights = sum(4 * p.numel() for p in predictor.model.parameters() if p.dim() > 1 and p.numel() >= export.SMALL)
+    assert onnx_file.stat().st_size - path.stat().st_size == pytest.approx(weights / 2, rel=0.02)
+
+
+def test_weights_too_large_for_half_precision_are_refused(model_folder, tmp_path):
+    model = Predictor.from_pretrained(model_folder, device="cpu").model
+    with torch.no_grad():
+        model.fusion_head.weight[0, 0] = 7e4
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"half precision ends at 65,504, and fusion_head.weight has weights over it"):
+        export.export(tmp_path / "model", tmp_path / "half.onnx", half=True)
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_a_file_that_answers_otherwise_is_not_kept(model_folder, written_already, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from agcxr.data.radiograph import RESIZE_RULE
@@ -27,11 +28,14 @@ from agcxr.inference.export_network import Whole, average_of
 from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
 from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
-from agcxr.inference.prediction import ViewSet
+from agcxr.inference.prediction import Bytes, ViewSet
 from agcxr.inference.predictor import Predictor
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
+
+SMALL = 512
+"""Numbers of a tensor that is not worth a cast."""
 
 MEANINGS = {
     "global": "B x K float32: probabilities of the global branch (sigmoids), in the order of the labels",
@@ -57,16 +61,29 @@ class Exported:
     size: int
     """Bytes."""
     parity: Parity
+    rounding: float | None = None
+    """With `half`: by how much the rounded weights moved a probability at most, on the made films."""
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.size / 1e6:,.0f} MB). {self.parity}"
+        if self.rounding is None:
+            return f"{self.path} ({self.size / 1e6:,.0f} MB). {self.parity}"
+        moved = f"its weights are rounded, which moves the model's own probabilities by {self.rounding:.1e} at most"
+        return f"{self.path} ({self.size / 1e6:,.1f} MB; {moved}). {self.parity}"
 
 
 def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], *, others: Sequence[str] = (), views: ViewSet = "plain"
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    others: Sequence[str] = (),
+    views: ViewSet = "plain",
+    half: bool = False,
 ) -> Exported:
     """Write a run, a model folder or a hub model as one ONNX file (float32); or an average of several models and views,
     all in the one file (see `batch.load_engine`).
+
+    half: the weights of convolutions and linear layers are rounded to half precision and stored so, in half the bytes;
+        all is computed in float32. The file is compared with the eager model of the same rounded weights.
 
     Raises:
         ValueError: `out` is not called *.onnx; there is no such model; a network too large for one file, or that
@@ -82,9 +99,11 @@ def export(
         raise ValueError(f"{of} have {weights / 1e9:.1f} GB; one ONNX file holds at most {LARGEST / 1e9:.1f} GB")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.stem}.partial{SUFFIX}")
+    films = made_films(engine.prepared_size)
+    rounding = _round(engine, predictors, films[0]) if half else None
     try:
-        write(engine, partial)
-        parity = compare(partial, engine, made_films(engine.prepared_size))
+        write(engine, partial, half=half)
+        parity = compare(partial, engine, films)
         if not parity.good:
             raise ValueError(
                 f"the exported file does not answer as the eager model does, so it is not kept: {parity}. "
@@ -93,11 +112,31 @@ def export(
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(target, target.stat().st_size, parity)
+    return Exported(target, target.stat().st_size, parity, rounding)
 
 
-def write(engine: FilmEngine, path: Path) -> None:
-    """Write the file without comparing it. The models must be on the CPU. Raises ValueError as `export`."""
+def _round(engine: FilmEngine, predictors: Sequence[Predictor], film_NSS: Bytes) -> float:
+    """Round the weights of the models to half precision in place; by how much that moves a probability of these films.
+    Raises ValueError where a weight is too large for it."""
+    plain = engine.predict_arrays(film_NSS)
+    with torch.no_grad():
+        for name, weight in (
+            pair for each in predictors for pair in each.model.named_parameters() if pair[1].dim() > 1
+        ):
+            half = weight.half()
+            if not half.isfinite().all():
+                raise ValueError(
+                    f"half precision ends at 65,504, and {name} has weights over it; export without --half"
+                )
+            weight.copy_(half)
+    rounded = engine.predict_arrays(film_NSS)
+    branches = ("global_NK", "local_NK", "fusion_NK")
+    return max(float(np.abs(getattr(rounded, name) - getattr(plain, name)).max()) for name in branches)
+
+
+def write(engine: FilmEngine, path: Path, *, half: bool = False) -> None:
+    """Write the file without comparing it. The models must be on the CPU. half: store what half precision holds exactly
+    in it. Raises ValueError as `export`."""
     network = Whole(engine).eval()
     missing = ({"looks"} if average_of(engine) is None else set()) | (set() if engine.calibrated else {"calibrated"})
     names = [name for name in OUTPUTS if name not in missing]
@@ -125,6 +164,8 @@ def write(engine: FilmEngine, path: Path) -> None:
         ) from error
     assert program is not None
     _plain_casts(program.model)
+    if half:
+        _halve(program.model)
     program.model.ir_version = IR_VERSION  # the exporter states its own newest, whatever the opset needs
     _describe(program.model, facts(engine))
     program.save(path, external_data=False)
@@ -143,6 +184,25 @@ def _plain_casts(model: Any) -> None:
             node.op_type = "Cast"
             node.resize_inputs(1)
             node.attributes.add(ir.AttrInt64("to", to))
+
+
+def _halve(model: Any) -> None:
+    """Weights that half precision holds exactly are stored in it; a cast, which runtimes fold as they load the file,
+    gives them back. Small tensors, which save nothing, stay."""
+    from onnxscript import ir
+
+    for name, value in list(model.graph.initializers.items()):
+        weight = value.const_value.numpy()
+        if weight.dtype != np.float32 or weight.size < SMALL or not np.array_equal(weight.astype(np.float16), weight):
+            continue
+        stored = ir.Value(name=f"{name}.half", const_value=ir.tensor(weight.astype(np.float16), name=f"{name}.half"))
+        cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
+        cast.outputs[0].name, cast.outputs[0].shape = name, value.shape
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        value.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[name]
+        model.graph.register_initializer(stored)
+        model.graph.insert_before(model.graph[0], cast)
 
 
 def _check(path: Path) -> None:

@@ -17,6 +17,7 @@ Shape suffixes: N films of a part, B films of a batch, P parts that learn, K lab
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, eva
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.training import frozen, losses
+from agcxr.training.cpu import FastDepthwise, keep_freed_memory
 from agcxr.training.frozen import Machine
 from agcxr.training.losses import ALONE, Peers
 from agcxr.training.optimise import layer_scales, lr_factor, optimiser
@@ -143,6 +145,8 @@ class StageTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compute what frozen branches say about views that never change."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if "global" in self.parts:
             return
         batch_size, machine = 2 * self.settings.batch_size, self._machine()
@@ -268,7 +272,8 @@ class StageTask(L.LightningModule):
         """The mean loss of the batch, summed over the parts that learn."""
         film = shown.film
         if self._train_feature_VNC is None:
-            logit_PBK = self._logits(shown, self._train_box_N4)
+            with FastDepthwise() if self.device.type == "cpu" else nullcontext():
+                logit_PBK = self._logits(shown, self._train_box_N4)
         else:
             device = self._train_feature_VNC.device
             view_B = self._view_N[film.place_B.to(device)]
