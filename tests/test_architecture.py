@@ -81,6 +81,7 @@ DIRECTION = """
     metrics
     delong
     uncertainty
+    ridge
     proportions
 
     training/losses
@@ -209,7 +210,7 @@ DIRECTION = """
 """
 ORDER = DIRECTION.split()
 
-LONGEST_FILE = 420
+LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
 HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "pyarrow", "cv2", "scipy", "sklearn", "matplotlib")
 LIGHT = ("agcxr", "agcxr.labels", "agcxr.config", "agcxr.cli", "agcxr.commands")

@@ -119,19 +119,30 @@ def test_strong_starts_from_the_pilot_and_mirrors_nothing():
     assert (made.augment.crop, made.augment.scale_min, made.augment.flip) == ("random-resized", 0.5, 0.0)
     first = made.global_
     assert (first.optimiser, first.lr, first.weight_decay, first.schedule, first.epochs) == (
-        *("adamw", 3e-4, 0.05),
-        *("cosine", 7),
+        *("adamw", 2e-4, 0.05),
+        *("cosine", 6),
     )
     assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "global", "prepared")
     assert (made.local.statistic, made.local.threshold) == ("l2", 0.5)
+    assert (made.norms, made.heads, made.normal_weight) == ("fixed", "probe", 1)
 
 
 @pytest.mark.parametrize("name", ["lite", "paper", "paper-densenet", "demo"])
 def test_the_other_recipes_use_none_of_what_strong_adds(name):
     made = config.preset(name)
     assert (made.augment.zoom, made.augment.rotation, made.augment.contrast) == (0, 0, 0)
+    assert (made.norms, made.heads, made.normal_weight) == ("batch", "random", 1)
     for stage in (made.global_, made.local, made.fusion):
         assert (stage.accumulate, stage.warm_up_epochs, stage.layer_decay, stage.ema, stage.patience) == (1, 0, 1, 0, 0)
+
+
+def test_settings_of_the_first_weights_that_do_not_go_together():
+    with pytest.raises(
+        ValueError, match=r"norms are 'fixed', but random weights come with no statistics; set norms to"
+    ):
+        config.Train(norms="fixed", weights="none")
+    with pytest.raises(ValueError, match=r"normal_weight is 0.5, which only the loss 'bce' knows; set it to 1"):
+        config.Train(normal_weight=0.5, loss="asymmetric")
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (320, 366), (336, 384), (448, 512)])

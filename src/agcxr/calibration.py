@@ -298,7 +298,7 @@ def fit_curve(target_N: NDArray[np.floating], score_N: NDArray[np.floating], kin
         )
     if kind == "isotonic":
         return _isotonic(target, score)
-    slope, intercept = _logistic(target, _logit(score), intercept=kind == "platt")
+    slope, intercept = logistic(target, _logit(score), intercept=kind == "platt")
     return Curve(kind=kind, slope=slope, intercept=intercept)
 
 
@@ -390,9 +390,9 @@ def _isotonic(target: Array, score: Array) -> Curve:
     )
 
 
-def _logistic(target: Array, logit: Array, *, intercept: bool) -> tuple[float, float]:
-    """Maximum likelihood of target ~ sigmoid(slope * logit + intercept); the slope is kept positive, so that
-    calibration never reverses an order."""
+def logistic(target: Array, logit: Array, *, intercept: bool) -> tuple[float, float]:
+    """(slope, intercept) of the maximum likelihood of target ~ sigmoid(slope * logit + intercept), N of each, targets 0
+    or 1; the slope is kept positive, so that calibration never reverses an order."""
     from scipy.optimize import minimize
 
     # Platt's smoothed targets keep the fit finite where a score separates the classes.

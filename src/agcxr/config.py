@@ -189,6 +189,13 @@ class Train(Frozen):
     normalisation: Normalisation = "weights"
     """Mean and deviation of the pixels that the weights were trained on (random ones: ImageNet's), or ImageNet's
     whatever the weights, or only the weights' mean is subtracted (paper)."""
+    norms: Literal["batch", "fixed"] = "batch"
+    """Batch norms of the backbones while they learn: the statistics of each batch (as published), or always those that
+    came with the weights, which keeps what the weights know where films are few and unlike the pictures they saw."""
+    heads: Literal["random", "probe"] = "random"
+    """The branches' first linear layers: random (as published), or fitted to the features that the backbone has before
+    it learns (a ridge, its scores made logits), so that the first steps do not spoil them. Goes with `norms` fixed: the
+    statistics of batches make other features."""
     augment: Augment = Augment()
     global_: Annotated[Stage, tyro.conf.arg(name="global"), Field(alias="global")] = Stage(epochs=10, batch_size=32)
     local: Local = Local(epochs=8, batch_size=16)
@@ -200,6 +207,10 @@ class Train(Frozen):
     """Cross-entropy; with ones and zeros weighted by how rare they are in the batch or in all training films; with the
     ones of each finding weighted by how rare they are in it; the asymmetric loss, which cares less for easy negatives;
     or the AUC margin loss, which sets films with and without a finding apart."""
+    normal_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """What a film of No Finding counts in the cross-entropy of the findings (its own label counts in full). Less than 1
+    teaches to tell findings from one another more than films with any from films with none: for use where few films are
+    normal."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of first weights, order and views. The same seed gives the same run on one kind of processor with the same
     versions and number of threads; another number of threads, or a GPU, sums in another order: rounding differs, and
@@ -219,6 +230,18 @@ class Train(Frozen):
                 f"image_size is {self.image_size} but a view is cut from a film of resize={self.resize}; "
                 "raise resize or lower image_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _normal_weight_counts(self) -> Train:
+        if self.normal_weight != 1 and self.loss != "bce":
+            raise ValueError(f"normal_weight is {self.normal_weight:g}, which only the loss 'bce' knows; set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _norms_know(self) -> Train:
+        if self.norms == "fixed" and self.weights == "none":
+            raise ValueError("norms are 'fixed', but random weights come with no statistics; set norms to 'batch'")
         return self
 
     @model_validator(mode="after")
@@ -342,8 +365,9 @@ def demo() -> Train:
 
 
 def strong() -> Train:
-    """A small network from ImageNet weights on 336-px views, for some thousand films: AdamW, warm-up and cosine, small
-    steps for early layers, an average of the weights, and no mirrored film: the heart has a side (see method.md)."""
+    """A small network from ImageNet weights on 336-px views, for some thousand films: batch norms that keep their
+    statistics, a head fitted before the first step, AdamW, warm-up and cosine, small steps for early layers, an average
+    of the weights, and no mirrored film: the heart has a side (see method.md)."""
     steady: dict[str, Any] = {"optimiser": "adamw", "weight_decay": 0.05, "schedule": "cosine", "warm_up_epochs": 0.5}
     steady |= {"batch_size": 32, "layer_decay": 0.9, "ema": 0.999, "patience": 3}
     crops: dict[str, Any] = {"crop_source": "prepared", "statistic": "l2", "threshold": 0.5, "min_side": 24}
@@ -351,9 +375,11 @@ def strong() -> Train:
         backbone="tf_efficientnet_lite0",
         image_size=336,
         resize=384,
+        norms="fixed",
+        heads="probe",
         augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5.0, contrast=0.1),
-        global_=Stage(epochs=7, lr=3e-4, **steady),
-        local=Local(epochs=5, lr=2e-4, start="global", **crops, **steady),
+        global_=Stage(epochs=6, lr=2e-4, **steady),
+        local=Local(epochs=4, lr=2e-4, start="global", **crops, **steady),
         fusion=Fusion(epochs=5, lr=2e-4, start="global", cached_views=4, **steady),
     )
 

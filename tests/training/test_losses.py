@@ -209,6 +209,24 @@ def test_processes_that_share_a_batch_have_its_auc_margin_as_their_mean():
     assert values[0].item() != pytest.approx(values[1].item(), abs=1e-4)
 
 
+def test_normal_films_count_less_for_the_findings_and_in_full_for_their_own_label():
+    logit = torch.zeros(3, 2)
+    target = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, NAN]])  # normal, with a finding, not known to be normal
+    loss = losses.make("bce", target, normal=1, normal_weight=0.25)
+    assert loss(logit, target).item() == pytest.approx(math.log(2) * (0.25 + 1 + 1 + 1 + 1) / 5)
+    plain = losses.make("bce", target, normal=1, normal_weight=1.0)
+    assert plain is losses.bce
+
+
+def test_normal_films_are_weighed_alike_by_processes_that_share_a_batch():
+    logit = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[0.0, 0, 1], [1, NAN, 0], [NAN, 1, 0], [0, 0, 1]])
+    loss = losses.make("bce", target, normal=2, normal_weight=0.1)
+    total = (~target.isnan()).sum()
+    halves = [loss(logit[part], target[part], losses.Peers(2, lambda _: total)) for part in (slice(0, 1), slice(1, 4))]
+    assert sum(half.item() for half in halves) / 2 == pytest.approx(loss(logit, target).item())
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown loss 'focal'; expected one of bce, balanced-batch"):
         losses.make("focal", TARGET)

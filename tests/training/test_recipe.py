@@ -17,6 +17,7 @@ from agcxr.config import Augment, Fusion, Local, Stage, Train
 from agcxr.data.dataset import Shard
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.models.agcnn import AGCNN
+from agcxr.ridge import fit_head
 from agcxr.training import frozen, run_folder, stages
 from agcxr.training.stages import train
 from agcxr.training.tasks import StageTask, Validation, stage_state
@@ -37,8 +38,10 @@ EVERYTHING: dict[str, Any] = {
 
 
 def strong_like(**changes: Any) -> Train:
-    """All that `strong` adds, tiny."""
+    """All that `strong` adds, tiny; but for fixed norms, which random weights cannot have."""
     return tiny_config(
+        heads="probe",
+        normal_weight=0.5,
         augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5, contrast=0.1),
         global_=Stage(epochs=3, **EVERYTHING),
         local=Local(epochs=2, min_side=4, start="global", crop_source="prepared", **EVERYTHING),
@@ -140,6 +143,67 @@ def test_settings_that_ask_for_nothing_change_no_digit(prepared, tmp_path):
     train(prepared, only_global(epochs=2, **nothing), tmp_path / "again", progress=False)
     same_metrics(tmp_path / "plain", tmp_path / "again")
     same_weights(tmp_path / "plain", tmp_path / "again")
+
+
+NORMS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize("norms", ["batch", "fixed"])
+def test_fixed_norms_keep_their_statistics_and_learn_the_rest(prepared, whole, tmp_path, norms):
+    made = only_global(epochs=1).model_copy(update={"weights": str(whole), "norms": norms})
+    trained = trained_stage(prepared, made, tmp_path / norms)
+    first = AGCNN.from_pretrained(whole).global_branch.state_dict()
+    of_norms = [key for key in trained if key.endswith(NORMS)]
+    assert of_norms
+    assert {torch.equal(trained[key], first[key]) for key in of_norms} == {norms == "fixed"}
+    assert not any(
+        torch.equal(trained[key], first[key]) for key in trained if key.endswith(("conv.weight", "bn1.bias"))
+    )
+
+
+def test_fixed_norms_are_those_of_every_part_and_can_be_let_go(whole):
+    model = AGCNN.from_pretrained(whole)
+    model.fixed_norms = True
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    model.train()
+    assert norms
+    assert not any(norm.training for norm in norms)
+    assert model.training
+    assert model.global_branch.backbone.training
+    model.fixed_norms = False
+    assert all(norm.training for norm in norms if model.train())
+
+
+@pytest.mark.parametrize("part", ["global", "local"])
+def test_a_probed_head_is_fitted_to_the_features_before_the_first_step(prepared, whole, tmp_path, monkeypatch, part):
+    """Of the branch that learns; a local branch that starts from the global one keeps the head that came with it."""
+    heads: dict[tuple[str, str], torch.Tensor] = {}
+
+    def note(self: StageTask) -> None:
+        heads[out.name, self.stage] = self.model.part(self.stage).state_dict()["head.weight"].clone()
+
+    monkeypatch.setattr(StageTask, "on_train_start", lambda self: note(self) if self.stage != "fusion" else None)
+    made = only_global(epochs=1).model_copy(update={"weights": str(whole), "heads": "probe"})
+    for out, start in ((tmp_path / "weights", "weights"), (tmp_path / "global", "global")):
+        train(
+            prepared,
+            made.model_copy(update={"local": made.local.model_copy(update={"start": start})}),
+            out,
+            progress=False,
+        )
+    films = stages.films(stages.open_prepared(prepared), "train")
+    film = films.read(np.arange(len(films)), np.arange(len(films)))
+    model = stages.build(made).eval()
+    if part == "local":
+        model.global_branch.load_state_dict(load_file(tmp_path / "weights" / "global" / "best.safetensors"))
+    with torch.inference_mode():
+        shown = frozen.picture(film, frozen.centre(len(films), films, made), made)
+        feature = frozen.branches(model, shown)[part == "local"]
+    expected = torch.from_numpy(fit_head(feature.numpy(), films.label_NK, films.patient_N)[0])
+    torch.testing.assert_close(heads["weights", part].double(), expected, atol=1e-4, rtol=1e-3)
+    if part == "local":
+        trained = load_file(tmp_path / "global" / "global" / "best.safetensors")["head.weight"]
+        assert torch.equal(heads["global", "local"], trained)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def films(columns: dict[str, list[float]]) -> Films:
     label_NK = np.full((count, len(LABELS)), np.nan, np.float32)
     for label, values in columns.items():
         label_NK[:, LABELS.index(label)] = values
-    return Films(np.zeros((count, 8, 8), np.uint8), np.arange(count), label_NK)
+    return Films(np.zeros((count, 8, 8), np.uint8), np.arange(count), label_NK, np.arange(count).astype(str))
 
 
 def test_a_label_is_taught_by_films_of_both_classes():

@@ -71,6 +71,8 @@ class Films:
     images: np.ndarray
     row_N: np.ndarray
     label_NK: np.ndarray
+    patient_N: np.ndarray
+    """Their names, any strings."""
     pixels: bool = True
 
     def __len__(self) -> int:
@@ -98,7 +100,11 @@ class Films:
 
     def first(self, n: int | None) -> Films:
         """Only the first n films (all of them for None)."""
-        return self if n is None else replace(self, row_N=self.row_N[:n], label_NK=self.label_NK[:n])
+        return (
+            self
+            if n is None
+            else replace(self, row_N=self.row_N[:n], label_NK=self.label_NK[:n], patient_N=self.patient_N[:n])
+        )
 
 
 def films(prepared: Prepared, split: str) -> Films:
@@ -111,7 +117,8 @@ def films(prepared: Prepared, split: str) -> Films:
             "run `agcxr prepare` again with another split or more films"
         )
     label_NK = prepared.index[list(LABELS)].to_numpy(np.float32)[row_N]
-    return Films(prepared.images, row_N, label_NK)
+    patient_N = prepared.index["patient"].astype(str).to_numpy(object)[row_N]
+    return Films(prepared.images, row_N, label_NK, patient_N)
 
 
 class Batches:

@@ -8,17 +8,14 @@ Shapes: N films, D features, K labels, R resamples, V penalties.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
-from sklearn.model_selection import GroupKFold
 
-from agcxr import metrics, uncertainty
+from agcxr import uncertainty
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import Frozen, Interval, Number, Stored
 from agcxr.evaluation.tables import aligned, interval, number, words
@@ -27,11 +24,9 @@ from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
+from agcxr.ridge import fit_ridge, patient_folds
 
 PROBE = "probe.json"
-PENALTIES: tuple[float, ...] = tuple(10.0 ** np.arange(-3, 4.1, 0.5))
-"""Of the ridge, per feature of unit deviation and D features; the best is found by folds of the training patients."""
-FOLDS = 5
 METADATA, FEATURES = "metadata", "features"
 
 
@@ -86,76 +81,6 @@ class Probe(Stored):
             f"95 % intervals: {self.resamples:,} resamples of patients, seed {self.seed}. Metadata: view, sex, age, "
             "follow-up. Same view: pairs of one AP and one PA film are left out."
         )
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """A fitted ridge. Scores are distances from the training mean: were that added, folds that hold out more positive
-    films would get lower scores, and films of several folds could not be ranked together."""
-
-    penalty: float
-    mean_D: Floats
-    scale_D: Floats
-    weight_DK: Floats
-
-    def __call__(self, feature_ND: npt.ArrayLike) -> Floats:
-        """Scores N x K, any real numbers: only their order counts."""
-        return (np.asarray(feature_ND, np.float64) - self.mean_D) / self.scale_D @ self.weight_DK
-
-
-def fit_ridge(
-    feature_ND: npt.ArrayLike,
-    target_NK: npt.ArrayLike,
-    patient_N: npt.ArrayLike,
-    *,
-    penalties: tuple[float, ...] = PENALTIES,
-    seed: int = 0,
-) -> Ridge:
-    """Fit K ridges of one penalty: the best mean AUROC over inner folds of patients.
-
-    feature_ND: finite numbers. target_NK: 0, 1 or NaN (unknown: taken as the label's mean, which teaches nothing).
-    Raises ValueError for unequal lengths, features that are not finite, or fewer than two patients.
-    """
-    feature, target = np.asarray(feature_ND, np.float64), np.asarray(target_NK, np.float64)
-    patient = np.asarray(patient_N)
-    if not len(feature) == len(target) == len(patient):
-        raise ValueError(f"{len(feature)} rows of features, {len(target)} of labels and {len(patient)} patients")
-    if not np.isfinite(feature).all():
-        raise ValueError("features must be finite numbers; some are NaN or infinite: leave those films out")
-    inner = list(patient_folds(patient, FOLDS, seed))
-    score_VNK = np.zeros((len(penalties), *target.shape))
-    for train, test in inner:
-        for v, ridge in enumerate(_path(feature[train], target[train], penalties)):
-            score_VNK[v, test] = ridge(feature[test])
-    auroc_V = [_mean_auroc(target, score_NK) for score_NK in score_VNK]
-    best = int(np.argmax(np.nan_to_num(auroc_V, nan=-1.0)))
-    return next(_path(feature, target, penalties[best : best + 1]))
-
-
-def patient_folds(patient_N: npt.ArrayLike, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows to fit on, rows held out), `folds` times; every patient is held out once. ValueError for one patient."""
-    patient = np.asarray(patient_N)
-    count = min(folds, len(np.unique(patient)))
-    if count < 2:
-        raise ValueError(f"films of {count} patient; folds by patient need at least 2")
-    return iter(GroupKFold(count, shuffle=True, random_state=seed).split(patient, groups=patient))
-
-
-def _path(feature_ND: Floats, target_NK: Floats, penalties: tuple[float, ...]) -> Iterator[Ridge]:
-    """One ridge for each penalty, from one decomposition of the smaller of both products of the features."""
-    mean_D, scale_D = feature_ND.mean(0), feature_ND.std(0)
-    scale_D = np.where(scale_D > 1e-9 * (1 + np.abs(mean_D)), scale_D, np.inf)  # a constant feature says nothing
-    unit_ND = (feature_ND - mean_D) / scale_D
-    known_NK = ~np.isnan(target_NK)
-    mean_K = np.where(known_NK, target_NK, 0).sum(0) / np.maximum(known_NK.sum(0), 1)
-    away_NK = np.where(known_NK, target_NK - mean_K, 0)
-    films, size = unit_ND.shape
-    wide = size > films
-    value, vector = np.linalg.eigh(unit_ND @ unit_ND.T if wide else unit_ND.T @ unit_ND)
-    turned = vector.T @ (away_NK if wide else unit_ND.T @ away_NK)
-    for penalty in penalties:
-        solved = vector @ (turned / (np.maximum(value, 0) + penalty * films)[:, None])
-        yield Ridge(penalty, mean_D, scale_D, unit_ND.T @ solved if wide else solved)
 
 
 def metadata(index: pd.DataFrame) -> Floats:
@@ -378,11 +303,6 @@ def _measured(
         for i, k in enumerate(used)
     )
     return findings, mean(0), mean(1)
-
-
-def _mean_auroc(target_NK: Floats, score_NK: Floats) -> float:
-    """Over the labels that have both classes; NaN where none has."""
-    return _mean(metrics.auroc_table(target_NK, score_NK))
 
 
 def _mean(value_K: npt.ArrayLike) -> float:

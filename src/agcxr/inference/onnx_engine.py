@@ -34,6 +34,8 @@ from agcxr.inference.stream import BatchPrediction, cores
 RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 
 SUFFIX = ".onnx"
+STARTER, STARTER_FILE = "starter", Path(__file__).parents[1] / "starter" / "starter.onnx"
+"""The name of the model that comes with the package, and where it lies."""
 KEY = "agcxr"
 """Of the file's metadata: JSON that `Facts` describes."""
 LARGEST_FACTS = 16 * 2**20
@@ -94,14 +96,19 @@ class Facts(BaseModel):
 
 def is_exported(model: str | os.PathLike[str]) -> bool:
     """Whether `model` is meant as an exported file, by its name."""
-    return Path(model).suffix.lower() == SUFFIX
+    return model_path(model).suffix.lower() == SUFFIX
+
+
+def model_path(model: str | os.PathLike[str]) -> Path:
+    """Where a model lies that is no hub id."""
+    return STARTER_FILE if os.fspath(model) == STARTER else Path(model)
 
 
 class OnnxPredictor(FilmEngine):
     """An exported file with the interface of `Predictor`. May be used from several threads.
 
     Args:
-        path: written by `agcxr export`.
+        path: written by `agcxr export`, or "starter": the model that comes with the package.
         threads: processor threads of one run; default: one a core.
         runtime: "onnxruntime", or "openvino" where that package is installed.
         precision: "fp32"; with OpenVINO also "bf16", its own default on processors that compute in it. Answers then
@@ -126,7 +133,8 @@ class OnnxPredictor(FilmEngine):
         point: Point = "youden",
         prevalence: Prevalence | None = None,
     ) -> None:
-        self.path, self.runtime, self.precision = Path(path), runtime, precision
+        self.path = model_path(path)
+        self.runtime, self.precision = runtime, precision
         if runtime not in get_args(RuntimeName) or precision not in get_args(Precision):
             raise ValueError(
                 f"runtime is {runtime!r} in {precision!r}; expected 'onnxruntime' or 'openvino', in 'fp32' or 'bf16'"

@@ -41,6 +41,7 @@ from agcxr.inference.batch import (
     table_of,
 )
 from agcxr.inference.films import FilmFile, Films, with_pictures
+from agcxr.inference.onnx_engine import model_path
 from agcxr.inference.table import Tally, open_csv, whole_rows
 
 BEAT_S = 2.0
@@ -161,7 +162,7 @@ class Job:
 
 def fingerprint(model: str) -> str:
     """Of a model's files, 16 hex digits; of a hub id, its name (0.2 s for 200 MB)."""
-    root = Path(model)
+    root = model_path(model)
     folder = root if (root / "config.json").is_file() else root / "model"
     digest = hashlib.blake2b(model.encode() if not root.exists() else b"", digest_size=8)
     for path in (root, folder / "config.json", folder / "model.safetensors"):

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from agcxr import config, geometry
 from agcxr.labels import LABELS
@@ -207,6 +208,8 @@ class AGCNN(
         self.global_branch.backbone.check(image_size, strict=strict)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
         self._frozen: frozenset[str] = frozenset()
+        self.fixed_norms = False
+        """Batch norms of the backbones keep their statistics while they train; set before `train()`."""
         self.card: Card | None = None
         """Where the weights come from, for a model that was loaded or saved."""
 
@@ -295,10 +298,14 @@ class AGCNN(
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> AGCNN:
-        """As nn.Module.train, but frozen branches stay in evaluation mode."""
+        """As nn.Module.train, but frozen branches stay in evaluation mode, and so do batch norms with `fixed_norms`."""
         super().train(mode)
         for name in self._frozen:
             self.part(name).eval()
+        if self.fixed_norms:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:

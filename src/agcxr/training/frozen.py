@@ -114,6 +114,16 @@ def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machi
 
 
 @torch.no_grad()
+def global_features(model: AGCNN, films: Films, config: Train, batch_size: int, machine: Machine) -> Tensor:
+    """Pooled features of the global branch, of the evaluation view of every film: N x D float32."""
+
+    def features(batch: FilmBatch, views: Views) -> Tensor:
+        return model.forward_global(picture(batch, views, config).view_B1HW).pooled_BD
+
+    return _over(films, centre(len(films), films, config), features, batch_size, machine)
+
+
+@torch.no_grad()
 def film_features(
     model: AGCNN,
     films: Films,

@@ -124,9 +124,23 @@ def auc_margin(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Ten
     return torch.where(both_K, variance_2K.sum(0) + missing_K**2, 0.0).sum() / both_K.sum().clamp(min=1)
 
 
-def make(name: str, train_label_NK: Tensor) -> Loss:
+def normal_less(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE, *, normal: int, weight: float) -> Tensor:
+    """Cross-entropy in which films known to be normal (label number `normal`) count `weight` for all other labels.
+
+    Still divided by the number of known labels, whatever they weigh.
+    """
+    weight_BK = torch.where(target_BK[:, normal, None] == 1, weight, 1.0).repeat(1, target_BK.shape[1])
+    weight_BK[:, normal] = 1.0
+    known_BK, target_BK = _known(target_BK)
+    loss_BK = F.binary_cross_entropy_with_logits(logit_BK.float(), target_BK, reduction="none")
+    return _mean(loss_BK * weight_BK, known_BK, peers)
+
+
+def make(name: str, train_label_NK: Tensor, normal: int | None = None, normal_weight: float = 1.0) -> Loss:
     """The loss of that name (config.Train.loss); `train_label_NK` are the labels `balanced-dataset` and
-    `balanced-finding` count."""
+    `balanced-finding` count. `normal_weight`: see `normal_less`; of `bce` alone."""
+    if normal_weight != 1 and normal is not None:
+        return partial(normal_less, normal=normal, weight=normal_weight)
     if name == "balanced-dataset":
         beta_positive, beta_negative = (float(beta) for beta in betas(train_label_NK))
         return partial(balanced_bce, beta_positive=beta_positive, beta_negative=beta_negative)

@@ -130,7 +130,7 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
 
 def build(config: Train) -> AGCNN:
     """The network of a configuration with its first weights; random ones follow torch's global generator."""
-    return AGCNN(
+    model = AGCNN(
         backbone=config.backbone,
         pooling=config.pooling,
         output_stride=config.output_stride,
@@ -143,6 +143,8 @@ def build(config: Train) -> AGCNN:
         look=config.local.look,
         weights=config.weights,
     )
+    model.fixed_norms = config.norms == "fixed"
+    return model
 
 
 def train_stage(

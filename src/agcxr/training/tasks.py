@@ -31,8 +31,9 @@ from agcxr.config import Stage, Train, parts_of
 from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, evaluation_batches, train_batches
-from agcxr.labels import FINDINGS, LABELS
+from agcxr.labels import FINDINGS, LABELS, NO_FINDING
 from agcxr.models.agcnn import AGCNN
+from agcxr.ridge import fit_head
 from agcxr.training import frozen, losses
 from agcxr.training.cpu import FastDepthwise, keep_freed_memory
 from agcxr.training.frozen import Machine
@@ -126,7 +127,9 @@ class StageTask(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config, self.stage, self.parts, self.data = config, stage, parts_of(stage), data
         self.settings: Stage = config.stage(stage)
-        self.loss = losses.make(config.loss, torch.from_numpy(data.train.label_NK))
+        self.loss = losses.make(
+            config.loss, torch.from_numpy(data.train.label_NK), LABELS.index(NO_FINDING), config.normal_weight
+        )
         self.validation: Validation | None = None
         self.films_seen, self.loss_sum = 0, torch.zeros(())  # of the epoch under way, in this process
         self.epoch_loss: tuple[float, int] = (float("nan"), 0)
@@ -147,15 +150,36 @@ class StageTask(L.LightningModule):
         """Compute what frozen branches say about views that never change."""
         if self.device.type == "cpu":
             keep_freed_memory()
+        batch_size, machine = 2 * self.settings.batch_size, self._machine()
+        if self.config.heads == "probe" and self.trainer.ckpt_path is None:
+            self._probe_heads(batch_size, machine)
         if "global" in self.parts:
             return
-        batch_size, machine = 2 * self.settings.batch_size, self._machine()
         if self.config.local.attention_per == "image" and not self.cached_views:
             self._train_box_N4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
         if "local" in self.parts:
             self._val_box_N4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
         else:
             self._cache_features(batch_size, machine)
+
+    def _probe_heads(self, batch_size: int, machine: Machine) -> None:
+        """Fit the heads of the branches that begin to learn to the features that they have."""
+        model, train, config = self.model, self.data.train, self.config
+        training = model.training
+        model.eval()
+        for part in self.parts:
+            if part == "fusion" or (part == "local" and config.local.start == "global"):
+                continue
+            if part == "global":
+                feature_ND = frozen.global_features(model, train, config, batch_size, machine)
+            else:
+                views = frozen.centre(len(train), train, config)
+                feature_ND = frozen.film_features(model, train, views, config, batch_size, machine).chunk(2, 1)[1]
+            weights = fit_head(feature_ND.cpu().numpy(), train.label_NK, train.patient_N, seed=config.seed)
+            head = (model.global_branch if part == "global" else model.local_branch).head
+            for parameter, value in zip(head.parameters(), weights, strict=True):
+                parameter.data.copy_(torch.from_numpy(value))
+        model.train(training)
 
     def _cache_features(self, batch_size: int, machine: Machine) -> None:
         """Features of the validation films; with `fusion.cached_views` also of V views of the training films. Boxes a
