@@ -139,8 +139,11 @@ DIRECTION = """
     evaluation/examples
     evaluation/calibrate
     evaluation/points
+    evaluation/strata
+    evaluation/shortcuts
     evaluation/probe
     evaluation/evaluate
+    evaluation/known
     evaluation/agreement
     evaluation/meaning
     evaluation/groups
@@ -155,6 +158,7 @@ DIRECTION = """
     evaluation/charts
     evaluation/page
     evaluation/report_tables
+    evaluation/report_known
     evaluation/report_findings
     evaluation/report_points
     evaluation/report_pictures

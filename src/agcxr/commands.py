@@ -105,6 +105,7 @@ def evaluate(
     average: bool = False,
     others: Others = (),
     views: ViewSet = "plain",
+    probe: bool = True,
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -121,6 +122,8 @@ def evaluate(
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre.
+        probe: Also measure what is known without training (view, sex, age, follow-up; the run's first weights,
+            frozen) and which shortcuts the networks could take, on the same films: a minute or two for 2,000.
     """
     from agcxr.evaluation.folds import evaluate_folds
     from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
@@ -133,10 +136,11 @@ def evaluate(
         "pictures": pictures,
         "rectify": rectify,
         "views": views,
+        "probe": probe,
     }
     together = average or bool(others)
     if (Path(run) / FOLDS).is_file() and not together:
-        reports = evaluate_folds(run, data, split, out=out, resamples=resamples, views=views)
+        reports = evaluate_folds(run, data, split, out=out, resamples=resamples, views=views, probe=probe)
     elif out is None and not together and (Path(run) / SEEDS).is_file():
         _, reports = evaluate_seeds(run, data, split, **options)
     else:

@@ -47,6 +47,9 @@ def probe(
 ) -> int:
     """What a frozen network knows of films, in a minute: a ridge on its features, beside view, sex, age and follow-up.
 
+    Also which shortcuts its features hold: how well they tell view, sex, size of file and further columns of the index,
+    and how much AUROC goes when each is balanced away. `evaluate` does the same for a run, beside its scores.
+
     Args:
         data: Prepared folder.
         features: Table that `agcxr embed RUN PREPARED` wrote; default: features of --backbone, computed here.

@@ -5,8 +5,9 @@ Shapes: N films, D features, K labels, V penalties.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from agcxr.metrics import Floats
 PENALTIES: tuple[float, ...] = tuple(10.0 ** np.arange(-3, 4.1, 0.5))
 """Of the ridge, per feature of unit deviation and D features; the best is found by folds of the training patients."""
 FOLDS = 5
+Round: TypeAlias = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
+"""Rows to fit on, and rows held out."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,45 @@ def _fit(
     return next(_path(feature, target, penalties[best : best + 1])), score_VNK[best]
 
 
-def patient_folds(patient_N: npt.ArrayLike, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def patient_folds(patient_N: npt.ArrayLike, folds: int, seed: int) -> Iterator[Round]:
     """(rows to fit on, rows held out), `folds` times; every patient is held out once. ValueError for one patient."""
     patient = np.asarray(patient_N)
     count = min(folds, len(np.unique(patient)))
     if count < 2:
         raise ValueError(f"films of {count} patient; folds by patient need at least 2")
     return iter(GroupKFold(count, shuffle=True, random_state=seed).split(patient, groups=patient))
+
+
+def held_out(
+    feature_ND: npt.ArrayLike,
+    target_NK: npt.ArrayLike,
+    patient_N: npt.ArrayLike,
+    rounds: Sequence[Round],
+    seed: int = 0,
+) -> tuple[Floats, tuple[float, ...]]:
+    """Scores N x K of the films that some round holds out, by a ridge fitted on the others of that round (NaN: held out
+    by none), and the penalty of each round."""
+    feature, target, patient = (
+        np.asarray(feature_ND, np.float64),
+        np.asarray(target_NK, np.float64),
+        np.asarray(patient_N),
+    )
+    score_NK, penalties = np.full(target.shape, np.nan), []
+    for fit, test in rounds:
+        ridge = fit_ridge(feature[fit], target[fit], patient[fit], seed=seed)
+        score_NK[test] = ridge(feature[test])
+        penalties.append(ridge.penalty)
+    return score_NK, tuple(penalties)
+
+
+def rounds_within(patient_N: npt.ArrayLike, group_N: npt.ArrayLike, seed: int = 0) -> list[Round]:
+    """Folds by patient inside each group of films; ValueError for a group of one patient."""
+    patient, group = np.asarray(patient_N), np.asarray(group_N)
+    rounds = []
+    for name in np.unique(group):
+        own = np.flatnonzero(group == name)
+        rounds += [(own[fit], own[test]) for fit, test in patient_folds(patient[own], FOLDS, seed)]
+    return rounds
 
 
 def _path(feature_ND: Floats, target_NK: Floats, penalties: tuple[float, ...]) -> Iterator[Ridge]:

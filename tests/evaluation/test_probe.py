@@ -6,7 +6,8 @@ import pytest
 
 from agcxr import metrics
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.probe import Probe, frozen_features, matched_auroc, metadata, probe, same_view
+from agcxr.evaluation.probe import Probe, frozen_features, metadata, probe
+from agcxr.evaluation.strata import matched_auroc, same_view
 from agcxr.labels import FINDINGS
 from evaluation.evaluated import PARTS, write_prepared
 

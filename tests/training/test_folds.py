@@ -22,6 +22,7 @@ from agcxr.data.prepared import open_prepared
 from agcxr.evaluation import folds as evaluation
 from agcxr.evaluation.folds import evaluate_folds, out_of_fold
 from agcxr.evaluation.meaning import load_meaning
+from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.results import load_results
 from agcxr.models.checkpoint import read_card
 from agcxr.training.folds import read_folds, train_folds
@@ -46,6 +47,17 @@ def crossed(films, tmp_path_factory) -> Path:
     assert main(["train", *words, "--folds", "2"]) == 0
     assert main(["evaluate", str(out), "--data", str(films), "--resamples", "50"]) == 0
     return out
+
+
+def test_pooled_films_have_what_was_known_before_in_the_same_folds(films, crossed):
+    probe, results = Probe.load(crossed / "evaluation" / "test"), load_results(crossed / "evaluation" / "test")
+    assert probe.films == "fitted as the run was, in its 2 folds, measured on their 40 test films"
+    assert (probe.model, probe.rows) == (results.run, ("metadata",))
+    assert probe.absent[0].startswith("Frozen features are left out: the run started from random weights")
+    model = results.analysis.mean.branches[-1].auroc.value
+    assert probe.gaps[0].value == pytest.approx(model - probe.mean[0].value)
+    text = (crossed / "evaluation" / "test" / "report.md").read_text(encoding="utf-8")
+    assert text.index("## What is known without training") == text.index("## ")
 
 
 def test_every_film_is_tested_once_by_a_model_that_never_saw_its_patient(films, crossed):

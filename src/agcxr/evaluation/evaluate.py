@@ -25,8 +25,10 @@ from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
 from agcxr.evaluation.points import choose_points
-from agcxr.evaluation.probe import PROBE, same_view
+from agcxr.evaluation.probe import PROBE
 from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment, Interval, Results
+from agcxr.evaluation.strata import RESAMPLES as SAME_VIEW_RESAMPLES
+from agcxr.evaluation.strata import same_view
 from agcxr.evaluation.tables import text_table, untaught
 from agcxr.inference.batch import load_runs
 from agcxr.inference.engine import FilmEngine
@@ -42,7 +44,6 @@ PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 COUNTED = ("view_share", "fallback", "plateau")
 """Columns of predictions.parquet that say how much attention chose."""
 
-SAME_VIEW_RESAMPLES = 1000
 EXAMPLES = 3
 """Films shown of each of best, median and worst."""
 
@@ -54,6 +55,8 @@ class Evaluated:
     folder: Path
     results: Results
     engine: FilmEngine
+    feature_ND: np.ndarray | None = None
+    """Of the global branch of the (first) model, pooled; its films are the rows of predictions.parquet."""
 
 
 def evaluate(
@@ -114,7 +117,7 @@ def evaluate(
     results.save(folder)
     if progress:
         print(_shown(results, engine.words))
-    return Evaluated(folder, results, engine)
+    return Evaluated(folder, results, engine, answers.feature_ND)
 
 
 def _answers(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import analyse
 from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores, view_matched
 from agcxr.evaluation.interpret import interpret
+from agcxr.evaluation.known import keep, known_before, pooled
 from agcxr.evaluation.page import Cell, Section, Table, Text
+from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.report import Written, power_of, report
 from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
@@ -48,6 +51,7 @@ def evaluate_folds(
     resamples: int = RESAMPLES,
     device: str | None = None,
     views: ViewSet = "plain",
+    probe: bool = True,
     progress: bool = True,
 ) -> tuple[Written, ...]:
     """Evaluate each fold of a folder that `train_folds` made on its own test films, pool these, and write results and
@@ -55,7 +59,8 @@ def evaluate_folds(
     spread over them, seeds.json).
 
     The pooled predictions.parquet says which fold tested a film; its calibrated probabilities are out-of-fold: fitted
-    on the test films of the other folds. Raises ValueError for another split, for films that are not those of the
+    on the test films of the other folds. probe: also measure what was known before training, in the same folds, into
+    probe.json. Raises ValueError for another split, for films that are not those of the
     folds, and as `evaluate` does.
     """
     root, plan, films = Path(root), read_folds(root), open_prepared(prepared)
@@ -65,21 +70,18 @@ def evaluate_folds(
         raise ValueError(f"{prepared} holds other films than {root} was trained on; give --data {plan.data}")
     name = "test" if views == "plain" else f"test-{views}"
     place = Path(out) if out is not None else root / "evaluation" / name
-    pooled = []
+    done = []
     for seed in plan.seeds or (None,):
         folder = place if seed is None else place.with_name(f"{place.name}-seed{seed}")
-        pooled.append(_pool(root, plan, seed, films, folder, resamples, device, views))
-        if progress:
-            said = "" if seed is None else f"Seed {seed}\n"
-            print(f"\n{said}{text_table(pooled[-1].results.analysis)}\n{power_of(pooled[-1].results)}")
+        done.append(_pool(root, plan, seed, films, folder, resamples, device, views, probe, progress))
     more: tuple[Section, ...] = ()
     if plan.seeds is not None:
-        spread = _over_seeds(plan, [one.results.analysis for one in pooled])
+        spread = _over_seeds(plan, [one.results.analysis for one in done])
         write_seeds(place.parent / SEEDS, spread)
         more = (seeds_section(spread),)
         if progress:
             print(f"\n{spread.table()}")
-    return tuple(report(one.folder, (*one.sections, *more)) for one in pooled)
+    return tuple(report(one.folder, (*one.sections, *more)) for one in done)
 
 
 def _pool(
@@ -91,6 +93,8 @@ def _pool(
     resamples: int,
     device: str | None,
     views: ViewSet,
+    probe: bool,
+    progress: bool,
 ) -> Pooled:
     runs = list(zip(plan.runs(root, seed), plan.films(root), strict=True))
     done = [
@@ -127,9 +131,34 @@ def _pool(
     shutil.copyfile(films.folder / "plan.json", facts / "plan.json")
     frame.to_parquet(folder / PREDICTIONS, index=False)
     results.save(folder)
+    if progress:
+        said = "" if seed is None else f"Seed {seed}\n"
+        print(f"\n{said}{text_table(analysis)}\n{power_of(results)}")
+    known = _known(runs, done, films, frame, results, device, progress) if probe else None
+    keep(folder, known, progress=progress)
     calibrated_NK = frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
     meaning = interpret(folder, results, None, calibrated_NK=calibrated_NK)
     return Pooled(folder, results, (_section(done, results.analysis, frame, labels), subgroups(meaning)))
+
+
+def _known(
+    runs: Sequence[tuple[Path, Path]],
+    done: Sequence[Evaluated],
+    films: Prepared,
+    frame: pd.DataFrame,
+    results: Results,
+    device: str | None,
+    progress: bool,
+) -> Probe | None:
+    """In the folds of the runs; the features beside are of each fold's own model."""
+    design = pooled(
+        [pd.read_parquet(part / "index.parquet", columns=["split"])["split"].to_numpy() for _, part in runs]
+    )
+    features = [one.feature_ND for one in done if one.feature_ND is not None]
+    order = np.argsort(np.concatenate([pd.read_parquet(one.folder / PREDICTIONS)["row"] for one in done]))
+    feature_MD = np.concatenate(features)[order] if len(features) == len(done) else None
+    options: dict[str, Any] = {"name": results.run, "model_M": frame["fold"].to_numpy(), "device": device}
+    return known_before(runs[0][0], films, frame, results.analysis, design, feature_MD, **options, progress=progress)
 
 
 def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:

@@ -1,33 +1,40 @@
-"""What a network knows before it is trained on these films: a ridge regression on its frozen features.
+"""What is known of films without training on them: a ridge on the features of a frozen network, and on view, sex, age
+and follow-up alone; how far a trained model is above these; and which shortcuts the networks could take.
 
-Beside it, what view, sex, age and follow-up alone say, and how much of each AUROC is left among films of one view. A
-model that is not clearly better than these rows has learnt nothing of the films yet.
+A model that is not clearly better than these rows has learnt nothing of the films yet.
 
-Shapes: N films, D features, K labels, R resamples, V penalties.
+Shapes: N films of an index, M of them measured, D features, K findings, B rows (metadata, features, a model's branch).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from agcxr import uncertainty
+from agcxr import metrics, uncertainty
 from agcxr.data.prepared import Prepared
-from agcxr.evaluation.results import Frozen, Interval, Number, Stored
-from agcxr.evaluation.tables import aligned, interval, number, words
+from agcxr.evaluation.results import Frozen, Gap, Interval, Number, Stored
+from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts
+from agcxr.evaluation.strata import RESAMPLES, Averages, averages, codes, within
+from agcxr.evaluation.tables import aligned, interval, number, signed, words
 from agcxr.inference.describe import pooled_features
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
-from agcxr.ridge import fit_ridge, patient_folds
+from agcxr.ridge import FOLDS, Round, held_out, patient_folds
 
 PROBE = "probe.json"
-METADATA, FEATURES = "metadata", "features"
+METADATA, FEATURES, MODEL = "metadata", "features", "model"
+IN_WORDS = {METADATA: "metadata alone", FEATURES: "frozen features alone"}
+FACTS = {"view": "view", "sex": "sex", "age": "age", "follow_up": "follow-up"}
+"""Columns of an index that make the metadata, in words."""
 
 
 class FindingProbe(Frozen):
@@ -60,10 +67,46 @@ class Probe(Stored):
     mean: tuple[Interval, ...]
     matched_mean: tuple[Interval, ...]
     resamples: Annotated[int, Field(ge=1)]
+    """At most `strata.RESAMPLES` for films of one view and for shortcuts."""
     seed: int
+    level: float = 0.95
+    metadata: tuple[str, ...] = tuple(FACTS.values())
+    """Those that the films state."""
+    absent: tuple[str, ...] = ()
+    """Why a row is not there, a sentence each."""
+    model: str = ""
+    """The run whose scores stand beside; empty: none."""
+    gaps: tuple[Gap, ...] = ()
+    """Mean AUROC of the run's last branch minus that of each row, paired."""
+    shortcuts: tuple[Shortcut, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model is clearly better than each row, in a sentence; empty where there is nothing to compare."""
+        if not self.gaps:
+            return ""
+        kinds = {"better": "is clearly better than", "worse": "is clearly worse than", "": "is not clearly better than"}
+        parts = []
+        for kind, verb in kinds.items():
+            rows = [_against(gap) for gap in self.gaps if _kind(gap) == kind]
+            parts += [f"{verb} {' and '.join(rows)}"] * bool(rows)
+        end = (
+            ""
+            if all(_kind(gap) == "better" for gap in self.gaps)
+            else " It is not shown to have learnt more than that."
+        )
+        return f"In mean AUROC the {self.gaps[0].branch} {', and '.join(parts)}.{end}"
 
     def __str__(self) -> str:
-        """A table for a terminal."""
+        """Tables for a terminal."""
+        return "\n\n".join(filter(None, [self._table() if self.rows else "", self.brief]))
+
+    @property
+    def brief(self) -> str:
+        """In words: whether a model is better, which rows are not there, and the shortcuts."""
+        return "\n".join(filter(None, [self.verdict, *self.absent, *as_lines(self.shortcuts)]))
+
+    def _table(self) -> str:
         head = ["Finding", "Positives", *self.rows, *(f"{name}, same view" for name in self.rows)]
         lines = [
             [
@@ -76,11 +119,71 @@ class Probe(Stored):
         ]
         last = [f"Mean of {len(self.findings)}", "", *map(interval, (*self.mean, *self.matched_mean))]
         text = "\n".join(aligned([head, *lines, last]))
+        whose = f"frozen features: {self.source}" if FEATURES in self.rows else "metadata"
         return (
-            f"AUROC of a ridge on frozen features: {self.source}\n{self.films}\n\n{text}\n"
-            f"95 % intervals: {self.resamples:,} resamples of patients, seed {self.seed}. Metadata: view, sex, age, "
-            "follow-up. Same view: pairs of one AP and one PA film are left out."
+            f"AUROC of a ridge on {whose}\n{self.films}\n\n{text}\n"
+            f"{100 * self.level:g} % intervals: {self.resamples:,} resamples of patients, seed {self.seed}. Metadata: "
+            f"{', '.join(self.metadata)}. Same view: pairs of one AP and one PA film are left out."
         )
+
+
+def _kind(gap: Gap) -> Literal["better", "worse", ""]:
+    return "better" if gap.low > 0 else "worse" if gap.high < 0 else ""
+
+
+def _against(gap: Gap) -> str:
+    ends = "no interval: too few patients" if np.isnan(gap.low) else f"{signed(gap.low)} to {signed(gap.high)}"
+    return f"{IN_WORDS.get(gap.against, gap.against)} ({signed(gap.value)}, {ends})"
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which films are fitted on and which are measured, in rounds and in words. A film is measured once at most."""
+
+    rounds: Sequence[Round]
+    words: str
+
+    @property
+    def measured_M(self) -> npt.NDArray[np.intp]:
+        """Rows, in order."""
+        return np.sort(np.concatenate([test for _, test in self.rounds]))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What ridges are fitted on, N films: each makes a row."""
+
+    rows: Mapping[str, npt.ArrayLike]
+    source: str = ""
+    """Of the features, in words."""
+    absent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, index: pd.DataFrame, feature_ND: npt.ArrayLike | None, source: str) -> Inputs:
+        """Metadata where the films state any, and the features where there are some; `source`: else why not."""
+        facts: dict[str, npt.ArrayLike] = {METADATA: metadata(index)} if stated(index) else {}
+        absent = () if facts else (f"Metadata are left out: these films state no {', '.join(FACTS.values())}.",)
+        if feature_ND is None:
+            return cls(facts, "", (*absent, source))
+        return cls(facts | {FEATURES: feature_ND}, source, absent)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trained model makes of the measured films."""
+
+    name: str
+    branch: str
+    score_MK: Floats
+    feature_MD: npt.ArrayLike | None = None
+    """Of its global branch, pooled."""
+    model_M: npt.ArrayLike | None = None
+    """The fold whose model made the features, where there are several."""
+
+    @property
+    def networks(self) -> dict[str, Features]:
+        """Its features under their name among shortcuts, where there are some."""
+        return {} if self.feature_MD is None else {MODEL: Features(self.feature_MD, self.model_M)}
 
 
 def metadata(index: pd.DataFrame) -> Floats:
@@ -98,6 +201,11 @@ def metadata(index: pd.DataFrame) -> Floats:
     return np.stack(columns, axis=1)
 
 
+def stated(index: pd.DataFrame) -> tuple[str, ...]:
+    """Which metadata some film of an index states, in words."""
+    return tuple(name for column, name in FACTS.items() if index[column].notna().any())
+
+
 def probe(
     films: Prepared,
     feature_ND: npt.ArrayLike,
@@ -108,70 +216,165 @@ def probe(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Probe:
-    """Fit and measure both rows.
+    """Fit and measure metadata and features, and test which shortcuts these features hold.
 
     feature_ND: of every film of the folder, in its order. split: the part that is measured; the others are fitted on.
     folds: instead, so many folds by patient over all films, each measured by what the others fitted.
     Raises ValueError where there is nothing to fit on or to measure.
     """
-    feature = np.asarray(feature_ND, np.float64)
-    index = films.index
+    feature, index = np.asarray(feature_ND, np.float64), films.index
     if feature.shape[:1] != (len(index),):
         raise ValueError(f"features of {len(feature)} films; {films.folder} holds {len(index)}")
+    design = _design(films, split, folds, seed)
     target_NK = index[list(FINDINGS)].to_numpy(np.float64)
-    patient_N = index["patient"].astype(str).to_numpy(object)
-    rounds, words_of_rounds = _rounds(films, patient_N, split, folds, seed)
-    inputs = {METADATA: metadata(index), FEATURES: feature}
-    score_BNK = np.full((len(inputs), *target_NK.shape), np.nan)
-    penalties: list[tuple[float, ...]] = []
-    for b, value in enumerate(inputs.values()):
-        chosen = []
-        for train, test in rounds:
-            ridge = fit_ridge(value[train], target_NK[train], patient_N[train], seed=seed)
-            score_BNK[b, test] = ridge(value[test])
-            chosen.append(ridge.penalty)
-        penalties.append(tuple(chosen))
-    rows = np.concatenate([test for _, test in rounds])
-    findings, mean, matched = _measured(
-        target_NK[rows], score_BNK[:, rows], patient_N[rows], view_codes(index["view"].iloc[rows]), resamples, seed
+    return measure(
+        index, target_NK, FINDINGS, Inputs.of(index, feature, source), design, resamples=resamples, seed=seed
     )
+
+
+def measure(
+    index: pd.DataFrame,
+    target_NK: Floats,
+    findings: Sequence[str],
+    inputs: Inputs,
+    design: Design,
+    trained: Trained | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Probe:
+    """Each row on the measured films, and a trained model's scores of them against it.
+
+    index, target_NK: of the N films of the design. Raises ValueError where no finding has both classes.
+    """
+    patient_N, rows_M = index["patient"].astype(str).to_numpy(object), design.measured_M
+    used = [k for k in range(len(findings)) if {0.0, 1.0} <= set(target_NK[rows_M, k].tolist())]
+    if not used:
+        raise ValueError("no finding has both a positive and a negative film among those measured")
+    fitted = {name: held_out(value, target_NK, patient_N, design.rounds, seed) for name, value in inputs.rows.items()}
+    scores = {name: score_NK[rows_M] for name, (score_NK, _) in fitted.items()}
+    scores |= {} if trained is None else {trained.branch: trained.score_MK}
+    films, target_MK = index.iloc[rows_M], target_NK[rows_M][:, used]
+    score_BMK = (
+        np.stack([score_MK[:, used] for score_MK in scores.values()]) if scores else np.zeros((0, *target_MK.shape))
+    )
+    ranked = _Ranked.of(target_MK, score_BMK, patient_N[rows_M], resamples, seed)
+    few = {"resamples": min(resamples, RESAMPLES), "seed": seed}
+    same = averages([within(codes(films["view"]))], target_MK, score_BMK[: len(fitted)], patient_N[rows_M], **few)
+    feature_ND = inputs.rows.get(FEATURES)
+    networks = {} if feature_ND is None else {FEATURES: Features(np.asarray(feature_ND)[rows_M])}
+    networks |= trained.networks if trained else {}
     return Probe(
-        source=source,
-        films=words_of_rounds,
-        rows=tuple(inputs),
-        features=feature.shape[1],
-        penalties=tuple(penalties),
-        findings=findings,
-        mean=mean,
-        matched_mean=matched,
+        source=inputs.source,
+        films=design.words,
+        rows=tuple(fitted),
+        features=0 if feature_ND is None else np.asarray(feature_ND).shape[1],
+        penalties=tuple(penalties for _, penalties in fitted.values()),
+        findings=_findings([findings[k] for k in used], target_MK, ranked, same, len(fitted), level),
+        mean=tuple(ranked.interval(b, range(len(used)), level) for b in range(len(fitted))),
+        matched_mean=tuple(same.interval(0, b, level) for b in range(len(fitted))),
         resamples=resamples,
         seed=seed,
+        level=level,
+        metadata=stated(index),
+        absent=inputs.absent,
+        model="" if trained is None else trained.name,
+        gaps=tuple(ranked.gap(trained.branch, name, b, level) for b, name in enumerate(fitted)) if trained else (),
+        shortcuts=shortcuts(films, target_MK, score_BMK, tuple(scores), networks, level=level, **few),
     )
+
+
+def _findings(
+    names: Sequence[str], target_MK: Floats, ranked: _Ranked, same: Averages, rows: int, level: float
+) -> tuple[FindingProbe, ...]:
+    return tuple(
+        FindingProbe(
+            finding=name,
+            positives=int((target_MK[:, k] == 1).sum()),
+            negatives=int((target_MK[:, k] == 0).sum()),
+            auroc=tuple(ranked.interval(b, [k], level) for b in range(rows)),
+            matched=tuple(same.value_MBK[0, :, k].tolist()),
+        )
+        for k, name in enumerate(names)
+    )
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """AUROC of every row and finding, on the films and on resamples of patients."""
+
+    auroc_BK: Floats
+    replicate_BKR: Floats
+    patients_K: Sequence[int]
+    """Of the rarer class."""
+
+    @classmethod
+    def of(
+        cls, target_MK: Floats, score_BMK: Floats, patient_M: npt.NDArray[np.object_], resamples: int, seed: int
+    ) -> _Ranked:
+        rng = np.random.default_rng(seed)
+        auroc_BK = np.array([metrics.auroc_table(target_MK, score_MK) for score_MK in score_BMK])
+        drawn = (
+            uncertainty.bootstrap(target_MK, score_BMK, patient_M, rng=rng, resamples=resamples)
+            if len(score_BMK)
+            else None
+        )
+        patients_K = [uncertainty.patients_of_the_rarer(target_M, patient_M) for target_M in target_MK.T]
+        return cls(auroc_BK, np.zeros((0, 0, 0)) if drawn is None else drawn.auroc_BKR, patients_K)
+
+    def interval(self, b: int, ks: Sequence[int], level: float) -> Interval:
+        """The mean of a row over some findings."""
+        value, replicate_R = self.auroc_BK[b, list(ks)].mean(), uncertainty.mean_over(self.replicate_BKR[b, list(ks)])
+        return Interval.of(uncertainty.interval(value, replicate_R, level, **self._rests_on(ks)))
+
+    def gap(self, branch: str, against: str, b: int, level: float) -> Gap:
+        """The last row minus row b, mean over all findings."""
+        value = self.auroc_BK[-1].mean() - self.auroc_BK[b].mean()
+        replicate_R = uncertainty.mean_over(self.replicate_BKR[-1]) - uncertainty.mean_over(self.replicate_BKR[b])
+        apart = uncertainty.difference(value, replicate_R, level, **self._rests_on(range(len(self.patients_K))))
+        return Gap(
+            branch=branch,
+            against=against,
+            measure="auroc",
+            value=apart.value,
+            low=apart.low,
+            high=apart.high,
+            p=apart.p,
+            left_out=apart.left_out,
+            error=apart.error,
+        )
+
+    def _rests_on(self, ks: Sequence[int]) -> dict[str, Any]:
+        return {"patients": min(self.patients_K[k] for k in ks), "student": len(ks) == 1}
 
 
 def frozen_features(
-    films: Prepared, backbone: str, weights: str, *, image_size: int | None = None, progress: bool = True
+    films: Prepared,
+    backbone: str,
+    weights: str,
+    *,
+    image_size: int | None = None,
+    rows: npt.NDArray[np.intp] | None = None,
+    device: str | None = None,
+    progress: bool = True,
 ) -> Floats:
-    """Pooled features N x D of every film of a folder, by a network that was never trained on them.
+    """Pooled features N x D of films of a folder (default: every one) by a network that was never trained on them.
 
     image_size: side of the view, which shows the whole film; default: the films' own.
     """
     size = films.images.shape[1]
     model = AGCNN(backbone, weights=weights, image_size=image_size or size, resize=image_size or size)
-    predictor = Predictor(model, prepared_size=size)
-    return pooled_features(predictor, films.images, np.arange(len(films.index)), progress=progress).astype(np.float64)
+    predictor = Predictor(model, prepared_size=size, device=device)
+    some = np.arange(len(films.index)) if rows is None else rows
+    return pooled_features(predictor, films.images, some, progress=progress).astype(np.float64)
 
 
-def _rounds(
-    films: Prepared, patient_N: np.ndarray, split: str, folds: int, seed: int
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
-    """(rows to fit on, rows to measure) and what was done, in words."""
+def _design(films: Prepared, split: str, folds: int, seed: int) -> Design:
     if folds:
         if folds < 2:
             raise ValueError(f"folds is {folds}; expected at least 2, or 0 to use the folder's own split")
-        rounds = list(patient_folds(patient_N, folds, seed))
-        count = len(np.unique(patient_N))
-        return rounds, f"{len(rounds)} folds by patient over {len(patient_N):,} films of {count:,} patients, pooled"
+        return by_folds(films.index["patient"], np.arange(len(films.index)), folds, seed)
     part = films.index["split"].to_numpy()
     train, test = np.flatnonzero(part != split), np.flatnonzero(part == split)
     if not len(train) or not len(test):
@@ -180,131 +383,12 @@ def _rounds(
             f"{films.folder} has {len(test)} films in the part {split!r} and {len(train)} others ({parts}); a probe "
             "needs both: name another part, or fit and measure by folds"
         )
-    return [(train, test)], f"fitted on {len(train):,} films, measured on the {len(test):,} of {split}"
+    return Design([(train, test)], f"fitted on {len(train):,} films, measured on the {len(test):,} of {split}")
 
 
-def view_codes(view_N: pd.Series) -> npt.NDArray[np.intp]:
-    """A number for each view position; films without one are a group of their own."""
-    return np.asarray(pd.factorize(view_N, use_na_sentinel=False)[0], np.intp)
-
-
-def matched_auroc(
-    target_N: npt.ArrayLike, score_N: npt.ArrayLike, stratum_N: npt.ArrayLike, weight_NR: npt.ArrayLike | None = None
-) -> Floats:
-    """AUROC over the pairs of one positive and one negative film of the same stratum, R numbers.
-
-    weight_NR: how often each film counts in each resample (default: once, R = 1). NaN where no stratum has a pair.
-    With one stratum it is the AUROC.
-    """
-    target, score, stratum = np.asarray(target_N, np.float64), np.asarray(score_N, np.float64), np.asarray(stratum_N)
-    weight = np.ones((len(target), 1)) if weight_NR is None else np.asarray(weight_NR)
-    won_R, pairs_R = np.zeros(weight.shape[1]), np.zeros(weight.shape[1])
-    for name in np.unique(stratum):
-        own = (stratum == name) & ~np.isnan(target)
-        count_NR = weight[own].astype(np.float32)
-        curve = uncertainty.SortedCurve.of(target[own], score[own], np.arange(len(count_NR)), len(count_NR))
-        if curve is None:
-            continue
-        positive = target[own] == 1
-        size_R = count_NR[positive].sum(0, dtype=np.float64) * count_NR[~positive].sum(0, dtype=np.float64)
-        won_R += np.nan_to_num(curve.measures(count_NR)[0]) * size_R
-        pairs_R += size_R
-    return np.divide(won_R, pairs_R, out=np.full_like(won_R, np.nan), where=pairs_R > 0)
-
-
-def same_view(
-    target_NK: npt.ArrayLike,
-    score_BNK: npt.ArrayLike,
-    patient_N: npt.ArrayLike,
-    view_N: pd.Series,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[Interval, ...]:
-    """Mean `matched_auroc` over K findings of each of B branches, its interval over patients.
-
-    What is left of an AUROC where the view position cannot help. None for no findings, for a finding without a pair
-    of one view, and for films of one view or of no known view, of which it would be the AUROC again.
-    """
-    target, score, view = np.asarray(target_NK, np.float64), np.asarray(score_BNK, np.float64), view_codes(view_N)
-    if not target.shape[1] or view_N.nunique() < 2:
-        return ()
-
-    def means(weight_NR: npt.ArrayLike | None) -> Floats:
-        """B x R."""
-        of_findings = (
-            [matched_auroc(t, s, view, weight_NR) for t, s in zip(target.T, one.T, strict=True)] for one in score
-        )
-        return np.stack([uncertainty.mean_over(np.stack(each)) for each in of_findings])
-
-    value_B = means(None)[:, 0]
-    if np.isnan(value_B).any():
-        return ()
-    weights = uncertainty.cluster_weights(patient_N, resamples, np.random.default_rng(seed))
-    replicate_BR = np.concatenate(list(uncertainty.in_threads(means, weights)), axis=1)
-    fewest = min(uncertainty.patients_of_the_rarer(t, patient_N) for t in target.T)
-    alone = target.shape[1] == 1
-    return tuple(
-        Interval.of(uncertainty.interval(value, replicate_R, level, patients=fewest, student=alone))
-        for value, replicate_R in zip(value_B.tolist(), replicate_BR, strict=True)
-    )
-
-
-def _measured(
-    target_NK: Floats, score_BNK: Floats, patient_N: np.ndarray, view_N: np.ndarray, resamples: int, seed: int
-) -> tuple[tuple[FindingProbe, ...], tuple[Interval, ...], tuple[Interval, ...]]:
-    """The findings that have both classes, and the means over them, plain and within a view."""
-    used = [k for k, target in enumerate(target_NK.T) if {0.0, 1.0} <= set(target.tolist())]
-    if not used:
-        raise ValueError("no finding has both a positive and a negative film among those measured")
-    rows = len(score_BNK)
-    strata = (np.zeros(len(target_NK), np.intp), view_N)
-    value_SBK, replicate_SBKR = np.zeros((2, rows, len(used))), np.zeros((2, rows, len(used), resamples))
-    start = 0
-    for weight_NR in uncertainty.cluster_weights(patient_N, resamples, np.random.default_rng(seed)):
-        stop = start + weight_NR.shape[1]
-        for s, stratum in enumerate(strata):
-            for b in range(rows):
-                for i, k in enumerate(used):
-                    replicate_SBKR[s, b, i, start:stop] = matched_auroc(
-                        target_NK[:, k], score_BNK[b, :, k], stratum, weight_NR
-                    )
-        start = stop
-    for s, stratum in enumerate(strata):
-        for b in range(rows):
-            value_SBK[s, b] = [matched_auroc(target_NK[:, k], score_BNK[b, :, k], stratum)[0] for k in used]
-    patients_K = [uncertainty.patients_of_the_rarer(target_NK[:, k], patient_N) for k in used]
-
-    def spread(value: float, replicate_R: Floats, patients: int, *, student: bool) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, 0.95, patients=patients, student=student))
-
-    def mean(s: int) -> tuple[Interval, ...]:
-        return tuple(
-            spread(
-                _mean(value_SBK[s, b]),
-                uncertainty.mean_over(replicate_SBKR[s, b]),
-                min(patients_K),
-                student=len(used) == 1,
-            )
-            for b in range(rows)
-        )
-
-    findings = tuple(
-        FindingProbe(
-            finding=FINDINGS[k],
-            positives=int((target_NK[:, k] == 1).sum()),
-            negatives=int((target_NK[:, k] == 0).sum()),
-            auroc=tuple(
-                spread(value_SBK[0, b, i], replicate_SBKR[0, b, i], patients_K[i], student=True) for b in range(rows)
-            ),
-            matched=tuple(value_SBK[1, :, i].tolist()),
-        )
-        for i, k in enumerate(used)
-    )
-    return findings, mean(0), mean(1)
-
-
-def _mean(value_K: npt.ArrayLike) -> float:
-    value = np.asarray(value_K, np.float64)
-    return float(value[~np.isnan(value)].mean()) if (~np.isnan(value)).any() else float("nan")
+def by_folds(patient: pd.Series, rows: npt.NDArray[np.intp], folds: int = FOLDS, seed: int = 0) -> Design:
+    """Films of some rows, each measured by what was fitted on those of other patients among them."""
+    patient_N = patient.astype(str).to_numpy(object)[rows]
+    rounds = [(rows[fit], rows[test]) for fit, test in patient_folds(patient_N, folds, seed)]
+    count = len(np.unique(patient_N))
+    return Design(rounds, f"{len(rounds)} folds by patient over {len(rows):,} films of {count:,} patients, pooled")

@@ -25,8 +25,10 @@ from agcxr.evaluation.page import (
     to_html,
     to_markdown,
 )
+from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.published import PAPER, published
-from agcxr.evaluation.report_findings import best_and_worst, known_before, localised, recipe
+from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
+from agcxr.evaluation.report_known import above_known, known_section, read_probes, shortcuts_section
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
@@ -79,9 +81,11 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), see
     if not path.is_file():
         raise ValueError(f"there is no {PREDICTIONS} beside the results in {folder}; run `agcxr evaluate` again")
     predictions = pd.read_parquet(path)
+    probes = read_probes(folder)
     sections = [
-        _summary(results, seeds),
-        known_before(results, folder),
+        _summary(results, seeds, probes),
+        known_section(results, probes),
+        shortcuts_section(probes),
         per_finding(results),
         best_and_worst(results),
         fusion_gain(results),
@@ -106,12 +110,15 @@ def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), see
     )
 
 
-def _summary(results: Results, seeds: Seeds | None) -> Section:
+def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -> Section:
     analysis = results.analysis
     mean, last = analysis.mean, analysis.mean.branches[-1]
     level = f"{100 * analysis.resampling.level:g} %"
     what = f"AUROC of {words(mean.findings[0])}" if len(mean.findings) == 1 else "Mean AUROC"
-    tiles = [Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, span(last.auroc)))]
+    tiles = [
+        Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, span(last.auroc))),
+        *above_known(results, probes),
+    ]
     tiles += [_gain_tile(results, gap, seeds) for gap in mean.gaps if gap.measure == "auroc"]
     whole = results.crops[0]
     area = f"of films; median box {percent(whole.area_median, 0)} of the film"

@@ -1,5 +1,4 @@
-"""Sections of the report on what is known without training, which findings do best and worst, and what each recipe was
-trained on."""
+"""Sections of the report on which findings do best and worst, and what each recipe was trained on."""
 
 from __future__ import annotations
 
@@ -9,16 +8,13 @@ from pathlib import Path
 from agcxr import config
 from agcxr.data.prepared import Plan
 from agcxr.evaluation.page import Cell, Section, Table, Text
-from agcxr.evaluation.probe import FEATURES, METADATA, PROBE, Probe
 from agcxr.evaluation.published import LITE, PAPER, published
 from agcxr.evaluation.report_tables import BOLD, difference, percent, span
-from agcxr.evaluation.results import FindingResult, Interval, KindResult, Results
+from agcxr.evaluation.results import FindingResult, KindResult, Results
 from agcxr.evaluation.tables import NONE, chance, gap_of, marked, number, signed, words
 from agcxr.labels import FINDINGS
 from agcxr.uncertainty import p_floor
 
-KNOWN_BEFORE = "What is known without training"
-PROBE_ROWS = {METADATA: "Metadata alone", FEATURES: "Frozen features alone"}
 EACH = 3
 FILMS = {LITE: (12_120, "by patient"), PAPER: (112_120, "by image")}
 """Of training, validation and test together, and how they were split."""
@@ -54,44 +50,6 @@ def best_and_worst(results: Results) -> Section:
         f"the last of the best and the first of the worst {said}. {BOLD}"
     )
     return Section("Best and worst findings", (Table((*head, *("Lite", "Paper")[: len(beside)]), rows, caption),))
-
-
-def known_before(results: Results, folder: Path) -> Section:
-    """What was known before training: the rows of a probe (beside the results, or of the run), and what is left of
-    each branch's mean AUROC among films of one view. No section where there is neither."""
-    file = next((path for path in (folder / PROBE, folder / "facts" / PROBE) if path.is_file()), None)
-    probe = None if file is None else Probe.load(file.parent)
-
-    def row(name: str, plain: Interval, matched: Interval | None, *, strong: bool = False) -> tuple[Cell, ...]:
-        ends = (Cell(number(one.value), span(one)) if one else Cell(NONE) for one in (plain, matched))
-        return (Cell(name, strong=strong), *ends)
-
-    rows = []
-    if probe is not None:
-        rows += [
-            row(PROBE_ROWS.get(name, name), plain, matched)
-            for name, plain, matched in zip(probe.rows, probe.mean, probe.matched_mean, strict=True)
-        ]
-    branches = results.analysis.mean.branches
-    if branches and (rows or results.same_view):
-        same: tuple[Interval | None, ...] = results.same_view or (None,) * len(branches)
-        rows += [
-            row(f"This run, {b.branch}", b.auroc, matched, strong=b is branches[-1])
-            for b, matched in zip(branches, same, strict=True)
-        ]
-    if not rows:
-        return Section(KNOWN_BEFORE, ())
-    caption = (
-        "Mean AUROC. Same view: only pairs of films of one view position count, for the view alone tells something of "
-        "most findings. A run that is not clearly above the rows over it has learnt little of the films."
-    )
-    if probe is not None:
-        caption += (
-            f" Metadata: view, sex, age and follow-up. Frozen features: a ridge on {probe.source}, never trained on "
-            f"these films. Both: {probe.films}; mean of {len(probe.findings)} findings, this run's of "
-            f"{len(results.analysis.mean.findings)}."
-        )
-    return Section(KNOWN_BEFORE, (Table(("Scores", "Mean AUROC", "Same view"), tuple(rows), caption),))
 
 
 def localised(results: Results) -> Section:

@@ -14,10 +14,12 @@ from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.coverage import Coverage, coverage, text
 from agcxr.evaluation.evaluate import EXAMPLES, Evaluated, evaluate
 from agcxr.evaluation.interpret import interpret
+from agcxr.evaluation.known import by_split, keep, known_before
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
+from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
@@ -41,6 +43,8 @@ class Study:
     sections: tuple[Section, ...]
     """Of the report, beyond those that `results` makes."""
     report: Written
+    probe: Probe | None = None
+    """What was known before training; None where it was not asked for, or has nothing to be measured on."""
 
 
 def study(
@@ -58,6 +62,7 @@ def study(
     rectify: Rectify = "minmax",
     others: Sequence[str] = (),
     views: ViewSet = "plain",
+    probe: bool = True,
     progress: bool = True,
 ) -> Study:
     """Evaluate a run on a split of a prepared folder and write its report; see `evaluate` for the arguments.
@@ -66,6 +71,7 @@ def study(
     pictures: show films in the report; without, nothing of a film is in the results folder but its name and numbers.
     others, views: what to average over. Where it looks is then scored of the first model on the plain view.
     rectify: how signed Grad-CAM maps become maps of 0 or more; see `FindingMaps.on_film`.
+    probe: also measure what was known before training, and shortcuts, into probe.json; see `known_before`.
     """
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "allow_leak": allow_leak}
@@ -73,6 +79,8 @@ def study(
     several: dict[str, Any] = {"others": others, "views": views}
     done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **several, **options)
     engine = done.engine
+    known = _known(all_runs(run, others)[0], done, films, split, device, progress) if probe else None
+    keep(done.folder, known, progress=progress)
     meaning = interpret(done.folder, done.results, engine.own, calibrated_NK=_averaged(done))
     found: Localization | None = None
     extra: tuple[Section, ...] = ()
@@ -89,7 +97,17 @@ def study(
         if progress:
             print(f"\n{summary(found)}")
     extra += meaning_sections(meaning)
-    return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra))
+    return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra), known)
+
+
+def _known(run: str, done: Evaluated, films: Prepared, split: str, device: str | None, progress: bool) -> Probe | None:
+    """None where the films are of one patient, or no finding has both classes."""
+    frame, results = pd.read_parquet(done.folder / PREDICTIONS), done.results
+    design = by_split(films, frame["row"].to_numpy(np.intp), split)
+    if design is None:
+        return None
+    options: dict[str, Any] = {"name": results.run, "device": device, "progress": progress}
+    return known_before(Path(run), films, frame, results.analysis, design, done.feature_ND, **options)
 
 
 def _averaged(done: Evaluated) -> Floats | None:

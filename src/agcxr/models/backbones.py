@@ -19,7 +19,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg, ResNet
 from torch import Tensor, nn
 
-from agcxr.models.hub import HUB_PREFIXES, fetch_weights, unreachable
+from agcxr.models.hub import HUB_PREFIXES, cached_weights, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
 from agcxr.models.weights import check_finite, fits, load_weights
 
@@ -283,6 +283,16 @@ def _file(name: str, weights: str) -> Path | Literal["timm's"] | None:
     return fetch_weights(weights) if weights.startswith(HUB_PREFIXES) else Path(weights)
 
 
+def at_hand(name: str, weights: str) -> bool:
+    """Whether the first weights of a backbone, as `Backbone` takes them, are on this machine, so that no network is
+    needed to load them."""
+    if weights == "imagenet":
+        return _packaged(name) is not None or _cached(name) is not None
+    if weights.startswith(HUB_PREFIXES):
+        return cached_weights(weights) is not None
+    return weights == "none" or Path(weights).exists()
+
+
 def _packaged(name: str) -> Path | None:
     """The weight file in an installed package, whose code is not run."""
     architecture, _, tag = name.partition(".")
@@ -294,6 +304,23 @@ def _packaged(name: str) -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("models/*.pth"))), None)
 
 
+def _cached(name: str) -> str | None:
+    """The file of timm's weights where an earlier download left it."""
+    entry = _entry(name)
+    if entry is None:
+        return None
+    if hub_id := entry.hf_hub_id:
+        for file in (entry.hf_hub_filename,) if entry.hf_hub_filename else HUB_FILES:
+            cached = try_to_load_from_cache(hub_id, file)
+            if isinstance(cached, str):
+                return cached
+    if isinstance(entry.url, str) and entry.url:
+        cached_url = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        if cached_url.is_file():
+            return str(cached_url)
+    return None
+
+
 def _imagenet_file(name: str) -> dict[str, Any]:
     """What to overlay on timm's pretrained configuration so that it loads without waiting for an absent network.
 
@@ -302,17 +329,10 @@ def _imagenet_file(name: str) -> dict[str, Any]:
     entry = _entry(name)
     if entry is None or not entry.has_weights:
         raise ValueError(f"timm has no ImageNet weights for {name!r}; use --weights none, or --weights FILE")
-    host, hub_id = entry.url, entry.hf_hub_id
-    if hub_id:
-        host = constants.ENDPOINT
-        for file in (entry.hf_hub_filename,) if entry.hf_hub_filename else HUB_FILES:
-            cached = try_to_load_from_cache(hub_id, file)
-            if isinstance(cached, str):
-                return {"file": cached}
-    if isinstance(entry.url, str) and entry.url:
-        cached_url = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-        if cached_url.is_file():
-            return {"file": str(cached_url)}
+    if cached := _cached(name):
+        return {"file": cached}
+    hub_id = entry.hf_hub_id
+    host = constants.ENDPOINT if hub_id else entry.url
     problem = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable(str(host))
     if problem is None:
         return {}

@@ -38,14 +38,9 @@ def fetch_weights(name: str) -> Path:
     `name`: as in HUB_NAME. Raises ValueError, with the cure, for another name, and for a repository that is not to be
     had or holds no weights under a usual name.
     """
-    match = HUB_NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name!r} is no name on the hub; expected hf:OWNER/NAME, such as hf:microsoft/rad-dino")
-    repository, revision = match["repository"], match["revision"]
-    for file in REPOSITORY_FILES:
-        cached = try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(cached, str) and all((Path(cached).parent / shard).is_file() for shard in _shards(Path(cached))):
-            return Path(cached)
+    if cached := cached_weights(name):
+        return cached
+    repository, revision = _parts(name)
     problem = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable(constants.ENDPOINT)
     if problem:
         raise ValueError(
@@ -54,6 +49,23 @@ def fetch_weights(name: str) -> Path:
             "downloaded folder as --weights FOLDER"
         )
     return _download(repository, revision)
+
+
+def cached_weights(name: str) -> Path | None:
+    """The weight file of a hub repository where an earlier download left it. Raises ValueError for another name."""
+    repository, revision = _parts(name)
+    for file in REPOSITORY_FILES:
+        cached = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str) and all((Path(cached).parent / shard).is_file() for shard in _shards(Path(cached))):
+            return Path(cached)
+    return None
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    match = HUB_NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no name on the hub; expected hf:OWNER/NAME, such as hf:microsoft/rad-dino")
+    return match["repository"], match["revision"]
 
 
 def _download(repository: str, revision: str | None) -> Path:
