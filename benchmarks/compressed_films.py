@@ -40,7 +40,8 @@ def run(settings: Settings) -> Iterator[Found]:
     for image in pixels:
         read_radiograph(_dicom(image, ExplicitVRLittleEndian))
     yield Fact(
-        "decoding processes started by PNG films and DICOM films that are not compressed", str(len(codecs._idle))
+        "decoding processes started by PNG films and DICOM films that are not compressed",
+        str(len(codecs._children.idle)),
     )
     first = _dicom(pixels[0], JPEGLSLossless)
     started = alternate({"first": lambda: _first(first)}, settings.pick(3, 1))["first"].seconds
@@ -64,7 +65,7 @@ def _read(films: list[bytes], here: bool = False) -> None:
 
 
 def _first(film: bytes) -> None:
-    codecs._end()
+    codecs._children.stop()
     read_radiograph(film)
 
 

@@ -35,9 +35,9 @@ def child():
 @pytest.fixture
 def idle(monkeypatch):
     """No decoding process runs yet; those of the test are stopped after it."""
-    codecs._end()
-    yield codecs._idle
-    codecs._end()
+    codecs._children.stop()
+    yield codecs._children.idle
+    codecs._children.stop()
 
 
 def compressed(kind: str = "JPEG-LS") -> bytes:
@@ -200,7 +200,7 @@ def test_without_main_and_without_a_trace(tmp_path):
         "from agcxr.data.radiograph import read_radiograph\n"
         f"read_radiograph({str(path)!r})\n"
         "from agcxr.data import codecs\n"
-        "print(codecs._idle[0]._process.pid)\n"
+        "print(codecs._children.idle[0]._process.pid)\n"
     )
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)

@@ -289,7 +289,7 @@ def test_a_process_that_cannot_start_is_no_films_fault(running, bench, archive, 
     def fails(*_):
         raise NotStarted("/nowhere/python: no such file")
 
-    reading._end()
+    reading._children.stop()
     with monkeypatch.context() as patch:
         patch.setattr("agcxr.data.isolation._started", fails)
         send(running.port, fresh())

@@ -70,7 +70,7 @@ def test_headers_without_end_cost_one_film(data, reason):
 @LINUX
 def test_memory_is_bounded_and_given_back():
     read_apart(PLAIN, 72)
-    (child,) = reading._idle
+    (child,) = reading._children.idle
     with open(f"/proc/{child._process.pid}/limits") as file:
         (limit,) = (int(line.split()[3]) for line in file if line.startswith("Max address space"))
     assert reading.MEMORY < limit < reading.MEMORY + (4 << 30)
@@ -79,7 +79,7 @@ def test_memory_is_bounded_and_given_back():
 @LINUX
 def test_a_process_that_is_killed_is_replaced():
     read_apart(PLAIN, 72)
-    (child,) = reading._idle
+    (child,) = reading._children.idle
     os.kill(child._process.pid, signal.SIGSTOP)
     with pytest.raises(ChildError, match="^decoding it took longer than "):
         read_apart(PLAIN, 72, 0.02)

@@ -8,14 +8,12 @@ Run as `python -m agcxr.data.codecs` by itself.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import signal
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -24,7 +22,17 @@ from numpy.typing import NDArray
 
 from agcxr.data.codestream import Codestream
 from agcxr.data.decode import JPEG_END, RadiographError, jpeg_segments, whole_jpeg
-from agcxr.data.isolation import Answer, Child, ChildError, address_space, confine, is_isolated, limit_memory, serve
+from agcxr.data.isolation import (
+    Answer,
+    ChildError,
+    Children,
+    address_space,
+    confine,
+    is_isolated,
+    limit_memory,
+    limit_time,
+    serve,
+)
 
 SECONDS = 30.0
 """For a film to be decoded, and a second more for each million samples. JPEG 2000 needs about a tenth of that."""
@@ -33,7 +41,7 @@ MEMORY = 1 << 30
 
 SAMPLES = ("uint8", "uint16", "int8", "int16")
 
-_idle: deque[Child] = deque()
+_children = Children("agcxr.data.codecs")
 
 
 def decode_isolated(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArray:
@@ -41,14 +49,10 @@ def decode_isolated(frame: bytes, stream: Codestream, rows: int, columns: int) -
     whatever becomes of the decoder."""
     if is_isolated():
         return _decode(frame, stream, rows, columns)
-    try:
-        child = _idle.pop()
-    except IndexError:
-        child = Child(__name__)
     samples = rows * columns * stream.components
     question = {"stream": asdict(stream), "rows": rows, "columns": columns}
     try:
-        head, *arrays = child.ask([json.dumps(question).encode(), frame], SECONDS + samples / 1e6)
+        head, *arrays = _children.ask([json.dumps(question).encode(), frame], SECONDS + samples / 1e6)
         answer = json.loads(head)
         if "reason" in answer:
             raise RadiographError(str(answer["reason"]))
@@ -58,14 +62,6 @@ def decode_isolated(frame: bytes, stream: Codestream, rows: int, columns: int) -
         return np.frombuffer(arrays[0], answer["dtype"]).reshape(shape).copy()
     except ChildError as error:
         raise RadiographError(str(error)) from error
-    finally:
-        _idle.append(child)
-
-
-@atexit.register
-def _end() -> None:
-    while _idle:
-        _idle.pop().stop()
 
 
 def _decode(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArray:
@@ -201,13 +197,17 @@ def _crossed(ends: Sequence[int], width: int) -> bool:
     return bool((starts // width != (np.maximum(stops, starts + 1) - 1) // width).any())
 
 
-def _answers(_: object) -> Answer:
-    import pydicom.pixels  # noqa: F401
-
-    with contextlib.suppress(ImportError):
-        import openjpeg.utils  # noqa: F401
-
+def load_decoders() -> None:
+    """In a process that decodes, before its memory is bounded: whatever decodes films is imported, and takes one thread
+    each."""
+    for module in ("pydicom.pixels", "openjpeg.utils"):
+        with contextlib.suppress(ImportError):
+            import_module(module)
     cv2.setNumThreads(1)
+
+
+def _answers(_: object) -> Answer:
+    load_decoders()
     confine()
     base = address_space()
 
@@ -217,20 +217,16 @@ def _answers(_: object) -> Answer:
         samples = rows * columns * stream.components
         if base:
             limit_memory(base + MEMORY + 48 * samples)
-        if hasattr(signal, "alarm"):  # where nobody is left to kill it
-            signal.alarm(int(2 * SECONDS + samples / 1e6))
         try:
-            pixels = _decode(question[1], stream, rows, columns)
-            return [json.dumps({"dtype": pixels.dtype.name}).encode(), pixels.tobytes()]
+            with limit_time(int(2 * SECONDS + samples / 1e6)):
+                pixels = _decode(question[1], stream, rows, columns)
+                return [json.dumps({"dtype": pixels.dtype.name}).encode(), pixels.tobytes()]
         except RadiographError as error:
             reason = str(error)
         except MemoryError:
             reason = "decoding it needs more memory than a radiograph may"
         except Exception as error:  # the wall between hostile files and the work: whatever a decoder raises ends here
             reason = f"corrupt {stream.kind}: {' '.join(str(error).split())[:300] or type(error).__name__}"
-        finally:
-            if hasattr(signal, "alarm"):
-                signal.alarm(0)
         return [json.dumps({"reason": reason}).encode()]
 
     return answer

@@ -4,12 +4,13 @@ Decoders of pictures are large programs in C. A `Child` runs them where they may
 memory than they are given, say nothing on any terminal, and are killed when they take too long. Both sides speak in
 messages: a number of frames, each 8 bytes of length and that many bytes. Nothing is pickled.
 
-`Child` is the side that asks, `serve` the side that answers. A child is a plain `python -m module`, so that it needs no
-`__main__` of the caller's and no fork.
+`Child` is the side that asks (`Children` many at a time), `serve` the side that answers. A child is a plain
+`python -m module`, so that it needs no `__main__` of the caller's and no fork.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,6 +124,32 @@ class Child:
         self._process = None
 
 
+class Children:
+    """As many processes of a module as are asked at the same time, each started with its first question; they end with
+    this one. Any thread may ask."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self.idle: deque[Child] = deque()
+        atexit.register(self.stop)
+
+    def ask(self, frames: Sequence[bytes], seconds: float) -> list[bytes]:
+        """As `Child.ask`, of one that is free."""
+        try:
+            child = self.idle.pop()
+        except IndexError:
+            child = Child(self._module)
+        try:
+            return child.ask(frames, seconds)
+        finally:
+            self.idle.append(child)
+
+    def stop(self) -> None:
+        """End those that are free."""
+        while self.idle:
+            self.idle.pop().stop()
+
+
 def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
     """One thread a process is enough, and its libraries are found where this process found them."""
     path = os.pathsep.join([*(str(entry) for entry in sys.path if entry), str(PACKAGE_ROOT)])
@@ -210,6 +238,17 @@ def confine(memory: int | None = None) -> None:
 def limit_memory(memory: int) -> None:
     """At most `memory` bytes of address space from now on; a later call may raise it again."""
     _limit("RLIMIT_AS", memory, soft_only=True)
+
+
+@contextlib.contextmanager
+def limit_time(seconds: int) -> Iterator[None]:
+    """In the child: end it where what is within takes longer, for when nobody is left to kill it. Not on Windows."""
+    alarm: Callable[[int], object] = getattr(signal, "alarm", lambda _: None)
+    alarm(seconds)
+    try:
+        yield
+    finally:
+        alarm(0)
 
 
 def _limit(name: str, value: int, soft_only: bool = False) -> None:

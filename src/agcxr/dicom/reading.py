@@ -8,18 +8,14 @@ Run as `python -m agcxr.dicom.reading` by itself.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import json
-import signal
-from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-import cv2
 import numpy as np
 
-from agcxr.data.isolation import Answer, Child, address_space, confine, serve
+from agcxr.data.codecs import load_decoders
+from agcxr.data.isolation import Answer, Children, address_space, confine, limit_time, serve
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.source import Source, read_source, why_not_read
 from agcxr.inference.stream import Read, read_film
@@ -32,7 +28,7 @@ MEMORY = 4 << 30
 KEPT = 1024
 """Longest side of the 8-bit film that pictures are drawn of."""
 
-_idle: deque[Child] = deque()
+_children = Children("agcxr.dicom.reading")
 
 
 class Ignored(ValueError):
@@ -48,15 +44,8 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Rea
         NotStarted: the process cannot start.
         ChildError: it crashed, or took too long.
     """
-    try:
-        child = _idle.pop()
-    except IndexError:
-        child = Child("agcxr.dicom.reading")
     seconds = patience * (SECONDS + len(file) / 4e6)
-    try:
-        head, *arrays = child.ask([json.dumps({"size": size, "seconds": seconds}).encode(), file], seconds)
-    finally:
-        _idle.append(child)
+    head, *arrays = _children.ask([json.dumps({"size": size, "seconds": seconds}).encode(), file], seconds)
     answer: dict[str, Any] = json.loads(head)
     if "ignored" in answer:
         raise Ignored(str(answer["ignored"]))
@@ -75,17 +64,8 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Rea
     return Source.from_json(header), read
 
 
-@atexit.register
-def _end() -> None:
-    while _idle:
-        _idle.pop().stop()
-
-
 def _answers(_: object) -> Answer:
-    with contextlib.suppress(ImportError):
-        import openjpeg.utils  # noqa: F401
-        import pydicom.pixels  # noqa: F401
-    cv2.setNumThreads(1)
+    load_decoders()
     base = address_space()
     confine(base + MEMORY if base else None)
     return _answer
@@ -93,11 +73,10 @@ def _answers(_: object) -> Answer:
 
 def _answer(question: list[bytes]) -> list[bytes]:
     asked: dict[str, Any] = json.loads(question[0])
-    if hasattr(signal, "alarm"):  # where nobody is left to kill it
-        signal.alarm(int(2 * asked["seconds"]) + 1)
     arrays: list[bytes] = []
     try:
-        head, arrays = _read(question[1], int(asked["size"]))
+        with limit_time(int(2 * asked["seconds"]) + 1):
+            head, arrays = _read(question[1], int(asked["size"]))
     except Ignored as error:
         head = {"ignored": str(error)}
     except RadiographError as error:
@@ -106,9 +85,6 @@ def _answer(question: list[bytes]) -> list[bytes]:
         head = {"reason": "reading it needs more memory than a radiograph may"}
     except Exception as error:  # the wall between hostile files and the node: whatever a decoder raises ends here
         head = {"reason": f"it cannot be read ({type(error).__name__})"}
-    finally:
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
     return [json.dumps(head).encode(), *arrays]
 
 

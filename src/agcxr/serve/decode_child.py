@@ -7,7 +7,6 @@ PNG, the shown film, the header. The last three may be empty.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from agcxr.data.codecs import load_decoders
 from agcxr.data.isolation import Answer, confine, serve
 from agcxr.data.radiograph import Radiograph, RadiographError, read_radiograph, resize
 from agcxr.inference.prediction import Bytes
@@ -60,10 +60,7 @@ def encode_png(pixels_HW: Any, level: int = 1) -> bytes:
 def _answers(start: dict[str, Any]) -> Answer:
     given = Start(**start)
     judge = _function(given.judge) if given.judge else None
-    with contextlib.suppress(ImportError):
-        import openjpeg.utils  # noqa: F401
-        import pydicom.pixels  # noqa: F401
-    cv2.setNumThreads(1)
+    load_decoders()
     confine(given.memory)
     return lambda question: _answer(question[1], Wish(**json.loads(question[0])), given, judge)
 
