@@ -166,7 +166,7 @@ def mend(dataset: "Dataset", notes: list[str]) -> None:
         if value is None:
             text = shown(stated) if (stated := values_of(dataset, keyword)) else "missing"
             raise RadiographError(f"DICOM whose {keyword} is {text}; expected a whole number")
-        _put(dataset, keyword, value)
+        put(dataset, keyword, value)
     frames = whole(dataset, "NumberOfFrames", notes)
     _default(dataset, "NumberOfFrames", frames or None, 1, notes)
     _default(dataset, "SamplesPerPixel", whole(dataset, "SamplesPerPixel", notes), 1, notes)
@@ -185,7 +185,7 @@ def _mend_bits(dataset: "Dataset", notes: list[str]) -> None:
     samples = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
     if dataset.BitsAllocated == 8 and bits and 8 < bits <= 16 and len(dataset.PixelData) == 2 * samples:
         notes.append(f"BitsAllocated taken as 16: BitsStored is {bits}, and each sample has two bytes")
-        _put(dataset, "BitsAllocated", 16)
+        put(dataset, "BitsAllocated", 16)
     allocated = dataset.BitsAllocated
     if bits is not None and not 1 <= bits <= allocated:
         notes.append(f"BitsStored {bits} is impossible in {allocated} bits")
@@ -210,25 +210,25 @@ def mend_samples(dataset: "Dataset", pixel_bytes: int, notes: list[str]) -> None
     is_color = pixel_bytes >= 2 * (dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8)
     if is_color == (expected == 3):
         notes.append(f"SamplesPerPixel taken as {expected}: there are as many bytes, and it is {stated}")
-        _put(dataset, "SamplesPerPixel", expected)
+        put(dataset, "SamplesPerPixel", expected)
         if expected == 3:
             _default(dataset, "PlanarConfiguration", whole(dataset, "PlanarConfiguration", notes), 0, notes)
         return
     notes.append(f"{samples} samples a pixel under {stated}" if samples > 1 else f"one sample a pixel under {stated}")
     if samples == 1:
-        _put(dataset, "PhotometricInterpretation", "MONOCHROME2")
+        put(dataset, "PhotometricInterpretation", "MONOCHROME2")
     elif stated == "PALETTE COLOR":
-        _put(dataset, "PhotometricInterpretation", "RGB")
+        put(dataset, "PhotometricInterpretation", "RGB")
 
 
 def _default(dataset: "Dataset", keyword: str, value: int | str | None, default: int | str, notes: list[str]) -> None:
     if value is None and (keyword in dataset or keyword != "NumberOfFrames"):
         notes.append(f"{keyword} taken as {default}")
-    _put(dataset, keyword, default if value is None else value)
+    put(dataset, keyword, default if value is None else value)
 
 
-def _put(dataset: "Dataset", keyword: str, value: int | str) -> None:
-    """Set without pydicom's own check, which raises for what is refused in better words later."""
+def put(dataset: "Dataset", keyword: str, value: object) -> None:
+    """Set without pydicom's own check, which raises for what is refused in better words later, and quotes it."""
     from pydicom import config
     from pydicom.dataelem import DataElement
 

@@ -42,8 +42,7 @@ def content(
         ],
         title=codes.REPORT,
     )
-    warned = () if prediction.intake is None else prediction.intake.reasons
-    told = [RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in warned)]
+    told = reservations(prediction)
     if emptied:
         told.append(f"Left empty or out, since the film's header holds no valid value: {', '.join(emptied)}")
     for text in told:
@@ -51,6 +50,12 @@ def content(
             sr.TextContentItem(name=codes.COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
     return report
+
+
+def reservations(prediction: Prediction) -> list[str]:
+    """What every result says of itself: for research only, and what is doubtful about its film."""
+    doubts = () if prediction.intake is None else prediction.intake.reasons
+    return [RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in doubts)]
 
 
 def region_tracking(header: Dataset, algorithm: Algorithm) -> str:

@@ -28,7 +28,7 @@ from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.report import content, region_tracking
+from agcxr.dicom.report import content, region_tracking, reservations
 from agcxr.dicom.source import OF_THE_FILM, VERBATIM, Source
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
@@ -101,9 +101,7 @@ def make_results(
         time = _now(header)
         made = {role: _MAKERS[role](plain, prediction, algorithm, time) for role in roles}
         for dataset in made.values():
-            for keyword in (*VERBATIM, *OF_THE_FILM):
-                if keyword in header:
-                    dataset.add(header[keyword])
+            _take_over(dataset, header, *VERBATIM, *OF_THE_FILM)
         return Results(**made)
 
 
@@ -169,17 +167,13 @@ def _picture(source: Source, prediction: Prediction, algorithm: Algorithm, time:
     image.add_new("PatientOrientation", "CS", None)  # several panels in one picture: no direction is true of all
     image.ConversionType = "WSD"
     image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = DA(time.date()), TM(time.time())
-    doubts = () if prediction.intake is None else prediction.intake.reasons
-    image.ImageComments = "\r\n".join((RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in doubts)))
+    image.ImageComments = "\r\n".join(reservations(prediction))
     image.DerivationDescription = f"{NAME} {algorithm.version}: film, attention, crop and scores in one picture"
     image.SourceImageSequence = [_reference(header)]
-    if "RequestAttributesSequence" in header:
-        image.add(header["RequestAttributesSequence"])
     image.BodyPartExamined = header.get("BodyPartExamined") or "CHEST"
-    lossy = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
-    for keyword in ("BurnedInAnnotation", "LossyImageCompression", *lossy):
-        if keyword in header and (keyword not in lossy or header.get("LossyImageCompression") == "01"):
-            image.add(header[keyword])
+    _take_over(image, header, "RequestAttributesSequence", "BurnedInAnnotation", "LossyImageCompression")
+    if header.get("LossyImageCompression") == "01":
+        _take_over(image, header, "LossyImageCompressionRatio", "LossyImageCompressionMethod")
     return image
 
 
@@ -215,8 +209,7 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm, 
     # Its grid is the film's, so the film's directions hold; empty where the film states none.
     result.PatientOrientation = source.dataset.get("PatientOrientation")
     result.BodyPartExamined = source.dataset.get("BodyPartExamined") or "CHEST"
-    if "RequestAttributesSequence" in source.dataset:
-        result.add(source.dataset["RequestAttributesSequence"])
+    _take_over(result, source.dataset, "RequestAttributesSequence")
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
@@ -271,6 +264,13 @@ def _common(source: Source, algorithm: Algorithm, role: Role, time: datetime) ->
         "series_date": time.date(),
         "series_time": time.time(),
     }
+
+
+def _take_over(result: Dataset, header: Dataset, *keywords: str) -> None:
+    """Those of a film's elements that it has."""
+    for keyword in keywords:
+        if keyword in header:
+            result.add(header[keyword])
 
 
 def _reference(header: Dataset) -> Dataset:

@@ -16,12 +16,11 @@ from typing import Any
 import pydicom
 from pydicom import config
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
-from agcxr.data.dicom_header import number_of, values_of, whole
+from agcxr.data.dicom_header import number_of, put, values_of, whole
 from agcxr.data.dicomfile import BROKEN, Bounded, is_lateral, part_fits
 from agcxr.data.patients import age_years
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
@@ -153,13 +152,7 @@ def why_not_read(source: Source) -> str | None:
         return "not a frontal view"
     if str(header.get("Manufacturer") or "").lower() == "agcxr":
         return "a result of agcxr itself"
-    if header.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and header.get("Modality") not in (
-        None,
-        "CR",
-        "DX",
-        "RG",
-        "OT",
-    ):
+    if header.SOPClassUID == SECONDARY_CAPTURE and header.get("Modality") not in (None, "CR", "DX", "RG", "OT"):
         return "a secondary capture of another modality"
     return None
 
@@ -176,30 +169,27 @@ def _source(given: Dataset) -> Source:
         texts = _texts(given, keyword)
         if len(texts) != 1 or not is_uid(texts[0]):
             raise RadiographError(f"DICOM without a usable {keyword}, so that no result can refer to it")
-        _put(kept, keyword, texts[0])
+        put(kept, keyword, texts[0])
     if kept.SOPClassUID not in FILM_CLASSES:
         raise RadiographError(
             f"DICOM results are made for {', '.join(FILM_CLASSES.values())}; this is {kept.SOPClassUID.name}"
         )
     for keyword in (*TYPE_2, *OPTIONAL):
-        texts = _texts(given, keyword)
-        usable = _usable(keyword, texts) if any(texts) else None
-        if usable is None and any(texts):
-            emptied.append(keyword)
+        usable = _taken(given, keyword, emptied)
         if usable is not None or keyword in TYPE_2:
-            _put(kept, keyword, usable)
+            put(kept, keyword, usable)
     for keyword in (
         "IssuerOfAccessionNumberSequence",
         "IssuerOfPatientIDQualifiersSequence",
         "RequestAttributesSequence",
     ):
         if items := _items(given, keyword, emptied):
-            _put(kept, keyword, items)
+            put(kept, keyword, items)
     for keyword in ("Rows", "Columns"):
         if (size := whole(given, keyword, [])) is None:
             raise RadiographError(f"DICOM without a usable {keyword}")
-        _put(kept, keyword, size)
-    _put(kept, "SpecificCharacterSet", "ISO_IR 192")
+        put(kept, keyword, size)
+    put(kept, "SpecificCharacterSet", "ISO_IR 192")
     # A frame of reference without positions in it (some CR and DX state one) locates nothing: results refer to pixels.
     return Source(kept, tuple(emptied))
 
@@ -221,19 +211,26 @@ def _item(given: Dataset, keywords: tuple[str, ...], emptied: list[str]) -> Data
     for keyword in keywords:
         if keyword in SEQUENCES:
             if items := _items(given, keyword, emptied):
-                _put(kept, keyword, items)
-            continue
-        texts = _texts(given, keyword)
-        if any(texts) and (usable := _usable(keyword, texts)) is not None:
-            _put(kept, keyword, usable)
-        elif any(texts):
-            emptied.append(keyword)
+                put(kept, keyword, items)
+        elif (usable := _taken(given, keyword, emptied)) is not None:
+            put(kept, keyword, usable)
     together = {"UniversalEntityID", "UniversalEntityIDType"}, {*CODE} - {"CodingSchemeVersion"}
     for needed in together:  # the standard has all of them or none
         if needed <= set(keywords) and not all(keyword in kept for keyword in needed):
             for keyword in needed:
                 kept.pop(keyword, None)
     return Dataset() if list(kept.keys()) == [tag_for_keyword("CodingSchemeVersion")] else kept
+
+
+def _taken(given: Dataset, keyword: str, emptied: list[str]) -> str | list[str] | None:
+    """The values of an element as they may stand in a valid object; None where there are none, or none that can."""
+    texts = _texts(given, keyword)
+    if not any(texts):
+        return None
+    usable = _usable(keyword, texts)
+    if usable is None:
+        emptied.append(keyword)
+    return usable
 
 
 def _texts(given: Dataset, keyword: str) -> list[str]:
@@ -331,12 +328,5 @@ def _read(fields: dict[str, Any]) -> Dataset:
     """What `_plain` made of a data set."""
     dataset = Dataset()
     for keyword, value in fields.items():
-        _put(dataset, keyword, [_read(item) for item in value] if keyword in SEQUENCES else value)
+        put(dataset, keyword, [_read(item) for item in value] if keyword in SEQUENCES else value)
     return dataset
-
-
-def _put(dataset: Dataset, keyword: str, value: object) -> None:
-    """Set without pydicom's own check, which warns by quoting the value."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
-    dataset.add(DataElement(tag, dictionary_VR(keyword), value, validation_mode=config.IGNORE))
