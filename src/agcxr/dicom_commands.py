@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from agcxr.dicom.queue import Entry, Queue
+    from agcxr.dicom.queue import Entry, Queue, State
 
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
@@ -66,9 +66,7 @@ def status(*, queue: Path = QUEUE) -> int:
     Args:
         queue: File of the node.
     """
-    from agcxr.dicom.queue import Queue
-
-    with contextlib.closing(Queue(queue, beside=True)) as films:
+    with _beside_its_node(queue) as films:
         print("\n".join(_status(films)))
     return 0
 
@@ -79,9 +77,7 @@ def list_films(*, queue: Path = QUEUE) -> int:
     Args:
         queue: File of the node.
     """
-    from agcxr.dicom.queue import Queue
-
-    with contextlib.closing(Queue(queue, beside=True)) as films:
+    with _beside_its_node(queue) as films:
         for entry in films.entries():
             print(_line(entry))
     return 0
@@ -94,9 +90,7 @@ def retry(keys: Keys = (), *, queue: Path = QUEUE) -> int:
         keys: Of films, as `agcxr dicom-node list` shows them. Default: all.
         queue: File of the node.
     """
-    from agcxr.dicom.queue import Queue
-
-    with contextlib.closing(Queue(queue, beside=True)) as films:
+    with _beside_its_node(queue) as films:
         print(f"{films.retry(keys)} films are tried again")
     return 0
 
@@ -108,11 +102,9 @@ def drop(keys: Keys, *, queue: Path = QUEUE) -> int:
         keys: Of films, as `agcxr dicom-node list` shows them.
         queue: File of the node.
     """
-    from agcxr.dicom.queue import Queue
-
     if not keys:
         raise ValueError("no key was given; `agcxr dicom-node list` shows them")
-    with contextlib.closing(Queue(queue, beside=True)) as films:
+    with _beside_its_node(queue) as films:
         print(f"{films.drop(keys)} films were dropped")
     return 0
 
@@ -128,13 +120,20 @@ def dicom_commands() -> dict[str, Callable[..., int | None]]:
     }
 
 
-WORDS = {
+WORDS: dict[State, str] = {
     "received": "waiting to be read",
     "made": "waiting to be sent",
     "failed": "failed (kept: list, retry or drop)",
     "ignored": "ignored",
     "done": "done",
 }
+
+
+def _beside_its_node(queue: Path) -> contextlib.closing[Queue]:
+    """Open, and closed afterwards."""
+    from agcxr.dicom.queue import Queue
+
+    return contextlib.closing(Queue(queue, beside=True))
 
 
 def _status(queue: Queue) -> list[str]:
@@ -145,7 +144,7 @@ def _status(queue: Queue) -> list[str]:
     lines = [f"{queue.path}: {queue.bytes_used() / 2**20:,.1f} MiB in use, room for {queue.room() / 2**20:,.0f} MiB"]
     for state, words in WORDS.items():
         age = f"  oldest since {now - oldest[state]:,.0f} s" if state in oldest else ""
-        lines.append(f"{words:<36}{counts[state]:>8,}{age}")  # type: ignore[literal-required, index]
+        lines.append(f"{words:<36}{counts[state]:>8,}{age}")
     return lines
 
 
