@@ -25,6 +25,7 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
+from agcxr.data.label_cells import cell_number
 from agcxr.data.patients import OLDEST, is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
@@ -336,10 +337,8 @@ def _plain(cell: str) -> str:
     """ "1.0", "1,0" -> "1"; "nan" -> "". What is no number stays."""
     if is_blank(cell):
         return ""
-    try:
-        return f"{float(cell.replace(',', '.')):g}"
-    except ValueError:
-        return cell
+    number = cell_number(cell)
+    return cell if number is None else f"{number:g}"
 
 
 def _from_terms(

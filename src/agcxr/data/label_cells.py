@@ -164,7 +164,7 @@ def column_values(cells: pd.Series, path: object, column: str) -> pd.Series:
     odd: list[float] = []
     for cell in dict.fromkeys(cells):
         word = cell.strip().lower()
-        number = _number(word)
+        number = cell_number(word)
         if word in VALUES:
             distinct[cell] = VALUES[word]
         elif number is None:
@@ -180,8 +180,8 @@ def column_values(cells: pd.Series, path: object, column: str) -> pd.Series:
     return cells.map(distinct).astype(float)
 
 
-def _number(word: str) -> float | None:
-    """1, 1.0 and, as spreadsheets of many countries have it, 1,0."""
+def cell_number(word: str) -> float | None:
+    """A number of a cell: 1, 1.0 and, as spreadsheets of many countries have it, 1,0."""
     try:
         return float(word.replace(",", ".", 1))
     except ValueError:
@@ -192,7 +192,7 @@ def _names_classes(cells: pd.Series) -> bool:
     """The cells are words, neither values nor the sentences of a report."""
     words = {cell for cell in cells.str.strip().str.lower() if cell not in VALUES}
     sentences = sum(bool(SENTENCE.search(word)) for word in words)
-    return 2 * sentences <= len(words) and any(_number(word) is None for word in words)
+    return 2 * sentences <= len(words) and any(cell_number(word) is None for word in words)
 
 
 def _from_names(cells: pd.Series, column: str, path: object) -> Statements:
