@@ -34,9 +34,9 @@ DIRECTION = """
     data/isolation
     data/codestream
     data/codecs
-    data/compressed
     data/dicom_bytes
     data/dicom_header
+    data/compressed
     data/dicom_values
     data/dicomfile
     data/radiograph

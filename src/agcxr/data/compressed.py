@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agcxr.data.codecs import decode_isolated
 from agcxr.data.codestream import Codestream, read_codestream
 from agcxr.data.decode import NO_END_MARK, RadiographError, check_size
+from agcxr.data.dicom_header import GRAY
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -28,7 +29,8 @@ OVERLAYS = range(0x6000, 0x6020)
 def compressed_pixels(dataset: Dataset, max_pixels: int) -> tuple[NDArray, tuple[str, ...]]:
     """Stored values H x W, or H x W x 3 as RGB, and notes of what differed.
 
-    The data set's attributes of the pixels are made to say what these hold. Raises RadiographError.
+    The data set is sound (`dicom_header.mend`); its attributes of the pixels are made to say what these hold. Raises
+    RadiographError.
     """
     frame = _frame(dataset.PixelData)
     try:
@@ -70,9 +72,8 @@ def _true_bits(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[N
     the pixels keep to it. Signs: JPEG has none, and JPEG 2000's are often wrong; PixelRepresentation tells.
     """
     allocated, precision = 8 * pixels.dtype.itemsize, stream.bits
-    stated = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    high = int(dataset.get("HighBit") or stated - 1)
-    is_signed = stream.components == 1 and int(dataset.get("PixelRepresentation") or 0) == 1
+    stated, high = int(dataset.BitsStored), int(dataset.HighBit)
+    is_signed = stream.components == 1 and dataset.PixelRepresentation == 1
     pixels = pixels.view(f"u{pixels.dtype.itemsize}")
     pixels = pixels if precision == allocated else pixels & np.array(2**precision - 1, pixels.dtype)
     keeps = precision == allocated and stated <= precision
@@ -111,8 +112,8 @@ def _has_overlays(dataset: Dataset) -> bool:
 
 def _true_color(dataset: Dataset, stream: Codestream, pixels: NDArray) -> tuple[NDArray, tuple[str, ...]]:
     """One component is gray, three are RGB or YCbCr: what the codestream says of itself, else what the header says."""
-    stated = str(dataset.get("PhotometricInterpretation") or "").strip()
-    is_gray_stated = stated in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "")
+    stated = str(dataset.PhotometricInterpretation)
+    is_gray_stated = stated in GRAY
     samples = int(dataset.get("SamplesPerPixel") or 1)
     notes: tuple[str, ...] = ()
     dataset.SamplesPerPixel = stream.components
