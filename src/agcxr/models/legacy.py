@@ -69,13 +69,13 @@ def import_chexnet(files: Sequence[str | os.PathLike[str]], labels: Sequence[str
     for path, state in states.items():
         reorder(state, order, taken, path)
     if len(paths) == 1:
-        _fill_branch(model.global_branch, states[paths[0]], paths[0])
+        _fill_densenet(model.global_branch, states[paths[0]], paths[0])
         repeat_global(model)
         source = f"DenseNet-121 of {paths[0].name}; the local branch is a copy, fusion repeats the global logits"
     else:
         global_path, local_path, fusion_path = _sorted(states)
-        _fill_branch(model.global_branch, states[global_path], global_path)
-        _fill_branch(model.local_branch, states[local_path], local_path)
+        _fill_densenet(model.global_branch, states[global_path], global_path)
+        _fill_densenet(model.local_branch, states[local_path], local_path)
         fusion = {name.removeprefix("fc."): value for name, value in states[fusion_path].items()}
         load_strictly(model.fusion_head, fusion, str(fusion_path))
         source = "AG-CNN of " + ", ".join(path.name for path in (global_path, local_path, fusion_path))
@@ -168,15 +168,21 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _fill_branch(branch: Branch, state: dict[str, Tensor], path: Path) -> None:
+def _fill_densenet(branch: Branch, state: State, path: Path) -> None:
     head = state.get("classifier.weight")
     if head is None or not any(name.startswith("features.denseblock") for name in state):
         raise ValueError(
             f"{path} holds no DenseNet-121 classifier; expected names such as features.denseblock1... and "
             f"classifier.weight, found {', '.join(list(state)[:4])}"
         )
+    fill_branch(branch, state, "classifier", path)
+
+
+def fill_branch(branch: Branch, state: State, head: str, path: Path) -> None:
+    """Load a classifier's tensors into a branch. `head`: what its last layer is called. Raises ValueError where they do
+    not fit."""
     filled = {
-        name.replace("classifier.", "head.") if name.startswith("classifier.") else f"backbone.net.{name}": value
+        name.replace(f"{head}.", "head.", 1) if name.startswith(f"{head}.") else f"backbone.net.{name}": value
         for name, value in state.items()
     }
     for name, value in branch.state_dict().items():
@@ -188,10 +194,7 @@ def _fill_branch(branch: Branch, state: dict[str, Tensor], path: Path) -> None:
 def repeat_global(model: AGCNN) -> None:
     """The local branch a copy of the global one; fusion logits equal to the global ones."""
     model.local_branch.load_state_dict(model.global_branch.state_dict())
-    head = model.global_branch.head
-    with torch.no_grad():
-        model.fusion_head.weight.copy_(torch.cat([head.weight, torch.zeros_like(head.weight)], dim=1))
-        model.fusion_head.bias.copy_(head.bias)
+    model.start_fusion()
 
 
 def _sorted(states: dict[Path, dict[str, Tensor]]) -> tuple[Path, Path, Path]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
-from agcxr.models.legacy import class_names, outputs_of, reorder, repeat_global
-from agcxr.models.weights import COMMON_PREFIX, State, load_strictly, read_checkpoint, states_in
+from agcxr.models.legacy import class_names, fill_branch, outputs_of, reorder, repeat_global
+from agcxr.models.weights import COMMON_PREFIX, read_checkpoint, states_in
 
 TARGETS = (
     "Atelectasis",
@@ -101,7 +100,7 @@ def import_xrv(weights: str, file: str | Path | None = None) -> AGCNN:
         mean=MEAN,
         std=STD,
     )
-    _fill(model, state, head, path)
+    fill_branch(model.global_branch, state, head, path)
     repeat_global(model)
     source = (
         f"TorchXRayVision's {name or 'weights'} ({path.name}); the local branch is a copy, fusion repeats the global "
@@ -163,15 +162,3 @@ def _thresholds(order: tuple[str | None, ...], thresholds: Tensor | None, taken:
         return ""
     values = [(label, float(thresholds[order.index(label)])) for label in taken]
     return "; its own thresholds: " + ", ".join(f"{label} {value:.3g}" for label, value in values if value == value)
-
-
-def _fill(model: AGCNN, state: State, head: str, path: Path) -> None:
-    branch = model.global_branch
-    filled = {
-        name.replace(f"{head}.", "head.", 1) if name.startswith(f"{head}.") else f"backbone.net.{name}": value
-        for name, value in state.items()
-    }
-    for name, value in branch.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            filled.setdefault(name, torch.zeros_like(value))
-    load_strictly(branch, filled, str(path))
