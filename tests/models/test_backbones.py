@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from agcxr import AGCNN
 from agcxr.models import backbones
 from agcxr.models.backbones import Backbone, unreachable
-from agcxr.models.weights import load_strictly, read_state_dict
+from agcxr.models.weights import load_strictly, read_checkpoint
 from agcxr.training.run_folder import write_weights
 from agcxr.training.tasks import stage_state
 
@@ -260,22 +260,22 @@ def test_loading_strictly_changes_nothing_when_it_refuses():
 
 def test_unreadable_and_unsafe_files(tmp_path):
     with pytest.raises(ValueError, match="no weight file at"):
-        read_state_dict(tmp_path / "absent.pth")
+        read_checkpoint(tmp_path / "absent.pth")
     for name in ("broken.pth", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"not weights at all")
         with pytest.raises(ValueError, match=rf"{name}.*(is no readable weight file|holds more than tensors)"):
-            read_state_dict(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     (tmp_path / "empty.pth").touch()
     with pytest.raises(
         ValueError, match=r"empty\.pth is no readable weight file: it is empty; copy or download it again"
     ):
-        read_state_dict(tmp_path / "empty.pth")
+        read_checkpoint(tmp_path / "empty.pth")
     torch.save({"f": print}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="holds more than tensors and is not loaded, because such a file can run code"):
-        read_state_dict(tmp_path / "code.pth")
+        read_checkpoint(tmp_path / "code.pth")
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"is no state dict \(names to tensors\); found list"):
-        read_state_dict(tmp_path / "list.pth")
+        read_checkpoint(tmp_path / "list.pth")
 
 
 @pytest.mark.parametrize(

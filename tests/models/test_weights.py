@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from agcxr import AGCNN
 from agcxr.models.backbones import Backbone
-from agcxr.models.weights import read_state_dict
+from agcxr.models.weights import read_checkpoint, states_in
 
 NAME = "test_resnet"
 
@@ -321,7 +321,7 @@ def test_a_stem_of_one_channel(tmp_path):
 def test_a_file_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w\.pth is no state dict \(names to tensors\); found epoch"):
-        read_state_dict(tmp_path / "w.pth")
+        states_in(read_checkpoint(tmp_path / "w.pth"), tmp_path / "w.pth")
 
 
 def test_another_network_under_a_prefix_is_refused_by_its_own_names(tmp_path):

@@ -21,22 +21,9 @@ from torch import Tensor, nn
 
 from agcxr.models.hub import HUB_PREFIXES, cached_weights, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
-from agcxr.models.weights import check_finite, fits, load_weights
+from agcxr.models.weights import TIMM_ERRORS, check_finite, fits, load_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-TIMM_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What timm's networks raise for options and sizes that they cannot have."""
 
 
 class NoMapWarning(UserWarning):

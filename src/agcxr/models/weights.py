@@ -67,6 +67,17 @@ HEAD = re.compile(
 COUNTS = re.compile(r"(^|\.)total_(ops|params)$")
 """What profilers (thop) leave in a module: no weights."""
 
+TIMM_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What timm raises for options, sizes and tensors that its networks cannot have."""
+
 _SCALAR = np.float64(0).__reduce__()[0]
 PLAIN_OBJECTS: list[Any] = [
     argparse.Namespace,
@@ -81,17 +92,12 @@ PLAIN_OBJECTS: list[Any] = [
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> State:
-    """Tensors of a safetensors or torch file, or of the shards that an index names; nothing in it is executed.
-
-    Of several sets of tensors (wrapped as `state_dict`, `model`, `teacher`, ...) the first of `states_in`. Raises
-    ValueError for a file that is missing, damaged, or holds objects that could run code, or no named tensors.
-    """
-    return states_in(read_checkpoint(path), path)[0]
-
-
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """All that a weight file holds, by name, tensors on the CPU; read as safely as by `read_state_dict`."""
+    """All that a safetensors or torch file holds, or the shards that an index names: by name, tensors on the CPU.
+
+    Nothing in it is executed. Raises ValueError for a file that is missing or damaged, and for objects that could run
+    code or are not named.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weight file at {path}; expected a .safetensors file or a torch state dict")
@@ -239,7 +245,7 @@ def fitted(net: nn.Module, state: State, path: Path) -> State:
         for convert in _filters(net):
             try:
                 converted = _stripped(net, convert(dict(raw), net), path)
-            except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            except TIMM_ERRORS:
                 continue  # not the layout that timm's function expects: the plain differences say more
             if fits(net, converted):
                 return converted
@@ -261,9 +267,7 @@ def _stripped(net: nn.Module, state: State, path: Path) -> State:
             state[key] = adapt_input_conv(own[key].shape[1], state[key].float())
     absent = own.keys() - state.keys()
     if state.keys() <= own.keys() and all(name.endswith("num_batches_tracked") for name in absent):
-        state.update(
-            {name: torch.zeros_like(own[name]) for name in absent}
-        )  # only counts, and only since PyTorch 0.4.1
+        state |= {name: torch.zeros_like(own[name]) for name in absent}  # only counts, only since PyTorch 0.4.1
     return state
 
 
