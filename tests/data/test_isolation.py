@@ -18,7 +18,7 @@ from agcxr.data import codecs
 from agcxr.data.isolation import Child, ChildError
 from agcxr.data.radiograph import RadiographError, read_radiograph
 from agcxr.data.workers import Files, Target, run_jobs
-from agcxr.inference.stream import Desk
+from agcxr.inference.stream import read_or_failure
 
 gray = picture(48, 64)
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="fork and resource limits are POSIX")
@@ -177,8 +177,7 @@ def test_prepare_and_predict_go_on_after_a_decoders_end(idle, monkeypatch, tmp_p
 
     monkeypatch.setattr("agcxr.data.compressed.decode_isolated", decode)
     fail_second([])
-    desk = Desk(lambda images, details: pytest.fail("not needed"), 8)
-    read = [desk._read_or_failure(path, 0) for path in paths]
+    read = [read_or_failure(path, 8, 0) for path in paths]
     assert [hasattr(one, "reason") for one in read] == [False, True, False]
     assert reason in read[1].reason
 

@@ -21,7 +21,8 @@ from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
 from agcxr.inference.batch import load_engine, open_films
 from agcxr.inference.engine import FilmEngine
-from agcxr.inference.prediction import Failure
+from agcxr.inference.prediction import Failure, Prediction
+from agcxr.inference.stream import batches
 
 FEATURE = "feature"
 """Column of the features, a list of D float32; beside it `image_id` (how the film was given), `error` ("" or why it
@@ -121,15 +122,12 @@ def _of_prepared(engine: FilmEngine, films: Prepared) -> Iterator[list[Row]]:
 
 def _of_files(engine: FilmEngine, inputs: Sequence[str]) -> Iterator[list[Row]]:
     _, walk = open_films(inputs, [])
-    batch: list[Row] = []
-    for film in engine.stream((film.path for film in walk), batch_size=BATCH):
-        if isinstance(film, Failure):
-            batch.append({"image_id": film.name, FEATURE: None, "intake": None, "error": film.reason})
-        else:
-            decision = None if film.intake is None else film.intake.decision
-            batch.append({"image_id": film.name, FEATURE: film.features, "intake": decision, "error": ""})
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    for answers in batches(engine.stream((film.path for film in walk), batch_size=BATCH), BATCH):
+        yield [_row(answer) for answer in answers]
+
+
+def _row(answer: Prediction | Failure) -> Row:
+    if isinstance(answer, Failure):
+        return {"image_id": answer.name, FEATURE: None, "intake": None, "error": answer.reason}
+    decision = None if answer.intake is None else answer.intake.decision
+    return {"image_id": answer.name, FEATURE: answer.features, "intake": decision, "error": ""}

@@ -6,14 +6,28 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, Point, Prevalence, Scale
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Failure, Prediction
-from agcxr.inference.stream import BatchPrediction, Desk, Film
+from agcxr.inference.stream import (
+    BatchPrediction,
+    Film,
+    Read,
+    batches,
+    cores,
+    joined,
+    prediction_of,
+    read_ahead,
+    read_film,
+)
 
 
 class FilmEngine(ABC):
@@ -41,7 +55,7 @@ class FilmEngine(ABC):
 
     @abstractmethod
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
-        """See Compute."""
+        """Answers for prepared films, uint8 B x S x S; with heatmaps and crops where `details` are wanted."""
 
     @property
     def members(self) -> tuple[FilmEngine, ...]:
@@ -78,7 +92,9 @@ class FilmEngine(ABC):
         Raises:
             RadiographError: it cannot be read, with the reason.
         """
-        return self._desk().one(film, keep_film)
+        (prediction,) = self._answer([read_film(film, self.prepared_size, keep_film)])
+        assert isinstance(prediction, Prediction)
+        return prediction
 
     def stream(
         self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
@@ -88,7 +104,22 @@ class FilmEngine(ABC):
         Threads decode ahead while the network works. A film that cannot be read is a Failure in its place. Closing
         the iterator early stops the threads. Arguments as in `__call__`; `workers`: default one a core.
         """
-        return self._desk().stream(films, batch_size, workers, keep_film)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        decoders = ThreadPoolExecutor(workers or cores(), "agcxr-decode")
+        network = ThreadPoolExecutor(1, "agcxr-network")
+        try:
+            running: deque[Future[list[Prediction | Failure]]] = deque()
+            read = read_ahead(films, self.prepared_size, keep_film, decoders, 2 * batch_size)
+            for batch in batches(read, batch_size):
+                running.append(network.submit(self._answer, batch))
+                if len(running) > 1:  # one batch is computed while the caller works on the one before
+                    yield from running.popleft().result()
+            while running:
+                yield from running.popleft().result()
+        finally:
+            for pool in (decoders, network):
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def predict_arrays(
         self,
@@ -106,12 +137,38 @@ class FilmEngine(ABC):
             rows: which of them, in the order of the answer; default: all.
             details: also return heatmaps and crops (0.25 MB a film at 224 pixels).
             progress: show a bar.
-        """
-        return self._desk().arrays(images_NSS, rows, batch_size=batch_size, details=details, progress=progress)
 
-    def _desk(self) -> Desk:
+        Raises:
+            ValueError: they are of another size or type.
+        """
+        size = self.prepared_size
+        if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
+            raise ValueError(
+                f"films are {images_NSS.dtype} {images_NSS.shape}; this model expects uint8 (N, {size}, {size}): "
+                f"prepare them with --size {size}"
+            )
+        chosen = np.arange(len(images_NSS)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if not len(chosen):
+            return self._predict(np.zeros((1, size, size), np.uint8), details)[:0]
+        parts = []
+        with tqdm(total=len(chosen), unit=" films", disable=not progress) as bar:
+            for start in range(0, len(chosen), batch_size):
+                some = chosen[start : start + batch_size]
+                parts.append(self._predict(np.asarray(images_NSS[some]), details))
+                bar.update(len(some))
+        return joined(parts)
+
+    def _answer(self, batch: list[Read | Failure]) -> list[Prediction | Failure]:
+        """A batch through the model, in film coordinates; failures keep their places."""
+        read = [film for film in batch if isinstance(film, Read)]
+        if not read:
+            return list(batch)  # type: ignore[arg-type]  # only failures
+        answers = self._predict(np.stack([film.image_SS for film in read]), True)
+        row, model = iter(range(len(read))), self.algorithm.version
         cut = None if self.scale is None else self.scale.cut
-        return Desk(self._predict, self.prepared_size, cut, lambda: self.algorithm.version)
+        return [
+            film if isinstance(film, Failure) else prediction_of(film, answers, next(row), cut, model) for film in batch
+        ]
 
 
 def scale_of(

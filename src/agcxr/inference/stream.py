@@ -1,6 +1,5 @@
-"""Films in, Predictions out, whatever computes: reading ahead in threads, batches, and answers in film coordinates.
-
-An engine computes a BatchPrediction of prepared films (engine.py); everything around it is here. No torch.
+"""What engines are made of (engine.py), whatever computes: films read ahead in threads, batches, and answers in film
+coordinates. No torch.
 
 Shape suffixes: N films, B films of a batch, D features, K labels, S side of the prepared film, H W pixels of the view,
 4 a box (x0, y0, x1, y1) with exclusive end.
@@ -13,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from agcxr.calibration import Cut
 from agcxr.data.radiograph import Radiograph, RadiographError, from_array, read_radiograph, resize
@@ -87,115 +85,8 @@ class Read:
     film_HW: Bytes | None
 
 
+Item = TypeVar("Item")
 Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | Read
-
-
-Compute = Callable[[Bytes, bool], BatchPrediction]
-"""Prepared films, uint8 B x S x S, and whether heatmaps and crops are wanted -> answers."""
-
-
-@dataclass(frozen=True, eq=False)
-class Desk:
-    """Takes films of any kind for one engine and hands back its answers.
-
-    size: side S of the films that `compute` takes. cut, version: operating point and model named in Predictions.
-    """
-
-    compute: Compute
-    size: int
-    cut: Cut | None = None
-    version: Callable[[], str] = str
-
-    def one(self, film: Film, keep_film: int) -> Prediction:
-        """Predict one film. Raises RadiographError where it cannot be read."""
-        (prediction,) = self._answer([read_film(film, self.size, keep_film)])
-        assert isinstance(prediction, Prediction)
-        return prediction
-
-    def stream(
-        self, films: Iterable[Film], batch_size: int, workers: int | None, keep_film: int
-    ) -> Iterator[Prediction | Failure]:
-        """Any number of films, in their order; memory holds a few batches whatever their number.
-
-        `workers` threads (default: one a core) decode ahead while one computes. A film that cannot be read is a
-        Failure in its place. Closing the iterator early stops the threads.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-        decoders = ThreadPoolExecutor(workers or cores(), "agcxr-decode")
-        network = ThreadPoolExecutor(1, "agcxr-network")
-        try:
-            running: deque[Future[list[Prediction | Failure]]] = deque()
-            for batch in _batches(self._decoded(films, decoders, 2 * batch_size, keep_film), batch_size):
-                running.append(network.submit(self._answer, batch))
-                if len(running) > 1:  # one batch is computed while the caller works on the one before
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
-        finally:
-            for pool in (decoders, network):
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def arrays(
-        self,
-        images_NSS: Bytes,
-        rows: npt.ArrayLike | None = None,
-        *,
-        batch_size: int = 32,
-        details: bool = False,
-        progress: bool = False,
-    ) -> BatchPrediction:
-        """Films that are prepared already, such as the memory-mapped pixels of a prepared folder.
-
-        images_NSS: uint8 of side `size`, read a batch at a time. rows: which of them, in the order of the answer.
-        Raises ValueError for films of another size or type.
-        """
-        size = self.size
-        if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
-            raise ValueError(
-                f"films are {images_NSS.dtype} {images_NSS.shape}; this model expects uint8 (N, {size}, {size}): "
-                f"prepare them with --size {size}"
-            )
-        chosen = np.arange(len(images_NSS)) if rows is None else np.asarray(rows, dtype=np.int64)
-        if not len(chosen):
-            return self.compute(np.zeros((1, size, size), np.uint8), details)[:0]
-        parts = []
-        with tqdm(total=len(chosen), unit=" films", disable=not progress) as bar:
-            for start in range(0, len(chosen), batch_size):
-                some = chosen[start : start + batch_size]
-                parts.append(self.compute(np.asarray(images_NSS[some]), details))
-                bar.update(len(some))
-        return _joined(parts)
-
-    def _read_or_failure(self, film: Film, keep_film: int) -> Read | Failure:
-        try:
-            return read_film(film, self.size, keep_film)
-        except RadiographError as error:
-            return Failure(_name(film), str(error))
-
-    def _decoded(
-        self, films: Iterable[Film], decoders: ThreadPoolExecutor, ahead: int, keep_film: int
-    ) -> Iterator[Read | Failure]:
-        """Films as they were decoded, in order, at most `ahead` of them waiting."""
-        waiting: deque[Future[Read | Failure]] = deque()
-        for film in films:
-            waiting.append(decoders.submit(self._read_or_failure, film, keep_film))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    def _answer(self, batch: list[Read | Failure]) -> list[Prediction | Failure]:
-        """A batch through the engine, in film coordinates; failures keep their places."""
-        read = [film for film in batch if isinstance(film, Read)]
-        if not read:
-            return list(batch)  # type: ignore[arg-type]  # only failures
-        answers = self.compute(np.stack([film.image_SS for film in read]), True)
-        row, model = iter(range(len(read))), self.version()
-        return [
-            film if isinstance(film, Failure) else _prediction(film, answers, next(row), self.cut, model)
-            for film in batch
-        ]
 
 
 def read_film(film: Film, size: int, keep_film: int) -> Read:
@@ -215,6 +106,27 @@ def read_film(film: Film, size: int, keep_film: int) -> Read:
         intake=judge(radiograph),
         film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
     )
+
+
+def read_ahead(
+    films: Iterable[Film], size: int, keep_film: int, decoders: ThreadPoolExecutor, ahead: int
+) -> Iterator[Read | Failure]:
+    """Films as `read_film` reads them, in order, at most `ahead` of them waiting; a Failure where one cannot be."""
+    waiting: deque[Future[Read | Failure]] = deque()
+    for film in films:
+        waiting.append(decoders.submit(read_or_failure, film, size, keep_film))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_or_failure(film: Film, size: int, keep_film: int) -> Read | Failure:
+    """`read_film`, or why it cannot be read."""
+    try:
+        return read_film(film, size, keep_film)
+    except RadiographError as error:
+        return Failure(_name(film), str(error))
 
 
 def _radiograph(film: Film) -> Radiograph:
@@ -255,7 +167,8 @@ def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
     return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
+def prediction_of(film: Read, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
+    """One row of an engine's answers, in film coordinates. cut, model: the operating point and who answered."""
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
@@ -284,16 +197,18 @@ def _prediction(film: Read, answers: BatchPrediction, row: int, cut: Cut | None,
     )
 
 
-def _joined(parts: list[BatchPrediction]) -> BatchPrediction:
+def joined(parts: list[BatchPrediction]) -> BatchPrediction:
+    """Answers for several batches as those for one."""
     columns = [part._columns() for part in parts]
     joined: dict[str, Any] = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
     return replace(parts[0], **joined)
 
 
-def _batches(films: Iterator[Read | Failure], size: int) -> Iterator[list[Read | Failure]]:
-    batch: list[Read | Failure] = []
-    for film in films:
-        batch.append(film)
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of `size`; the last may be shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []
