@@ -203,6 +203,7 @@ DIRECTION = """
     serve/run
 
     demo
+    flags
     import_commands
     prepare_commands
     feature_commands

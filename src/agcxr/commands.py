@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,14 +14,11 @@ import tyro
 
 from agcxr.dicom_commands import dicom_commands
 from agcxr.feature_commands import feature_commands
+from agcxr.flags import Inputs, Others, Run, ViewSet
 from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import train_commands
 
-Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
-ViewSet = Literal["plain", "flip", "five"]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
@@ -195,8 +191,9 @@ def predict(
     from agcxr.inference.launch import Request
     from agcxr.inference.launch import predict as predict_films
 
-    request = Request(run, inputs, Path(out), explain, dicom, point, prevalence, batch_size, precision, runtime)
-    request = replace(request, others=others, views=views)
+    request = Request(
+        run, inputs, Path(out), explain, dicom, point, prevalence, batch_size, precision, runtime, others, views
+    )
     if engine == "ray":
         from agcxr.inference.ray_engine import predict_on_ray
 

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from agcxr.flags import Others, Run, ViewSet
 
 if TYPE_CHECKING:
     from agcxr.dicom.queue import Entry, Queue, State
 
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
-ViewSet = Literal["plain", "flip", "five"]
 Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...")]
 QUEUE = Path("agcxr-queue.sqlite")
 

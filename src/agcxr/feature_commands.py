@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+from agcxr.flags import Inputs, Run
 
 
 def feature_commands() -> dict[str, Callable[..., int | None]]:
