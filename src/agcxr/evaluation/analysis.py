@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,8 +45,8 @@ class Scores:
     """0, 1 or NaN (unknown)."""
     score_BNK: Floats
     """Probabilities in [0, 1]."""
-    patient_N: npt.NDArray[np.object_]
-    """Or film names, where patients are not known."""
+    patient_N: npt.NDArray[np.generic]
+    """Names or numbers; or film names, where patients are not known."""
 
     def subset(self, keep_N: npt.NDArray[np.bool_]) -> Scores:
         """The films where `keep_N` is true: a subgroup."""
@@ -85,6 +85,8 @@ def analyse(
     if films == 0:
         raise ValueError("there are no films to evaluate; check the split or subgroup that was asked for")
     points = points or Points((), np.zeros((0, len(scores.branches), labels)))
+    # As numbers: nearly every measure asks whose the films are, and names are slow to sort.
+    scores = replace(scores, patient_N=np.unique(scores.patient_N, return_inverse=True)[1])
     start = time.perf_counter()
     replicates = uncertainty.bootstrap(
         scores.target_NK,
@@ -96,7 +98,7 @@ def analyse(
     )
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
-    found = _together([_finding(scores, k, replicates, points, level, rarer_K[k]) for k in range(labels)])
+    found = _together([_finding(scores, k, replicates, points, level, rarer_K) for k in range(labels)])
     kinds = _kinds(scores, found, replicates, level, rarer_K)
     return Analysis(
         films=films,
@@ -133,8 +135,7 @@ def _kinds_gap(
     ks = [[scores.labels.index(name) for name in one.mean.findings] for one in kinds]
     first, second = (one.mean.branches[-1].auroc.value - one.mean.branches[0].auroc.value for one in kinds)
     replicate_R = mean_over(gain_KR[ks[0]]) - mean_over(gain_KR[ks[1]])
-    fewest = min(rarer_K[k] for k in (*ks[0], *ks[1]))
-    gap = uncertainty.difference(first - second, replicate_R, level, patients=fewest)
+    gap = uncertainty.difference(first - second, replicate_R, level, patients=_fewest(rarer_K, (*ks[0], *ks[1])))
     return KindGap(value=gap.value, low=gap.low, high=gap.high, p=gap.p, left_out=gap.left_out)
 
 
@@ -143,9 +144,16 @@ def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
     return ((len(branches) - 1, other) for other in range(len(branches) - 1))
 
 
-def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, level: float, rarer: int) -> FindingResult:
-    """`rarer`: patients with the finding, or without it, whichever are fewer."""
-    target = scores.target_NK[:, k]
+def _fewest(rarer_K: Sequence[int], ks: Sequence[int]) -> int:
+    """On how many patients a mean over these findings rests: those of the finding that has the fewest."""
+    return min((rarer_K[k] for k in ks), default=0)
+
+
+def _finding(
+    scores: Scores, k: int, replicates: Replicates, points: Points, level: float, rarer_K: Sequence[int]
+) -> FindingResult:
+    """`rarer_K`: patients with each finding, or without it, whichever are fewer."""
+    target, rarer = scores.target_NK[:, k], rarer_K[k]
     positive = target == 1
     second = delong(target if rarer >= FEWEST_PATIENTS else np.full_like(target, np.nan), scores.score_BNK[:, :, k])
     branches = tuple(
@@ -159,20 +167,7 @@ def _finding(scores: Scores, k: int, replicates: Replicates, points: Points, lev
         positive_patients=len(np.unique(scores.patient_N[positive])),
         few_patients=0 < rarer < FEW_PATIENTS,
         branches=branches,
-        gaps=tuple(
-            _gaps(
-                scores,
-                branches,
-                replicates,
-                points,
-                level,
-                lambda _: [k],
-                lambda one_KR, _: one_KR[k],
-                rarer,
-                True,
-                second,
-            )
-        ),
+        gaps=tuple(_gaps(scores, branches, replicates, points, level, rarer_K, [k], [[k]] * len(points.names), second)),
         chosen_on=None if points.positives_K is None else int(points.positives_K[k]),
     )
 
@@ -240,11 +235,17 @@ def _operating(
     level: float,
     patients: int,
 ) -> OperatingResult:
-    """A branch at an operating point, of a finding or of the mean over several (which has no threshold)."""
+    """A branch at an operating point, of a finding or of the mean over several (which has no threshold): the share of
+    films called rightly among those with the finding and among those without it; over several findings the mean of
+    their shares. NaN without a threshold, or without such films."""
 
     def rightly(positive: bool, replicate_KR: Floats) -> Interval:
         replicate_R = mean_over(replicate_KR[list(ks)])
-        return _called(scores, points, p, b, ks, positive, replicate_R, level, patients)
+        sample = _sample(scores, ks, positive)
+        if sample is None or np.isnan(points.threshold_PBK[p, b, list(ks)]).any():
+            return Interval.of(uncertainty.interval(float("nan"), replicate_R, level, patients=patients))
+        right_N = _rightly(scores, points, p, b, ks, positive)
+        return Interval.of(mean_of(right_N, sample, replicate_R, level, patients=patients))
 
     return OperatingResult(
         point=points.names[p],
@@ -252,26 +253,6 @@ def _operating(
         sensitivity=rightly(True, replicates.sensitivity_PBKR[p, b]),
         specificity=rightly(False, replicates.specificity_PBKR[p, b]),
     )
-
-
-def _called(
-    scores: Scores,
-    points: Points,
-    p: int,
-    b: int,
-    ks: Sequence[int],
-    positive: bool,
-    replicate_R: Floats,
-    level: float,
-    patients: int,
-) -> Interval:
-    """The share of films called rightly among those with the finding (sensitivity) or without it (specificity); over
-    several findings the mean of their shares. NaN without a threshold, or without such films."""
-    sample = _sample(scores, ks, positive)
-    if sample is None or np.isnan(points.threshold_PBK[p, b, list(ks)]).any():
-        return Interval.of(uncertainty.interval(float("nan"), replicate_R, level, patients=patients))
-    right_N = _rightly(scores, points, p, b, ks, positive)
-    return Interval.of(mean_of(right_N, sample, replicate_R, level, patients=patients))
 
 
 def _mean(
@@ -291,19 +272,13 @@ def _mean(
     alone = len(used) == 1
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
-    def over(one_KR: Floats, point: int | None) -> Floats:
-        return mean_over(one_KR[used if point is None else pointed[point]])
-
-    def fewest(point: int | None = None) -> int:
-        return min((rarer_K[k] for k in (used if point is None else pointed[point])), default=0)
-
     whose = scores.patient_N
     labelled = min((uncertainty.patients_with_a_label(scores.target_NK[:, k], whose) for k in used), default=0)
 
     def interval(
         value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
     ) -> Interval:
-        own, replicate_R = fewest() if patients is None else patients, over(replicate_KR, None)
+        own, replicate_R = _fewest(rarer_K, used) if patients is None else patients, mean_over(replicate_KR[used])
         wide = alone and patients is None
         found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
         return Interval.of(found)
@@ -320,7 +295,7 @@ def _mean(
                 brier=interval((r.brier.value for r in own), replicates.brier_BKR[b], patients=labelled),
                 ece=_average(r.ece for r in own),
                 points=tuple(
-                    _operating(scores, replicates, points, p, b, ks, math.nan, level, fewest(p))
+                    _operating(scores, replicates, points, p, b, ks, math.nan, level, _fewest(rarer_K, ks))
                     for p, ks in enumerate(pointed)
                 ),
             )
@@ -329,7 +304,7 @@ def _mean(
         findings=tuple(found[k].finding for k in used),
         left_out=tuple(found[k].finding for k in findings if not found[k].defined),
         branches=tuple(branches),
-        gaps=tuple(_gaps(scores, branches, replicates, points, level, lambda p: pointed[p], over, fewest, alone)),
+        gaps=tuple(_gaps(scores, branches, replicates, points, level, rarer_K, used, pointed)),
     )
 
 
@@ -345,14 +320,13 @@ def _gaps(
     replicates: Replicates,
     points: Points,
     level: float,
-    ks: Callable[[int], Sequence[int]],
-    pick: Callable[[Floats, int | None], Floats],
-    patients: Callable[[int | None], int] | int,
-    alone: bool,
+    rarer_K: Sequence[int],
+    used: Sequence[int],
+    pointed: Sequence[Sequence[int]],
     delong: Delong | None = None,
 ) -> Iterator[Gap]:
-    """Every paired difference. ks: the findings at an operating point; pick: a finding's resamples, or their mean, out
-    of K x R, at an operating point or none; patients: how many that rests on.
+    """Every paired difference, of a finding or of the mean over several. used: which they are; pointed: which of them
+    at each operating point.
 
     Sensitivity and specificity are compared where both branches have a threshold, each its own.
     """
@@ -361,13 +335,15 @@ def _gaps(
             value = _value(branches[a], measure, p) - _value(branches[b], measure, p)
             if p is not None and math.isnan(value):
                 continue
-            replicate_R = pick(replicate_BKR[a] - replicate_BKR[b], p)
-            least = patients if isinstance(patients, int) else patients(p)
-            gap = uncertainty.difference(value, replicate_R, level, patients=least, student=alone)
+            ks = list(used if p is None else pointed[p])
+            replicate_R, patients = mean_over(replicate_BKR[a, ks] - replicate_BKR[b, ks]), _fewest(rarer_K, ks)
             positive = measure == "sensitivity"
-            if p is not None and (sample := _sample(scores, ks(p), positive)):
-                own_N, other_N = (_rightly(scores, points, p, side, ks(p), positive) for side in (a, b))
-                gap = paired(own_N - other_N, sample, replicate_R, level, patients=least)
+            sample = None if p is None else _sample(scores, ks, positive)
+            if p is None or sample is None:
+                gap = uncertainty.difference(value, replicate_R, level, patients=patients, student=len(used) == 1)
+            else:
+                own_N, other_N = (_rightly(scores, points, p, side, ks, positive) for side in (a, b))
+                gap = paired(own_N - other_N, sample, replicate_R, level, patients=patients)
             yield Gap(
                 branch=branches[a].branch,
                 against=branches[b].branch,
