@@ -131,15 +131,15 @@ def _answers(
 
 def _shown(results: Results, averaged: str) -> str:
     unchecked, own = results.leak.unchecked, unstated([one.finding for one in results.analysis.labels])
-    lines = [text_table(results.analysis)]
-    lines += [f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}."] * bool(
-        own
+    lines = (
+        text_table(results.analysis),
+        own and f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}.",
+        results.attention and f"{results.attention}.",
+        untaught(results.analysis),
+        averaged and f"{averaged.capitalize()}.",
+        unchecked and f"Leakage could not be checked: {unchecked}.",
     )
-    lines += [f"{results.attention}."] * bool(results.attention)
-    lines += filter(None, [untaught(results.analysis)])
-    lines += [f"{averaged.capitalize()}."] * bool(averaged)
-    lines += [f"Leakage could not be checked: {unchecked}."] * bool(unchecked)
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
 def _run_name(run: str | Path, engine: FilmEngine) -> str:

@@ -136,8 +136,7 @@ def _pool(
         print(f"\n{said}{text_table(analysis)}\n{power_of(results)}")
     known = _known(runs, done, films, frame, results, device, progress) if probe else None
     keep(folder, known, progress=progress)
-    calibrated_NK = frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
-    meaning = interpret(folder, results, None, calibrated_NK=calibrated_NK)
+    meaning = interpret(folder, results, None, as_predicted=True)
     return Pooled(folder, results, (_section(done, results.analysis, frame, labels), subgroups(meaning)))
 
 

@@ -60,16 +60,16 @@ def interpret(
     results: Results,
     calibration: Calibration | None,
     *,
-    calibrated_NK: Floats | None = None,
+    as_predicted: bool = False,
     patients: int = PATIENTS,
     positives: int = POSITIVES,
 ) -> Meaning:
     """Measure an evaluation's predictions and write scores.json beside them; seed and resamples (up to
     MOST_RESAMPLES) are the evaluation's.
 
-    calibration: the checkpoint's; without one, scores are measured as they are, and beside them `calibrated_NK`, the
-    probabilities of several calibrations, each on films that it was not fitted on. patients, positives: smaller groups
-    and rarer findings are left out of the subgroups.
+    calibration: the checkpoint's; without one, scores are measured as they are, and with `as_predicted` beside them the
+    calibrated probabilities of the predictions, made by several calibrations, each on films that it was not fitted on.
+    patients, positives: smaller groups and rarer findings are left out of the subgroups.
     """
     path = folder / PREDICTIONS
     frame = pd.read_parquet(path)
@@ -78,7 +78,7 @@ def interpret(
     how = results.analysis.resampling
     how = how.model_copy(update={"resamples": min(how.resamples, MOST_RESAMPLES)})
     labels = tuple(result.finding for result in results.analysis.labels)
-    scores = _scores(frame, labels, calibration, calibrated_NK)
+    scores = _scores(frame, labels, calibration, as_predicted)
     patient_N = frame["patient"].to_numpy(dtype=object)
     agreed = _agree(scores, patient_N, how.resamples, how.seed)
     averaged = [
@@ -112,13 +112,13 @@ def interpret(
 
 
 def _scores(
-    frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibration | None, calibrated_NK: Floats | None
+    frame: pd.DataFrame, labels: tuple[str, ...], calibration: Calibration | None, as_predicted: bool
 ) -> _Scores:
     target_NK = frame[[f"label_{name}" for name in labels]].to_numpy(np.float64)
     raw = frame[[f"fusion_{name}" for name in labels]].to_numpy(np.float64)
     versions: dict[Version, Floats] = {"raw": raw}
-    if calibrated_NK is not None:
-        versions["calibrated"] = calibrated_NK
+    if as_predicted:
+        versions["calibrated"] = frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
     if calibration is not None:
         versions["calibrated"] = Scale.of(calibration, labels).probabilities(raw)
         shares = {label: float(np.nanmean(target_NK[:, k])) for k, label in enumerate(labels) if _both(target_NK[:, k])}

@@ -125,9 +125,7 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
     if whole.near_whole is not None:
         area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
-    said = [_verdict(results, seeds), *([known] if (known := power_of(results)) else [])]
-    if silent := untaught(analysis):
-        said.append(silent)
+    said = list(filter(None, [_verdict(results, seeds), power_of(results), untaught(analysis)]))
     if analysis.unstated:
         said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))

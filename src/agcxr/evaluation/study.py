@@ -28,7 +28,6 @@ from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
-from agcxr.metrics import Floats
 from agcxr.uncertainty import RESAMPLES
 
 
@@ -81,7 +80,8 @@ def study(
     engine = done.engine
     known = _known(all_runs(run, others)[0], done, films, split, device, progress) if probe else None
     keep(done.folder, known, progress=progress)
-    meaning = interpret(done.folder, done.results, engine.own, calibrated_NK=_averaged(done))
+    averaged = engine.calibrated and engine.own is None  # no one calibration makes the probabilities
+    meaning = interpret(done.folder, done.results, engine.own, as_predicted=averaged)
     found: Localization | None = None
     extra: tuple[Section, ...] = ()
     if has_boxes(films, split, engine.labels):
@@ -108,15 +108,6 @@ def _known(run: str, done: Evaluated, films: Prepared, split: str, device: str |
         return None
     options: dict[str, Any] = {"name": results.run, "device": device, "progress": progress}
     return known_before(Path(run), films, frame, results.analysis, design, done.feature_ND, **options)
-
-
-def _averaged(done: Evaluated) -> Floats | None:
-    """Calibrated probabilities that are an average; None where one calibration makes them."""
-    if done.engine.own is not None or not done.engine.calibrated:
-        return None
-    frame = pd.read_parquet(done.folder / PREDICTIONS)
-    labels = [result.finding for result in done.results.analysis.labels]
-    return frame[[f"calibrated_{name}" for name in labels]].to_numpy(np.float64)
 
 
 def _coverage(folder: Path, films: Prepared, engine: FilmEngine, resamples: int, seed: int) -> Coverage:
