@@ -12,7 +12,7 @@ from agcxr.inference.predictor import Predictor
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decode_child import Wish
 from agcxr.serve.decoder import Decoders, Read, Unreadable
-from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, host_of, is_local
+from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, is_local
 from agcxr.serve.upload import shown_name
 
 from . import make
@@ -59,8 +59,10 @@ def test_limits_must_make_sense():
         ("::1", "::1"),
     ],
 )
-def test_host_of(header, name):
-    assert host_of(header) == name
+def test_the_name_in_a_host_header(header, name):
+    authority = Authority.parse(header)
+    assert authority is not None
+    assert authority.name == name
     assert is_local(name)
 
 
@@ -73,7 +75,7 @@ def test_host_of(header, name):
     ],
 )  # fmt: skip
 def test_a_host_header_that_is_more_or_less_than_a_host_names_nobody(header):
-    assert host_of(header) == ""
+    assert Authority.parse(header) is None
 
 
 def test_origins_are_compared_by_scheme_name_and_port():

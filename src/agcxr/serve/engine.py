@@ -16,6 +16,7 @@ import numpy as np
 from agcxr.calibration import POINTS, Cut, FindingCalibration, Point
 from agcxr.inference.engine import FilmEngine
 from agcxr.inference.identity import Algorithm
+from agcxr.inference.novelty import judge_distance
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Box, Branch, Bytes, Prediction
 from agcxr.inference.stream import BatchPrediction
@@ -123,7 +124,7 @@ class Engine:
     def labels(self) -> tuple[str, ...]:
         return self.predictor.labels
 
-    @cached_property
+    @property
     def algorithm(self) -> Algorithm:
         """How answers and DICOM results name the model; the first call hashes its weights."""
         return self.predictor.algorithm
@@ -191,12 +192,9 @@ class Engine:
 
 def _intake(film: Read, answers: BatchPrediction, row: int) -> Intake | None:
     """The check of the pixels, made when the film was decoded, and the distance of its features, where known."""
-    distance_N = getattr(answers, "distance_N", None)
-    if film.intake is None or distance_N is None:
+    if film.intake is None or answers.distance_N is None:
         return film.intake
-    from agcxr.inference.novelty import judge_distance
-
-    return film.intake & judge_distance(float(distance_N[row]))
+    return film.intake & judge_distance(float(answers.distance_N[row]))
 
 
 def _box(edges: Any) -> Box:

@@ -179,9 +179,3 @@ class PublicUrl:
         port = "" if self.authority.port in (None, PORTS[self.scheme]) else f":{self.authority.port}"
         name = f"[{self.authority.name}]" if ":" in self.authority.name else self.authority.name
         return f"{self.scheme}://{name}{port}{self.path}"
-
-
-def host_of(header: str) -> str:
-    """The name in a Host header, without its port and brackets, in small letters; "" for a header that is none."""
-    authority = Authority.parse(header)
-    return "" if authority is None else authority.name
