@@ -19,7 +19,7 @@ from agcxr.evaluation.ablation import (
     Interval,
     Paired,
     arm_branches,
-    over_global,
+    over_branch,
     over_seeds,
     sample,
     usable,
@@ -208,7 +208,7 @@ def test_a_mean_over_a_finding_of_one_patient_has_no_interval():
         for by_seed in (both[:1], both):
             draws = Draws(20, 0.95, 0)
             sampled = sample(by_seed, findings, draws)
-            gap = over_global(2, sampled, draws)
+            gap = over_branch(2, 0, sampled, draws)
             (arm,) = arm_branches(arms(Train())[0], ("global",), sampled, sampled, draws)
             assert [math.isnan(one) for one in (gap.low, gap.p, arm.auroc.low)] == [bare] * 3
 

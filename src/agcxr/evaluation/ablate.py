@@ -29,7 +29,7 @@ from agcxr.evaluation.ablation_size import bins, ranged_findings, read_lesions, 
 from agcxr.evaluation.ablation_tables import markdown, text
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
-from agcxr.evaluation.evaluate import crop_rows, to_frame, to_scores
+from agcxr.evaluation.evaluate import crop_rows, place_of, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
 from agcxr.inference.batch import load_runs
 from agcxr.inference.prediction import ViewSet
@@ -148,7 +148,7 @@ def _claim(root: Path, base: Train) -> None:
 
 
 def _predictions(run: Path, split: str, views: ViewSet = "plain") -> Path:
-    return run / ("-".join(["predictions", split, *[views] * (views != "plain")]) + ".parquet")
+    return run / f"predictions-{place_of(split, views)}.parquet"
 
 
 def _finished(root: Path, group: Group, base: Train, seeds: Sequence[int], split: str) -> bool:
@@ -284,8 +284,8 @@ def _arm(
         reference=arm.reference,
         changes=arm.changes(base),
         branches=ablation.arm_branches(arm, first.branches, found, sampled[PLAIN], draws),
-        fusion_over_global=ablation.over_global(first.branches.index("fusion"), found, draws),
-        local_over_global=ablation.over_global(first.branches.index("local"), found, draws),
+        fusion_over_global=ablation.over_branch(first.branches.index("fusion"), 0, found, draws),
+        local_over_global=ablation.over_branch(first.branches.index("local"), 0, found, draws),
         validation_auroc=float(np.mean(validation)),
         box_area=float(np.mean([crop.area_median for crop in crops])),
         fallbacks=float(np.mean([crop.fallback_share for crop in crops])),

@@ -357,11 +357,11 @@ def arm_branches(
     return tuple(rows)
 
 
-def over_global(branch: int, found: Sampled, draws: Draws) -> Paired:
-    """A branch of an arm minus its own global branch (branch 0)."""
+def over_branch(branch: int, other: int, found: Sampled, draws: Draws) -> Paired:
+    """A branch minus another one of the same runs."""
     value_SB, replicate_SBR = found.value_SB, found.replicate_SBR
     return draws.paired(
-        value_SB[:, branch] - value_SB[:, 0], replicate_SBR[:, branch] - replicate_SBR[:, 0], found.patients
+        value_SB[:, branch] - value_SB[:, other], replicate_SBR[:, branch] - replicate_SBR[:, other], found.patients
     )
 
 

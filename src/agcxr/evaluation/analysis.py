@@ -67,6 +67,11 @@ class Points:
     positives_K: npt.NDArray[np.number] | None = None
     """Positive films that they were chosen on."""
 
+    @classmethod
+    def none(cls, branches: int, labels: int) -> Points:
+        """No operating point."""
+        return cls((), np.zeros((0, branches, labels)))
+
 
 def analyse(
     scores: Scores,
@@ -84,7 +89,7 @@ def analyse(
     films, labels = scores.target_NK.shape
     if films == 0:
         raise ValueError("there are no films to evaluate; check the split or subgroup that was asked for")
-    points = points or Points((), np.zeros((0, len(scores.branches), labels)))
+    points = points or Points.none(len(scores.branches), labels)
     # As numbers: nearly every measure asks whose the films are, and names are slow to sort.
     scores = replace(scores, patient_N=np.unique(scores.patient_N, return_inverse=True)[1])
     start = time.perf_counter()
@@ -118,7 +123,7 @@ def _kinds(
     scores: Scores, found: Sequence[FindingResult], replicates: Replicates, level: float, rarer_K: Sequence[int]
 ) -> tuple[KindResult, ...]:
     """Means over localised and over diffuse findings, without operating points; none where either kind is missing."""
-    no_points = Points((), np.zeros((0, len(scores.branches), len(scores.labels))))
+    no_points = Points.none(len(scores.branches), len(scores.labels))
     diffuse = [name for name in FINDINGS if name not in LOCALISED]
     localised, spread = (
         _mean(scores, found, replicates, no_points, level, rarer_K, among) for among in (LOCALISED, diffuse)

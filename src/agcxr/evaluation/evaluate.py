@@ -92,7 +92,7 @@ def evaluate(
     engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
     rows = _rows(films, split, engine.labels)
     leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
-    folder = _folder(Path(run), _name(split, 1 + len(more), views), out)
+    folder = _folder(Path(run), place_of(split, views, 1 + len(more)), out)
     _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
     (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
@@ -147,8 +147,8 @@ def _run_name(run: str | Path, engine: FilmEngine) -> str:
     return f"{name}, {engine.words}" if engine.words else name
 
 
-def _name(split: str, runs: int, views: ViewSet) -> str:
-    """Of the results folder: those of an average lie beside those of its run."""
+def place_of(split: str, views: ViewSet, runs: int = 1) -> str:
+    """Name of what is known of a split: that of an average lies beside that of its run."""
     return "-".join([split, *["average"] * (runs > 1), *[views] * (views != "plain")])
 
 

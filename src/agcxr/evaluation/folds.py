@@ -16,7 +16,7 @@ from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import analyse
-from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, to_scores, view_matched
+from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, place_of, to_scores, view_matched
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import keep, known_before, pooled
 from agcxr.evaluation.page import Cell, Section, Table, Text
@@ -24,12 +24,12 @@ from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.report import Written, power_of, report
 from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
-from agcxr.evaluation.seeds import seeds_section
+from agcxr.evaluation.seeds import seeds_section, spreads_of
 from agcxr.evaluation.tables import number, signed, text_table, words
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
-from agcxr.training.seeds import SEEDS, Seeds, Spread, with_difference, write_seeds
+from agcxr.training.seeds import SEEDS, Seeds, Spread, write_seeds
 from agcxr.uncertainty import RESAMPLES
 
 
@@ -68,8 +68,7 @@ def evaluate_folds(
         raise ValueError(f"folds are pooled over their test films, but split is {split!r}; leave --split at test")
     if films.plan.fingerprint != plan.fingerprint:
         raise ValueError(f"{prepared} holds other films than {root} was trained on; give --data {plan.data}")
-    name = "test" if views == "plain" else f"test-{views}"
-    place = Path(out) if out is not None else root / "evaluation" / name
+    place = Path(out) if out is not None else root / "evaluation" / place_of(split, views)
     done = []
     for seed in plan.seeds or (None,):
         folder = place if seed is None else place.with_name(f"{place.name}-seed{seed}")
@@ -185,26 +184,20 @@ def _leak(each: Sequence[LeakResult]) -> LeakResult:
     )
 
 
-def _spreads(each: Sequence[Analysis]) -> tuple[Spread, ...]:
-    """The mean AUROC of each branch over several evaluations, then the difference of the last and the first."""
-    values = [[branch.auroc.value for branch in one.mean.branches] for one in each]
-    return with_difference([Spread.of(name, [v[b] for v in values]) for b, name in enumerate(each[0].branches)])
-
-
 def _over_seeds(plan: Folds, each: Sequence[Analysis]) -> Seeds:
     return Seeds(
         measure=f"Mean AUROC over the findings on the pooled test films of {plan.folds} folds",
         seeds=plan.seeds or (),
         runs=tuple(f"seed{seed}" for seed in plan.seeds or ()),
-        spreads=_spreads(each),
+        spreads=spreads_of(each),
     )
 
 
 def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
     """Each fold beside the pooled films, and what calibration does out of fold."""
     head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(done) + 1)))
-    folds = _spreads([one.results.analysis for one in done])
-    (*pooled,) = _spreads([analysis])
+    folds = spreads_of([one.results.analysis for one in done])
+    pooled = spreads_of([analysis])
 
     def row(one: Spread, whole: Spread) -> tuple[Cell, ...]:
         said = signed if one.difference else number

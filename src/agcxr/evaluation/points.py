@@ -41,7 +41,7 @@ def choose_points(engine: FilmEngine, films: Prepared, split: str, *, batch_size
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy() & (split != "val"))
     target_NK = films.targets(rows, labels).astype(np.float64)
     if calibration is None and not len(rows):
-        nothing = Points((), np.zeros((0, len(BRANCHES), len(labels))))
+        nothing = Points.none(len(BRANCHES), len(labels))
         return Chosen(nothing, "nowhere: there are no validation films apart from this split", here=False)
     if calibration is not None and not (
         _same_films(calibration, films, rows, labels) and _same_labels(calibration, target_NK, labels)

@@ -134,7 +134,7 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
 def _gain_tile(results: Results, gap: Gap, seeds: Seeds | None) -> Number:
     """A difference of branches: over the seeds where several runs were evaluated, else of this run alone."""
     label = f"{gap.branch.capitalize()} minus {gap.against}"
-    if seeds is not None and (gain := _gain(seeds, gap.against)) and not math.isnan(gain.low):
+    if seeds is not None and (gain := _gain(seeds, gap.against)):
         ends = f"{signed(gain.low)} to {signed(gain.high)}, p {chance(gain.p, 0.001)}; patients and training"
         return Number(signed(gain.value), f"{label}, mean of {len(seeds.seeds)} seeds", ends)
     if math.isnan(gap.low):
@@ -144,7 +144,8 @@ def _gain_tile(results: Results, gap: Gap, seeds: Seeds | None) -> Number:
 
 
 def _gain(seeds: Seeds, against: str) -> Gain | None:
-    return next((gain for gain in seeds.gains if gain.against == against), None)
+    """None too where it has no interval."""
+    return next((gain for gain in seeds.gains if gain.against == against and not math.isnan(gain.low)), None)
 
 
 def few_seeds(count: int) -> str:
@@ -231,8 +232,7 @@ def _verdict(results: Results, seeds: Seeds | None = None) -> str:
             f"{where} the {gap.branch} minus the {gap.against} branch is {signed(gap.value)}, without an interval: too "
             f"few patients for any claim.{why}{left}"
         )
-    gain = _gain(seeds, gap.against) if seeds is not None else None
-    if seeds is None or gain is None or math.isnan(gain.low):
+    if seeds is None or (gain := _gain(seeds, gap.against)) is None:
         scope = " The interval is over patients, of one run: training chance is not included."
         return f"{where} {_compared(gap, f'(interval {span(gap, sign=True)})')}{scope}{left}"
     ends = f"(interval {signed(gain.low)} to {signed(gain.high)})"

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.ablation import Draws, sample
+from agcxr.evaluation.ablation import Draws, over_branch, sample
+from agcxr.evaluation.analysis import pairs
 from agcxr.evaluation.evaluate import to_scores
 from agcxr.evaluation.page import Cell, Section, Table
 from agcxr.evaluation.report import Written, few_seeds, report
-from agcxr.evaluation.results import PREDICTIONS
+from agcxr.evaluation.results import PREDICTIONS, Analysis
 from agcxr.evaluation.study import Study, study
 from agcxr.evaluation.tables import number, signed
 from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_difference, write_seeds
@@ -30,13 +31,11 @@ def evaluate_seeds(
     root = Path(out)
     trained, films = read_seeds(root), open_prepared(prepared)
     done = [study(root / run, films, split, progress=progress, **options) for run in trained.runs]
-    branches = done[0].results.analysis.branches
-    means = [[branch.auroc.value for branch in one.results.analysis.mean.branches] for one in done]
     found = Seeds(
         measure=f"Mean AUROC over the findings on the {split} films",
         seeds=trained.seeds,
         runs=trained.runs,
-        spreads=with_difference([Spread.of(name, [mean[b] for mean in means]) for b, name in enumerate(branches)]),
+        spreads=spreads_of([one.results.analysis for one in done]),
         gains=_gains(done),
         level=done[0].results.analysis.resampling.level,
     )
@@ -44,6 +43,12 @@ def evaluate_seeds(
     if progress:
         print(f"\n{found.table()}")
     return found, tuple(_again(one, found) for one in done)
+
+
+def spreads_of(each: Sequence[Analysis]) -> tuple[Spread, ...]:
+    """The mean AUROC of each branch over several evaluations, then the difference of the last and the first."""
+    values = [[branch.auroc.value for branch in one.mean.branches] for one in each]
+    return with_difference([Spread.of(name, [v[b] for v in values]) for b, name in enumerate(each[0].branches)])
 
 
 def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
@@ -56,13 +61,11 @@ def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
     by_seed = [to_scores(pd.read_parquet(one.folder / PREDICTIONS), labels) for one in done]
     draws = Draws(how.resamples, how.level, how.seed)
     found = sample(by_seed, [labels.index(name) for name in used], draws)
-    branches, last = analysis.branches, len(analysis.branches) - 1
     out = []
-    for b in range(last):
-        value_S = found.value_SB[:, last] - found.value_SB[:, b]
-        apart = draws.paired(value_S, found.replicate_SBR[:, last] - found.replicate_SBR[:, b], found.patients)
+    for last, other in pairs(analysis.branches):
+        apart = over_branch(last, other, found, draws)
         ends = {"value": apart.value, "low": apart.low, "high": apart.high, "p": apart.p}
-        out.append(Gain(branch=branches[last], against=branches[b], **ends))
+        out.append(Gain(branch=analysis.branches[last], against=analysis.branches[other], **ends))
     return tuple(out)
 
 
