@@ -22,6 +22,7 @@ README = ROOT / "README.md"
 # users: it may name what it opens, and no file of the package imports from it except __version__.
 DIRECTION = """
     labels
+    starter
     config_file
     config
     geometry

@@ -31,7 +31,7 @@ def prepare_nih(
     out: Path,
     *,
     boxes: Path | None = None,
-    split: Literal["official", "patient", "image"] | None = None,
+    split: Literal["official", "patient", "image", "train"] | None = None,
     lists: Path | None = None,
     storing: AsFlags = USUAL,
 ) -> int:
@@ -42,7 +42,8 @@ def prepare_nih(
         labels: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, gzipped or not.
         out: Prepared folder to make.
         boxes: BBox_List_2017.csv.
-        split: Default: official where the lists are found, else by patient.
+        split: Default: official where the lists are found, else by patient. train: no test films, for a model that is
+            to be given away after folds have measured its recipe.
         lists: Folder of train_val_list.txt and test_list.txt; default: beside the labels.
         storing: Which films, and how.
     """
@@ -63,7 +64,7 @@ def prepare_table(
     age_column: str | None = None,
     sex_column: str | None = None,
     view_column: str | None = None,
-    split: Literal["patient", "image", "test"] = "patient",
+    split: Literal["patient", "image", "test", "train"] = "patient",
     storing: AsFlags = USUAL,
 ) -> int:
     """Read any CSV with an image column, and its films, into a prepared folder.
@@ -79,7 +80,7 @@ def prepare_table(
         age_column: In years (60, 60.0, 060Y), or with a unit (6M).
         sex_column: M, F, male, female.
         view_column: PA, AP or LATERAL.
-        split: By patient, by image, or every film a test film.
+        split: By patient, by image, every film a test film, or none (train).
         storing: Which films, and how.
     """
     from agcxr.data.table import prepare_table as prepare

@@ -19,6 +19,15 @@ def test_by_patient_is_70_10_20_and_never_leaks():
     assert check_leaks(made).clean
 
 
+def test_train_holds_no_patient_out():
+    made = rows()
+    made["split"] = assign(made, "train", 0)
+    assert made.groupby("split")["patient"].nunique().to_dict() == {"train": 90, "val": 10}
+    assert check_leaks(made).clean
+    with pytest.raises(ValueError, match="1 patients cannot be split into train and val; at least 2 are needed"):
+        assign(rows(1), "train", 0)
+
+
 def test_by_image_is_70_10_20_and_warns():
     made = rows()
     with pytest.warns(PatientLeakWarning, match="films of one patient stand in train and in test"):

@@ -19,6 +19,7 @@ from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import resize
 from agcxr.labels import LABELS
+from agcxr.models.agcnn import AGCNN
 from inference.exported import NIH, S, calibration, network, phantoms
 
 SHAPES_WHOLE = [(80, 80), (160, 160), (320, 320), (240, 240), (160, 80), (480, 400), (80, 560)]
@@ -279,6 +280,23 @@ def test_weights_in_half_precision_take_half_the_bytes_and_answer_as_the_rounded
     assert compare(path, predictor, made_films(S)).good
     weights = sum(4 * p.numel() for p in predictor.model.parameters() if p.dim() > 1 and p.numel() >= export.SMALL)
     assert onnx_file.stat().st_size - path.stat().st_size == pytest.approx(weights / 2, rel=0.02)
+
+
+def test_an_exported_file_gives_first_weights_to_another_model(model_folder, onnx_file, tmp_path):
+    """The global branch's backbone and the scale of its pixels."""
+    trained = AGCNN.from_pretrained(model_folder)
+    model, expected = (
+        AGCNN(trained.backbone_name, weights=str(path), image_size=64) for path in (onnx_file, model_folder)
+    )
+    assert (model.mean, model.std) == (expected.mean, expected.std) == (trained.mean, trained.std)
+    own, other = (each.local_branch.backbone.state_dict() for each in (model, expected))
+    assert own.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in own.items() if "num_batches" not in key)
+    (tmp_path / "odd.onnx").write_bytes(onnx_file.read_bytes()[:5000])
+    (tmp_path / "none.onnx").write_bytes(b"")
+    for name in ("odd.onnx", "none.onnx"):
+        with pytest.raises(ValueError, match=rf"{name} is damaged, or was not written by `agcxr export`"):
+            AGCNN(trained.backbone_name, weights=str(tmp_path / name), image_size=64)
 
 
 def test_weights_too_large_for_half_precision_are_refused(model_folder, tmp_path):

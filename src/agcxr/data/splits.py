@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agcxr.data.radiograph import stem, without_suffix
 
-Rule = Literal["official", "patient", "image", "test"]
+Rule = Literal["official", "patient", "image", "test", "train"]
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -59,9 +59,9 @@ def assign(
     """Rows (image_id, patient) -> "train" | "val" | "test" for each, aligned with rows.
 
     official: `test` as listed; val is carved from `train_val` by patient (OFFICIAL_VAL). patient: 70/10/20 of patients.
-    image: 70/10/20 of the images as in the paper (warns: patients leak). test: every film is a test film. Names in
-    lists are compared without extension. Raises ValueError for an image in neither or both lists, and for too few
-    patients.
+    image: 70/10/20 of the images as in the paper (warns: patients leak). test: every film is a test film. train: none
+    is, 90/10 of patients, for a model to give away whose recipe folds have measured. Names in lists are compared
+    without extension. Raises ValueError for an image in neither or both lists, and for too few patients.
     """
     if rule == "official":
         return _official(rows, seed, train_val, test)
@@ -69,11 +69,12 @@ def assign(
         return pd.Series("test", index=rows.index)
     if rule not in get_args(Rule):
         raise ValueError(f"split {rule!r}; expected one of {', '.join(get_args(Rule))}")
-    units = rows["patient"] if rule == "patient" else rows["image_id"]
-    names = ranked(units.unique(), seed)
-    if len(names) < len(PARTS):
-        raise ValueError(f"{len(names)} {rule}s cannot be split into train, val and test; at least 3 are needed")
-    n_test = max(1, round(FRACTIONS[2] * len(names)))
+    units = rows["image_id"] if rule == "image" else rows["patient"]
+    names, parts = ranked(units.unique(), seed), PARTS[: 2 if rule == "train" else 3]
+    if len(names) < len(parts):
+        unit, into = "image" if rule == "image" else "patient", ", ".join(parts[:-1]) + f" and {parts[-1]}"
+        raise ValueError(f"{len(names)} {unit}s cannot be split into {into}; at least {len(parts)} are needed")
+    n_test = max(1, round(FRACTIONS[2] * len(names))) if rule != "train" else 0
     n_val = max(1, round(FRACTIONS[1] * len(names)))
     part = dict.fromkeys(names, "train")
     part |= dict.fromkeys(names[:n_test], "test") | dict.fromkeys(names[n_test : n_test + n_val], "val")

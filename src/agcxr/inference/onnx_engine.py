@@ -30,12 +30,11 @@ from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
 from agcxr.inference.stream import BatchPrediction, cores
+from agcxr.starter import model_path
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 
 SUFFIX = ".onnx"
-STARTER, STARTER_FILE = "starter", Path(__file__).parents[1] / "starter" / "starter.onnx"
-"""The name of the model that comes with the package, and where it lies."""
 KEY = "agcxr"
 """Of the file's metadata: JSON that `Facts` describes."""
 LARGEST_FACTS = 16 * 2**20
@@ -97,11 +96,6 @@ class Facts(BaseModel):
 def is_exported(model: str | os.PathLike[str]) -> bool:
     """Whether `model` is meant as an exported file, by its name."""
     return model_path(model).suffix.lower() == SUFFIX
-
-
-def model_path(model: str | os.PathLike[str]) -> Path:
-    """Where a model lies that is no hub id."""
-    return STARTER_FILE if os.fspath(model) == STARTER else Path(model)
 
 
 class OnnxPredictor(FilmEngine):

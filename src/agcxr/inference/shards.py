@@ -41,8 +41,8 @@ from agcxr.inference.batch import (
     table_of,
 )
 from agcxr.inference.films import FilmFile, Films, with_pictures
-from agcxr.inference.onnx_engine import model_path
 from agcxr.inference.table import Tally, open_csv, whole_rows
+from agcxr.starter import model_path
 
 BEAT_S = 2.0
 """Between two words of a process about itself."""

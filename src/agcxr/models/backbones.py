@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from agcxr.models.hub import HUB_PREFIXES, cached_weights, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
 from agcxr.models.weights import TIMM_ERRORS, check_finite, fits, load_weights
+from agcxr.starter import model_path
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -267,7 +268,7 @@ def _file(name: str, weights: str) -> Path | Literal["timm's"] | None:
         return None
     if weights == "imagenet":
         return _packaged(name) or "timm's"
-    return fetch_weights(weights) if weights.startswith(HUB_PREFIXES) else Path(weights)
+    return fetch_weights(weights) if weights.startswith(HUB_PREFIXES) else model_path(weights)
 
 
 def at_hand(name: str, weights: str) -> bool:

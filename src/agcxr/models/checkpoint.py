@@ -30,6 +30,7 @@ from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.labels import LABELS
 from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
+from agcxr.starter import model_path
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST_CARD = 16 * 2**20
@@ -236,10 +237,9 @@ def fetch(
     The options concern the hub, as in huggingface_hub. Raises ValueError, with the cure, for a folder without a model
     and for a hub id that is neither in the cache nor to be had.
     """
-    folder = Path(source)
+    folder, name = model_path(source), str(source)
     if folder.is_dir():
         return _in_folder(folder)
-    name = str(source)
     if folder.is_file():
         raise ValueError(_of_file(folder))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):

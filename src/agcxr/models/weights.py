@@ -48,6 +48,9 @@ OWN_PREFIXES = ("backbone.net.", "global_branch.backbone.net.", "global.backbone
 """How this package's own files name a backbone's tensors: a branch's stage, a whole model, a joint stage with the
 global branch and one without. The first that a file has is taken."""
 
+EXPORTED_PREFIX = "members.0.model."
+"""What exported files put before the names of their (first) model's tensors."""
+
 PREFERRED = re.compile(r"(^|[._])(ema|teacher)([._]|$)")
 """Of several copies of a network in a file, the averaged one: what timm takes, and what DINO's authors publish."""
 DISFAVOURED = re.compile(r"(^|[._])(student|encoder_k|momentum\w*|local_branch)([._]|$)")
@@ -103,6 +106,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"no weight file at {path}; expected a .safetensors file or a torch state dict")
     if path.name.endswith(".index.json"):
         return _read_shards(path)
+    if path.suffix.lower() == ".onnx":
+        return _read_exported(path)
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
@@ -125,6 +130,28 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no state dict (names to tensors); found {type(content).__name__}")
     return content
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    """The tensors of the first model in a file that `agcxr export` wrote, float32, and what its card says of them."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise ValueError(
+            f"to take weights from an exported file, onnx is needed ({error}): install `agcxr[export]`"
+        ) from error
+    try:
+        model = onnx.load(path, load_external_data=False)
+        about = {entry.key: entry.value for entry in model.metadata_props}
+        config = json.loads(about["agcxr"])["card"]["model"]
+        own = [tensor for tensor in model.graph.initializer if tensor.name.startswith(EXPORTED_PREFIX)]
+        arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in own}
+    except (DecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or was not written by `agcxr export` ({error!r})") from None
+    names = {name: name.removeprefix(EXPORTED_PREFIX).removesuffix(".half") for name in arrays}
+    state = {names[name]: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    return {**state, "config": config}
 
 
 def _read_shards(index: Path) -> State:
