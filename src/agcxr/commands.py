@@ -167,7 +167,7 @@ def predict(
     """Probabilities for films: files, folders or globs in, one row a film out.
 
     Args:
-        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
         inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes; with
             --engine ray URIs too, and no archives.
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
@@ -231,7 +231,7 @@ def explain(
     """Pictures of films: the box on the film, the heatmap, the crop, and the top findings.
 
     Args:
-        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
         inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes.
         out: Folder for a PNG a film, and the probabilities as predictions.csv.
         others: Another model to average with, as often as wanted: --also B --also C.
@@ -311,7 +311,7 @@ def serve(
     Where the environment variable AGCXR_TOKEN is set, clients must send that token.
 
     Args:
-        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
         host: Address to listen on; anything but this machine's own needs AGCXR_TOKEN or --open-to-all.
         port: 0 takes a free one.
         open_to_all: Let everyone who can reach the address use the server.

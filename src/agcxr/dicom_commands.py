@@ -36,7 +36,7 @@ def dicom_node(
     """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
 
     Args:
-        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, or exported file (.onnx).
+        run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
         send_to: The archive, as TITLE@host:port.
         ae: AE title of this node.
         host: Address to listen on; 0.0.0.0 for all networks.

@@ -18,7 +18,7 @@ def embed(run: Run, inputs: Inputs, *, out: Path = Path("features.parquet")) -> 
     """Features of films for search, probes and drift: the global branch's, pooled, a row a film.
 
     Args:
-        run: Run folder, model folder, hub id, or exported file (.onnx).
+        run: Run folder, model folder, hub id, exported file, or starter.
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, globs in quotes; or one prepared folder.
         out: Parquet file to write: image_id, feature (a list), intake, error.
     """

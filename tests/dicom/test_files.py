@@ -95,7 +95,7 @@ def test_the_node_command_says_what_an_exported_file_needs(onnx_file, tmp_path, 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     flags = ["--send-to", "A@h:1", "--queue", str(tmp_path / "q.sqlite")]
     assert main(["dicom-node", str(onnx_file), *flags]) == 2
-    assert "agcxr dicom-node: an exported file needs ONNX Runtime: install `agcxr[export]`" in capsys.readouterr().err
+    assert "agcxr dicom-node: an exported file needs ONNX Runtime: install `onnxruntime`" in capsys.readouterr().err
 
 
 def test_predict_writes_dicom_of_an_exported_file_without_torch(onnx_file, tmp_path):

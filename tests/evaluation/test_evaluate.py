@@ -28,7 +28,7 @@ from agcxr.evaluation.page import to_html, to_markdown
 from agcxr.evaluation.probe import probe
 from agcxr.evaluation.report import CITATION, compose, report
 from agcxr.evaluation.report_tables import difference, span
-from agcxr.evaluation.results import Results, load_results
+from agcxr.evaluation.results import BranchResult, Results, load_results
 from agcxr.evaluation.study import study
 from agcxr.evaluation.tables import gap_of, number, signed
 from agcxr.inference.predictor import Predictor
@@ -477,6 +477,32 @@ def test_the_verdict_has_signs(done: Evaluated) -> None:
     analysis = done.results.analysis.model_copy(update={"mean": mean.model_copy(update={"gaps": gaps})})
     shown = to_html(compose(done.results.model_copy(update={"analysis": analysis}), done.folder), done.folder)
     assert "differs from the global branch by −.109 (interval −.256 to +.018): the interval includes 0" in shown
+
+
+def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Evaluated) -> None:
+    def at(branches: tuple[BranchResult, ...], values: tuple[float, ...], half: float) -> tuple[BranchResult, ...]:
+        return tuple(
+            branch.model_copy(
+                update={"auroc": branch.auroc.model_copy(update={"value": v, "low": v - half, "high": v + half})}
+            )
+            for branch, v in zip(branches, values, strict=True)
+        )
+
+    analysis = done.results.analysis
+
+    def shown(values: tuple[float, ...], half: float) -> str:
+        gaps = tuple(gap.model_copy(update={"value": 0.03, "low": 0.01, "high": 0.05}) for gap in analysis.mean.gaps)
+        mean = analysis.mean.model_copy(update={"gaps": gaps, "branches": at(analysis.mean.branches, values, half)})
+        changed = done.results.model_copy(update={"analysis": analysis.model_copy(update={"mean": mean})})
+        return to_markdown(compose(changed, done.folder), done.folder)
+
+    guess = "No branch is told from guessing: the mean AUROC of the fusion is .490 (.470–.510), and guessing gives"
+    assert guess in shown((0.46, 0.47, 0.49), 0.02)
+    assert "told from guessing" not in shown((0.46, 0.47, 0.53), 0.02)
+    row = next(line for line in shown((0.46, 0.47, 0.49), 0.02).splitlines() if line.startswith("| Mean of"))
+    assert "**+.030**" not in row
+    assert "+.030" in row
+    assert "**+.030**" in shown((0.46, 0.47, 0.53), 0.02)
 
 
 def test_what_is_worse_is_marked() -> None:

@@ -32,7 +32,7 @@ from agcxr.evaluation.report_known import above_known, known_section, read_probe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
-from agcxr.evaluation.results import PREDICTIONS, Gap, Results, load_results
+from agcxr.evaluation.results import PREDICTIONS, Analysis, Gap, Results, load_results
 from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
 from agcxr.training.seeds import Gain, Seeds, seeds_beside
@@ -125,7 +125,7 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
     if whole.near_whole is not None:
         area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
     tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
-    said = list(filter(None, [_verdict(results, seeds), power_of(results), untaught(analysis)]))
+    said = list(filter(None, [_guesses(analysis), _verdict(results, seeds), power_of(results), untaught(analysis)]))
     if analysis.unstated:
         said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
@@ -215,6 +215,18 @@ def _warnings(results: Results) -> tuple[Block, ...]:
     if results.analysis.patients < 200:
         out.append(Text(f"Only {results.analysis.patients:,} patients: read the intervals before the values.", True))
     return tuple(out)
+
+
+def _guesses(analysis: Analysis) -> str:
+    """Whether the branches are told from guessing at all, where they are not."""
+    told = [b for b in analysis.mean.branches if b.auroc.low > 0.5]
+    if told or all(math.isnan(b.auroc.low) for b in analysis.mean.branches):
+        return ""
+    last = analysis.mean.branches[-1]
+    return (
+        f"No branch is told from guessing: the mean AUROC of the {last.branch} is {number(last.auroc.value)} "
+        f"({span(last.auroc)}), and guessing gives .500. What follows compares guesses."
+    )
 
 
 def _verdict(results: Results, seeds: Seeds | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from agcxr.evaluation import published
@@ -74,6 +75,8 @@ def per_finding(results: Results) -> Section:
             for b in branches
         ]
         apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
+        if apart.strong and not apart.worse and all(b.auroc.value <= 0.5 for b in (branches[0], branches[-1])):
+            apart = replace(apart, strong=False)  # nearer to guessing from below is no gain
         return (*found, apart, Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE))
 
     rows: list[Cells] = []

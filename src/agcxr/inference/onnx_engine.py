@@ -260,7 +260,7 @@ def _onnxruntime(path: Path, threads: int, precision: Precision, asks: Asks) -> 
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
     except ImportError as error:
-        raise ValueError("an exported file needs ONNX Runtime: install `agcxr[export]`, or `onnxruntime`") from error
+        raise ValueError("an exported file needs ONNX Runtime: install `onnxruntime`") from error
     if precision != "fp32":
         raise ValueError(f"ONNX Runtime computes an exported file in fp32, not in {precision}; OpenVINO can")
     failures: tuple[type[Exception], ...] = (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph)
