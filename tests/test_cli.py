@@ -284,6 +284,9 @@ def test_evaluate_says_how_signed_maps_are_rectified(monkeypatch, given):
     monkeypatch.setattr("agcxr.evaluation.study.study", lambda *_, **options: seen.update(options) or done)
     assert main(["evaluate", "run", "--data", "prepared", *given]) == 0
     assert seen["rectify"] == (given or ("", "minmax"))[1]
+    assert seen["maps"]
+    assert main(["evaluate", "run", "--data", "prepared", "--no-maps"]) == 0
+    assert not seen["maps"]
 
 
 def test_another_way_to_rectify_is_refused(capsys):

@@ -1,4 +1,4 @@
-"""The model that comes with the package: small, honest about itself, equal to the eager model, and there without torch."""
+"""The included model: small, honest about itself, equal to the eager model, at hand without torch."""
 
 import json
 import subprocess
@@ -69,11 +69,11 @@ def test_a_first_answer_needs_no_torch(tmp_path):
     cv2.imwrite(str(tmp_path / "film.png"), film(np.random.default_rng(0), ["Effusion"], size=256).pixels_HW)
     code = (
         "import sys; from agcxr.cli import main\n"
-        f"status = main(['predict', 'starter', {str(tmp_path / 'film.png')!r}, '--out', {str(tmp_path / 'out.csv')!r}])\n"
+        "status = main(['predict', 'starter', 'film.png', '--out', 'out.csv'])\n"
         "assert 'torch' not in sys.modules and 'timm' not in sys.modules, 'torch was imported'\n"
         "sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = pd.read_csv(tmp_path / "out.csv").iloc[0]
     assert 0 <= row["fusion_Effusion"] <= 1
@@ -85,7 +85,7 @@ def test_the_name_means_the_file_wherever_an_exported_file_is_taken():
     engine = load_engine("starter")
     assert isinstance(engine, OnnxPredictor)
     assert engine.path == starter.FILE
-    with pytest.raises(ValueError, match=r"starter.onnx is an exported file, and a run or model folder is expected here"):
+    with pytest.raises(ValueError, match=r"starter.onnx is an exported file, and a run or model folder is"):
         fetch("starter")
 
 

@@ -97,6 +97,7 @@ def evaluate(
     resamples: int = 10_000,
     allow_leak: bool = False,
     pictures: bool = True,
+    maps: bool = True,
     rectify: Literal["minmax", "relu"] = "minmax",
     average: bool = False,
     others: Others = (),
@@ -113,6 +114,8 @@ def evaluate(
         resamples: Of the bootstrap over patients; 1000 is quicker, and moves ends by up to .003.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
+        maps: Also score Grad-CAM maps against annotated boxes, the slowest part; where the crops lie is always
+            measured.
         rectify: Signed Grad-CAM maps over their lowest value (minmax), or cut at 0 as published (relu).
         average: Measure the runs of a folder of seeds as one model, their average, not each of them.
         others: Another model to average with, as often as wanted: --also B --also C.
@@ -130,6 +133,7 @@ def evaluate(
         "resamples": resamples,
         "allow_leak": allow_leak,
         "pictures": pictures,
+        "maps": maps,
         "rectify": rectify,
         "views": views,
         "probe": probe,
