@@ -35,10 +35,10 @@ def test_stages_that_would_be_the_same_are_taken_over(prepared, tmp_path, donor,
     other = short(local={"threshold": 0.4})
     alone = train(prepared, other, tmp_path / "alone", progress=False)
     shared = train(prepared, other, tmp_path / "shared", reuse=[donor])
-    assert (
-        f"From {donor}: took over global; trains local, fusion (local.threshold: 0.7 -> 0.4)."
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert f"From {donor}: took over global; trains local, fusion (local.threshold: 0.7 -> 0.4)." in out
+    assert " weights a branch, views of 48 px: 25 films to train on, 13 to validate." in out
+    assert ", fp32.\nEpochs at most: global (done), local 1, fusion 1. A line each; * marks the best so far" in out
     assert not (tmp_path / "shared" / "global" / "last.ckpt").exists()  # copied, not trained
     assert (tmp_path / "shared" / "local" / "last.ckpt").exists()
     one, two = weights(alone.folder), weights(shared.folder)

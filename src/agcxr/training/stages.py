@@ -106,6 +106,7 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     torch.manual_seed(config.seed)
     model = build(config)
     if progress:
+        tqdm.write(_header(model, config, data, run))
         _say_absent(data)
     if progress and data.train.size < config.resize:
         tqdm.write(
@@ -294,6 +295,20 @@ def _summary(name: str, keeper: Keeper, data: Data) -> StageSummary:
         absent=absent(data),
         epochs=len(keeper.rows),
         seconds=round(sum(row.seconds for row in keeper.rows), 2),
+    )
+
+
+def _header(model: AGCNN, config: Train, data: Data, run: RunFolder) -> str:
+    """What is about to be trained, on what: for who waits for the first epoch."""
+    weights = sum(parameter.numel() for parameter in model.global_branch.parameters())
+    done = [name for name in config.stages if run.done(name)]
+    epochs = {name: config.stage(name).epochs for name in config.stages}
+    stages = ", ".join(f"{name} (done)" if name in done else f"{name} {epochs[name]}" for name in config.stages)
+    return (
+        f"{config.backbone}, {weights:,} weights a branch, views of {config.image_size} px: "
+        f"{len(data.train):,} films to train on, {len(data.val):,} to validate. "
+        f"{run_folder.hardware()}, {'bf16' if uses_bf16(config.precision) else config.precision}.\n"
+        f"Epochs at most: {stages}. A line each; * marks the best so far, by mean validation AUROC."
     )
 
 
