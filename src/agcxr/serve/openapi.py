@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -79,7 +80,8 @@ FILMS = _body(True)
 FILM = _body(False)
 DICOM = _body(False, kinds=())
 
-MODEL_VERSION = "0.1.0+9c41d07be2a85f36"
+VERSION = version("agcxr")
+MODEL_VERSION = f"{VERSION}+9c41d07be2a85f36"
 UPLOADS: Responses = {
     400: _errors(
         "The body is not in a form that is understood",
@@ -206,7 +208,7 @@ _UNREADABLE = {
 
 
 def _answer(films: list[dict[str, Any]], error: dict[str, str] | None) -> dict[str, Any]:
-    about = {"research_only": RESEARCH_ONLY, "version": "0.1.0", "model": MODEL_VERSION}
+    about = {"research_only": RESEARCH_ONLY, "version": VERSION, "model": MODEL_VERSION}
     return {**about, "films": films, "error": error}
 
 
@@ -235,7 +237,7 @@ MODEL: Responses = {
     200: _example(
         {
             "research_only": RESEARCH_ONLY,
-            "version": "0.1.0",
+            "version": VERSION,
             "model": MODEL_VERSION,
             "backbone": "resnet50",
             "image_size": 224,
