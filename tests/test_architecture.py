@@ -23,6 +23,7 @@ README = ROOT / "README.md"
 DIRECTION = """
     labels
     starter
+    progress
     config_file
     config
     geometry

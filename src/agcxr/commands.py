@@ -114,8 +114,7 @@ def evaluate(
         resamples: Of the bootstrap over patients; 1000 is quicker, and moves ends by up to .003.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
-        maps: Also score Grad-CAM maps against annotated boxes, the slowest part; where the crops lie is always
-            measured.
+        maps: Also score Grad-CAM maps against annotated boxes, the slowest part. (The crops always are.)
         rectify: Signed Grad-CAM maps over their lowest value (minmax), or cut at 0 as published (relu).
         average: Measure the runs of a folder of seeds as one model, their average, not each of them.
         others: Another model to average with, as often as wanted: --also B --also C.

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from agcxr.data.fetch import Fetched, Patience, Remote, fetch, held_bytes, size_of
 from agcxr.data.web import Broken, FetchError, check_url
+from agcxr.progress import ProgressBar
 
 LONGEST_QUESTION = 15.0
 """Seconds to wait for a file's size, before the first byte."""
@@ -255,7 +256,7 @@ class _Bar:
 
     def __init__(self, total: int | None, held: int, progress: bool) -> None:
         disable = None if progress else True
-        self._bar = tqdm(total=total, initial=held, unit="B", unit_scale=True, disable=disable, desc="download")
+        self._bar = ProgressBar(total=total, initial=held, unit="B", unit_scale=True, disable=disable, desc="download")
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Bar:

@@ -41,6 +41,7 @@ from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
 from agcxr.data.storing import USUAL, Storing
 from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
 from agcxr.labels import LABELS
+from agcxr.progress import ProgressBar
 
 __all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
 
@@ -199,7 +200,7 @@ def _want(rows: pd.DataFrame, files: ImageFiles, storing: Storing) -> _Wanted:
     if storing.subset:
         # Archives must be gone through once more here: which rows there are decides the draw and the split.
         listed: set[str] = set()
-        for path in tqdm(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
+        for path in ProgressBar(files.archives, desc="listing archives", unit=" archives", disable=not files.archives):
             listed.update(map(stem, list_archive(path, _say)))
         here = rows["image_id"].map(lambda name: files.find(name) is not None or stem(name) in listed)
         rows = rows[here.astype(bool)]
@@ -267,7 +268,7 @@ def _decode(wanted: _Wanted, place: Partial, workers: int | None) -> dict[int, s
         _say(f"continuing: {place.count:,} of {total:,} films are done")
     rejected: dict[int, str] = {}
     breaks = list(wanted.breaks)
-    with tqdm(total=total, initial=place.count, desc="preparing", unit=" films", smoothing=0.05) as bar:
+    with ProgressBar(total=total, initial=place.count, desc="preparing", unit=" films", smoothing=0.05) as bar:
         count = workers or (1 if total < SMALL else default_workers())
         for batch in run_jobs(_jobs(wanted, place), place.target, count):
             for done in batch:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.boxes import IOU_LEVELS, MEASURES
@@ -47,6 +46,7 @@ from agcxr.inference.maps import Rectify, film_maps
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
+from agcxr.progress import ProgressBar
 from agcxr.proportions import Clustered, against_chance, mean_of, paired
 from agcxr.uncertainty import RESAMPLES, cluster_weights, mean_over
 
@@ -66,7 +66,7 @@ def look_at(
 ) -> Looks:
     """Every case's maps, measured at every threshold, batch by batch. images: all prepared films, N x S x S."""
     parts = []
-    with tqdm(total=len(cases), unit=" boxes", desc="where it looks", disable=not progress) as bar:
+    with ProgressBar(total=len(cases), unit=" boxes", desc="where it looks", disable=not progress) as bar:
         for start in range(0, len(cases), batch_size):
             batch = cases[start : start + batch_size]
             films = np.stack([images[case.row] for case in batch])

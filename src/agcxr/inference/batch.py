@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from tqdm import tqdm
-
 from agcxr.calibration import Point, Prevalence
 from agcxr.inference.engine import FilmEngine
 from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
@@ -28,6 +26,7 @@ from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Precision, Prediction, ViewSet
 from agcxr.inference.stream import Remote
 from agcxr.inference.table import Table, Tally, open_csv
+from agcxr.progress import ProgressBar
 
 if TYPE_CHECKING:
     from agcxr.inference.predictor import Predictor
@@ -285,7 +284,7 @@ def write_predictions(
         films, sinks = with_pictures(films), [Pictures(explain_dir), *sinks]
     table = table_of(engine, sinks)
     tally = Tally(table.columns)
-    with open_csv(partial, "w") as file, tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar:
+    with open_csv(partial, "w") as file, ProgressBar(unit=" films", disable=not progress, smoothing=0.1) as bar:
         rows = csv.writer(file)
         rows.writerow(table.columns)
         for cells in predicted(engine, table, films, sinks, batch_size=batch_size, workers=workers):

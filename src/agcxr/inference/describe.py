@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agcxr.data.augment import centre_views, render
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.inference.novelty import FEWEST, FeatureStatistics, fit_statistics
 from agcxr.inference.predictor import Predictor
+from agcxr.progress import ProgressBar
 
 MOST_FILMS = 1500
 """Films of a part that are looked at, drawn at random; enough for the statistics of 64 components."""
@@ -59,7 +59,7 @@ def pooled_features(
     if images_NSS.shape[1:] != (size, size):
         raise ValueError(f"films of {images_NSS.shape[1:]}; this model expects {size}: prepare with --size {size}")
     parts = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="features", disable=not progress, leave=False):
+    for start in ProgressBar(range(0, len(rows), batch_size), desc="features", disable=not progress, leave=False):
         some = np.ascontiguousarray(images_NSS[rows[start : start + batch_size]])
         views = centre_views(len(some), size, image_size=model.image_size, resize=model.resize).to(predictor.device)
         view = render(torch.from_numpy(some).to(predictor.device)[:, None], views)

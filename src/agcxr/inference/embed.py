@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
@@ -23,6 +22,7 @@ from agcxr.inference.batch import load_engine, open_films
 from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import Failure, Prediction
 from agcxr.inference.stream import batches
+from agcxr.progress import ProgressBar
 
 FEATURE = "feature"
 """Column of the features, a list of D float32; beside it `image_id` (how the film was given), `error` ("" or why it
@@ -75,7 +75,10 @@ def embed(
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     count = 0
-    with pq.ParquetWriter(partial, schema) as file, tqdm(unit=" films", disable=not progress, smoothing=0.1) as bar:
+    with (
+        pq.ParquetWriter(partial, schema) as file,
+        ProgressBar(unit=" films", disable=not progress, smoothing=0.1) as bar,
+    ):
         for batch in itertools.chain(waiting, batches):
             table = pa.Table.from_pylist(batch, schema=schema)
             file.write_table(table)

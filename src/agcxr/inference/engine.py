@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, Point, Prevalence, Scale
 from agcxr.inference.identity import Algorithm
@@ -28,6 +27,7 @@ from agcxr.inference.stream import (
     read_ahead,
     read_film,
 )
+from agcxr.progress import ProgressBar
 
 
 class FilmEngine(ABC):
@@ -151,7 +151,7 @@ class FilmEngine(ABC):
         if not len(chosen):
             return self._predict(np.zeros((1, size, size), np.uint8), details)[:0]
         parts = []
-        with tqdm(total=len(chosen), unit=" films", disable=not progress) as bar:
+        with ProgressBar(total=len(chosen), unit=" films", disable=not progress) as bar:
             for start in range(0, len(chosen), batch_size):
                 some = chosen[start : start + batch_size]
                 parts.append(self._predict(np.asarray(images_NSS[some]), details))

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from agcxr.config import Frozen
 from agcxr.inference.batch import (
@@ -42,6 +41,7 @@ from agcxr.inference.batch import (
 )
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.table import Tally, open_csv, whole_rows
+from agcxr.progress import ProgressBar
 from agcxr.starter import model_path
 
 BEAT_S = 2.0
@@ -315,7 +315,7 @@ class Foreman:
 
     def __init__(self, job: Job, world: int, launch: str, *, progress: bool = True) -> None:
         self._job, self._world, self._launch, self._progress = job, world, launch, progress
-        self._bar = tqdm(unit=" films", disable=not progress, smoothing=0.1)
+        self._bar = ProgressBar(unit=" films", disable=not progress, smoothing=0.1)
         self._heard: dict[int, tuple[float, Record | None]] = {}
         self._start, self._looked = time.perf_counter(), False
 
