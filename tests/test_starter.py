@@ -49,9 +49,8 @@ def test_it_equals_the_eager_model_of_its_own_weights(engine):
     model = AGCNN(weights="none", **{name: value for name, value in held.pop("config").items() if name != "attention"})
     card = engine.facts.card["model"]
     model.attention = model.attention.model_validate(card["attention"])
-    missing = model.load_state_dict(held, strict=False)
-    assert not missing.unexpected_keys
-    assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
+    scales = {f"{branch}_branch.{name}" for branch in ("global", "local") for name in ("mean", "std")}  # no state
+    model.load_state_dict({name: value for name, value in held.items() if name not in scales})
     parity = compare(engine, Predictor(model, prepared_size=engine.prepared_size), made_films(engine.prepared_size, 3))
     assert parity.boxes == 0
     assert parity.probability < 1e-5
@@ -61,6 +60,7 @@ def test_its_card_has_every_finding_and_what_it_must_not_be_used_for():
     text = starter.CARD.read_text(encoding="utf-8")
     for finding in FINDINGS:
         assert f"| {finding.replace('_', ' ')} |" in text
+    text = " ".join(text.split())
     for words in ("Research use only", "not a medical device", "1,987 films", "five folds by patient"):
         assert words in text
 
@@ -76,7 +76,7 @@ def test_a_first_answer_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = pd.read_csv(tmp_path / "out.csv").iloc[0]
-    assert 0 <= row["fusion_Effusion"] <= 1
+    assert 0 <= row["prob_Effusion"] <= 1
 
 
 def test_the_name_means_the_file_wherever_an_exported_file_is_taken():

@@ -35,7 +35,7 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
 
         def line(text: str) -> None:
             if text.strip():
-                file.write(f"{text.rstrip()}\n")
+                file.write(f"{' '.join(text.split())}\n")
                 file.flush()
 
         return line
