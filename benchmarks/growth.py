@@ -140,7 +140,7 @@ def data_paths(settings: Settings, sizes: tuple[int, ...]) -> Iterator[Found]:
 
 def epoch(config: Train, path: Path, n: int) -> None:
     """All that happens to the films of an epoch before the network."""
-    films = Films(np.load(path, mmap_mode="r"), np.arange(n), np.zeros((n, len(LABELS)), np.float32))
+    films = Films(np.load(path, mmap_mode="r"), np.arange(n), np.zeros((n, len(LABELS)), np.float32), np.arange(n))
     there = materials.device()
     views = random_views(
         n,

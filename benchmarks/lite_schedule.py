@@ -209,7 +209,7 @@ def _side(
 
 
 def _part(ready: Prepared, label_NK: np.ndarray, start: int, stop: int) -> Films:
-    return Films(ready.images, np.arange(start, stop), label_NK[start:stop])
+    return Films(ready.images, np.arange(start, stop), label_NK[start:stop], np.arange(start, stop).astype(str))
 
 
 def _rows(

@@ -111,7 +111,7 @@ def tiled(folder: Path, n: int, size: int = 256) -> Films:
     ready = prepared(source, [path.name for path in sorted(source.iterdir())], folder / f"few-prepared-{size}", size)
     row_N = np.sort(np.arange(n) % few)
     label_NK = ready.index[list(LABELS)].to_numpy(np.float32)
-    return Films(ready.images, row_N, label_NK[row_N])
+    return Films(ready.images, row_N, label_NK[row_N], row_N.astype(str))
 
 
 def recipe(

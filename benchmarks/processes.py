@@ -105,7 +105,7 @@ def _child() -> None:
         config = config.model_copy(update={"global_": stage, "devices": given.devices})
         rng, n = np.random.default_rng(0), given.batch * (given.steps + WARM_UP)
         image = rng.integers(0, 256, (n, config.resize, config.resize), dtype=np.uint8)
-        films = Films(image, np.arange(n), (rng.random((n, len(LABELS))) < 0.1).astype(np.float32))
+        films = Films(image, np.arange(n), (rng.random((n, len(LABELS))) < 0.1).astype(np.float32), np.arange(n))
         clock = Alternating(lambda: None, 1, 0.0)
         trainer = make_trainer(config, 1, [clock], Path(folder))
         trainer.fit(StageTask(materials.network(config), config, "global", Data(films, films.first(4))))

@@ -1,5 +1,6 @@
 """Batches: every film where it belongs, orders that depend on the seed alone, parts dealt out to processes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def ten(rows: list[int] | None = None) -> Films:
     """Films of 2 x 2 pixels; film i of images is full of i."""
     images = np.arange(20, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
     row = np.array(rows or range(5, 15))
-    return Films(images, row, np.repeat(row[:, None], 15, 1).astype(np.float32))
+    return Films(images, row, np.repeat(row[:, None], 15, 1).astype(np.float32), row.astype(str))
 
 
 def rows_of(batches: Batches) -> list[list[int]]:
@@ -99,7 +100,7 @@ def test_evaluation_counts_every_film_once(world, batch_size):
 
 
 def test_without_pixels_nothing_is_read():
-    batch = next(iter(evaluation_batches(Films(ten().images, ten().row_N, ten().label_NK, pixels=False), 4)))
+    batch = next(iter(evaluation_batches(replace(ten(), pixels=False), 4)))
     assert batch.image_B1SS.shape == (4, 1, 0, 0)
     assert batch.row_B.tolist() == [5, 6, 7, 8]
 
@@ -119,11 +120,14 @@ def test_epoch_seeds_differ_by_every_part():
 def test_parts_of_a_prepared_folder():
     index = pd.DataFrame(np.eye(6, 15, dtype=np.float32), columns=list(LABELS))
     index["split"] = ["val", "train", "test", "train", "val", "train"]
+    index["patient"] = list("aabbcd")
     images = np.zeros((6, 4, 4), np.uint8)
     prepared = Prepared(Path("here"), images, index, pd.DataFrame(), Plan.model_construct())
     train = films(prepared, "train")
     assert train.row_N.tolist() == [1, 3, 5]
     assert train.label_NK.argmax(1).tolist() == [1, 3, 5]
+    assert train.patient_N.tolist() == ["a", "b", "d"]
+    assert train.first(2).patient_N.tolist() == ["a", "b"]
     assert (len(train), train.size, len(train.first(2)), len(train.first(None))) == (3, 4, 2, 3)
     with pytest.raises(ValueError, match=r"here has no films in the part 'dev' \(it has: train 3, val 2, test 1\)"):
         films(prepared, "dev")

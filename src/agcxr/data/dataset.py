@@ -72,7 +72,7 @@ class Films:
     row_N: np.ndarray
     label_NK: np.ndarray
     patient_N: np.ndarray
-    """Their names, any strings."""
+    """Their names, any values that tell them apart."""
     pixels: bool = True
 
     def __len__(self) -> int:
