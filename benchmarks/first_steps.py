@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ import numpy as np
 import torch
 
 from agcxr import metrics, uncertainty
-from agcxr.config import Stage, Train, preset, sized
-from agcxr.data.dataset import Films, films
+from agcxr.config import Train, preset, sized
+from agcxr.data.dataset import Films, Shard, films
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.labels import FINDINGS, LABELS, NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.models.agcnn import linear
 from agcxr.training import frozen, run_folder
+from agcxr.training.frozen import Machine
 from agcxr.training.run_folder import RunFolder
 from agcxr.training.stages import build, train_stage
 from agcxr.training.tasks import Data, load_stage
@@ -74,22 +76,12 @@ def trained(prepared: Prepared, config: Train, folder: Path, test: Films) -> dic
     data = Data(films(prepared, "train"), films(prepared, "val"))
     summary = run.done("global") or train_stage("global", model, config, data, run)
     load_stage(model, "global", run_folder.read_weights(run.stage("global") / "best.safetensors"))
-    np.save(folder / "test.npy", logits(model.eval().forward_global, test, config))
+    machine = Machine(torch.device("cpu"), Shard(0, 1), lambda tensor: tensor[None], nullcontext)
+    feature_ND = frozen.global_features(model.eval(), test, config, config.global_.batch_size, machine)
+    np.save(folder / "test.npy", linear(model.global_branch.head, feature_ND).detach().double().numpy())
     arm = {"epoch": summary.best_epoch, "val": summary.val_auc, "seconds": time.perf_counter() - start}
     (folder / "arm.json").write_text(json.dumps(arm))
     return arm
-
-
-@torch.inference_mode()
-def logits(branch: Callable[[torch.Tensor], Any], part: Films, config: Train) -> Floats:
-    """Of the evaluation view of every film, N x K."""
-    size, rows = Stage().batch_size, []
-    for start in range(0, len(part), size):
-        at_B = np.arange(start, min(start + size, len(part)))
-        film = part.read(at_B, at_B)
-        view = frozen.picture(film, frozen.centre(len(film), part, config), config).view_B1HW
-        rows.append(branch(view).logit_BK.double().numpy())
-    return np.concatenate(rows)
 
 
 def measured(part: Films, score_NK: Floats, kept_N: np.ndarray) -> tuple[float, Floats, str]:

@@ -349,18 +349,13 @@ def _gaps(
             else:
                 own_N, other_N = (_rightly(scores, points, p, side, ks, positive) for side in (a, b))
                 gap = paired(own_N - other_N, sample, replicate_R, level, patients=patients)
-            yield Gap(
-                branch=branches[a].branch,
-                against=branches[b].branch,
-                measure=measure,
+            yield Gap.of(
+                gap,
+                branches[a].branch,
+                branches[b].branch,
+                measure,
                 point="" if p is None else points.names[p],
-                value=gap.value,
-                low=gap.low,
-                high=gap.high,
-                p=gap.p,
-                left_out=gap.left_out,
                 delong_p=delong.p(a, b) if delong and measure == "auroc" else math.nan,
-                error=gap.error,
             )
 
 

@@ -333,17 +333,7 @@ class _Ranked:
         value = self.auroc_BK[-1].mean() - self.auroc_BK[b].mean()
         replicate_R = uncertainty.mean_over(self.replicate_BKR[-1]) - uncertainty.mean_over(self.replicate_BKR[b])
         apart = uncertainty.difference(value, replicate_R, level, **self._rests_on(range(len(self.patients_K))))
-        return Gap(
-            branch=branch,
-            against=against,
-            measure="auroc",
-            value=apart.value,
-            low=apart.low,
-            high=apart.high,
-            p=apart.p,
-            left_out=apart.left_out,
-            error=apart.error,
-        )
+        return Gap.of(apart, branch, against, "auroc")
 
     def _rests_on(self, ks: Sequence[int]) -> dict[str, Any]:
         return {"patients": min(self.patients_K[k] for k in ks), "student": len(ks) == 1}

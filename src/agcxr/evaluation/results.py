@@ -98,6 +98,31 @@ class Gap(Frozen):
     false_discovery: Number = math.nan
     """The same, few false ones among those called (Benjamini and Hochberg)."""
 
+    @classmethod
+    def of(
+        cls,
+        found: uncertainty.Difference,
+        branch: str,
+        against: str,
+        measure: Measure,
+        *,
+        point: str = "",
+        delong_p: float = math.nan,
+    ) -> Gap:
+        return cls(
+            branch=branch,
+            against=against,
+            measure=measure,
+            point=point,
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            p=found.p,
+            left_out=found.left_out,
+            delong_p=delong_p,
+            error=found.error,
+        )
+
 
 class OperatingResult(Frozen):
     """Sensitivity and specificity where films are called positive at score >= threshold."""

@@ -57,7 +57,8 @@ def balanced_bce(
     beta_positive: Tensor | float,
     beta_negative: Tensor | float,
 ) -> Tensor:
-    """Cross-entropy with weights for ones and zeros (Wang 2017, eq. 1), mean over films and labels."""
+    """Cross-entropy with weights for ones and zeros (Wang 2017, eq. 1): numbers, or tensors that broadcast to B x K.
+    Mean over films and labels."""
     known_BK, target_BK = _known(target_BK)
     loss_BK = F.binary_cross_entropy_with_logits(logit_BK.float(), target_BK, reduction="none")
     return _mean(loss_BK * torch.where(target_BK > 0.5, beta_positive, beta_negative), known_BK, peers)
@@ -131,9 +132,7 @@ def normal_less(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE, *, no
     """
     weight_BK = torch.where(target_BK[:, normal, None] == 1, weight, 1.0).repeat(1, target_BK.shape[1])
     weight_BK[:, normal] = 1.0
-    known_BK, target_BK = _known(target_BK)
-    loss_BK = F.binary_cross_entropy_with_logits(logit_BK.float(), target_BK, reduction="none")
-    return _mean(loss_BK * weight_BK, known_BK, peers)
+    return balanced_bce(logit_BK, target_BK, peers, beta_positive=weight_BK, beta_negative=weight_BK)
 
 
 def make(name: str, train_label_NK: Tensor, normal: int | None = None, normal_weight: float = 1.0) -> Loss:
