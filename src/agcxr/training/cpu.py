@@ -1,7 +1,8 @@
 """Training on CPUs: gradients of depthwise convolutions, and memory that is used again.
 
-In bf16 a step of EfficientNet-Lite0 takes six tenths of the time of PyTorch's own, where both keep freed memory (`python
--m benchmarks --only training_step --backbone tf_efficientnet_lite0`); the same numbers are summed, in another order.
+In bf16 a step of EfficientNet-Lite0 takes six tenths of the time of PyTorch's own, where both keep freed memory:
+`python -m benchmarks --only training_step --backbone tf_efficientnet_lite0`. The same numbers are summed, in another
+order.
 """
 
 from __future__ import annotations
