@@ -59,7 +59,9 @@ def pooled_features(
     if images_NSS.shape[1:] != (size, size):
         raise ValueError(f"films of {images_NSS.shape[1:]}; this model expects {size}: prepare with --size {size}")
     parts = []
-    for start in ProgressBar(range(0, len(rows), batch_size), desc="features", disable=not progress, leave=False):
+    for start in ProgressBar(
+        range(0, len(rows), batch_size), desc="features", unit=" batches", disable=not progress, leave=False
+    ):
         some = np.ascontiguousarray(images_NSS[rows[start : start + batch_size]])
         views = centre_views(len(some), size, image_size=model.image_size, resize=model.resize).to(predictor.device)
         view = render(torch.from_numpy(some).to(predictor.device)[:, None], views)
