@@ -1,6 +1,6 @@
 """Every choice of a training run, as frozen pydantic models, with the published recipes as presets.
 
-`lite()` and `paper()` are the columns of the table in docs/method.md; `demo()` is a small network for the phantom.
+`lite()` and `paper()` are the columns of the table in docs/recipes.md; `demo()` is a small network for the phantom.
 A run folder keeps the whole configuration as `config.yaml`. No torch here, so that `--help` answers at once.
 """
 

@@ -308,7 +308,7 @@ def test_unknown_names(name, weights, message):
     ],
 )
 def test_imagenet_weights_come_from_the_cache_without_a_network(monkeypatch, tmp_path, name, hub):
-    """As docs/method.md says: timm's default ones, or those of the tag."""
+    """As docs/recipes.md says: timm's default ones, or those of the tag."""
     path = tmp_path / "model.safetensors"
     state = timm.create_model(name).state_dict()
     safetensors.torch.save_file(state, path)

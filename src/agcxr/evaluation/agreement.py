@@ -1,6 +1,7 @@
 """How far probabilities agree with what was found: Brier, ECE, observed against expected; on films and on resamples.
 
-Definitions with formulas are in docs/scores.md. Shapes: N films, R resamples, B bins, G groups of like probabilities.
+Definitions with formulas are in docs/intervals.md. Shapes: N films, R resamples, B bins, G groups of like
+probabilities.
 """
 
 from __future__ import annotations
