@@ -64,6 +64,7 @@ def test_partial_yaml_keeps_the_base(tmp_path):
         ("image_size: 300", r"image_size is 300 but a view is cut from a film of resize=256"),
         ("{strategy: GLF, local: {start: global}}", "both branches start together; set it to 'weights'"),
         ("{strategy: G_LF, fusion: {start: global}}", "a branch learns with the fusion; set it to 'random'"),
+        ("{strategy: G_LF, fusion: {start: mean}}", "fusion.start is 'mean'.*set it to 'random'"),
         (
             "global: {warm_up_epochs: 1, schedule: onecycle}",
             "global.warm_up_epochs is 1, but the schedule onecycle has its own warm-up; set it to 0",
@@ -122,7 +123,7 @@ def test_strong_starts_from_the_pilot_and_mirrors_nothing():
         *("adamw", 2e-4, 0.05),
         *("cosine", 6),
     )
-    assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "global", "prepared")
+    assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "mean", "prepared")
     assert (made.local.statistic, made.local.threshold) == ("l2", 0.5)
     assert (made.norms, made.heads, made.normal_weight) == ("fixed", "probe", 1)
 

@@ -138,9 +138,10 @@ class Local(Stage):
 class Fusion(Stage):
     """Stage III. Both branches are frozen, so what they say about a view needs to be computed only once."""
 
-    start: Literal["random", "global"] = "random"
-    """The fusion layer's first weights: random (as published), or the global branch's own head with nothing yet from
-    the local one, so that training can only add to what the global branch says."""
+    start: Literal["random", "global", "mean"] = "random"
+    """The fusion layer's first weights: random (as published), the global branch's own head with nothing yet from the
+    local one, so that training can only add to what the global branch says, or both heads at half their weight, so that
+    it begins with the mean of both branches' logits."""
     cached_views: Annotated[int, Field(ge=0)] = 0
     """0: new random views in every epoch (as published). V: features of V views a film are computed once, the first
     being the evaluation view and the others random, and each epoch draws among them."""
@@ -284,10 +285,10 @@ class Train(Frozen):
                     f"local.attention_per is 'image', but with strategy {self.strategy} the global branch changes "
                     "while crops are taken, so boxes cannot be found once; set it to 'view'"
                 )
-        if self.fusion.start == "global" and "fusion" not in self.stages:
+        if self.fusion.start != "random" and "fusion" not in self.stages:
             raise ValueError(
-                f"fusion.start is 'global', but with strategy {self.strategy} a branch learns with the fusion; "
-                "set it to 'random'"
+                f"fusion.start is {self.fusion.start!r}, but with strategy {self.strategy} a branch learns with the "
+                "fusion; set it to 'random'"
             )
         if self.local.start == "global" and not any(starts_from_global(name) for name in self.stages):
             raise ValueError(
@@ -380,7 +381,7 @@ def strong() -> Train:
         augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5.0, contrast=0.1),
         global_=Stage(epochs=6, lr=2e-4, **steady),
         local=Local(epochs=4, lr=2e-4, start="global", **crops, **steady),
-        fusion=Fusion(epochs=5, lr=2e-4, start="global", cached_views=4, **steady),
+        fusion=Fusion(epochs=5, lr=2e-4, start="mean", cached_views=4, **steady),
     )
 
 

@@ -54,11 +54,12 @@ def train(
             films in `data`, whatever its split. With --seeds: so many runs of each seed.
         resume: Go on with the run in `out`, or with --seeds or --folds its runs, with the settings they were begun
             with.
-        reuse: Another run on the same films: take over those of its finished stages that would be trained alike.
+        reuse: Another run on the same films, or with --folds a folder of the same folds: take over those of its
+            finished stages that would be trained alike.
         settings: Every setting.
     """
-    if (seeds, folds) != (None, None) and reuse is not None:
-        raise ValueError("--reuse is for one run, as stages of another seed differ; leave out --seeds or --reuse")
+    if seeds is not None and reuse is not None:
+        raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -72,7 +73,7 @@ def train(
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if folds is not None:
         several = None if seeds is None else parse_seeds(seeds)
-        train_folds(data, settings, out, folds, seeds=several, resume=resume, after=calibrated)
+        train_folds(data, settings, out, folds, seeds=several, resume=resume, reuse=reuse, after=calibrated)
     elif seeds is None:
         train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
         calibrated(out, data)

@@ -218,3 +218,13 @@ def test_a_fusion_that_starts_from_the_global_branch_says_what_it_says():
     with torch.no_grad():
         out = model(torch.rand(3, 1, 64, 64))
     torch.testing.assert_close(out.fusion_BK, out.global_BK)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 1.0])
+def test_a_fusion_that_starts_from_both_branches_says_their_mean(share):
+    model = AGCNN("test_resnet", image_size=64, resize=72, weights="none").eval()
+    model.start_fusion(share)
+    with torch.no_grad():
+        out = model(torch.rand(3, 1, 64, 64))
+    torch.testing.assert_close(out.fusion_BK, (1 - share) * out.global_BK + share * out.local_BK)
+    assert not torch.allclose(out.fusion_BK, out.global_BK)

@@ -196,10 +196,25 @@ def test_findings_that_some_fold_does_not_answer_for_are_left_out_and_named(film
     assert found == [name for name in everything if name not in ("Mass", "No Finding")]
 
 
-def test_reuse_is_for_one_run(films, tmp_path, capsys):
+def test_folds_take_over_the_stages_of_the_same_folds(films, crossed, tmp_path, capsys):
+    config = short()
+    config = config.model_copy(update={"fusion": config.fusion.model_copy(update={"start": "mean"})})
+    to_yaml(config, tmp_path / "settings.yaml")
+    words = ["--data", str(films), "--config", str(tmp_path / "settings.yaml"), "--reuse", str(crossed)]
+    assert main(["train", *words, "--out", str(tmp_path / "out"), "--folds", "2"]) == 0
+    for fold, stage, same in (("fold-1", "global", True), ("fold-2", "local", True), ("fold-2", "fusion", False)):
+        weights = [(folder / fold / stage / "best.safetensors").read_bytes() for folder in (crossed, tmp_path / "out")]
+        assert (weights[0] == weights[1]) is same
+    capsys.readouterr()
+    assert main(["train", *words, "--out", str(tmp_path / "three"), "--folds", "3"]) == 2
+    assert "holds other folds than these" in capsys.readouterr().err
+    assert not (tmp_path / "three").exists()
+
+
+def test_reuse_is_for_runs_of_one_seed(films, tmp_path, capsys):
     words = ["--data", str(films), "--out", str(tmp_path / "out"), "--reuse", str(tmp_path)]
-    assert main(["train", *words, "--folds", "2"]) == 2
-    assert "--reuse is for one run" in capsys.readouterr().err
+    assert main(["train", *words, "--folds", "2", "--seeds", "2"]) == 2
+    assert "--reuse is for runs of one seed" in capsys.readouterr().err
 
 
 def test_folds_of_several_seeds(films, tmp_path, capsys):

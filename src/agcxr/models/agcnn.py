@@ -263,11 +263,12 @@ class AGCNN(
         return linear(self.fusion_head, torch.cat([pooled_global_BD, pooled_local_BD], dim=1))
 
     @torch.no_grad()
-    def start_fusion(self) -> None:
-        """Set the fusion layer to the global branch's head: its logits are the global ones, whatever the local says."""
-        head = self.global_branch.head
-        self.fusion_head.weight.copy_(torch.cat([head.weight, torch.zeros_like(head.weight)], dim=1))
-        self.fusion_head.bias.copy_(head.bias)
+    def start_fusion(self, local_share: float = 0.0) -> None:
+        """Set the fusion layer so that its logits are the global branch's, or with a `local_share` in [0, 1] a mean of
+        both branches': (1 - local_share) x global + local_share x local."""
+        whole, part = self.global_branch.head, self.local_branch.head
+        self.fusion_head.weight.copy_(torch.cat([(1 - local_share) * whole.weight, local_share * part.weight], dim=1))
+        self.fusion_head.bias.copy_((1 - local_share) * whole.bias + local_share * part.bias)
 
     # --- freezing -----------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ def train_folds(
     *,
     seeds: Sequence[int] | None = None,
     resume: bool = False,
+    reuse: Path | None = None,
     after: Callable[[Path, Path], object] = lambda run, films: None,
     progress: bool = True,
 ) -> Folds:
@@ -73,8 +74,9 @@ def train_folds(
     once or once a seed. The folds are the same for every seed.
 
     `after` is called with each finished run folder and the prepared folder of its fold. With `resume`, finished runs
-    are kept, the one under way goes on, and seeds may be added. Raises ValueError as `train` and `assign_folds` do, and
-    for a folder that was begun with other folds or films.
+    are kept, the one under way goes on, and seeds may be added. `reuse`: a folder of the same folds, a run each, whose
+    finished stages are taken over where they would be trained alike. Raises ValueError as `train` and `assign_folds`
+    do, for a folder that was begun with other folds or films, and for one to reuse that cannot fit.
     """
     prepared, root = open_prepared(prepared_folder), Path(out)
     found = Folds(
@@ -84,12 +86,19 @@ def train_folds(
         data=str(prepared.folder.resolve()),
         seeds=None if seeds is None else tuple(seeds),
     )
+    if reuse is not None:
+        donor = read_folds(reuse)
+        if donor.model_copy(update={"data": found.data}) != found:
+            raise ValueError(
+                f"{reuse} holds other folds than these: --reuse takes the same of the same films, a run each"
+            )
     _begin(root, found, prepared, resume)
     for fold, (films, run) in enumerate(zip(found.films(root), found.runs(root, None), strict=True), start=1):
         if progress:
             rank_zero_only(print)(f"\nFold {fold} of {folds} in {run}", flush=True)
         if seeds is None:
-            train(films, config, run, resume=run.exists(), progress=progress)
+            donors = [] if reuse is None else [reuse / run.name]
+            train(films, config, run, resume=run.exists(), reuse=donors, progress=progress)
             after(run, films)
         else:
             then = partial(_after, after, films)

@@ -117,8 +117,8 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     for name in config.stages:
         if config.local.start == "global" and starts_from_global(name):
             model.local_branch.load_state_dict(model.global_branch.state_dict())
-        if config.fusion.start == "global" and name == "fusion":
-            model.start_fusion()
+        if config.fusion.start != "random" and name == "fusion":
+            model.start_fusion(0.5 if config.fusion.start == "mean" else 0.0)
         summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
         load_stage(model, name, run_folder.read_weights(run.stage(name) / "best.safetensors"))
         if progress and "global" in parts_of(name):
