@@ -26,3 +26,8 @@ def __getattr__(name: str) -> Any:
 
         return Predictor
     raise AttributeError(f"module 'agcxr' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    """What users may import from here, for completion in an editor or a notebook."""
+    return sorted(__all__)

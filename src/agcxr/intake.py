@@ -83,6 +83,11 @@ class Intake:
     decision: Decision
     reasons: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """The decision and the reasons, on one line."""
+        return ": ".join(filter(None, (self.decision, "; ".join(self.reasons))))
+
     def __and__(self, other: Intake) -> Intake:
         """Both opinions: the stricter decision, all reasons."""
         stricter = max(self.decision, other.decision, key=("accept", "warn", "refuse").index)

@@ -9,10 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from made_films import encode, picture
 from PIL import Image
 
-from agcxr.data.radiograph import RadiographError, from_array, read_radiograph, resize, stem
+from agcxr.data.radiograph import RadiographError, from_array, is_pixels, read_radiograph, resize, stem
 
 NIH = Path(__file__).parents[3] / "shared" / "nih"
 
@@ -188,6 +189,47 @@ def test_from_array():
     ]:
         with pytest.raises(RadiographError, match=reason):
             from_array(wrong)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "I", "I;16", "1", "F"])
+def test_an_image_of_any_mode_is_its_pixels(mode):
+    gray = np.where(picture() > 127, 255, 0).astype(np.uint8)
+    if mode == "F":
+        image = Image.fromarray((gray / 255).astype(np.float32))
+    elif mode.startswith("I"):
+        image = Image.fromarray(gray.astype(np.uint16) * 257).convert(mode)
+    else:
+        image = Image.fromarray(gray).convert(mode)
+    assert image.mode == mode
+    made = from_array(image)
+    assert np.array_equal(made.to_uint8(), gray)
+    assert is_pixels(image)
+
+
+def test_an_image_is_turned_as_its_exif_part_says():
+    image = Image.fromarray(picture())
+    image.getexif()[0x0112] = 3
+    assert np.array_equal(from_array(image).pixels_HW, picture()[::-1, ::-1])
+
+
+def test_values_out_of_the_range_of_a_film_are_refused():
+    with pytest.raises(RadiographError, match="mode I from -1 to 7; expected values in 0..65535"):
+        from_array(Image.fromarray(np.array([[-1, 7]] * 2, np.int32)))
+    with pytest.raises(RadiographError, match=r"a float array from -1 to 2; expected 0 to 1"):
+        from_array(torch.tensor([[-1.0, 2.0]]))
+    with pytest.raises(RadiographError, match=r"shape \(2, 3, 8, 8\); expected one film: H x W"):
+        from_array(torch.zeros(2, 3, 8, 8))
+
+
+def test_tensors_have_their_channels_first_or_last():
+    colour_HW3 = np.random.default_rng(0).integers(0, 255, (9, 8, 3), dtype=np.uint8)
+    expected = from_array(colour_HW3).pixels_HW
+    tensor = torch.from_numpy(colour_HW3)
+    for given in (tensor, tensor.permute(2, 0, 1), tensor.permute(2, 0, 1).requires_grad_(False)):
+        assert np.array_equal(from_array(given).pixels_HW, expected)
+    half = torch.full((4, 4), 0.5, dtype=torch.bfloat16)
+    assert from_array(half).pixels_HW[0, 0] == 32768
+    assert not is_pixels([[1]])
 
 
 def test_resize_is_area_averaging_and_leaves_the_right_size_alone():

@@ -24,7 +24,7 @@ from agcxr.dicom.region import region_mask
 from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes, to_zip
 from agcxr.dicom.source import Source, read_source
 from agcxr.inference import explain
-from agcxr.inference.explain import WARNING
+from agcxr.inference.overlay import WARNING
 from agcxr.intake import Intake
 from agcxr.labels import FINDINGS, LABELS
 

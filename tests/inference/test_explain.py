@@ -7,19 +7,8 @@ from PIL import Image, ImageDraw
 
 from agcxr.calibration import Cut
 from agcxr.inference import explain
-from agcxr.inference.explain import (
-    ACCENT,
-    RESEARCH_ONLY,
-    WARNING,
-    WIDTH,
-    _lines,
-    _Row,
-    _rows,
-    draw_box,
-    overlay,
-    picture,
-    save_picture,
-)
+from agcxr.inference.explain import RESEARCH_ONLY, WIDTH, _lines, _Row, _rows, picture, save_picture
+from agcxr.inference.overlay import ACCENT, WARNING, draw_box, overlay
 from agcxr.intake import Intake
 from agcxr.labels import LABELS, NO_FINDING
 from inference.make import film, prediction

@@ -183,12 +183,42 @@ def test_unreadable_films_are_failures_in_their_place(predictor, tmp_path):
         Failure("bytes", "not a PNG, JPEG, WebP or DICOM file: the file is empty"),
         Failure("bytes", "not a PNG, JPEG, WebP or DICOM file: it looks like text"),
     ]
-    with pytest.raises(RadiographError, match="no such file"):
+    with pytest.raises(RadiographError, match=rf"{tmp_path}/missing.png: no such file"):
         predictor(tmp_path / "missing.png")
 
 
+def test_tensors_and_images_are_films_as_arrays_are(predictor):
+    pixels = film(120, 90)
+    tensor = torch.from_numpy(pixels)
+    for given in (tensor, tensor[None], tensor[..., None], tensor[None].expand(3, -1, -1), Image.fromarray(pixels)):
+        same(predictor(given), predictor(pixels), atol=0)
+    as_floats = predictor(tensor / 255)
+    np.testing.assert_allclose(as_floats.fusion_K, predictor(pixels).fusion_K, atol=1e-5)
+
+
+def test_one_path_is_what_it_leads_to_and_one_film_is_one(predictor, tmp_path):
+    for n in range(3):
+        (tmp_path / f"{n}.png").write_bytes(png(film(seed=n)))
+    expected = [str(tmp_path / f"{n}.png") for n in range(3)]
+    for given in (tmp_path, str(tmp_path), f"{tmp_path}/*.png"):
+        assert [answer.name for answer in predictor.stream(given)] == expected
+    assert [answer.name for answer in predictor.stream(expected[1])] == expected[1:2]
+    for given in (film(), torch.from_numpy(film()), (tmp_path / "0.png").read_bytes(), from_array(film())):
+        (answer,) = predictor.stream(given)
+        same(answer, predictor(film()))
+    assert len(list(predictor.stream(np.stack([film(), film()])))) == 2
+    with pytest.raises(ValueError, match=r"no such file or folder: nowhere; expected films, folders"):
+        list(predictor.stream("nowhere"))
+
+
+def test_a_predictor_says_itself_on_one_line(predictor):
+    assert repr(predictor) == "Predictor(test_resnet, cpu, fp32, 15 labels, films resized to 80 px, uncalibrated)"
+
+
 def test_what_is_no_film_at_all_is_a_mistake_of_the_caller(predictor):
-    with pytest.raises(TypeError, match="a film is a path, bytes, a numpy array or a Radiograph, not int"):
+    with pytest.raises(
+        TypeError, match=r"a film is a path, bytes, pixels \(a numpy array, .*\) or a Radiograph, not int"
+    ):
         predictor(7)
     with pytest.raises(TypeError, match="not NoneType"):
         list(predictor.stream([None]))

@@ -35,6 +35,7 @@ __all__ = [
     "Radiograph",
     "RadiographError",
     "from_array",
+    "is_pixels",
     "read_radiograph",
     "resize",
     "stem",
@@ -121,14 +122,25 @@ def _read(source: str | os.PathLike[str] | bytes, name: str | None, max_pixels: 
     raise RadiographError(f"not a PNG, JPEG, WebP or DICOM file: {_looks_like(data)}")
 
 
-def from_array(array: NDArray[Any], name: str = "array") -> Radiograph:
-    """H x W (or H x W x 1, 3 RGB, 4 RGBA) of uint8, uint16 or float in [0, 1] -> Radiograph (floats keep 16 bits).
+def is_pixels(film: object) -> bool:
+    """Whether `from_array` takes it: a numpy array, a torch tensor or a PIL image."""
+    libraries = {kind.__module__.split(".")[0] for kind in type(film).__mro__}
+    return isinstance(film, np.ndarray) or not libraries.isdisjoint(("torch", "PIL"))
 
-    The array must be bright = dense. uint16 that uses fewer bits is spread over 16. Raises RadiographError otherwise.
+
+def from_array(array: Any, name: str = "array") -> Radiograph:
+    """Pixels -> Radiograph, gray of 8 or 16 bits (floats keep 16). They must be bright = dense.
+
+    Args:
+        array: H x W (or H x W x 1, 3 RGB, 4 RGBA) of uint8, uint16 or float in [0, 1]; uint16 that uses fewer bits is
+            spread over 16. A torch tensor of these, on any device; it may have its channels first (C x H x W). Or a
+            PIL image of any mode, turned as its EXIF part says; of mode I its values in 0..65535, of mode F in [0, 1].
+
+    Raises RadiographError for anything else.
     """
-    array = np.asarray(array)
+    array = _plain_array(array)
     if array.ndim not in (2, 3):
-        raise RadiographError(f"an array of shape {array.shape}; expected H x W, or H x W x 3 (RGB)")
+        raise RadiographError(f"an array of shape {array.shape}; expected one film: H x W, or H x W x 3 (RGB)")
     check_size(array.shape[1], array.shape[0], MAX_PIXELS)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -142,6 +154,35 @@ def from_array(array: NDArray[Any], name: str = "array") -> Radiograph:
     else:
         raise RadiographError(f"an array of {array.dtype}; expected uint8, uint16 or float in [0, 1]")
     return Radiograph(gray_HW, name, "array", notes)
+
+
+def _plain_array(pixels: Any) -> NDArray[Any]:
+    """As numpy has it, channels last."""
+    if hasattr(pixels, "getbands"):
+        return _of_image(pixels)
+    if not hasattr(pixels, "detach"):
+        return np.asarray(pixels)
+    tensor = pixels.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    array: NDArray[Any] = tensor.numpy()
+    first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4)
+    return np.moveaxis(array, 0, -1) if first else array
+
+
+def _of_image(image: Any) -> NDArray[Any]:
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("L", "RGB", "RGBA", "F") or upright.mode.startswith("I;16"):
+        array = np.asarray(upright)
+        return array.astype(np.uint16) if upright.mode.startswith("I;16") else array
+    if upright.mode != "I":
+        return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    array = np.asarray(upright)
+    if array.min() < 0 or array.max() > 65535:
+        raise RadiographError(f"an image of mode I from {array.min()} to {array.max()}; expected values in 0..65535")
+    return array.astype(np.uint16)
 
 
 def resize(pixels_HW: Pixels, size: int) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ import pandas as pd
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchProbability, Example
 from agcxr.inference.engine import FilmEngine
-from agcxr.inference.explain import WARNING, draw_box, overlay
 from agcxr.inference.maps import place
+from agcxr.inference.overlay import WARNING, draw_box, overlay
 from agcxr.inference.prediction import BRANCHES, Box, Bytes
 from agcxr.inference.stream import BatchPrediction
 from agcxr.labels import FINDINGS

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 
 from agcxr.evaluation.localization import CAM, Example, Localization
 from agcxr.evaluation.tables import number, words
-from agcxr.inference.explain import ACCENT, WARNING
 from agcxr.inference.maps import FindingMaps, Rectify, film_maps
+from agcxr.inference.overlay import ACCENT, WARNING
 from agcxr.inference.predictor import Predictor
 
 ANNOTATED, CROP = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WARNING, ACCENT))

@@ -24,7 +24,7 @@ from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Precision, Prediction, ViewSet
-from agcxr.inference.stream import Remote
+from agcxr.inference.stream import Film, to_film
 from agcxr.inference.table import Table, Tally, open_csv
 from agcxr.progress import ProgressBar
 
@@ -323,11 +323,11 @@ def predicted(
         yield table.cells(table.values(str(film.path), result, also))
 
 
-def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Path | Remote]:
+def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Film]:
     """The films for the engine, which keeps their order; `waiting` holds those under way."""
     for film in films:
         waiting.append(film)
-        yield film.path if film.fetch is None else Remote(str(film.path), film.fetch)
+        yield to_film(film)
 
 
 class Pictures:

@@ -5,6 +5,7 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, Point, Prevalence, Scale
+from agcxr.data.radiograph import RadiographError
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Failure, Prediction
 from agcxr.inference.stream import (
@@ -22,6 +24,7 @@ from agcxr.inference.stream import (
     Read,
     batches,
     cores,
+    each_film,
     joined,
     prediction_of,
     read_ahead,
@@ -82,24 +85,43 @@ class FilmEngine(ABC):
         """Whether answers hold calibrated probabilities too."""
         return self.scale is not None
 
+    def __repr__(self) -> str:
+        """On one line: what is predicted, from what, and whether scores are calibrated."""
+        method = "uncalibrated" if self.scale is None else f"calibration {self.scale.calibration.method}"
+        films = f"films resized to {self.prepared_size} px"
+        return f"{type(self).__name__}({', '.join([*self._facts(), f'{len(self.labels)} labels', films, method])})"
+
+    def _facts(self) -> Sequence[str]:
+        """What else its repr says."""
+        return [self.words] if self.words else []
+
     def __call__(self, film: Film, *, keep_film: int = 1024) -> Prediction:
         """Predict one film.
 
         Args:
-            film: a path, the bytes of a file, an array (see `radiograph.from_array`) or a Radiograph.
+            film: a path, the bytes of a file, pixels (an array, a torch tensor or a PIL image: see
+                `radiograph.from_array`) or a Radiograph.
             keep_film: longest side of the 8-bit film kept in the Prediction for pictures; 0 keeps none.
 
         Raises:
             RadiographError: it cannot be read, with the reason.
         """
-        (prediction,) = self._answer([read_film(film, self.prepared_size, keep_film)])
+        try:
+            read = read_film(film, self.prepared_size, keep_film)
+        except RadiographError as error:
+            if not isinstance(film, str | os.PathLike):
+                raise
+            raise RadiographError(f"{os.fspath(film)}: {error}") from error
+        (prediction,) = self._answer([read])
         assert isinstance(prediction, Prediction)
         return prediction
 
     def stream(
-        self, films: Iterable[Film], *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
+        self, films: Iterable[Film] | Film, *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
     ) -> Iterator[Prediction | Failure]:
         """Predict any number of films, in their order; memory holds a few batches whatever their number.
+
+        `films`: an iterable of them, or one path: of a film, a folder, an archive, or a pattern such as "films/*.png".
 
         Threads decode ahead while the network works. A film that cannot be read is a Failure in its place. Closing
         the iterator early stops the threads. Arguments as in `__call__`; `workers`: default one a core.
@@ -110,7 +132,7 @@ class FilmEngine(ABC):
         network = ThreadPoolExecutor(1, "agcxr-network")
         try:
             running: deque[Future[list[Prediction | Failure]]] = deque()
-            read = read_ahead(films, self.prepared_size, keep_film, decoders, 2 * batch_size)
+            read = read_ahead(each_film(films), self.prepared_size, keep_film, decoders, 2 * batch_size)
             for batch in batches(read, batch_size):
                 running.append(network.submit(self._answer, batch))
                 if len(running) > 1:  # one batch is computed while the caller works on the one before

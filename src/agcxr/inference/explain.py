@@ -2,7 +2,7 @@
 doubtful about the film above them, and which model said it, how and when at the foot.
 
 Drawn with Pillow at fixed pixel positions (no global state, so it may run in threads); the heat uses the perceptually
-uniform map "inferno". `overlay` and `draw_box` are the pieces that reports and pages use on their own.
+uniform map "inferno" (see overlay.py).
 
 Shapes: H, W height and width; 3 the RGB channels. Pictures are uint8; heat is float in [0, 1].
 """
@@ -13,7 +13,6 @@ import io
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from agcxr.inference.identity import NAME
 from agcxr.inference.lettering import Colour, short_name, shorten
 from agcxr.inference.lettering import lines_of as _lines
 from agcxr.inference.lettering import text_at as _text
-from agcxr.inference.prediction import Box, Bytes, Floats, Prediction
+from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
+from agcxr.inference.prediction import Bytes, Prediction
 from agcxr.labels import NO_FINDING
 
 RESEARCH_ONLY = "Research use only. Not a medical device."
@@ -37,8 +37,6 @@ PANEL: Colour = (0, 0, 0)
 TRACK: Colour = (34, 38, 44)
 TEXT: Colour = (232, 234, 237)
 MUTED: Colour = (140, 147, 157)
-ACCENT: Colour = (77, 208, 225)
-WARNING: Colour = (255, 179, 71)
 
 WIDTH = 1600
 MARGIN = 44
@@ -55,51 +53,6 @@ POINT_WORDS: dict[Point, str] = {
     "sensitivity95": "95 % sensitivity",
     "specificity95": "95 % specificity",
 }
-
-
-@lru_cache(maxsize=1)
-def _inferno() -> Bytes:
-    """The 256 RGB steps of the colour map."""
-    import matplotlib
-
-    return (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-
-
-def overlay(film_HW: Bytes, heat_HW: Floats, strength: float = 0.72) -> Bytes:
-    """The heat over the film as RGB, HxWx3: cold parts stay the plain film, hot ones take the colour of the map.
-
-    Args:
-        film_HW: uint8.
-        heat_HW: float in [0, 1], the same shape (`Prediction.heat_in_original(*film.shape)`).
-        strength: opacity at heat 1, in [0, 1].
-    """
-    if film_HW.shape != heat_HW.shape:
-        raise ValueError(
-            f"film is {film_HW.shape} and heat {heat_HW.shape}; "
-            "make the heat with heat_in_original(height, width) of that film"
-        )
-    heat = np.clip(heat_HW, 0, 1)
-    colour = _inferno()[(heat * 255).astype(np.uint8)].astype(np.float32)
-    # Opacity rises late, so that the anatomy under weak attention stays as readable as on the film.
-    alpha = (strength * np.clip((heat - 0.25) / 0.75, 0, 1) ** 0.75)[..., None].astype(np.float32)
-    # The film's light shows through the colour: bones and vessels remain visible where the heat is highest.
-    light = film_HW.astype(np.float32)[..., None]
-    mixed = (1 - alpha) * light + alpha * colour * (0.5 + 0.5 * light / 255)
-    return mixed.round().astype(np.uint8)
-
-
-def draw_box(image: Bytes, box: Box, colour: Colour = ACCENT, width: int = 3) -> Bytes:
-    """A copy of a gray HxW or RGB HxWx3 picture with a box, as RGB. The line lies inside the box, a dark one around it.
-
-    `box` is (x0, y0, x1, y1) in pixels of `image`, exclusive end.
-    """
-    out = Image.fromarray(image).convert("RGB")
-    x0, y0 = round(box[0]), round(box[1])
-    x1, y1 = max(round(box[2]), x0 + 1), max(round(box[3]), y0 + 1)
-    draw = ImageDraw.Draw(out)
-    draw.rectangle((x0 - 1, y0 - 1, x1, y1), outline=(0, 0, 0), width=1)
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=width)
-    return np.asarray(out)
 
 
 def picture(prediction: Prediction, film_HW: Bytes | None = None, *, time: datetime | None = None) -> Image.Image:
@@ -295,7 +248,7 @@ def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout) -
     _text(draw, (layout.heat[0], layout.caption_y), "Attention, global branch", 18, TEXT)
     _text(draw, (layout.crop[0], layout.caption_y), "Crop, as the local branch saw it", 18, TEXT)
     right, steps = layout.heat[0] + layout.heat[2], 84
-    ramp = np.broadcast_to(_inferno()[np.linspace(40, 255, steps).astype(int)], (8, steps, 3))
+    ramp = np.broadcast_to(colours()[np.linspace(40, 255, steps).astype(int)], (8, steps, 3))
     _text(draw, (right, layout.caption_y), "high", 15, MUTED, anchor="rs")
     canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (right - 42 - steps, layout.caption_y - 10))
     _text(draw, (right - 50 - steps, layout.caption_y), "low", 15, MUTED, anchor="rs")
@@ -353,7 +306,7 @@ def _rows(prediction: Prediction) -> list[_Row]:
 def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
     """A row a finding: its probability as a bar with the threshold on it, and the scores of the three branches."""
     cut = prediction.cut
-    calibrated = prediction.calibrated_K is not None and (cut is None or bool(cut.fitted_K.any()))
+    calibrated = prediction.shows_calibrated
     judged = cut is not None and not bool(np.isnan(cut.score_K).all())
     name_x, bar_x = layout.heat[0], layout.heat[0] + 200
     branches = {"Fusion": WIDTH - MARGIN - 180, "Global": WIDTH - MARGIN - 90, "Local": WIDTH - MARGIN}

@@ -149,6 +149,9 @@ class OnnxPredictor(FilmEngine):
         self.statistics = self.facts.feature_statistics
         self.prepared_size = self.facts.prepared_size
 
+    def _facts(self) -> tuple[str, ...]:
+        return (str(self.path), f"{self.runtime}, {self.precision}", *super()._facts())
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector."""

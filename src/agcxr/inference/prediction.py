@@ -41,7 +41,7 @@ class Score(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """The answer for one film. Probabilities are in the order of `labels`; those of the branches are sigmoids of the
     logits, not calibrated."""
@@ -79,10 +79,36 @@ class Prediction:
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
 
+    def __repr__(self) -> str:
+        """On one line: the film, the three most probable findings (of the fusion), the box, what the intake says."""
+        size = f"{self.width} x {self.height} px"
+        said = "" if self.intake is None or self.intake.decision == "accept" else f"; {self.intake.words}"
+        if self.refused:
+            return f"Prediction({self.name!r}, {size}{said})"
+        findings = ", ".join(f"{score.finding} {score.probability:.2f}" for score in self.top(3))
+        edges = ", ".join(f"{edge:.0f}" for edge in self.box)
+        where = "no region stood out" if self.fallback else f"box ({edges})"
+        return f"Prediction({self.name!r}, {size}: {findings}; {where}{said})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks, see notebook.py."""
+        from agcxr.inference.notebook import to_html
+
+        return to_html(self)
+
     @property
     def refused(self) -> bool:
         """It is no film that the model may speak about: tables and pictures hold none of the numbers."""
         return self.intake is not None and self.intake.decision == "refuse"
+
+    @property
+    def shows_calibrated(self) -> bool:
+        """Whether calibrated probabilities say anything beside the fusion's scores: some label is calibrated, and by
+        more than leaving the score as it is (a calibration of the kind `none`)."""
+        if self.calibrated_K is None:
+            return False
+        fitted_K = np.ones(len(self.labels), bool) if self.cut is None else self.cut.fitted_K
+        return bool((np.abs(self.calibrated_K - self.fusion_K)[fitted_K] > 1e-6).any())
 
     @property
     def view_share(self) -> float:

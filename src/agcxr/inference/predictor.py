@@ -84,6 +84,9 @@ class Predictor(FilmEngine):
         network = AGCNN.from_pretrained(Path(source))
         return cls(network, device=device, precision=precision, point=point, prevalence=prevalence)
 
+    def _facts(self) -> tuple[str, ...]:
+        return (self.model.backbone_name, f"{self.device}, {self.precision}")
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector: the model's labels without those that it was never taught."""

@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from agcxr.calibration import Cut
-from agcxr.data.radiograph import Radiograph, RadiographError, from_array, read_radiograph, resize
+from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_radiograph, resize
+from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.novelty import judge_distance
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
 from agcxr.intake import Intake, judge
@@ -86,7 +88,8 @@ class Read:
 
 
 Item = TypeVar("Item")
-Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | Read
+Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | Read | Any
+"""Any: a torch tensor or a PIL image, neither of which is imported for its name alone."""
 
 
 def read_film(film: Film, size: int, keep_film: int) -> Read:
@@ -132,13 +135,18 @@ def read_or_failure(film: Film, size: int, keep_film: int) -> Read | Failure:
 def _radiograph(film: Film) -> Radiograph:
     if isinstance(film, Radiograph):
         return film
-    if isinstance(film, np.ndarray):
-        return from_array(film)
+    if is_pixels(film):
+        return from_array(film, _name(film))
     if isinstance(film, Remote):
         return read_radiograph(_fetched(film), name=film.name)
-    if isinstance(film, str | os.PathLike | bytes | bytearray | memoryview):
+    if isinstance(film, bytes | bytearray | memoryview):
+        return read_radiograph(bytes(film), name=_name(film))
+    if isinstance(film, str | os.PathLike):
         return read_radiograph(film, name=_name(film))
-    raise TypeError(f"a film is a path, bytes, a numpy array or a Radiograph, not {type(film).__name__}")
+    raise TypeError(
+        "a film is a path, bytes, pixels (a numpy array, a torch tensor or a PIL image) or a Radiograph, not "
+        f"{type(film).__name__}"
+    )
 
 
 def _fetched(film: Remote) -> bytes:
@@ -154,7 +162,25 @@ def _name(film: Film) -> str:
         return film.name
     if isinstance(film, str | os.PathLike):
         return os.fspath(film)
-    return "array" if isinstance(film, np.ndarray) else "bytes"
+    if is_pixels(film):
+        return str(getattr(film, "filename", "") or "array")  # an image that PIL opened knows its file
+    return "bytes"
+
+
+def each_film(films: Iterable[Film] | Film) -> Iterable[Film]:
+    """Films one by one: of a path those that it leads to, which may be many (a folder, an archive, a pattern); a film
+    by itself; else what `films` iterates over. Raises ValueError for a path that leads nowhere."""
+    if isinstance(films, str | os.PathLike):
+        return map(to_film, Films([os.fspath(films)]))
+    alone = isinstance(films, bytes | bytearray | memoryview | Radiograph | Remote | Read)
+    if alone or (is_pixels(films) and len(getattr(films, "shape", "HW")) == 2):
+        return [films]
+    return cast(Iterable[Film], films)
+
+
+def to_film(file: FilmFile) -> Path | Remote:
+    """A film that was found, for an engine."""
+    return file.path if file.fetch is None else Remote(str(file.path), file.fetch)
 
 
 def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:

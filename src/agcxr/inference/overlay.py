@@ -1,0 +1,65 @@
+"""What is laid over a film in pictures, reports and notebooks: heat in colours, and boxes.
+
+Shapes: H, W height and width; 3 the RGB channels. Pictures are uint8; heat is float in [0, 1].
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from agcxr.inference.lettering import Colour
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+ACCENT: Colour = (77, 208, 225)
+WARNING: Colour = (255, 179, 71)
+
+
+@lru_cache(maxsize=1)
+def colours() -> Bytes:
+    """The 256 RGB steps of the colour map."""
+    import matplotlib
+
+    return (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def overlay(film_HW: Bytes, heat_HW: Floats, strength: float = 0.72) -> Bytes:
+    """The heat over the film as RGB, HxWx3: cold parts stay the plain film, hot ones take the colour of the map.
+
+    Args:
+        film_HW: uint8.
+        heat_HW: float in [0, 1], the same shape (`Prediction.heat_in_original(*film.shape)`).
+        strength: opacity at heat 1, in [0, 1].
+    """
+    if film_HW.shape != heat_HW.shape:
+        raise ValueError(
+            f"film is {film_HW.shape} and heat {heat_HW.shape}; "
+            "make the heat with heat_in_original(height, width) of that film"
+        )
+    heat = np.clip(heat_HW, 0, 1)
+    colour = colours()[(heat * 255).astype(np.uint8)].astype(np.float32)
+    # Opacity rises late, so that the anatomy under weak attention stays as readable as on the film.
+    alpha = (strength * np.clip((heat - 0.25) / 0.75, 0, 1) ** 0.75)[..., None].astype(np.float32)
+    # The film's light shows through the colour: bones and vessels remain visible where the heat is highest.
+    light = film_HW.astype(np.float32)[..., None]
+    mixed = (1 - alpha) * light + alpha * colour * (0.5 + 0.5 * light / 255)
+    return mixed.round().astype(np.uint8)
+
+
+def draw_box(image: Bytes, box: tuple[float, float, float, float], colour: Colour = ACCENT, width: int = 3) -> Bytes:
+    """A copy of a gray HxW or RGB HxWx3 picture with a box, as RGB. The line lies inside the box, a dark one around it.
+
+    `box` is (x0, y0, x1, y1) in pixels of `image`, exclusive end.
+    """
+    out = Image.fromarray(image).convert("RGB")
+    x0, y0 = round(box[0]), round(box[1])
+    x1, y1 = max(round(box[2]), x0 + 1), max(round(box[3]), y0 + 1)
+    draw = ImageDraw.Draw(out)
+    draw.rectangle((x0 - 1, y0 - 1, x1, y1), outline=(0, 0, 0), width=1)
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=width)
+    return np.asarray(out)
