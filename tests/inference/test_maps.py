@@ -79,6 +79,33 @@ def test_maps_are_the_formula_of_grad_cam(model, image_B1HW):
         np.testing.assert_allclose(found, cam(weight, feature).detach(), atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_the_closed_form_is_the_definition_by_gradients(pooling, image_B1HW):
+    """map = sum_d a_d f_d with a_d the mean over the cells of dy/df_d, for every head (Selvaraju et al. 2017)."""
+    torch.manual_seed(2)
+    model = AGCNN("resnet10t", weights="none", image_size=64, resize=72, pooling=pooling).eval()
+    target = torch.tensor([3, 9, 14])
+    maps = finding_maps(model, image_B1HW, target, [WHOLE] * 3)
+    with torch.no_grad():
+        out = model(image_B1HW)
+
+    def cam(feature_BDhw: torch.Tensor, logits) -> np.ndarray:
+        feature = feature_BDhw.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(logits(feature)[range(3), target].sum(), feature)
+        return (slope.mean((2, 3), keepdim=True) * feature).sum(1).detach().numpy()
+
+    whole, part = model.global_branch, model.local_branch
+    view, crop = out.feature_BDhw, out.local_feature_BDhw
+    for expected, answer in (
+        (cam(view, lambda f: whole.head(whole.pool(f))), maps.global_Bhw),
+        (cam(crop, lambda f: part.head(part.pool(f))), maps.local_Bhw),
+        (cam(view, lambda f: model.fuse(whole.pool(f), out.pooled_local_BD)), maps.fusion_global_Bhw),
+        (cam(crop, lambda f: model.fuse(out.pooled_global_BD, part.pool(f))), maps.fusion_local_Bhw),
+    ):
+        assert expected.any()
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-7)
+
+
 def test_the_crop_is_the_models_box_in_the_frame_of_the_film(model, image_B1HW):
     window = np.array([[0.1, 0.2, 0.9, 0.8]] * 3)
     maps = finding_maps(model, image_B1HW, torch.tensor([0, 0, 0]), window)

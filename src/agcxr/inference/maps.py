@@ -1,4 +1,4 @@
-"""Grad-CAM of one finding on the three branches, put back where it belongs on the film (captum's LayerGradCam).
+"""Grad-CAM of one finding on the three branches, put back where it belongs on the film.
 
 Shapes: B maps (a film and one finding each), C image channels, S side of a prepared
 film, h, w cells of a feature grid, H, W pixels.
@@ -8,15 +8,14 @@ the prepared film's or the original's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from captum.attr import LayerGradCam
-from torch import Tensor, nn
+from torch import Tensor
 
 from agcxr.data.augment import centre_views, render, sharp_size
 from agcxr.inference.prediction import Branch, Bytes
@@ -149,8 +148,9 @@ def finding_maps(
     image_BCHW: evaluation views, float [0, 1], on the model's device; a film with several findings is repeated.
     target_B: positions in the model's labels. window_B4: the part of the film each view shows, as fractions.
     sharp_BCHW: the same views at a higher resolution, where the model crops from them.
-    Selvaraju et al. 2017, with the last feature map of each branch as the layer. Gradients run through the heads
-    only, so an entry costs about three forward passes of the whole model, however many labels it has.
+    Selvaraju et al. 2017, with the last feature map of each branch as the layer. The heads are linear over a pooled
+    map, so the mean gradient of a logit over the n cells of channel d is its weight w_d / n, whether the pooling is the
+    mean or the maximum: the map is sum_d w_d f_d / n, and an entry costs one forward pass.
     """
     if len(target_B) != len(image_BCHW) or np.shape(window_B4) != (len(image_BCHW), 4):
         raise ValueError(
@@ -162,35 +162,29 @@ def finding_maps(
     try:
         with torch.no_grad():
             out = model(image_BCHW, sharp_BCHW)
-        target = target_B.to(image_BCHW.device)
-        pooled_global, pooled_local = out.pooled_global_BD.detach(), out.pooled_local_BD.detach()
-
-        def cam(branch: nn.Module, view: Tensor, logit: Callable[..., Tensor]) -> Grids:
-            # The input requires a gradient so that frozen branches have one at their feature map too.
-            source = view.detach().clone().requires_grad_()
-            map_B1hw = LayerGradCam(logit, branch.backbone).attribute(source, target)
-            return map_B1hw.detach()[:, 0].float().cpu().numpy()
-
-        return FindingMaps(
-            view_B4=np.asarray(window_B4, dtype=np.float64),
-            crop_B4=_on_film(out.box_B4, image_BCHW.shape[-2:], np.asarray(window_B4, dtype=np.float64)),
-            fallback_B=out.fallback_B.cpu().numpy(),
-            heat_BHW=out.heat_BHW.detach().float().cpu().numpy(),
-            global_Bhw=cam(model.global_branch, image_BCHW, lambda x: model.forward_global(x).logit_BK),
-            local_Bhw=cam(model.local_branch, out.crop_BCHW, lambda x: model.forward_local(x).logit_BK),
-            fusion_global_Bhw=cam(
-                model.global_branch,
-                image_BCHW,
-                lambda x: model.fuse(model.forward_global(x).pooled_BD, pooled_local),
-            ),
-            fusion_local_Bhw=cam(
-                model.local_branch,
-                out.crop_BCHW,
-                lambda x: model.fuse(pooled_global, model.forward_local(x).pooled_BD),
-            ),
-        )
     finally:
         model.train(training)
+    target = target_B.to(image_BCHW.device)
+    fusion_BD = model.fusion_head.weight[target]
+    channels = out.feature_BDhw.shape[1]
+    return FindingMaps(
+        view_B4=np.asarray(window_B4, dtype=np.float64),
+        crop_B4=_on_film(out.box_B4, image_BCHW.shape[-2:], np.asarray(window_B4, dtype=np.float64)),
+        fallback_B=out.fallback_B.cpu().numpy(),
+        heat_BHW=out.heat_BHW.float().cpu().numpy(),
+        global_Bhw=_cam(model.global_branch.head.weight[target], out.feature_BDhw),
+        local_Bhw=_cam(model.local_branch.head.weight[target], out.local_feature_BDhw),
+        fusion_global_Bhw=_cam(fusion_BD[:, :channels], out.feature_BDhw),
+        fusion_local_Bhw=_cam(fusion_BD[:, channels:], out.local_feature_BDhw),
+    )
+
+
+@torch.no_grad()
+def _cam(weight_BD: Tensor, feature_BDhw: Tensor) -> Grids:
+    """Grad-CAM of logits that weigh the pooled features so, signed: B x h x w, float32."""
+    with torch.autocast(feature_BDhw.device.type, enabled=False):
+        evidence_Bhw = torch.einsum("bd,bdhw->bhw", weight_BD.float(), feature_BDhw.float())
+    return (evidence_Bhw / feature_BDhw[0, 0].numel()).cpu().numpy()
 
 
 def _on_film(box_B4: Tensor, view_hw: tuple[int, ...], window_B4: Boxes) -> Boxes:

@@ -68,7 +68,9 @@ class AGCNNOutput:
     """What the local branch saw, in [0, 1]."""
     fallback_B: Tensor
     feature_BDhw: Tensor
-    """Of the global branch."""
+    """Of the global branch, on the view."""
+    local_feature_BDhw: Tensor
+    """Of the local branch, on the crop."""
     pooled_global_BD: Tensor
     pooled_local_BD: Tensor
 
@@ -230,6 +232,7 @@ class AGCNN(
             crop_BCHW=crop_BCHW,
             fallback_B=seen.fallback_B,
             feature_BDhw=whole.feature_BDhw,
+            local_feature_BDhw=part.feature_BDhw,
             pooled_global_BD=whole.pooled_BD,
             pooled_local_BD=part.pooled_BD,
         )
