@@ -14,6 +14,7 @@ def prepare(start: object) -> Answer:
     if start == "cannot start":
         print("warning: nothing", file=sys.stderr)
         raise ModuleNotFoundError("No module named 'decoder'")
+    base = address_space()
     confine()
 
     def answer(question: list[bytes]) -> list[bytes]:
@@ -25,7 +26,7 @@ def prepare(start: object) -> Answer:
         if what == b"hang":
             time.sleep(600)
         if what == b"memory":
-            limit_memory(address_space() + (1 << 28))
+            limit_memory(base + (1 << 28))
             try:
                 bytearray(1 << 29)
             except MemoryError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+from codecs import lookup
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -40,6 +41,15 @@ MEMORY = 1 << 30
 """Bytes that a decoder may take for any film, and 48 more for each sample."""
 
 SAMPLES = ("uint8", "uint16", "int8", "int16")
+
+READERS = (
+    *("numpy.ma", "pydicom", "pydicom.encaps", "pydicom.pixels", "openjpeg.utils", "gdcm"),
+    *("agcxr.data.compressed", "agcxr.data.dicomfile"),
+)
+"""Modules that are otherwise imported with the first film that needs them."""
+
+REHEARSAL_HW = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+"""A film to read while files can still be opened, for whatever else the first one loads."""
 
 _children = Children("agcxr.data.codecs")
 
@@ -198,18 +208,21 @@ def _crossed(ends: Sequence[int], width: int) -> bool:
 
 
 def load_decoders() -> None:
-    """In a process that decodes, before its memory is bounded: whatever decodes films is imported, and takes one thread
-    each."""
-    for module in ("pydicom.pixels", "openjpeg.utils"):
+    """In a process that decodes, before it gives up opening files: whatever reads films is imported, character sets
+    too, and takes one thread."""
+    for module in READERS:
         with contextlib.suppress(ImportError):
             import_module(module)
+    with contextlib.suppress(ImportError):
+        for name in import_module("pydicom.charset").python_encoding.values():
+            lookup(name)
     cv2.setNumThreads(1)
 
 
 def _answers(_: object) -> Answer:
     load_decoders()
-    confine()
     base = address_space()
+    confine()
 
     def answer(question: list[bytes]) -> list[bytes]:
         asked: dict[str, Any] = json.loads(question[0])

@@ -1,8 +1,9 @@
 """Work on hostile bytes in processes of their own: a crash, a hang or hunger for memory takes one film with it.
 
-Decoders of pictures are large programs in C. A `Child` runs them where they may not write files, may not take more
-memory than they are given, say nothing on any terminal, and are killed when they take too long. Both sides speak in
-messages: a number of frames, each 8 bytes of length and that many bytes. Nothing is pickled.
+Decoders of pictures are large programs in C. A `Child` runs them where they open no file or socket and start no process
+(sandbox.py), find an empty environment, may not take more memory than they are given, say nothing on any terminal, and
+are killed when they take too long. Both sides speak in messages: a number of frames, each 8 bytes of length and that
+many bytes. Nothing is pickled.
 
 `Child` is the side that asks (`Children` many at a time), `serve` the side that answers. A child is a plain
 `python -m module`, so that it needs no `__main__` of the caller's and no fork.
@@ -25,10 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from agcxr.data.sandbox import limit, lock_down
+
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 MOST_FRAMES = 16
 LONGEST_FRAME = 1 << 33
 """Bounds of a message, so that a damaged child's numbers are not believed."""
+
+INHERITED = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
+"""Variables without which Python, or a library of its, may not start."""
 
 STARTING = 120.0
 """Seconds for a process to start and import what it needs."""
@@ -151,16 +157,18 @@ class Children:
 
 
 def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """One thread a process is enough, and its libraries are found where this process found them."""
+    """One thread a process is enough, and its libraries are found where this process found them. Nothing else of the
+    environment goes along: it may hold tokens and passwords, and a process can read what it was started with."""
     path = os.pathsep.join([*(str(entry) for entry in sys.path if entry), str(PACKAGE_ROOT)])
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **bounds, "PYTHONPATH": path},
+            env={**inherited, **bounds, "PYTHONPATH": path},
         )
     except (OSError, TypeError, ValueError) as error:
         raise NotStarted(f"a process for decoding could not start: {error}") from error
@@ -223,21 +231,22 @@ def serve(prepare: Callable[[Any], Answer]) -> None:
             write_message(outward, answer(read_message(inward)))
 
 
-def confine(memory: int | None = None) -> None:
-    """Silence, no files, and at most `memory` bytes of address space. Imports come first: they need more."""
+def confine(memory: int | None = None) -> tuple[str, ...]:
+    """Silence, an empty environment, no files, sockets or processes (see sandbox.py), and at most `memory` bytes of
+    address space. Imports come first: they need files and memory. Returns the layers that hold."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-    _limit("RLIMIT_FSIZE", 0)
-    _limit("RLIMIT_CORE", 0)
+    os.environ.clear()
     if memory is not None:
-        _limit("RLIMIT_AS", memory)
+        limit("RLIMIT_AS", memory)
+    return lock_down()
 
 
 def limit_memory(memory: int) -> None:
     """At most `memory` bytes of address space from now on; a later call may raise it again."""
-    _limit("RLIMIT_AS", memory, soft_only=True)
+    limit("RLIMIT_AS", memory, soft_only=True)
 
 
 @contextlib.contextmanager
@@ -249,18 +258,6 @@ def limit_time(seconds: int) -> Iterator[None]:
         yield
     finally:
         alarm(0)
-
-
-def _limit(name: str, value: int, soft_only: bool = False) -> None:
-    try:
-        import resource
-    except ImportError:
-        return  # Windows has no such limits
-    what = getattr(resource, name)
-    hard = resource.getrlimit(what)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS does not know them all
-        resource.setrlimit(what, (value, hard if soft_only else value))
 
 
 def address_space() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from agcxr.data.codecs import load_decoders
+from agcxr.data.codecs import REHEARSAL_HW, load_decoders
 from agcxr.data.isolation import Answer, Children, address_space, confine, limit_time, serve
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.source import Source, read_source, why_not_read
@@ -66,6 +66,7 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Rea
 
 def _answers(_: object) -> Answer:
     load_decoders()
+    read_film(REHEARSAL_HW, 64, KEPT)
     base = address_space()
     confine(base + MEMORY if base else None)
     return _answer

@@ -7,6 +7,7 @@ PNG, the shown film, the header. The last three may be empty.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,9 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from agcxr.data.codecs import load_decoders
+from agcxr.data.codecs import REHEARSAL_HW, load_decoders
 from agcxr.data.isolation import Answer, confine, serve
-from agcxr.data.radiograph import Radiograph, RadiographError, read_radiograph, resize
+from agcxr.data.radiograph import Radiograph, RadiographError, from_array, read_radiograph, resize
 from agcxr.inference.prediction import Bytes
 from agcxr.intake import Intake
 
@@ -61,6 +62,10 @@ def _answers(start: dict[str, Any]) -> Answer:
     given = Start(**start)
     judge = _function(given.judge) if given.judge else None
     load_decoders()
+    with contextlib.suppress(ImportError):  # without the extra there are no headers to read
+        import_module("agcxr.dicom.source")
+    if judge is not None:
+        judge(from_array(REHEARSAL_HW))
     confine(given.memory)
     return lambda question: _answer(question[1], Wish(**json.loads(question[0])), given, judge)
 
