@@ -82,14 +82,15 @@ ALIASES: dict[str, str] = {
 def canonical(name: str) -> str | None:
     """The project's name of a finding however it is written (case, spaces, hyphens, underscores, aliases); None if
     unknown."""
-    return _KNOWN.get(_letters(name))
+    return _KNOWN.get(spelling(name))
 
 
-def _letters(name: str) -> str:
-    return "".join(name.lower().replace("_", " ").replace("-", " ").split())
+def spelling(name: str) -> str:
+    """What two spellings of a name share: its letters without case, spaces, hyphens and underscores."""
+    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-_KNOWN = {_letters(name): label for name, label in (*ALIASES.items(), *((label, label) for label in LABELS))}
+_KNOWN = {spelling(name): label for name, label in (*ALIASES.items(), *((label, label) for label in LABELS))}
 
 
 def index(name: str) -> int:

@@ -12,10 +12,10 @@ import tyro
 from agcxr.data.storing import USUAL, Storing
 
 COLLECTIONS = {
-    "chexpert": "CheXpert (Stanford): 223,414 films of every view, seven of our findings",
+    "chexpert": "CheXpert (Stanford): 223,414 films of every view, its 14 labels or seven of the NIH's findings",
     "mimic": "MIMIC-CXR-JPG: needs --labels and --metadata, the tables that come with its films",
-    "padchest": "PadChest (Alicante): 160,861 films, all of our findings",
-    "openi": "Open-i (Indiana): 7,470 films, all of our findings, coded by people",
+    "padchest": "PadChest (Alicante): 160,861 films, all of its findings or the NIH's",
+    "openi": "Open-i (Indiana): 7,470 films, all of its findings or the NIH's, coded by people",
     "rsna": "RSNA Pneumonia Challenge: 26,684 NIH films read again, pneumonia and its boxes",
     "vindr": "VinDr-CXR (Hanoi): 15,000 films read by three radiologists each",
     "siim": "SIIM-ACR Pneumothorax: 12,047 NIH films read again, pneumothorax and its boxes",
@@ -64,6 +64,8 @@ def prepare_table(
     age_column: str | None = None,
     sex_column: str | None = None,
     view_column: str | None = None,
+    findings: str | None = None,
+    uncertain: Literal["ignore", "zeros", "ones", "smoothed"] = "ignore",
     split: Literal["patient", "image", "test", "train"] = "patient",
     storing: AsFlags = USUAL,
 ) -> int:
@@ -74,16 +76,21 @@ def prepare_table(
         images: Folder with the films (any depth; PNG, JPEG, WebP, DICOM) or archives (.zip, .tar.gz), or an archive.
         out: Prepared folder to make.
         image_column: Column of file names; folders and extensions in them may differ from the files'.
-        label_columns: Columns of 1, 0, and -1 or blank for unknown, or one of class names such as Effusion|Mass;
-            default: all named as one of our findings, else Finding Labels or label.
+        label_columns: Columns of 1, 0, and -1 or blank for unknown, of any names, or one of class names such as
+            Tuberculosis|Fracture; default: all such columns, or Finding Labels or label.
         patient_column: Without it each film counts as a patient of its own.
         age_column: In years (60, 60.0, 060Y), or with a unit (6M).
         sex_column: M, F, male, female.
         view_column: PA, AP or LATERAL.
+        findings: own: those of the table; nih: the fifteen of ChestX-ray14, as far as it states them; or a file of
+            findings (YAML or JSON: labels, aliases, codes, ...; docs/own_findings.md). Default: nih where the table
+            states no other than those, else own.
+        uncertain: What -1 is: unknown (ignore), 0 (zeros), 1 (ones), or a target of 0.7 for training (smoothed).
         split: By patient, by image, every film a test film, or none (train).
         storing: Which films, and how.
     """
     from agcxr.data.table import prepare_table as prepare
+    from agcxr.findings import read_findings
 
     prepare(
         table,
@@ -95,6 +102,8 @@ def prepare_table(
         age_column=age_column,
         sex_column=sex_column,
         view_column=view_column,
+        findings=findings if findings in (None, "own", "nih") else read_findings(findings),  # type: ignore[arg-type]
+        uncertain=uncertain,
         split=split,
         storing=storing,
     )
@@ -108,8 +117,9 @@ def prepare_collection(
     labels: Path | None = None,
     metadata: Path | None = None,
     views: tuple[Literal["PA", "AP", "LATERAL", "unknown"], ...] = (),
+    findings: Literal["nih", "own"] = "nih",
     blank: Literal["unknown", "negative"] = "unknown",
-    uncertain: Literal["unknown", "negative", "positive"] = "unknown",
+    uncertain: Literal["ignore", "zeros", "ones", "smoothed", "unknown", "negative", "positive"] = "ignore",
     readers: int = 1,
     split: Literal["test", "patient", "image"] = "test",
     storing: AsFlags = USUAL,
@@ -118,7 +128,7 @@ def prepare_collection(
     """Read a public collection into a prepared folder."""
     from agcxr.data.external import Options, prepare_external
 
-    options = Options(labels=labels, metadata=metadata, views=views, blank=blank, uncertain=uncertain, readers=readers)
+    options = Options(labels, metadata, blank, uncertain, readers, views, findings)
     prepare_external(collection, images, out, options=options, split=split, storing=storing)
     return 0
 
@@ -131,8 +141,10 @@ ARGUMENTS = """
         labels: Own copy of the label table; default: TorchXRayVision's (extra `external`).
         metadata: Own copy of the table of views, where the collection has one apart.
         views: Only films of these views; default: every film.
+        findings: nih: the fifteen of ChestX-ray14, as far as the collection states them; own: every finding of its own.
         blank: CheXpert, MIMIC: what a finding is that the report does not mention.
-        uncertain: CheXpert, MIMIC: what a finding is that the report is unsure of.
+        uncertain: CheXpert, MIMIC: what a finding is that the report is unsure of: unknown (ignore), negative (zeros),
+            positive (ones), or a target of 0.7 for training (smoothed).
         readers: VinDr: how many of the three radiologists must have seen a finding.
         split: Every film a test film, or train, val and test by patient or by image.
         storing: Which films, and how.

@@ -14,6 +14,7 @@ from made_films import encode, picture
 from agcxr.cli import main
 from agcxr.data import nih
 from agcxr.data.external import COLLECTIONS, Options, Rows, prepare_external, read_collection
+from agcxr.data.external_terms import CHEXPERT_COLUMNS
 from agcxr.data.prepare import open_prepared
 from agcxr.labels import FINDINGS, LABELS, NO_FINDING
 
@@ -366,3 +367,41 @@ def test_the_real_tables(name):
     assert {label: int(made[label].sum()) for label in positives} == positives
     assert made[list(LABELS)].isin([0, 1, NAN]).all(axis=None)
     assert made[list(FINDINGS)].notna().any(axis=None)
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_every_collection_keeps_findings_of_its_own(name, tmp_path):
+    rows = read(name, tmp_path, findings="own")
+    assert tuple(rows.frame.columns) == nih.row_columns(rows.findings)
+    assert not rows.findings.is_default
+    assert not any("not findings of ours" in note for note in rows.notes)
+    assert rows.frame[list(rows.findings.labels)].notna().any().any()
+
+
+def test_the_fourteen_of_chexpert(tmp_path):
+    made = read("chexpert", tmp_path, findings="own", uncertain="smoothed")
+    assert made.findings.labels == CHEXPERT_COLUMNS
+    assert (made.findings.name, made.findings.none) == ("CheXpert-14", NO_FINDING)
+    healthy = {label: float(made.frame[label].iloc[0]) for label in CHEXPERT_COLUMNS}
+    # No Finding speaks for every disease; of devices it says nothing, and the table says that there is one.
+    assert healthy == dict.fromkeys(CHEXPERT_COLUMNS, 0.0) | {NO_FINDING: 1.0, "Support Devices": 1.0}
+    unsure = (made.frame[list(CHEXPERT_COLUMNS)] == np.float32(0.7)).to_numpy().sum()
+    assert made.notes[0].endswith(f"{unsure} uncertain ones are smoothed for training, else unknown")
+    assert unsure > 0
+
+
+def test_own_terms_and_classes(tmp_path):
+    padchest = read("padchest", tmp_path, findings="own")
+    assert padchest.findings.labels[-1] == padchest.findings.none == "normal"
+    assert "pulmonary fibrosis" in padchest.findings.labels
+    assert padchest.frame["pulmonary fibrosis"].tolist()[1] == 1
+    vindr = read("vindr", tmp_path, findings="own")
+    assert vindr.findings.labels == (
+        "Cardiomegaly",
+        "Nodule/Mass",
+        "Pleural effusion",
+        "Pulmonary fibrosis",
+        "No finding",
+    )
+    assert vindr.frame["Nodule/Mass"].tolist() == [0, 1, 0]
+    assert read("siim", tmp_path, findings="own").findings.labels == ("Pneumothorax",)

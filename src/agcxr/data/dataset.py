@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agcxr.data.prepared import Prepared
-from agcxr.labels import LABELS
+from agcxr.data.prepared import Prepared, measurable
+from agcxr.findings import CHESTXRAY14, Findings
 
 AHEAD = 3
 """Batches read ahead of the one in use."""
@@ -74,6 +74,8 @@ class Films:
     patient_N: np.ndarray
     """Their names, any values that tell them apart."""
     pixels: bool = True
+    findings: Findings = CHESTXRAY14
+    """Whose labels the columns of label_NK are."""
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -116,9 +118,11 @@ def films(prepared: Prepared, split: str) -> Films:
             f"{prepared.folder} has no films in the part {split!r} (it has: {found or 'none'}); "
             "run `agcxr prepare` again with another split or more films"
         )
-    label_NK = prepared.index[list(LABELS)].to_numpy(np.float32)[row_N]
+    label_NK = prepared.index[list(prepared.findings.labels)].to_numpy(np.float32)[row_N]
+    if split != "train":
+        label_NK = measurable(label_NK)
     patient_N = prepared.index["patient"].astype(str).to_numpy(object)[row_N]
-    return Films(prepared.images, row_N, label_NK, patient_N)
+    return Films(prepared.images, row_N, label_NK, patient_N, findings=prepared.findings)
 
 
 class Batches:

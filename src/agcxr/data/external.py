@@ -25,18 +25,35 @@ from agcxr.data.external_terms import (
     PADCHEST_TERMS,
     VINDR_CLASSES,
 )
-from agcxr.data.label_cells import cell_number
+from agcxr.data.label_cells import UNCERTAIN, Uncertain, cell_number
 from agcxr.data.patients import OLDEST, is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
 from agcxr.data.splits import Rule
 from agcxr.data.storing import USUAL, Storing
-from agcxr.labels import FINDINGS, LABELS, NO_FINDING, canonical
+from agcxr.findings import CHESTXRAY14, Findings
+from agcxr.labels import NO_FINDING
 
 Name = Literal["chexpert", "mimic", "padchest", "openi", "rsna", "vindr", "siim"]
 COLLECTIONS: tuple[Name, ...] = get_args(Name)
 View = Literal["PA", "AP", "LATERAL", "unknown"]
+
+UNCERTAIN_MEANS: dict[str, Uncertain] = {
+    **{how: how for how in UNCERTAIN},
+    "unknown": "ignore",
+    "negative": "zeros",
+    "positive": "ones",
+}
+"""What uncertain labels become; also in the words of earlier versions."""
+UNCERTAIN_WORDS: dict[Uncertain, str] = {
+    "ignore": "unknown",
+    "zeros": "negative",
+    "ones": "positive",
+    "smoothed": "smoothed for training, else unknown",
+}
+DEVICES = "Support Devices"
+"""Of the CheXpert labeler: they may be there beside No Finding."""
 
 UNDER_OTHER_NAMES = {"rsna": "nih", "siim": "nih"}
 """Collections whose films are another's, under names of their own: names cannot tell whom the two share."""
@@ -51,27 +68,32 @@ NO_PATIENTS = "the table states no patients: each film counts as a patient of it
 class Options:
     """How the statements of a collection are read.
 
-    labels, metadata: own copies of the tables; None: TorchXRayVision's. blank (CheXpert, MIMIC): what a finding that
-    the report does not mention is. uncertain: what one that it is unsure of (-1) is. readers: how many of VinDr's three
+    findings: the fifteen of ChestX-ray14, as far as the collection states them, or every finding of its own. labels,
+    metadata: own copies of the tables; None: TorchXRayVision's. blank (CheXpert, MIMIC): what a finding that the report
+    does not mention is. uncertain: what one that it is unsure of (-1) is; smoothed: a target between the two, of
+    training alone. readers: how many of VinDr's three
     radiologists must have drawn a finding. views: only films of these views; empty: every film.
     """
 
     labels: Path | None = None
     metadata: Path | None = None
     blank: Literal["unknown", "negative"] = "unknown"
-    uncertain: Literal["unknown", "negative", "positive"] = "unknown"
+    uncertain: Literal["ignore", "zeros", "ones", "smoothed", "unknown", "negative", "positive"] = "ignore"
     readers: int = 1
     views: tuple[View, ...] = ()
+    findings: Literal["nih", "own"] = "nih"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """frame: nih.ROW_COLUMNS; boxes: nih.BOX_COLUMNS or None; tables: the files read; notes: for people."""
+    """frame: `nih.row_columns` of the findings; boxes: nih.BOX_COLUMNS or None; tables: the files read; notes: for
+    people."""
 
     frame: pd.DataFrame
     tables: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     boxes: pd.DataFrame | None = None
+    findings: Findings = CHESTXRAY14
 
 
 def read_collection(name: str, options: Options | None = None) -> Rows:
@@ -82,8 +104,7 @@ def read_collection(name: str, options: Options | None = None) -> Rows:
     if not 1 <= options.readers <= 3:
         raise ValueError(f"readers is {options.readers}; expected 1, 2 or 3 of the three radiologists")
     rows = _READERS[name](options)
-    stated = [label for label in LABELS if rows.frame[label].notna().any()]
-    unstated = [label for label in FINDINGS if label not in stated]
+    unstated = [label for label in rows.findings.names if not rows.frame[label].notna().any()]
     if unstated:
         rows = replace(rows, notes=(*rows.notes, f"findings the collection does not state: {', '.join(unstated)}"))
     return _of_views(rows, options.views)
@@ -107,7 +128,9 @@ def prepare_external(
     rows = read_collection(name, options)
     files = find_files(images)
     source = source_of(name, files, rows.tables, rows.notes)
-    return prepare(rows.frame, rows.boxes, files, out, source=source, split=split, storing=storing)
+    return prepare(
+        rows.frame, rows.boxes, files, out, source=source, findings=rows.findings, split=split, storing=storing
+    )
 
 
 # --- the collections --------------------------------------------------------------------------------------------------
@@ -116,7 +139,7 @@ def prepare_external(
 def _chexpert(options: Options) -> Rows:
     table = ShippedTable(options.labels, "chexpert_train.csv.gz", ("Path", *CHEXPERT_COLUMNS))
     images = table["Path"]
-    labels, notes = _statements(table, options)
+    labels, notes = _statements(table, options, "CheXpert-14")
     lateral = table.get("Frontal/Lateral").str.lower().eq("lateral") | images.str.contains("lateral")
     age, odd = read_ages(table.get("Age"))
     newborn = int((age == 0).sum())
@@ -131,7 +154,7 @@ def _chexpert(options: Options) -> Rows:
         view=table.get("AP/PA").map(nih.view).where(~lateral, "LATERAL"),
     )
     notes += (f"{newborn} ages of 0 stand for unknown in this table",) if newborn else ()
-    return Rows(frame, table.paths, notes + odd + more)
+    return Rows(frame, table.paths, notes + odd + more, findings=labels.findings)
 
 
 def _mimic(options: Options) -> Rows:
@@ -145,10 +168,10 @@ def _mimic(options: Options) -> Rows:
     study, film_study = (table["study_id"].map(patient_id) for table in (studies, films))
     if study.duplicated().any():
         raise ValueError(f"{options.labels}: study {study[study.duplicated()].iloc[0]} is listed more than once")
-    by_study, notes = _statements(studies, options)
-    at = pd.Series(np.arange(len(by_study)), index=study).reindex(film_study).to_numpy(float)
-    labels = np.full((len(at), len(LABELS)), np.nan, np.float32)
-    labels[~np.isnan(at)] = by_study[at[~np.isnan(at)].astype(int)]
+    by_study, notes = _statements(studies, options, "MIMIC-14")
+    at = pd.Series(np.arange(len(by_study.values_NK)), index=study).reindex(film_study).to_numpy(float)
+    labels = _Labels.unknown(by_study.findings, len(at))
+    labels.values_NK[~np.isnan(at)] = by_study.values_NK[at[~np.isnan(at)].astype(int)]
     when = films.get("StudyDate") + films.get("StudyTime").str.split(".").str[0].str.zfill(6) + film_study
     view, odd_views = nih.read_views(films["ViewPosition"])
     frame, odd = _frame(
@@ -160,7 +183,7 @@ def _mimic(options: Options) -> Rows:
     )
     silent = int(np.isnan(at).sum())
     notes += (f"{silent} films belong to studies without labels and are unknown",) if silent else ()
-    return Rows(frame, (*studies.paths, *films.paths), notes + odd + odd_views)
+    return Rows(frame, (*studies.paths, *films.paths), notes + odd + odd_views, findings=labels.findings)
 
 
 def _padchest(options: Options) -> Rows:
@@ -170,7 +193,7 @@ def _padchest(options: Options) -> Rows:
         ("ImageID", "PatientID", "Projection", "Labels"),
     )
     terms = table["Labels"].map(lambda text: frozenset(one.strip() for one in re.findall(r"'([^']*)'", text)))
-    labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT)
+    labels, notes = _from_terms(terms, PADCHEST_TERMS, PADCHEST_SILENT, options, "PadChest")
     year = pd.to_numeric(table.get("StudyDate_DICOM").str[:4], errors="coerce")
     birth = table.get("PatientBirth")
     born = pd.to_numeric(birth, errors="coerce")
@@ -187,13 +210,13 @@ def _padchest(options: Options) -> Rows:
         sex=table.get("PatientSex_DICOM"),
         view=view.fillna(""),
     )
-    return Rows(frame, table.paths, notes + odd)
+    return Rows(frame, table.paths, notes + odd, findings=labels.findings)
 
 
 def _openi(options: Options) -> Rows:
     path = options.labels or shipped("NLMCXR_reports.tgz")
     reports = read_reports(path)
-    labels, notes = _from_terms(reports["terms"], OPENI_TERMS, OPENI_SILENT)
+    labels, notes = _from_terms(reports["terms"], OPENI_TERMS, OPENI_SILENT, options, "Open-i")
     facts = ShippedTable(options.metadata, "nlmcxr_dicom_metadata.csv.gz", ("imageid", "View Position"))
     stated = facts["View Position"].str.replace("LARGE ", "").map(nih.view)
     view = reports["image"].map(dict(zip(facts["imageid"], stated, strict=True))).fillna("")
@@ -207,7 +230,7 @@ def _openi(options: Options) -> Rows:
         tables += seen.paths
     frame, odd = _frame(reports["image"] + ".png", reports["report"], labels, view=view)
     note = "Open-i has reports, not patients: a patient with two reports counts as two"
-    return Rows(frame, tables, (*notes, note, *odd))
+    return Rows(frame, tables, (*notes, note, *odd), findings=labels.findings)
 
 
 def _rsna(options: Options) -> Rows:
@@ -223,8 +246,7 @@ def _rsna(options: Options) -> Rows:
     target = stated.groupby(table["patientId"], sort=False).max()
     facts = headers.table.drop_duplicates("PatientID").set_index("PatientID").reindex(target.index).fillna("")
     images = pd.Series(target.index, dtype=str)
-    labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
-    labels[:, LABELS.index("Pneumonia")] = target
+    labels = _only("Pneumonia", target, options, "RSNA")
     blank = pd.Series("", index=facts.index)
     age, odd = read_ages(facts.get("PatientAge", blank))
     frame, more = _frame(
@@ -243,29 +265,37 @@ def _rsna(options: Options) -> Rows:
     cut = (f"{int((~whole).sum())} boxes without a size were left out",) if not whole.all() else ()
     boxes[["x0", "y0", "x1", "y1"]] = boxes[["x0", "y0", "x1", "y1"]].clip(0, 1)
     meant = "Pneumonia here is the challenge's target: an opacity that radiologists suspect to be pneumonia"
-    return Rows(frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more, *cut), boxes)
+    return Rows(
+        frame, (*table.paths, *headers.paths), (meant, FROM_NIH, NO_PATIENTS, *odd, *more, *cut), boxes, labels.findings
+    )
 
 
 def _vindr(options: Options) -> Rows:
     table = ShippedTable(options.labels, "vinbigdata-train.csv.gz", ("image_id", "class_name"))
-    classes = table["class_name"].str.strip().str.lower()
+    classes = table["class_name"].str.strip()
+    if options.findings == "own":
+        findings = _own(classes, "VinDr-CXR")
+        label_of = {name: findings.canonical(name) for name in classes.unique()}
+    else:
+        findings = CHESTXRAY14
+        label_of = {name: VINDR_CLASSES.get(name.lower()) for name in classes.unique()}
     # One row a box: a reader who drew two nodules counts once. The test part has one reader, the consensus.
     reader = table.get("rad_id")
-    seen = pd.DataFrame({"image": table["image_id"], "reader": reader, "finding": classes.map(VINDR_CLASSES)})
+    seen = pd.DataFrame({"image": table["image_id"], "reader": reader, "finding": classes.map(label_of)})
     count = seen.groupby("image", sort=False)["reader"].nunique()
     votes = seen.dropna().drop_duplicates().groupby(["image", "finding"]).size().unstack(fill_value=0)
     votes = votes.reindex(count.index, fill_value=0)
     needed = np.minimum(options.readers, count)
-    labels = np.full((len(count), len(LABELS)), np.nan, np.float32)
+    labels = _Labels.unknown(findings, len(count))
     for finding in votes:
         # "No finding" holds unless as many readers as a finding needs found something.
-        enough = count - votes[finding] < needed if finding == NO_FINDING else votes[finding] >= needed
-        labels[:, LABELS.index(str(finding))] = enough
+        enough = count - votes[finding] < needed if finding == findings.none else votes[finding] >= needed
+        labels.values_NK[:, findings.labels.index(str(finding))] = enough
     images = pd.Series(count.index, dtype=str)
-    out = sorted(set(table["class_name"]) - {name for name in table["class_name"] if name.lower() in VINDR_CLASSES})
+    out = sorted({name for name, label in label_of.items() if label is None})
     notes = (_left_out(out), NO_PATIENTS, "boxes are left out: the table does not state the sizes of the films")
     frame, odd = _frame(images + ".dicom", images, labels)
-    return Rows(frame, table.paths, tuple(note for note in (*notes, *odd) if note))
+    return Rows(frame, table.paths, tuple(note for note in (*notes, *odd) if note), findings=findings)
 
 
 def _siim(options: Options) -> Rows:
@@ -275,14 +305,13 @@ def _siim(options: Options) -> Rows:
     # Several masks of one film are several rows.
     positive = there.groupby(table["ImageId"], sort=False).any()
     images = pd.Series(positive.index, dtype=str)
-    labels = np.full((len(images), len(LABELS)), np.nan, np.float32)
-    labels[:, LABELS.index("Pneumothorax")] = positive
+    labels = _only("Pneumothorax", positive, options, "SIIM-ACR")
     corners = np.array([extent(text) for text in runs[there]]).reshape(-1, 4) / FRAME
     boxes = pd.DataFrame({"image_id": (table["ImageId"][there] + ".dcm").to_numpy(), "finding": "Pneumothorax"})
     boxes[["x0", "y0", "x1", "y1"]] = corners
     frame, odd = _frame(images + ".dcm", images, labels)
     notes = ("boxes are the extents of the drawn masks", FROM_NIH, NO_PATIENTS, *odd)
-    return Rows(frame, table.paths, notes, boxes)
+    return Rows(frame, table.paths, notes, boxes, labels.findings)
 
 
 _READERS: dict[str, Callable[[Options], Rows]] = {
@@ -299,14 +328,41 @@ _READERS: dict[str, Callable[[Options], Rows]] = {
 # --- statements -> labels ---------------------------------------------------------------------------------------------
 
 
-def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The CheXpert labeler's columns -> N x 15: 1, 0, and -1 and blank as the options say.
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """What the films of a collection are labelled with: N x K of 0, 1, NaN (unknown) or a target between."""
 
-    "No Finding" means that no finding is positive or uncertain, so there all are 0. It is 1 or blank: blank beside a
-    positive statement means 0.
+    findings: Findings
+    values_NK: np.ndarray
+
+    @classmethod
+    def unknown(cls, findings: Findings, films: int) -> "_Labels":
+        return cls(findings, np.full((films, len(findings.labels)), np.nan, np.float32))
+
+
+def _own(names: Collection[str], collection: str) -> Findings:
+    """A collection's own findings by the alphabet, "none of them" last."""
+    found = Findings.of(sorted(set(names), key=str.casefold), collection)
+    return found.restricted((*found.names, *((found.none,) if found.none else ())))
+
+
+def _only(finding: str, value_N: pd.Series, options: Options, collection: str) -> _Labels:
+    """Of a collection that states one finding."""
+    findings = Findings.of([finding], collection) if options.findings == "own" else CHESTXRAY14
+    labels = _Labels.unknown(findings, len(value_N))
+    labels.values_NK[:, findings.labels.index(finding)] = value_N
+    return labels
+
+
+def _statements(table: ShippedTable, options: Options, collection: str) -> tuple[_Labels, tuple[str, ...]]:
+    """The CheXpert labeler's columns -> labels: 1, 0, and -1 and blank as the options say.
+
+    "No Finding" means that no finding is positive or uncertain, so there all but the devices are 0. It is 1 or blank:
+    blank beside a positive statement means 0.
     """
-    unknown = {"unknown": np.nan, "negative": 0.0, "positive": 1.0}
-    values = {"1": 1.0, "0": 0.0, "-1": unknown[options.uncertain], "": unknown[options.blank]}
+    blank = {"unknown": np.nan, "negative": 0.0}[options.blank]
+    unsure = UNCERTAIN_MEANS[options.uncertain]
+    values = {"1": 1.0, "0": 0.0, "-1": UNCERTAIN[unsure], "": blank}
     cells = {name: table[name].map({cell: _plain(cell) for cell in table[name].unique()}) for name in CHEXPERT_COLUMNS}
     for name, column in cells.items():
         odd = sorted(set(column) - set(values))
@@ -314,23 +370,25 @@ def _statements(table: ShippedTable, options: Options) -> tuple[np.ndarray, tupl
             raise ValueError(
                 f"{table.paths[0]}, column {name!r}: {odd[0]!r} is not a label; expected 1, 0, -1 or blank"
             )
-    labels = np.full((len(table.table), len(LABELS)), np.nan, np.float32)
     healthy = cells[NO_FINDING].eq("1").to_numpy()
-    ill = np.zeros(len(healthy), bool)
-    for name, column in cells.items():
-        label = canonical(name)
-        if name not in (NO_FINDING, "Support Devices"):
-            ill |= column.eq("1").to_numpy()
-        if label is not None and label != NO_FINDING:
-            labels[:, LABELS.index(label)] = np.where(healthy, 0, column.map(values))
+    diseases = [name for name in CHEXPERT_COLUMNS if name not in (NO_FINDING, DEVICES)]
+    ill = np.logical_or.reduce([cells[name].eq("1").to_numpy() for name in diseases])
     stated = cells[NO_FINDING].map({"1": 1.0, "0": 0.0}).to_numpy(float)
-    labels[:, LABELS.index(NO_FINDING)] = np.where(np.isnan(stated) & ill, 0, stated)
-    unsure = sum(int(column.eq("-1").sum()) for name, column in cells.items() if canonical(name))
+    columns = {name: np.where(healthy, 0, cells[name].map(values)) for name in diseases}
+    columns |= {DEVICES: cells[DEVICES].map(values).to_numpy(), NO_FINDING: np.where(np.isnan(stated) & ill, 0, stated)}
+    own = options.findings == "own"
+    findings = Findings.of(CHEXPERT_COLUMNS, collection) if own else CHESTXRAY14
+    labels = _Labels.unknown(findings, len(healthy))
+    kept = {name: label for name in CHEXPERT_COLUMNS if (label := findings.canonical(name))}
+    for name, label in kept.items():
+        labels.values_NK[:, findings.labels.index(label)] = columns[name]
+    uncertain = sum(int(cells[name].eq("-1").sum()) for name in kept)
     notes = (
-        _left_out(sorted(name for name in CHEXPERT_COLUMNS if canonical(name) is None)),
-        f"findings that a report does not mention are {options.blank}; {unsure} uncertain ones are {options.uncertain}",
+        _left_out(sorted(name for name in CHEXPERT_COLUMNS if name not in kept)),
+        f"findings that a report does not mention are {options.blank}; {uncertain} uncertain ones are "
+        f"{UNCERTAIN_WORDS[unsure]}",
     )
-    return labels, notes
+    return labels, tuple(note for note in notes if note)
 
 
 def _plain(cell: str) -> str:
@@ -342,18 +400,26 @@ def _plain(cell: str) -> str:
 
 
 def _from_terms(
-    terms: pd.Series, meaning: dict[str, tuple[str, ...]], silent: Collection[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Sets of terms -> N x 15: 1 where a term means the label, else 0; unknown where there are none but silent ones."""
-    labels = np.zeros((len(terms), len(LABELS)), np.float32)
+    terms: pd.Series, meaning: dict[str, tuple[str, ...]], silent: Collection[str], options: Options, collection: str
+) -> tuple[_Labels, tuple[str, ...]]:
+    """Sets of terms -> labels: 1 where a term means the label, else 0; unknown where there are none but silent ones.
+    Own labels are the terms themselves."""
+    every = pd.Series([word for one in terms for word in one if word not in silent], dtype=str)
+    if options.findings == "own":
+        findings = _own(every.unique(), collection)
+        meaning = {word: (word,) for word in findings.labels}
+    else:
+        findings = CHESTXRAY14
+    labels = _Labels(findings, np.zeros((len(terms), len(findings.labels)), np.float32))
     for label, words in meaning.items():
-        labels[:, LABELS.index(label)] = [not one.isdisjoint(words) for one in terms]
-    none = LABELS.index(NO_FINDING)
-    labels[labels[:, :none].any(axis=1), none] = 0
+        labels.values_NK[:, findings.labels.index(label)] = [not one.isdisjoint(words) for one in terms]
+    if findings.none is not None:
+        none = findings.labels.index(findings.none)
+        labels.values_NK[labels.values_NK[:, list(findings.positions)].any(axis=1), none] = 0
     says_nothing = np.array([one <= set(silent) for one in terms])
-    labels[says_nothing] = np.nan
-    known = {word for words in meaning.values() for word in words} | set(silent)
-    others = pd.Series([word for one in terms for word in one if word not in known], dtype=str).value_counts()
+    labels.values_NK[says_nothing] = np.nan
+    known = {word for words in meaning.values() for word in words}
+    others = every[~every.isin(known)].value_counts()
     named = [f"{word} ({number:,})" for word, number in others.head(12).items()]
     more = f" and {len(others) - len(named)} rarer ones" if len(others) > len(named) else ""
     notes: tuple[str, ...] = (_left_out([", ".join(named) + more] if named else []),)
@@ -367,22 +433,23 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _frame(
-    images: pd.Series, patients: pd.Series, labels: np.ndarray, **facts: object
+    images: pd.Series, patients: pd.Series, labels: _Labels, **facts: object
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows of nih.ROW_COLUMNS, and notes; facts: follow_up, age, sex, view where the collection states them."""
+    """Rows of `nih.row_columns`, and notes; facts: follow_up, age, sex, view where the collection states them."""
     frame = pd.DataFrame({"image_id": images.to_numpy()}, dtype=str)
     twice = frame["image_id"].duplicated()
     if twice.any():
         raise ValueError(f"the film {frame['image_id'][twice].iloc[0]} is listed more than once; keep one")
     stated = pd.Series(patients.to_numpy(), dtype=str)
     frame["patient"], notes = read_patients(stated, otherwise=frame["image_id"])
-    frame[list(LABELS)] = labels
+    columns = list(labels.findings.labels)
+    frame = pd.concat([frame, pd.DataFrame(labels.values_NK, columns=columns)], axis=1)
     frame["follow_up"] = pd.array(np.asarray(facts.get("follow_up", [pd.NA] * len(frame))), dtype="Int64")
     frame["age"] = np.asarray(facts.get("age", np.full(len(frame), np.nan)), float)
     frame["view"] = np.asarray(facts.get("view", [""] * len(frame)), object)
     sexes = pd.Series(np.asarray(facts.get("sex", [""] * len(frame)), object), dtype=str)
     frame["sex"], odd = read_sexes(sexes)
-    return frame[list(nih.ROW_COLUMNS)], notes + odd
+    return frame[list(nih.row_columns(labels.findings))], notes + odd
 
 
 def _of_views(rows: Rows, views: Sequence[View]) -> Rows:

@@ -24,9 +24,16 @@ import pandas as pd
 from agcxr.data.label_cells import class_names, silent_films
 from agcxr.data.patients import is_blank, patient_id, read_ages, read_patients, read_sexes, unread
 from agcxr.data.radiograph import stem
-from agcxr.labels import LABELS, NO_FINDING, canonical
+from agcxr.findings import CHESTXRAY14, Findings
+from agcxr.labels import LABELS, NO_FINDING
 
-ROW_COLUMNS: tuple[str, ...] = ("image_id", "patient", "follow_up", *LABELS, "age", "sex", "view")
+
+def row_columns(findings: Findings) -> tuple[str, ...]:
+    """Columns of the rows that any source makes, with a column a label of its findings."""
+    return ("image_id", "patient", "follow_up", *findings.labels, "age", "sex", "view")
+
+
+ROW_COLUMNS = row_columns(CHESTXRAY14)
 """image_id (as in the table), patient: str; follow_up: Int64; labels: float32 0/1, NaN = unknown; age: float years;
 sex "M", "F" or ""; view "PA", "AP", "LATERAL" or ""."""
 
@@ -61,10 +68,12 @@ BROKEN_TABLE = (
 
 @dataclass(frozen=True)
 class Table:
-    """frame: rows (ROW_COLUMNS) or boxes (BOX_COLUMNS); notes: what was odd, with counts, for people."""
+    """frame: rows (`row_columns` of the findings) or boxes (BOX_COLUMNS); notes: what was odd, with counts, for
+    people."""
 
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
+    findings: Findings = CHESTXRAY14
 
 
 def read_entries(path: str | Path) -> Table:
@@ -117,7 +126,7 @@ def read_boxes(path: str | Path) -> Table:
     for line, row in enumerate(_csv_rows(path)[1:], start=2):
         if not any(cell.strip() for cell in row):
             continue
-        finding = canonical(row[1]) if len(row) >= 6 else None
+        finding = CHESTXRAY14.canonical(row[1]) if len(row) >= 6 else None
         try:
             x, y, width, height = (float(cell) for cell in row[2:6])
         except ValueError as error:

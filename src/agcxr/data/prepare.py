@@ -24,7 +24,6 @@ from agcxr.data.archives import list_archive
 from agcxr.data.partial import Partial, Settings, finish
 from agcxr.data.prepared import (
     FORMAT,
-    INDEX_COLUMNS,
     Counts,
     PartCount,
     Plan,
@@ -32,6 +31,8 @@ from agcxr.data.prepared import (
     Source,
     SourceFile,
     SplitPlan,
+    check_names,
+    index_columns,
     open_prepared,
     read_plan,
 )
@@ -40,7 +41,7 @@ from agcxr.data.sources import ImageFiles, find_files
 from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
 from agcxr.data.storing import USUAL, Storing
 from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
-from agcxr.labels import LABELS
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.progress import ProgressBar
 
 __all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
@@ -79,12 +80,13 @@ def prepare(
     out: str | Path,
     *,
     source: Source,
+    findings: Findings = CHESTXRAY14,
     split: Rule = "patient",
     train_val: Collection[str] = (),
     test: Collection[str] = (),
     storing: Storing = USUAL,
 ) -> Prepared:
-    """Prepare rows (nih.ROW_COLUMNS) and boxes (nih.BOX_COLUMNS) with the films of `files` into the folder `out`.
+    """Prepare rows (`nih.row_columns` of `findings`) and boxes (nih.BOX_COLUMNS) with the films of `files` into `out`.
 
     With `storing.subset`, rows without a file are left out and counted, not rejected. Films that cannot be used
     (missing, corrupt) are in rejected.csv; a share of them above `storing.max_rejected` is an error.
@@ -95,14 +97,15 @@ def prepare(
     if out.name in ("", ".."):
         raise ValueError(f"the folder to make is {out}; give it a name of its own, such as {out / 'prepared'}")
     storing.check()
-    _check_rows(rows)
+    check_names(findings)
+    _check_rows(rows, findings)
     wanted = _want(rows, files, storing)
     parts = assign(wanted.rows, split, storing.seed, train_val=train_val, test=test)
     wanted = replace(wanted, rows=wanted.rows.assign(split=parts))
     boxes = pd.DataFrame(columns=list(nih.BOX_COLUMNS)) if boxes is None else boxes
     settings = _settings(wanted.rows, files, storing.size)
     chosen = SplitPlan(rule=split, seed=storing.seed, limit=storing.limit, fraction=storing.fraction)
-    fingerprint = _hash(settings, chosen, source.tables, wanted.rows, boxes)
+    fingerprint = _hash(settings, chosen, source.tables, findings, wanted.rows, boxes)
     partial = out.with_name(out.name + ".partial")
     if _is_finished(out, partial, fingerprint):
         return open_prepared(out)
@@ -115,7 +118,7 @@ def prepare(
         _check_rejected(rejected, wanted, storing.max_rejected, partial / "rejected.csv")
         if not place.count:
             raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
-        plan = _write_folder(place, wanted, boxes, source, chosen, fingerprint)
+        plan = _write_folder(place, wanted, boxes, source, findings, chosen, fingerprint)
         finish(partial, out, plan.counts.prepared, storing.size)
     _say(plan.summary())
     return open_prepared(out)
@@ -183,8 +186,8 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _check_rows(rows: pd.DataFrame) -> None:
-    absent = [name for name in nih.ROW_COLUMNS if name not in rows]
+def _check_rows(rows: pd.DataFrame, findings: Findings) -> None:
+    absent = [name for name in nih.row_columns(findings) if name not in rows]
     if absent:
         raise ValueError(f"rows lack the columns {', '.join(absent)}")
     if not len(rows):
@@ -254,8 +257,12 @@ def _settings(rows: pd.DataFrame, files: ImageFiles, size: int) -> Settings:
     return Settings(size=size, films=len(rows), film_list=names, images=places, resize_rule=RESIZE_RULE)
 
 
-def _hash(settings: Settings, chosen: SplitPlan, tables: Sequence[SourceFile], *frames: pd.DataFrame) -> str:
+def _hash(
+    settings: Settings, chosen: SplitPlan, tables: Sequence[SourceFile], findings: Findings, *frames: pd.DataFrame
+) -> str:
     digest = hashlib.sha256(f"{settings}{chosen}{[table.sha256 for table in tables]}".encode())
+    if not findings.is_default:
+        digest.update(findings.model_dump_json().encode())
     for frame in frames:
         digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
     return digest.hexdigest()
@@ -314,22 +321,29 @@ def _jobs(wanted: _Wanted, place: Partial) -> Iterator[Job]:
 
 
 def _write_folder(
-    place: Partial, wanted: _Wanted, boxes: pd.DataFrame, source: Source, chosen: SplitPlan, fingerprint: str
+    place: Partial,
+    wanted: _Wanted,
+    boxes: pd.DataFrame,
+    source: Source,
+    findings: Findings,
+    chosen: SplitPlan,
+    fingerprint: str,
 ) -> Plan:
     """Index, boxes and, last of all, plan.json: where it stands, the others are whole."""
-    index = _index(wanted.rows, place.close_gaps(), place)
+    index = _index(wanted.rows, place.close_gaps(), place, findings)
     kept = _join_boxes(boxes, index)
     index.to_parquet(place.folder / "index.parquet", index=False)
     kept.to_parquet(place.folder / "boxes.parquet", index=False)
     plan = Plan(
         format=FORMAT,
-        labels=LABELS,
+        labels=findings.labels,
+        findings=findings,
         size=place.settings.size,
         resize_rule=RESIZE_RULE,
         source=source,
         split=chosen,
         leak_check=check_leaks(index),
-        counts=_count(wanted, index, kept, len(boxes)),
+        counts=_count(wanted, index, kept, len(boxes), findings),
         versions=_versions(),
         fingerprint=fingerprint,
     )
@@ -370,11 +384,12 @@ def _check_rejected(rejected: dict[int, str], wanted: _Wanted, max_rejected: flo
     )
 
 
-def _index(rows: pd.DataFrame, order: np.ndarray, place: Partial) -> pd.DataFrame:
+def _index(rows: pd.DataFrame, order: np.ndarray, place: Partial, findings: Findings) -> pd.DataFrame:
     index = rows.iloc[order].reset_index(drop=True)
     index["width"], index["height"] = place.width_N[order], place.height_N[order]
-    index[list(LABELS)] = index[list(LABELS)].astype(np.float32)
-    return index[list(INDEX_COLUMNS)]
+    labels = list(findings.labels)
+    index[labels] = index[labels].astype(np.float32)
+    return index[list(index_columns(findings))]
 
 
 def _join_boxes(boxes: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
@@ -386,7 +401,7 @@ def _join_boxes(boxes: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return kept[["image_id", "row", "finding", *corners]]
 
 
-def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int) -> Counts:
+def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int, findings: Findings) -> Counts:
     parts = [index[index["split"] == part] for part in PARTS]
     return Counts(
         table=wanted.table,
@@ -402,7 +417,7 @@ def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes:
             PartCount(part=name, images=len(part), patients=int(part["patient"].nunique()))
             for name, part in zip(PARTS, parts, strict=True)
         ),
-        positives={label: int((index[label] == 1).sum()) for label in LABELS},
+        positives={label: int((index[label] == 1).sum()) for label in findings.labels},
     )
 
 

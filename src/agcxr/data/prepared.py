@@ -11,29 +11,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from agcxr.config import Frozen
 from agcxr.data.nih import BOX_COLUMNS
 from agcxr.data.splits import LeakCheck
-from agcxr.labels import LABELS, canonical
+from agcxr.findings import CHESTXRAY14, Findings
 
 FORMAT = 1
 """Version of the folder's layout."""
 
-INDEX_COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "patient",
-    "split",
-    *LABELS,
-    "age",
-    "sex",
-    "view",
-    "follow_up",
-    "width",
-    "height",
-)
-"""Labels are float32 (0, 1, NaN = unknown); width and height are the original file's."""
+FACTS = ("image_id", "patient", "split", "age", "sex", "view", "follow_up", "width", "height")
+"""Columns of the index that are no labels; width and height are the original file's."""
+RESERVED = frozenset((*FACTS, "row", "collection"))
+
+
+def index_columns(findings: Findings) -> tuple[str, ...]:
+    """Columns of index.parquet. Labels are float32: 0, 1, NaN (unknown) or, between them, the target that training has
+    for a film whose table is unsure."""
+    return (*FACTS[:3], *findings.labels, *FACTS[3:])
+
+
+def check_names(findings: Findings) -> None:
+    """Raises ValueError for a finding that is called as a column of the index is."""
+    if taken := [label for label in findings.labels if label.strip().lower() in RESERVED]:
+        raise ValueError(
+            f"a finding cannot be called {taken[0]!r}, as a column of every prepared folder is; rename it in the "
+            "table, "
+            "or choose other label columns"
+        )
+
 
 CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
 
@@ -104,6 +111,14 @@ class Plan(Frozen):
     counts: Counts
     versions: dict[str, str]
     fingerprint: str
+    findings: Findings = CHESTXRAY14
+    """What the films were labelled with; folders of before this field are about the fifteen."""
+
+    @model_validator(mode="after")
+    def _labels_are_those_of_the_findings(self) -> "Plan":
+        if self.labels != self.findings.labels:
+            raise ValueError(f"its {len(self.labels)} labels are not those of its findings, {self.findings.name}")
+        return self
 
     def summary(self) -> str:
         """A few lines for the screen."""
@@ -111,6 +126,8 @@ class Plan(Frozen):
         head = f"{_count(c.prepared, 'film')} of {self.size} x {self.size} ({self.source.name})"
         lines = [f"{head}, split by {self.split.rule}:"]
         lines += [f"  {p.part:5} {_count(p.images, 'film', 7)} of {_count(p.patients, 'patient', 6)}" for p in c.parts]
+        if not self.findings.is_default:
+            lines.append(f"  findings: {', '.join(f'{name} ({c.positives[name]:,})' for name in self.labels)}")
         lines.append(f"  boxes: {c.boxes:,} on {_count(c.boxed_images, 'film')}; leak check: {self.leak_check}")
         if c.left_out:
             lines.append(f"  {c.left_out:,} of {c.table:,} table rows have no file here and were left out (subset)")
@@ -128,7 +145,7 @@ def _count(number: int, what: str, width: int = 0) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An open prepared folder. images: read-only memory map, uint8 N x S x S; index and boxes as INDEX_COLUMNS and
+    """An open prepared folder. images: read-only memory map, uint8 N x S x S; index and boxes as `index_columns` and
     BOX_COLUMNS plus `row` (position in images)."""
 
     folder: Path
@@ -137,27 +154,47 @@ class Prepared:
     boxes: pd.DataFrame
     plan: Plan
 
-    def targets(self, rows: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.float32]:
-        """What is known of these labels (in any spelling of `labels.canonical`) on these rows: N x K of 0, 1 or NaN
-        (unknown). A label of the model's own, which no folder states, is unknown on every film.
+    @property
+    def findings(self) -> Findings:
+        """What the films are labelled with."""
+        return self.plan.findings
+
+    @property
+    def facts(self) -> pd.DataFrame:
+        """The index without its labels."""
+        return self.index.drop(columns=list(self.findings.labels))
+
+    def targets(self, rows: NDArray[np.int64], labels: Findings | Sequence[str]) -> NDArray[np.float32]:
+        """What is known of a model's labels (in any spelling) on these rows: N x K of 0, 1 or NaN (unknown). A label
+        that the folder does not state is unknown on every film, as is one that its table is unsure of.
 
         Raises ValueError where none of the labels is stated.
         """
-        columns = [canonical(label) for label in labels]
-        if not any(columns):
+        columns = self._columns(labels)
+        if not any(columns.values()):
             raise ValueError(
-                f"{self.folder} states none of the model's labels, {', '.join(labels)}, so there is nothing to "
-                f"compare; a folder states {', '.join(LABELS)}: give the model's labels these names where they mean "
-                "the same"
+                f"{self.folder} states none of the model's labels, {', '.join(columns)}, so there is nothing to "
+                f"compare; a folder states {', '.join(self.plan.labels)}: give the model's labels these names where "
+                "they mean the same"
             )
         unknown_N = np.full(len(rows), np.nan, dtype=np.float32)
         index = self.index.iloc[rows]
-        return np.stack([unknown_N if name is None else index[name].to_numpy(np.float32) for name in columns], axis=1)
+        stated = [unknown_N if name is None else index[name].to_numpy(np.float32) for name in columns.values()]
+        return measurable(np.stack(stated, axis=1))
+
+    def unstated(self, labels: Findings | Sequence[str]) -> tuple[str, ...]:
+        """Those of a model's labels that the folder does not state: nothing can be compared."""
+        return tuple(label for label, column in self._columns(labels).items() if column is None)
+
+    def _columns(self, labels: Findings | Sequence[str]) -> dict[str, str | None]:
+        """A model's labels, and the folder's label that means each; None where it states none that does."""
+        model = labels if isinstance(labels, Findings) else Findings.of(labels)
+        return {label: model.column(label, self.findings) for label in model.labels}
 
 
-def unstated(labels: Sequence[str]) -> tuple[str, ...]:
-    """Those of a model's labels that no prepared folder states: they are its own, and nothing can be compared."""
-    return tuple(label for label in labels if canonical(label) is None)
+def measurable(label_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Labels that films may be measured by: 0, 1 and NaN. What lies between is a target for training alone."""
+    return np.where((label_NK == 0) | (label_NK == 1), label_NK, np.float32("nan"))
 
 
 def read_plan(folder: str | Path) -> Plan:
@@ -171,7 +208,7 @@ def read_plan(folder: str | Path) -> Plan:
         plan = Plan.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} is damaged or of another version of agcxr: {error}; {CURE}") from error
-    if plan.format != FORMAT or plan.labels != LABELS:
+    if plan.format != FORMAT:
         raise ValueError(f"{path}: format {plan.format} with {len(plan.labels)} labels is not this version's; {CURE}")
     return plan
 
@@ -192,7 +229,9 @@ def open_prepared(folder: str | Path) -> Prepared:
             f"{folder} is inconsistent: images {images.shape} of {images.dtype} and {len(index)} index rows, "
             f"where the plan states {expected} of uint8; {CURE}"
         )
-    absent = [name for name in INDEX_COLUMNS if name not in index] + [n for n in BOX_COLUMNS if n not in boxes]
+    absent = [name for name in index_columns(plan.findings) if name not in index] + [
+        n for n in BOX_COLUMNS if n not in boxes
+    ]
     if absent:
         raise ValueError(f"{folder} lacks the columns {', '.join(absent)}; {CURE}")
     return Prepared(folder, images, index, boxes, plan)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from agcxr.attended import Attended, view_share
-from agcxr.data.prepared import Prepared, open_prepared, unstated
+from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Scores, analyse
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
@@ -116,7 +116,7 @@ def evaluate(
     )
     results.save(folder)
     if progress:
-        print(_shown(results, engine.words))
+        print(_shown(results, engine.words, films.unstated(engine.labels)))
     return Evaluated(folder, results, engine, answers.feature_ND)
 
 
@@ -129,11 +129,11 @@ def _answers(
     return answers, len(rows) / (time.perf_counter() - start)
 
 
-def _shown(results: Results, averaged: str) -> str:
-    unchecked, own = results.leak.unchecked, unstated([one.finding for one in results.analysis.labels])
+def _shown(results: Results, averaged: str, own: tuple[str, ...]) -> str:
+    unchecked = results.leak.unchecked
     lines = (
         text_table(results.analysis),
-        own and f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}.",
+        f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}." * bool(own),
         results.attention and f"{results.attention}.",
         untaught(results.analysis),
         averaged and f"{averaged.capitalize()}.",

@@ -47,7 +47,7 @@ def known_before(
         return None
     rows = np.unique(np.concatenate([part for both in design.rounds for part in both]))
     rounds = [(np.searchsorted(rows, fit), np.searchsorted(rows, test)) for fit, test in design.rounds]
-    index = films.index.iloc[rows]
+    index = films.facts.iloc[rows]
     target_NK = films.targets(rows, findings).astype(np.float64)
     score_MK = predictions[[f"{branch}_{finding}" for finding in findings]].to_numpy(np.float64)
     inputs = Inputs.of(index, *first_features(run, films, rows, device, progress))

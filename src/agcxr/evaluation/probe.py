@@ -25,7 +25,6 @@ from agcxr.evaluation.strata import RESAMPLES, Averages, averages, codes, within
 from agcxr.evaluation.tables import aligned, interval, number, signed, words
 from agcxr.inference.describe import pooled_features
 from agcxr.inference.predictor import Predictor
-from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
 from agcxr.ridge import FOLDS, Round, held_out, patient_folds
@@ -222,13 +221,14 @@ def probe(
     folds: instead, so many folds by patient over all films, each measured by what the others fitted.
     Raises ValueError where there is nothing to fit on or to measure.
     """
-    feature, index = np.asarray(feature_ND, np.float64), films.index
+    feature, index = np.asarray(feature_ND, np.float64), films.facts
     if feature.shape[:1] != (len(index),):
         raise ValueError(f"features of {len(feature)} films; {films.folder} holds {len(index)}")
     design = _design(films, split, folds, seed)
-    target_NK = index[list(FINDINGS)].to_numpy(np.float64)
+    findings = films.findings.names
+    target_NK = films.targets(np.arange(len(index)), findings).astype(np.float64)
     return measure(
-        index, target_NK, FINDINGS, Inputs.of(index, feature, source), design, resamples=resamples, seed=seed
+        index, target_NK, findings, Inputs.of(index, feature, source), design, resamples=resamples, seed=seed
     )
 
 

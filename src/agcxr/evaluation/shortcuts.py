@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr import uncertainty
-from agcxr.data.prepared import INDEX_COLUMNS
+from agcxr.data.prepared import FACTS
 from agcxr.evaluation.results import Frozen, Interval, Number
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, balanced, codes, plain_auroc
 from agcxr.evaluation.tables import interval, number, signed
@@ -85,9 +85,10 @@ class Features:
 
 
 def properties(index: pd.DataFrame) -> dict[str, pd.Series]:
-    """Each film's view, sex and size of file, and every further column of the index, as text; NaN where unknown."""
+    """Each film's view, sex and size of file, and every further column, as text; NaN where unknown. index: of
+    `Prepared.facts`, which holds no labels."""
     size = index["width"].astype(str) + " x " + index["height"].astype(str)
-    further = [str(name) for name in index if name not in INDEX_COLUMNS]
+    further = [str(name) for name in index if name not in FACTS]
     columns = {"view": index["view"], "sex": index["sex"], "file size": size, **{name: index[name] for name in further}}
     return {name: _text(column) for name, column in columns.items()}
 
