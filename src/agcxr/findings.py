@@ -126,6 +126,15 @@ class Findings(Frozen):
             codes={label: _STANDARD.codes[known] for label, known in standard.items() if known in _STANDARD.codes},
         )
 
+    @classmethod
+    def of_terms(cls, terms: Iterable[str], name: str = "own") -> Findings:
+        """`of` the terms that lists hold: by the alphabet, "none of them" last; of several spellings the first."""
+        first: dict[str, str] = {}
+        for term in sorted(set(terms), key=lambda term: (term.casefold(), term)):
+            first.setdefault(spelling(term), " ".join(term.split()))
+        found = cls.of(first.values(), name)
+        return found.restricted((*found.names, *((found.none,) if found.none else ())))
+
     @property
     def names(self) -> tuple[str, ...]:
         """The findings: every label but `none`. Means are over these."""

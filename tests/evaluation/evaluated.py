@@ -11,8 +11,9 @@ import torch
 
 from agcxr import config
 from agcxr.data.nih import BOX_COLUMNS
-from agcxr.data.prepared import INDEX_COLUMNS, Counts, PartCount, Plan, Source, SplitPlan
+from agcxr.data.prepared import Counts, PartCount, Plan, Source, SplitPlan, index_columns
 from agcxr.data.splits import LeakCheck
+from agcxr.findings import CHESTXRAY14
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Patients
@@ -45,7 +46,7 @@ def write_prepared(
             rows.append((index["image_id"][n], LABELS[k], x, y, x + 0.4, y + 0.3, n))
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", rng.integers(0, 256, (count, SIZE, SIZE), dtype=np.uint8))
-    index[list(INDEX_COLUMNS)].to_parquet(folder / "index.parquet")
+    index[list(index_columns(CHESTXRAY14))].to_parquet(folder / "index.parquet")
     columns = ["image_id", "finding", "x0", "y0", "x1", "y1", "row"]
     boxes = pd.DataFrame(rows, columns=columns)
     boxes[[*BOX_COLUMNS, "row"]].to_parquet(folder / "boxes.parquet")

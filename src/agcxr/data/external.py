@@ -274,7 +274,7 @@ def _vindr(options: Options) -> Rows:
     table = ShippedTable(options.labels, "vinbigdata-train.csv.gz", ("image_id", "class_name"))
     classes = table["class_name"].str.strip()
     if options.findings == "own":
-        findings = _own(classes, "VinDr-CXR")
+        findings = Findings.of_terms(classes, "VinDr-CXR")
         label_of = {name: findings.canonical(name) for name in classes.unique()}
     else:
         findings = CHESTXRAY14
@@ -340,12 +340,6 @@ class _Labels:
         return cls(findings, np.full((films, len(findings.labels)), np.nan, np.float32))
 
 
-def _own(names: Collection[str], collection: str) -> Findings:
-    """A collection's own findings by the alphabet, "none of them" last."""
-    found = Findings.of(sorted(set(names), key=str.casefold), collection)
-    return found.restricted((*found.names, *((found.none,) if found.none else ())))
-
-
 def _only(finding: str, value_N: pd.Series, options: Options, collection: str) -> _Labels:
     """Of a collection that states one finding."""
     findings = Findings.of([finding], collection) if options.findings == "own" else CHESTXRAY14
@@ -406,8 +400,9 @@ def _from_terms(
     Own labels are the terms themselves."""
     every = pd.Series([word for one in terms for word in one if word not in silent], dtype=str)
     if options.findings == "own":
-        findings = _own(every.unique(), collection)
-        meaning = {word: (word,) for word in findings.labels}
+        findings = Findings.of_terms(every.unique(), collection)
+        spellings = {word: findings.canonical(word) for word in every.unique()}
+        meaning = {label: tuple(word for word, of in spellings.items() if of == label) for label in findings.labels}
     else:
         findings = CHESTXRAY14
     labels = _Labels(findings, np.zeros((len(terms), len(findings.labels)), np.float32))

@@ -100,25 +100,21 @@ def own_findings(
     names = list(table.columns) if chosen is None else list(chosen)
     columns = _finding_columns(names, CHESTXRAY14)
     listed = _list_column(table, names, CHESTXRAY14, any_name=chosen is not None and len(names) == 1)
-    if listed is not None and (not columns or letters(listed) == NIH_LIST):
-        words = sorted({name for cell in dict.fromkeys(table[listed]) for name in class_names(cell)})
-        if not always and all(CHESTXRAY14.canonical(name) for name in words):
-            return CHESTXRAY14
-        marks = _own_marks(table[listed])
-        words = sorted(
-            {name for cell in dict.fromkeys(table[listed]) for name in _parts(cell, marks)}, key=str.casefold
-        )
-    else:
+    try:
+        if listed is not None and (not columns or letters(listed) == NIH_LIST):
+            cells = dict.fromkeys(table[listed])
+            words = [name for cell in cells for name in class_names(cell)]
+            if not always and all(CHESTXRAY14.canonical(name) for name in words):
+                return CHESTXRAY14
+            marks = _own_marks(table[listed])
+            return Findings.of_terms(name for cell in cells for name in _parts(cell, marks))
         named = [name for name in names if name in columns or letters(name) not in LISTS]
         words = [name for name in named if name in columns or chosen is not None or _holds_values(table[name], name)]
         if not words or (not always and all(name in columns for name in words)):
             return CHESTXRAY14 if words else None
-        words = [re.sub(r"^label[-.: /_]+", "", unmangled(name, names), flags=re.I).strip() for name in words]
-    try:
-        found = Findings.of(words)
+        return Findings.of(re.sub(r"^label[-.: /_]+", "", unmangled(name, names), flags=re.I).strip() for name in words)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return found.restricted((*found.names, *((found.none,) if found.none else ()))) if listed in table else found
 
 
 def _holds_values(cells: pd.Series, name: str) -> bool:
