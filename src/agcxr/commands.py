@@ -156,6 +156,7 @@ def predict(
     out: str = "predictions.csv",
     explain: Path | None = None,
     dicom: Path | None = None,
+    study: str | None = None,
     point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
     prevalence: str | None = None,
     batch_size: int = 16,
@@ -172,10 +173,11 @@ def predict(
     Args:
         run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
         inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes; with
-            --engine ray URIs too, and no archives.
+            --engine ray URIs too, and no archives. Or a DICOMweb service: dicomweb://host/root (docs/dicomweb.md).
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
+        study: Of a DICOMweb service: UID of the study whose films are fetched.
         point: Operating point at which findings are called (a calibrated model has all three).
         prevalence: Correct calibrated probabilities for how common findings are where the films come from: a share
             for every finding, or pairs such as Effusion=0.1,Mass=0.02.
@@ -191,21 +193,27 @@ def predict(
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre. Box and pictures are those of the first model on the plain view.
     """
-    from agcxr.inference.launch import Request
-    from agcxr.inference.launch import predict as predict_films
+    from agcxr.data.dicomweb import with_study
+    from agcxr.inference import launch
 
-    request = Request(
-        run, inputs, Path(out), explain, dicom, point, prevalence, batch_size, precision, runtime, others, views
+    films, table = with_study(inputs, study), Path(out)
+    request = launch.Request(
+        run, films, table, explain, dicom, point, prevalence, batch_size, precision, runtime, others, views
     )
     if engine == "ray":
         from agcxr.inference.ray_engine import predict_on_ray
 
         return predict_on_ray(request, out, actors=devices, nodes=nodes)
+    return launch.predict(request, devices, nodes, also=_beside(dicom))
+
+
+def _beside(dicom: Path | None) -> list[Callable[..., Any]]:
+    """What is written of each film beside its row."""
     if dicom is None:
-        return predict_films(request, devices, nodes)
+        return []
     from agcxr.dicom.files import DicomFiles
 
-    return predict_films(request, devices, nodes, also=[functools.partial(DicomFiles, folder=dicom)])
+    return [functools.partial(DicomFiles, folder=dicom)]
 
 
 def export(

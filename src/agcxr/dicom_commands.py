@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ def dicom_node(
     port: int = 11112,
     caller: tuple[str, ...] = (),
     objects: str = "sr,sc,seg",
+    stow_port: int | None = None,
     queue: Path = QUEUE,
     others: Others = (),
     views: ViewSet = "plain",
@@ -37,24 +39,32 @@ def dicom_node(
 
     Args:
         run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
-        send_to: The archive, as TITLE@host:port.
+        send_to: The archive, as TITLE@host:port, or by DICOMweb as https://archive/dicom-web (its login in the file
+            that the environment variable AGCXR_LOGINS names: docs/dicomweb.md).
         ae: AE title of this node.
         host: Address to listen on; 0.0.0.0 for all networks.
         port: Port to listen on.
-        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title.
+        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title, if it has one.
         objects: What is made and sent, with commas between: sr (report), sc (picture), seg (segmentation).
+        stow_port: Port to take films by DICOMweb (STOW-RS) on, too. Where the environment variable AGCXR_TOKEN is set,
+            senders must show that token; addresses of other machines need it.
         queue: File that holds what waits. Private: it holds patients' films for a while.
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre.
     """
     from agcxr.dicom.node import run_node
-    from agcxr.dicom.peers import check_title, parse_caller, parse_peer
+    from agcxr.dicom.peers import Peer, check_title, parse_caller
     from agcxr.dicom.results import parse_roles
+    from agcxr.dicom.web_archive import parse_archive
 
-    archive, roles = parse_peer(send_to), parse_roles(objects)
-    callers = tuple(parse_caller(text) for text in caller or (archive.title,))
+    archive, roles = parse_archive(send_to), parse_roles(objects)
+    titles = caller or ((archive.title,) if isinstance(archive, Peer) else ())
+    if not titles and stow_port is None:
+        raise ValueError(f"nobody may send films: {send_to} has no title that could call; give --caller or --stow-port")
+    callers = tuple(parse_caller(text) for text in titles)
     where: dict[str, Any] = {"queue": queue, "host": host, "port": port, "objects": roles}
+    where |= {"stow_port": stow_port, "token": os.environ.get("AGCXR_TOKEN")}
     run_node(run, title=check_title(ae), archive=archive, callers=callers, others=others, views=views, **where)
     return 0
 

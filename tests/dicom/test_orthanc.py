@@ -5,6 +5,7 @@ AGCXR_BURST sets the films of the burst; AGCXR_ORTHANC_LOG names a file that the
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -18,12 +19,16 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import pydicom
 import pytest
 from dicom_made import CR, DX, SC, fresh, written
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
+
+from agcxr.cli import main
+from agcxr.data.multipart import join_parts
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 BURST = int(os.environ.get("AGCXR_BURST", "40"))
@@ -139,11 +144,14 @@ class NodeProcess:
 
     def __init__(self, model: Path, folder: Path, port: int) -> None:
         self.port, self._folder, self._model, self.archive_port = port, folder, model, 0
+        self.flags: list[str] | None = None
+        """In place of those of the archive and the callers."""
         self.process: subprocess.Popen | None = None
 
     def up(self) -> None:
-        flags = ["--ae", "AGCXR", "--port", str(self.port), "--send-to", f"ORTHANC@127.0.0.1:{self.archive_port}"]
-        flags += ["--caller", "ORTHANC", "XRAY@127.0.0.1", "--queue", str(self._folder / "queue.sqlite")]
+        archive = ["--send-to", f"ORTHANC@127.0.0.1:{self.archive_port}", "--caller", "ORTHANC", "XRAY@127.0.0.1"]
+        flags = ["--ae", "AGCXR", "--port", str(self.port), *(self.flags or archive)]
+        flags += ["--queue", str(self._folder / "queue.sqlite")]
         code = "import sys; from agcxr.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", code, "dicom-node", str(self._model), *flags]
         before = self.names()["listening"]
@@ -300,3 +308,38 @@ def test_a_burst_over_two_associations_with_garbage_between(site):
         f"{accepted:.1f} s, all results in Orthanc after {everything:.1f} s ({BURST / everything:.1f} films/s)"
     )
     record(f"- the node's journal, counted: {dict(node.names())}; no name, number or UID of a film in it")
+
+
+def store(url: str, film: pydicom.Dataset) -> httpx.Response:
+    """STOW-RS."""
+    body = join_parts([("application/dicom", written(film))], "b0")
+    kind = 'multipart/related; type="application/dicom"; boundary=b0'
+    return httpx.post(url, content=body, headers={"Content-Type": kind}, timeout=60)
+
+
+def test_all_by_dicomweb(site, model_folder, tmp_path):
+    """Films to the node by STOW-RS, results into Orthanc by STOW-RS, and the study read by `predict` from Orthanc."""
+    orthanc, _ = site
+    root = f"http://127.0.0.1:{orthanc.http}/dicom-web"
+    node, stow = NodeProcess(model_folder, tmp_path, free_port()), free_port()
+    node.flags = ["--send-to", root, "--stow-port", str(stow)]
+    film = fresh(3)
+    node.up()
+    try:
+        assert store(f"http://127.0.0.1:{stow}/studies", film).status_code == 200
+        seconds = wait_for(lambda: complete(orthanc, [film]))
+        node.stop()
+    finally:
+        node.kill()
+    assert store(f"{root}/studies", film).status_code == 200
+    out = tmp_path / "out.csv"
+    uid = str(film.StudyInstanceUID)
+    given = [root.replace("http://", "dicomweb+http://"), "--study", uid, "--out", str(out)]
+    assert main(["predict", str(model_folder), *given]) == 0
+    with open(out, newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["image"], row["error"]) == (f"{uid}/{film.SOPInstanceUID}.dcm", "")
+    record(
+        f"- a film to the node by STOW-RS: its SR, SC and SEG in Orthanc by STOW-RS after {seconds:.1f} s; "
+        "`agcxr predict dicomweb+http://...` lists the study by QIDO-RS and fetches the film by WADO-RS"
+    )

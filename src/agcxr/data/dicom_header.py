@@ -23,6 +23,14 @@ GRAY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
 COLOR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 """Photometric interpretations of one and of three samples a pixel."""
 
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+FILM_CLASSES: dict[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.1": "CR image",
+    "1.2.840.10008.5.1.4.1.1.1.1": "DX image, for presentation",
+    SECONDARY_CAPTURE: "Secondary Capture image",
+}
+"""SOP classes that chest films come in. DX "for processing" is not among them: its pixels are not meant to be seen."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

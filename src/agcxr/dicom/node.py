@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
@@ -24,15 +24,18 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 from pynetdicom.transport import ThreadedAssociationServer
 
+from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
-from agcxr.dicom.archive import CLASSES, Archive, ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
+from agcxr.dicom.archive import CLASSES, ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Outgoing, Queue, Waiting
 from agcxr.dicom.reading import Ignored, read_apart
 from agcxr.dicom.results import ROLES, Refused, Role, make_results, to_bytes
-from agcxr.dicom.source import FILM_CLASSES, is_uid
+from agcxr.dicom.source import is_uid
+from agcxr.dicom.stow import StowService
+from agcxr.dicom.web_archive import WebPeer, open_archive
 from agcxr.inference.batch import load_engine
 from agcxr.inference.engine import FilmEngine
 from agcxr.inference.prediction import ViewSet
@@ -71,7 +74,7 @@ class NodeSettings:
     """What a node is and whom it knows."""
 
     title: str
-    archive: Peer
+    archive: Peer | WebPeer
     callers: tuple[Caller, ...]
     host: str = "127.0.0.1"
     port: int = 11112
@@ -84,6 +87,10 @@ class NodeSettings:
     """Seconds after which a silent connection is closed."""
     objects: tuple[Role, ...] = ROLES
     """Which results are made and sent."""
+    stow_port: int | None = None
+    """Where films are taken by STOW-RS too (0: any free one); None: nowhere."""
+    token: str | None = field(default=None, repr=False)
+    """What senders by STOW-RS must show; see `StowService`."""
 
 
 class Node:
@@ -100,7 +107,7 @@ class Node:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = predictor.algorithm
         classes = [sop_class for role, sop_class in zip(ROLES, CLASSES, strict=True) if role in settings.objects]
-        self._archive = Archive(settings.archive, settings.title, Timeouts(), classes)
+        self._archive = open_archive(settings.archive, settings.title, Timeouts(), classes)
         self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._survived: set[int] = set()
         self._held = Held(60 * LONGEST_PAUSE)
@@ -108,6 +115,9 @@ class Node:
         self._received, self._made = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: ThreadedAssociationServer | None = None
+        self.stow: StowService | None = None
+        if settings.stow_port is not None:
+            self.stow = StowService(self.keep, settings.host, settings.stow_port, token=settings.token)
 
     @property
     def port(self) -> int:
@@ -141,6 +151,8 @@ class Node:
         for name, work in (("read", self._read_all), ("send", self._send_all)):
             self._threads.append(threading.Thread(target=work, name=f"agcxr-{name}", daemon=True))
             self._threads[-1].start()
+        if self.stow is not None:
+            self.stow.start()
         counts = self._queue.counts()
         self._journal(
             "listening", host=given.host, port=self.port, title=given.title, model=self._algorithm.version,
@@ -155,6 +167,8 @@ class Node:
         self._made.set()
         if self._server is not None:
             self._server.ae.shutdown()
+        if self.stow is not None:
+            self.stow.stop()
         for thread in self._threads:
             thread.join()
         self._archive.close()
@@ -189,10 +203,13 @@ class Node:
 
     def _on_store(self, event: evt.Event) -> int:
         """Keep the film; success is said only once it is on the disk."""
+        request = cast(C_STORE, event.request)
+        length = request.DataSet.getbuffer().nbytes if request.DataSet else 0
+        return self.keep(str(request.AffectedSOPInstanceUID or ""), length, event.encoded_dataset)
+
+    def keep(self, uid: str, length: int, file: Callable[[], bytes]) -> int:
+        """Keep a film of so many bytes; the status to answer with."""
         try:
-            request = cast(C_STORE, event.request)
-            uid = str(request.AffectedSOPInstanceUID or "")
-            length = request.DataSet.getbuffer().nbytes if request.DataSet else 0
             if not is_uid(uid) or not length:
                 self._journal("not understood", bytes=length)
                 return NOT_UNDERSTOOD
@@ -201,7 +218,7 @@ class Node:
                 self._journal("no room", bytes=length)
                 return OUT_OF_RESOURCES
             key = self._queue.key(uid, self._algorithm.version)
-            new = self._queue.add(key, event.encoded_dataset(), self._algorithm.version)
+            new = self._queue.add(key, file(), self._algorithm.version)
         except Exception as error:  # whatever it is, the sender must not believe the film is here
             self._journal("not kept", error=_said(error))
             return OUT_OF_RESOURCES
@@ -351,12 +368,14 @@ def run_node(
     model: str,
     *,
     title: str,
-    archive: Peer,
+    archive: Peer | WebPeer,
     callers: tuple[Caller, ...],
     queue: Path,
     host: str = "127.0.0.1",
     port: int = 11112,
     objects: tuple[Role, ...] = ROLES,
+    stow_port: int | None = None,
+    token: str | None = None,
     journal: Journal | None = None,
     others: Sequence[str] = (),
     views: ViewSet = "plain",
@@ -368,6 +387,7 @@ def run_node(
 
     Raises ValueError for a model or a queue that cannot be opened.
     """
+    settings = NodeSettings(title, archive, callers, host, port, objects=objects, stow_port=stow_port, token=token)
     predictor = load_engine(model, others=others, views=views)
     store = Queue(queue)
     silence_libraries()
@@ -375,9 +395,7 @@ def run_node(
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        with Node(
-            predictor, NodeSettings(title, archive, callers, host, port, objects=objects), store, journal or Journal()
-        ):
+        with Node(predictor, settings, store, journal or Journal()):
             stop.wait()
     finally:
         store.close()

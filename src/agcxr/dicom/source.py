@@ -20,18 +20,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import PersonName, validate_value
 
-from agcxr.data.dicom_header import number_of, put, values_of, whole
+from agcxr.data.dicom_header import FILM_CLASSES, SECONDARY_CAPTURE, number_of, put, values_of, whole
 from agcxr.data.dicomfile import BROKEN, Bounded, is_lateral, part_fits
 from agcxr.data.patients import age_years
 from agcxr.data.radiograph import MAX_PIXELS, RadiographError
-
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-FILM_CLASSES: dict[str, str] = {
-    "1.2.840.10008.5.1.4.1.1.1": "CR image",
-    "1.2.840.10008.5.1.4.1.1.1.1": "DX image, for presentation",
-    SECONDARY_CAPTURE: "Secondary Capture image",
-}
-"""SOP classes that chest films come in. DX "for processing" is not among them: its pixels are not meant to be seen."""
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 TYPE_2 = (

@@ -1,4 +1,4 @@
-"""Film files among files, folders, archives and globs, found lazily: memory holds one folder's names at a time.
+"""Film files among files, folders, archives, globs and DICOMweb studies, found lazily: memory holds few names at once.
 
 What counts as a film in a folder or an archive is said where films are found for all commands, in data/sources.py.
 """
@@ -10,9 +10,12 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from agcxr.data.archives import ARCHIVES, BROKEN_ARCHIVE, Member, is_archive, is_zip, walk_archive, why_broken
+from agcxr.data.dicom_header import FILM_CLASSES
+from agcxr.data.dicomweb import DicomWeb, Instance, ServiceError, is_study, parse_study
 from agcxr.data.radiograph import SUFFIXES, RadiographError
 from agcxr.data.sources import Walk, is_left_out, list_folder
 
@@ -55,7 +58,8 @@ class Films:
     closed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        missing = [name for name in self.inputs if not os.path.exists(name) and not glob.has_magic(name)]
+        files = [name for name in self.inputs if not is_study(name)]
+        missing = [name for name in files if not os.path.exists(name) and not glob.has_magic(name)]
         if missing:
             raise ValueError(
                 f"no such file or folder: {', '.join(missing)}; expected films, folders of films, archives, "
@@ -78,12 +82,29 @@ class Films:
         return f"in folders {known} files and DICOM files of any name count ({self.ignored} other files ignored)"
 
     def _of(self, name: str) -> Iterator[FilmFile]:
-        if os.path.isdir(name):
+        if is_study(name):
+            yield from self._study(name)
+        elif os.path.isdir(name):
             yield from self._walk(Path(name), Path())
         elif os.path.exists(name):
             yield from self._file(Path(name), Path(Path(name).name))
         else:
             yield from self._glob(name)
+
+    def _study(self, name: str) -> Iterator[FilmFile]:
+        """The films of a study of a DICOMweb service, without pictures that agcxr made; each is fetched when its turn
+        comes. Its path is the study's UID and its own."""
+        root, study = parse_study(name)
+        service = DicomWeb(root)
+        try:
+            for instance in service.instances(study):
+                if instance.sop_class not in FILM_CLASSES or instance.manufacturer == "agcxr":
+                    self.ignored += 1
+                    continue
+                path = Path(study, f"{instance.uid}.dcm")
+                yield FilmFile(path, path, fetch=partial(_fetched, service, instance))
+        except ServiceError as error:
+            raise ValueError(f"the list of a study could not be had from {root}: {error}") from error
 
     def _walk(self, folder: Path, relative: Path) -> Iterator[FilmFile]:
         walk = Walk(folder, self.leave_out)
@@ -128,6 +149,13 @@ class Films:
                     yield from self._file(Path(folder) / name, Path(name))
                 elif not everything:  # with "**" the folders below are among the heads
                     yield from self._walk(Path(folder) / name, Path(name))
+
+
+def _fetched(service: DicomWeb, instance: Instance) -> bytes:
+    try:
+        return service.fetch(instance)
+    except ServiceError as error:
+        raise RadiographError(f"the archive did not give this film: {error}") from error
 
 
 def _read_now(member: Member) -> Callable[[], bytes]:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from agcxr.calibration import Point, parse_prevalence
+from agcxr.data.dicomweb import is_study
 from agcxr.data.radiograph import SUFFIXES
 from agcxr.inference.batch import load_engine, summarise, table_of
 from agcxr.inference.films import FilmFile, Films
@@ -127,6 +128,8 @@ def _begin(ray: Any) -> None:
 
 def _listed(ray: Any, inputs: Sequence[str], size: int) -> tuple[list[Any], Found]:
     """References to blocks of (place, image), `size` films each, in Ray's store, and what the walk found."""
+    if any(map(is_study, inputs)):
+        raise ValueError("--engine ray reads no DICOMweb service; leave it out, or save the films as files first")
     Films([name for name in inputs if "://" not in name])  # what does not exist is told before anything is listed
     walks: list[Films] = []
 
