@@ -27,14 +27,12 @@ from agcxr.evaluation.ablate import ablate
 from agcxr.evaluation.results import load_results
 from agcxr.evaluation.study import study
 from agcxr.inference.explain import _rows
-from agcxr.inference.maps import film_maps
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, read_card
 from agcxr.serve.app import create_app
-from agcxr.serve.engine import Engine
 from agcxr.serve.limits import Limits
 
 torch.set_num_threads(1)
@@ -157,7 +155,7 @@ def test_a_prediction_knows_one_finding(run, films):
     with pytest.raises(ValueError, match="unknown finding 'Effusion'; this model knows Pneumonia$"):
         answer.probability("Effusion")
     with pytest.raises(ValueError, match="the model does not know Effusion; it knows Pneumonia$"):
-        film_maps(predictor, np.zeros((1, 64, 64), np.uint8), ["Effusion"])
+        predictor.finding_maps(np.zeros((1, 64, 64), np.uint8), ["Effusion"])
     with pytest.raises(ValueError, match="prevalence names 'Effusion', which this model does not know; it knows Pneu"):
         Predictor.from_pretrained(run, device="cpu", prevalence={"Effusion": 0.1})
 
@@ -165,11 +163,11 @@ def test_a_prediction_knows_one_finding(run, films):
 def test_its_maps_are_those_of_its_own_output(run):
     predictor = Predictor.from_pretrained(run, device="cpu")
     film_1SS = cv2.resize(film(0), (64, 64), interpolation=cv2.INTER_AREA)[None]
-    narrow = film_maps(predictor, film_1SS, ["Pneumonia"])
+    narrow = predictor.finding_maps(film_1SS, ["Pneumonia"])
     network = AGCNN.from_pretrained(run)
     assert network.card is not None
     network.card = network.card.model_copy(update={"taught": None, "calibration": None})
-    wide = film_maps(Predictor(network, device="cpu"), film_1SS, ["Pneumonia"])
+    wide = Predictor(network, device="cpu").finding_maps(film_1SS, ["Pneumonia"])
     assert np.array_equal(narrow.global_Bhw, wide.global_Bhw)
 
 
@@ -206,11 +204,7 @@ def test_an_exported_file_says_what_it_knows(exported, run):
 
 @pytest.mark.parametrize("kind", ["run", "exported"])
 def test_the_page_answers_for_one_finding(kind, run, exported, films):
-    engine = (
-        Engine.eager(Predictor.from_pretrained(run, device="cpu"))
-        if kind == "run"
-        else Engine.exported(OnnxPredictor(exported))
-    )
+    engine = Predictor.from_pretrained(run, device="cpu") if kind == "run" else OnnxPredictor(exported)
     data = (films / "00.png").read_bytes()
     with TestClient(create_app(engine, limits=Limits(decoders=1)), base_url="http://localhost") as client:
         model = client.get("/v1/model").json()

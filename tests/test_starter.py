@@ -11,7 +11,7 @@ import pytest
 
 from agcxr import starter
 from agcxr.data.phantom import film
-from agcxr.inference.batch import load_engine
+from agcxr.inference.load import load_engine
 from agcxr.inference.onnx_engine import OnnxPredictor, is_exported
 from agcxr.inference.parity import compare, made_films
 from agcxr.inference.predictor import Predictor

@@ -9,7 +9,6 @@ import pydicom
 from dicom_made import film, pixels, written
 
 from agcxr.cli import main
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.results import result_uid
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.predictor import Predictor
@@ -111,6 +110,4 @@ print(status, "torch" in sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "False"]
     report = pydicom.dcmread(tmp_path / "out" / "000001" / "sr.dcm")
-    assert report.SOPInstanceUID == result_uid(
-        film(1).SOPInstanceUID, Algorithm.of_exported(OnnxPredictor(onnx_file)), "sr"
-    )
+    assert report.SOPInstanceUID == result_uid(film(1).SOPInstanceUID, OnnxPredictor(onnx_file).algorithm, "sr")

@@ -18,7 +18,6 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from agcxr.dicom import node as node_module
-from agcxr.dicom.algorithm import Algorithm
 from agcxr.dicom.node import NodeSettings
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue
@@ -270,7 +269,7 @@ def test_an_exported_file_answers_as_its_run_under_uids_of_its_own(bench, archiv
     from agcxr.inference.onnx_engine import OnnxPredictor
 
     exported = OnnxPredictor(onnx_file, threads=1)
-    named, one = Algorithm.of_exported(exported), film()
+    named, one = exported.algorithm, film()
     for done, predictor in enumerate((bench.predictor, exported), start=1):
         bench.predictor = predictor
         with bench.node() as node:  # of one queue: what was read under the run is not known under the file
@@ -312,6 +311,6 @@ def test_the_command_reads_with_an_exported_file_without_torch(onnx_file, archiv
     finally:
         node.kill()
         node.wait()
-    named = Algorithm.of_exported(OnnxPredictor(onnx_file))
+    named = OnnxPredictor(onnx_file).algorithm
     assert archive.results_of(one.SOPInstanceUID, named) == ["sr", "sc", "seg"]
     assert not (tmp_path / "was_imported").exists()

@@ -19,11 +19,12 @@ from pydicom.dataset import Dataset
 from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
-from agcxr.dicom.algorithm import RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.dicom.algorithm import RESEARCH_ONLY, derived_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes, to_zip
 from agcxr.dicom.source import Source, read_source
 from agcxr.inference import explain
+from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.overlay import WARNING
 from agcxr.intake import Intake
 from agcxr.labels import FINDINGS, LABELS
@@ -207,15 +208,20 @@ def test_the_zip_holds_the_three_files(predictor, algorithm):
 def test_an_exported_file_has_an_identity_of_its_own(tmp_path, algorithm):
     facts = SimpleNamespace(image_size=64, prepared_size=72, card={"model": {"backbone": "test_resnet", "resize": 72}})
     (tmp_path / "model.onnx").write_bytes(b"weights")
-    told = {"path": tmp_path / "model.onnx", "facts": facts, "calibration": None}
-    exported = SimpleNamespace(**told, runtime="onnxruntime", precision="fp32")
-    found = Algorithm.of_exported(exported)
+
+    def file(runtime="onnxruntime", precision="fp32"):
+        engine = OnnxPredictor.__new__(OnnxPredictor)
+        engine.path, engine.facts, engine.scale = tmp_path / "model.onnx", facts, None
+        engine.runtime, engine.precision = runtime, precision
+        return engine.algorithm
+
+    found = file()
     assert found.fingerprint == hashlib.sha256(b"weights").hexdigest()[:16]
     assert found.version != algorithm.version
     assert found.parameters[:2] == ("backbone test_resnet", "view 64 of 72 px")
-    others = [SimpleNamespace(**told, runtime="openvino", precision=precision) for precision in ("fp32", "bf16")]
-    assert len({Algorithm.of_exported(one).version for one in (exported, *others)}) == 3
-    assert Algorithm.of_exported(others[1]).parameters[-1] == "precision bf16, exported file on openvino"
+    others = [file("openvino", precision) for precision in ("fp32", "bf16")]
+    assert len({one.version for one in (found, *others)}) == 3
+    assert others[1].parameters[-1] == "precision bf16, exported file on openvino"
 
 
 def test_the_box_is_a_region_in_the_films_pixels(of_a_film):

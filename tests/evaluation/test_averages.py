@@ -12,7 +12,7 @@ from evaluated import SIZE, write_prepared
 from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.leak import PatientLeak
 from agcxr.evaluation.study import study
-from agcxr.inference.batch import load_engine
+from agcxr.inference.load import load_engine
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Patients
 from agcxr.training.seeds import Seeds, write_seeds

@@ -8,8 +8,8 @@ import torch
 
 from agcxr.calibration import Calibration
 from agcxr.cli import main
-from agcxr.inference.batch import load_engine
 from agcxr.inference.ensemble import Average, Ensemble, average_file, lines_of, seen, weights_digest
+from agcxr.inference.load import load_engine
 from agcxr.labels import LABELS
 from agcxr.training.seeds import Seeds, write_seeds
 from inference.exported import S, calibration, network, phantoms, predictor
@@ -276,14 +276,13 @@ def test_an_average_is_another_algorithm_in_dicom(eager, second):
 
 def test_the_page_says_what_it_averages(eager, second):
     from agcxr.serve.answers import model_answer
-    from agcxr.serve.engine import Engine
     from agcxr.serve.limits import Limits
 
-    engine = Engine.of(Ensemble([eager, predictor(second)]))
+    engine = Ensemble([eager, predictor(second)])
     told = model_answer(engine, Limits(), intake=True, dicom=True)
     assert told.average.startswith("average over 2 models")
     assert (told.maps, told.labels[0].calibrated, told.labels[0].operating_points) == (True, True, {})
-    assert model_answer(Engine.of(eager), Limits(), intake=True, dicom=True).average is None
+    assert model_answer(eager, Limits(), intake=True, dicom=True).average is None
 
 
 # --- exported ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from agcxr.config import Attention
-from agcxr.inference.maps import FindingMaps, film_maps, finding_maps, place, profiles
+from agcxr.inference.maps import FindingMaps, finding_maps, place, profiles
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
 
@@ -176,7 +176,7 @@ def test_frozen_branches_have_maps_too_and_modes_and_gradients_stay(image_B1HW):
 def test_a_film_goes_through_the_evaluation_view_of_the_predictor(model):
     films = np.random.default_rng(0).integers(0, 256, (2, 72, 72), dtype=np.uint8)
     predictor = Predictor(model, device="cpu")
-    maps = film_maps(predictor, films, ["Mass", "Nodule"])
+    maps = predictor.finding_maps(films, ["Mass", "Nodule"])
     answers = predictor.predict_arrays(films)
     np.testing.assert_allclose(maps.crop_B4, answers.box_N4, atol=1e-6)
     np.testing.assert_allclose(maps.view_B4, [answers.window_4] * 2, atol=1e-9)
@@ -187,7 +187,7 @@ def test_sharp_crops_come_from_the_prepared_film():
     model = AGCNN("resnet10t", weights="none", image_size=64, resize=72, crop_source="prepared")
     predictor = Predictor(model, device="cpu", prepared_size=144)
     films = np.random.default_rng(0).integers(0, 256, (1, 144, 144), dtype=np.uint8)
-    maps = film_maps(predictor, films, ["Mass"])
+    maps = predictor.finding_maps(films, ["Mass"])
     crop = predictor.predict_arrays(films, details=True).crop_NHW
     with torch.no_grad():
         feature = model.forward_local(torch.from_numpy(crop)[:, None] / 255).feature_BDhw
@@ -202,6 +202,6 @@ def test_what_does_not_fit_is_refused(model, image_B1HW):
         finding_maps(model, image_B1HW, torch.tensor([0, 1]), [WHOLE] * 3)
     predictor = Predictor(model, device="cpu")
     with pytest.raises(ValueError, match="prepare them with --size 72"):
-        film_maps(predictor, np.zeros((1, 64, 64), np.uint8), ["Mass"])
+        predictor.finding_maps(np.zeros((1, 64, 64), np.uint8), ["Mass"])
     with pytest.raises(ValueError, match="the model does not know Scoliosis"):
-        film_maps(predictor, np.zeros((1, 72, 72), np.uint8), ["Scoliosis"])
+        predictor.finding_maps(np.zeros((1, 72, 72), np.uint8), ["Scoliosis"])

@@ -5,7 +5,6 @@ from starlette.testclient import TestClient
 
 from agcxr.inference.predictor import Predictor
 from agcxr.serve.app import create_app
-from agcxr.serve.engine import Engine
 from agcxr.serve.limits import Limits
 
 from . import make
@@ -19,7 +18,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(model_folder):
-    return Engine.eager(Predictor.from_pretrained(model_folder, device="cpu"))
+    return Predictor.from_pretrained(model_folder, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def decode(text):
 def test_the_answer_is_the_predictors(client, engine, dtype):
     data = make.encode(make.pixels(130, 90, dtype=dtype))
     (answer,) = send(client, ("a.png", data)).json()["films"]
-    expected = engine.predictor(data)
+    expected = engine(data)
     found = {one["finding"]: one for one in answer["findings"]}
     assert set(found) == set(LABELS)
     for k, label in enumerate(LABELS):
@@ -53,7 +53,7 @@ def test_findings_are_sorted_and_judged(client, engine):
     assert last["finding"] == NO_FINDING
     assert [row["calibrated"] for row in rows] == sorted((row["calibrated"] for row in rows), reverse=True)
     for row in rows:
-        known = engine.calibration_of(row["finding"])
+        known = engine.calibration.findings.get(row["finding"])
         point, threshold = row["operating_points"]["youden"], known.points["youden"].threshold
         assert point == {
             "threshold": pytest.approx(threshold),

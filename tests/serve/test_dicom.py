@@ -68,10 +68,10 @@ def test_they_are_those_of_the_command_line(answered, engine, film):
     from agcxr.dicom.results import make_results, to_bytes
     from agcxr.dicom.source import read_source
 
-    prediction = engine.predictor(film)
+    prediction = engine(film)
     assert prediction.intake is not None
     prediction = dataclasses.replace(prediction, intake=None)  # this server was told to check no films
-    expected = make_results(read_source(film), prediction, engine.predictor.algorithm)
+    expected = make_results(read_source(film), prediction, engine.algorithm)
     found = objects(answered)
     for role, made in expected:
         one, dataset = found[f"{role}.dcm"], pydicom.dcmread(io.BytesIO(to_bytes(made)))
@@ -170,9 +170,8 @@ def rare(tmp_path_factory):
 
 def test_findings_too_rare_to_calibrate_get_no_probability_and_no_call(rare, film):
     from agcxr.inference.predictor import Predictor
-    from agcxr.serve.engine import Engine
 
-    app = create_app(Engine.eager(Predictor.from_pretrained(rare, device="cpu")), limits=Limits(decoders=1))
+    app = create_app(Predictor.from_pretrained(rare, device="cpu"), limits=Limits(decoders=1))
     with TestClient(app, base_url="http://localhost") as client:
         (answer,) = post(client, film, "/v1/predict").json()["films"]
         report = objects(post(client, film))["sr.dcm"]

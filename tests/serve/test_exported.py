@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 from agcxr.cli import main
 from agcxr.inference.predictor import Predictor
 from agcxr.serve.app import create_app
-from agcxr.serve.engine import Engine
 from agcxr.serve.limits import Limits
 
 from . import make
@@ -43,7 +42,7 @@ def film():
 def test_its_answers_are_those_of_the_run(onnx_file, film, client):
     from agcxr.inference.onnx_engine import OnnxPredictor
 
-    engine = Engine.exported(OnnxPredictor(onnx_file, threads=1))
+    engine = OnnxPredictor(onnx_file, threads=1)
     with TestClient(create_app(engine, limits=Limits(decoders=1)), base_url="http://localhost") as exported:
         (told,), (expected,) = (one.post("/v1/predict", files=film).json()["films"] for one in (exported, client))
         for mine, theirs in zip(told["findings"], expected["findings"], strict=True):

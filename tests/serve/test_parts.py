@@ -11,7 +11,7 @@ import pytest
 from agcxr.inference.predictor import Predictor
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decode_child import Wish
-from agcxr.serve.decoder import Decoders, Read, Unreadable
+from agcxr.serve.decoder import Decoders, Unreadable, UploadedFilm
 from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, is_local
 from agcxr.serve.upload import shown_name
 
@@ -206,10 +206,10 @@ def decoded(*jobs, limits=None, between=None):
 def test_a_decoder_reads():
     image = make.pixels(120, 90, dtype=np.uint16)
     (film, bad), restarts = decoded(make.encode(image), b"nothing")
-    assert isinstance(film, Read)
+    assert isinstance(film, UploadedFilm)
     assert (film.width, film.height, film.bits, film.format) == (90, 120, 16, "png")
-    assert film.small_SS.shape == (64, 64)
-    assert film.shown_HW.shape == (50, 38)
+    assert film.image_SS.shape == (64, 64)
+    assert film.film_HW.shape == (50, 38)
     assert isinstance(bad, Unreadable)
     assert restarts == 0
 
@@ -226,9 +226,9 @@ def test_a_decoder_that_dies_takes_one_film_with_it():
             decoders._workers[0]._process.poll = lambda: None  # as if it had died a moment later
 
     (first, second, third), restarts = decoded(data, data, data, between=kill_once)
-    assert isinstance(first, Read)
+    assert isinstance(first, UploadedFilm)
     assert second == Unreadable("it made the decoder crash, so the file is damaged")
-    assert isinstance(third, Read)
+    assert isinstance(third, UploadedFilm)
     assert restarts == 1
 
 

@@ -8,7 +8,6 @@ from starlette.testclient import TestClient
 from agcxr import intake
 from agcxr.inference.predictor import Predictor
 from agcxr.serve.app import create_app
-from agcxr.serve.engine import Engine
 from agcxr.serve.limits import Limits
 
 from . import make
@@ -61,7 +60,7 @@ def test_the_programs_own_check(engine):
 
 
 def test_a_film_of_strange_features_gets_neither_numbers_nor_maps(tmp_path):
-    strange = Engine.eager(Predictor.from_pretrained(make.save_model(tmp_path, strange=True), device="cpu"))
+    strange = Predictor.from_pretrained(make.save_model(tmp_path, strange=True), device="cpu")
     app = create_app(strange, limits=Limits(decoders=1), judge=intake.judge)
     with TestClient(app, base_url="http://localhost") as client:
         film = ("chest.png", client.get("/v1/examples/mass").content)  # its pixels are those of a chest film

@@ -18,7 +18,7 @@ from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Prediction
 
 if TYPE_CHECKING:
-    from agcxr.inference.engine import FilmEngine
+    from agcxr.inference.engine import Engine
 
 
 class DicomFiles:
@@ -31,7 +31,7 @@ class DicomFiles:
 
     columns = ("dicom", "dicom_reason")
 
-    def __init__(self, engine: FilmEngine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path) -> None:
         self._folder = folder
         self._algorithm = as_read(engine.algorithm, engine.scale)
 

@@ -36,8 +36,8 @@ from agcxr.dicom.results import ROLES, Refused, Role, make_results, to_bytes
 from agcxr.dicom.source import is_uid
 from agcxr.dicom.stow import StowService
 from agcxr.dicom.web_archive import WebPeer, open_archive
-from agcxr.inference.batch import load_engine
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
+from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import ViewSet
 
 TRANSFER_SYNTAXES = (
@@ -103,7 +103,7 @@ class Node:
         journal: where events are written.
     """
 
-    def __init__(self, predictor: FilmEngine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
+    def __init__(self, predictor: Engine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = predictor.algorithm
         classes = [sop_class for role, sop_class in zip(ROLES, CLASSES, strict=True) if role in settings.objects]
@@ -383,7 +383,7 @@ def run_node(
     """Be a node until SIGTERM or SIGINT.
 
     model: run folder, model folder, hub id, or an exported file (.onnx; torch is not imported then). others, views:
-    what to average over; see `batch.load_engine`.
+    what to average over; see `load.load_engine`.
 
     Raises ValueError for a model or a queue that cannot be opened.
     """

@@ -18,7 +18,7 @@ from agcxr.data.codecs import REHEARSAL_HW, load_decoders
 from agcxr.data.isolation import Answer, Children, address_space, confine, limit_time, serve
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.source import Source, read_source, why_not_read
-from agcxr.inference.stream import Read, read_film
+from agcxr.inference.stream import PreparedFilm, read_film
 from agcxr.intake import Intake
 
 SECONDS = 10.0
@@ -35,7 +35,7 @@ class Ignored(ValueError):
     """A film that is not for this model by its header, and why, in words that quote nothing of it."""
 
 
-def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Read]:
+def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, PreparedFilm]:
     """Header and film, S = `size` its prepared side. `patience`: how many times the usual seconds it may take.
 
     Raises:
@@ -52,7 +52,7 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Rea
     if "reason" in answer:
         raise RadiographError(str(answer["reason"]))
     header, image, shown = arrays
-    read = Read(
+    read = PreparedFilm(
         name="Chest film",
         image_SS=np.frombuffer(image, np.uint8).reshape(size, size).copy(),
         height=int(answer["height"]),
@@ -95,6 +95,7 @@ def _read(file: bytes, size: int) -> tuple[dict[str, Any], list[bytes]]:
         raise Ignored(reason)
     read = read_film(file, size, KEPT)
     assert read.film_HW is not None
+    assert read.intake is not None
     head = {
         "height": read.height,
         "width": read.width,

@@ -31,7 +31,7 @@ from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.evaluation.evaluate import crop_rows, place_of, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
-from agcxr.inference.batch import load_runs
+from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions

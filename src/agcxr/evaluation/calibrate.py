@@ -13,9 +13,9 @@ import numpy as np
 from agcxr.calibration import Calibration, FittedOn, films_digest, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.leak import check_each
-from agcxr.inference.batch import load_runs
 from agcxr.inference.describe import describe_features
 from agcxr.inference.ensemble import Average, all_runs, average_file, weights_digest
+from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import ViewSet
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, read_card

@@ -30,9 +30,9 @@ from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment
 from agcxr.evaluation.strata import RESAMPLES as SAME_VIEW_RESAMPLES
 from agcxr.evaluation.strata import same_view
 from agcxr.evaluation.tables import text_table, untaught
-from agcxr.inference.batch import load_runs
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.ensemble import all_runs
+from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
@@ -54,7 +54,7 @@ class Evaluated:
 
     folder: Path
     results: Results
-    engine: FilmEngine
+    engine: Engine
     feature_ND: np.ndarray | None = None
     """Of the global branch of the (first) model, pooled; its films are the rows of predictions.parquet."""
 
@@ -80,7 +80,7 @@ def evaluate(
     """Evaluate the final model of a run, or the average of several.
 
     Args:
-        run, others, views: what answers, of run folders, model folders and hub ids; see `batch.load_engine`.
+        run, others, views: what answers, of run folders, model folders and hub ids; see `load.load_engine`.
         prepared: a prepared folder; `split` is its part.
         out: results folder; default: RUN/evaluation/<split>, with `-average` and the views behind it for an average.
         examples: films shown of each of best, median and worst; 0 for none. progress: a bar, and the table at the end.
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def _answers(
-    engine: FilmEngine, films: Prepared, rows: np.ndarray, batch_size: int, progress: bool
+    engine: Engine, films: Prepared, rows: np.ndarray, batch_size: int, progress: bool
 ) -> tuple[BatchPrediction, float]:
     """And how many films a second."""
     start = time.perf_counter()
@@ -142,7 +142,7 @@ def _shown(results: Results, averaged: str, own: tuple[str, ...]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _run_name(run: str | Path, engine: FilmEngine) -> str:
+def _run_name(run: str | Path, engine: Engine) -> str:
     name = Path(run).resolve().name if Path(run).exists() else str(run)
     return f"{name}, {engine.words}" if engine.words else name
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchProbability, Example
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.maps import place
 from agcxr.inference.overlay import WARNING, draw_box, overlay
 from agcxr.inference.prediction import BRANCHES, Box, Bytes
@@ -104,7 +104,7 @@ def _apart(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
 
 
 def draw_examples(
-    engine: FilmEngine, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
+    engine: Engine, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
 ) -> tuple[Example, ...]:
     """Choose films, look at them once more for their heatmaps, and write three pictures of each into
     `folder`/pictures."""

@@ -42,7 +42,7 @@ from agcxr.evaluation.localization import (
     Threshold,
 )
 from agcxr.evaluation.localize_picture import example_picture
-from agcxr.inference.maps import Rectify, film_maps
+from agcxr.inference.maps import Rectify
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
@@ -70,7 +70,7 @@ def look_at(
         for start in range(0, len(cases), batch_size):
             batch = cases[start : start + batch_size]
             films = np.stack([images[case.row] for case in batch])
-            maps = film_maps(predictor, films, [case.finding for case in batch])
+            maps = predictor.finding_maps(films, [case.finding for case in batch])
             parts.append(measure_looks(batch, maps, rectify))
             bar.update(len(batch))
     return join_looks(parts)

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from agcxr.evaluation.localization import CAM, Example, Localization
 from agcxr.evaluation.tables import number, words
-from agcxr.inference.maps import FindingMaps, Rectify, film_maps
+from agcxr.inference.maps import FindingMaps, Rectify
 from agcxr.inference.overlay import ACCENT, WARNING
 from agcxr.inference.predictor import Predictor
 
@@ -31,7 +31,7 @@ def example_picture(found: Localization, predictor: Predictor, images: npt.NDArr
     """
     examples = found.examples
     films = np.stack([images[example.row] for example in examples])
-    maps = film_maps(predictor, films, [example.finding for example in examples])
+    maps = predictor.finding_maps(films, [example.finding for example in examples])
     figure = _figure(examples, films, maps, found.rectify)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)

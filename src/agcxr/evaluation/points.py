@@ -12,7 +12,7 @@ import numpy as np
 from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_digest, operating_points
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.prediction import BRANCHES
 from agcxr.metrics import Floats
 
@@ -30,7 +30,7 @@ class Chosen:
     """They are the evaluated films, so the points look better there than they are."""
 
 
-def choose_points(engine: FilmEngine, films: Prepared, split: str, *, batch_size: int) -> Chosen:
+def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: int) -> Chosen:
     """Thresholds of every branch for `split`, and on which films they were chosen.
 
     The checkpoint holds those of the fusion, which are in use and so are measured wherever they were fitted. The other

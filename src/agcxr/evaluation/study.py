@@ -24,7 +24,7 @@ from agcxr.evaluation.report import Written, report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import PREDICTIONS, Results
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
@@ -110,7 +110,7 @@ def _known(run: str, done: Evaluated, films: Prepared, split: str, device: str |
     return known_before(Path(run), films, frame, results.analysis, design, done.feature_ND, **options)
 
 
-def _coverage(folder: Path, films: Prepared, engine: FilmEngine, resamples: int, seed: int) -> Coverage:
+def _coverage(folder: Path, films: Prepared, engine: Engine, resamples: int, seed: int) -> Coverage:
     window, boxes = np.array(engine.window), _boxes(films, engine.labels)
     shown = coverage(pd.read_parquet(folder / PREDICTIONS), boxes, window, resamples=resamples, seed=seed)
     shown.save(folder)

@@ -15,21 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from agcxr.calibration import Point, Prevalence
-from agcxr.inference.engine import FilmEngine
-from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
+from agcxr.inference.engine import Engine
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
-from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
+from agcxr.inference.load import load_engine
+from agcxr.inference.onnx_engine import RuntimeName
 from agcxr.inference.prediction import Precision, Prediction, ViewSet
 from agcxr.inference.stream import Film, to_film
 from agcxr.inference.table import Table, Tally, open_csv
 from agcxr.progress import ProgressBar
-
-if TYPE_CHECKING:
-    from agcxr.inference.predictor import Predictor
 
 KEPT_FILM = 1024
 """Longest side of the film kept for a picture, in pixels."""
@@ -74,7 +71,7 @@ class Summary:
     without: tuple[tuple[str, int], ...] = ()
     """Reasons why films have none although they were asked for, with their counts, the commonest first."""
     averaged: str = ""
-    """Over which models and views; see `FilmEngine.words`."""
+    """Over which models and views; see `Engine.words`."""
 
     @property
     def status(self) -> int:
@@ -170,74 +167,6 @@ def open_films(inputs: Sequence[str], leave_out: Sequence[str | os.PathLike[str]
     return films, itertools.chain([first], walk)
 
 
-def load_engine(
-    model: str | os.PathLike[str],
-    device: str | None = None,
-    precision: Precision = "fp32",
-    point: Point = "youden",
-    prevalence: Prevalence | None = None,
-    *,
-    threads: int | None = None,
-    runtime: RuntimeName = "onnxruntime",
-    others: Sequence[str] = (),
-    views: ViewSet = "plain",
-) -> FilmEngine:
-    """What answers for `model`; with `others`, several `views`, or a folder of runs of seeds or folds, their average.
-
-    Torch is imported only where it computes; `threads` and `runtime` are for exported files. Raises ValueError for what
-    the engine cannot do, and for models that do not go together.
-    """
-    runs = all_runs(model, others)
-    arithmetic: dict[str, Any] = {"threads": threads, "runtime": runtime}
-    if len(runs) == 1 and views == "plain":
-        return _load(runs[0], device, precision, point, prevalence, **arithmetic)
-    own = None if others else own_calibration(model, runs, views)
-    wanted = None if own else prevalence  # corrected once: in the average, or in its members
-    members = [_load(run, device, precision, point, wanted, **arithmetic) for run in runs]
-    return Ensemble(members, views=views, own=own, point=point, prevalence=prevalence)
-
-
-def load_runs(
-    model: str | os.PathLike[str],
-    device: str | None = None,
-    precision: Precision = "fp32",
-    *,
-    others: Sequence[str] = (),
-    views: ViewSet = "plain",
-) -> tuple[FilmEngine, tuple[Predictor, ...]]:
-    """`load_engine` of runs and model folders, and the models that answer. Raises ValueError for exported files."""
-    from agcxr.inference.predictor import Predictor
-    from agcxr.models.checkpoint import fetch
-
-    for run in all_runs(model, others):
-        fetch(run)  # says what is to be done with an exported file
-    engine = load_engine(model, device, precision, others=others, views=views)
-    return engine, tuple(one for one in engine.members if isinstance(one, Predictor))
-
-
-def _load(
-    model: str,
-    device: str | None,
-    precision: Precision,
-    point: Point,
-    prevalence: Prevalence | None,
-    *,
-    threads: int | None,
-    runtime: RuntimeName,
-) -> FilmEngine:
-    if is_exported(model):
-        if device not in (None, "cpu"):
-            raise ValueError(f"{model} is an exported file: it answers on the CPU; for {device} give the run folder")
-        return OnnxPredictor(
-            model, point=point, prevalence=prevalence, threads=threads, runtime=runtime, precision=precision
-        )
-    if runtime != "onnxruntime":
-        raise ValueError(f"{runtime} runs exported files, and {model} is none: `agcxr export {model} --out model.onnx`")
-    from agcxr.inference.predictor import Predictor
-
-    return Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)
-
-
 def summarise(
     target: Path,
     tally: Tally,
@@ -264,7 +193,7 @@ def summarise(
 
 
 def write_predictions(
-    engine: FilmEngine,
+    engine: Engine,
     films: Iterable[FilmFile],
     target: Path,
     explain_dir: Path | None = None,
@@ -297,13 +226,13 @@ def write_predictions(
     return tally
 
 
-def table_of(engine: FilmEngine, sinks: Sequence[Sink]) -> Table:
+def table_of(engine: Engine, sinks: Sequence[Sink]) -> Table:
     """The columns of an engine's answers and of what is written beside them."""
     return Table(engine.labels, engine.calibrated, tuple(name for sink in sinks for name in sink.columns))
 
 
 def predicted(
-    engine: FilmEngine,
+    engine: Engine,
     table: Table,
     films: Iterable[FilmFile],
     sinks: Sequence[Sink],

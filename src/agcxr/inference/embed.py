@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.data.radiograph import stem
-from agcxr.inference.batch import load_engine, open_films
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.batch import open_films
+from agcxr.inference.engine import Engine
+from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Failure, Prediction
 from agcxr.inference.stream import batches
 from agcxr.progress import ProgressBar
@@ -111,7 +112,7 @@ def read_embedding(path: str | os.PathLike[str], image_ids: Sequence[str]) -> np
     return np.asarray(values[[place[stem(name)] for name in image_ids]])
 
 
-def _of_prepared(engine: FilmEngine, films: Prepared) -> Iterator[list[Row]]:
+def _of_prepared(engine: Engine, films: Prepared) -> Iterator[list[Row]]:
     names = films.index["image_id"].astype(str).to_numpy()
     for start in range(0, len(names), BATCH):
         rows = np.arange(start, min(start + BATCH, len(names)))
@@ -123,7 +124,7 @@ def _of_prepared(engine: FilmEngine, films: Prepared) -> Iterator[list[Row]]:
         ]
 
 
-def _of_files(engine: FilmEngine, inputs: Sequence[str]) -> Iterator[list[Row]]:
+def _of_files(engine: Engine, inputs: Sequence[str]) -> Iterator[list[Row]]:
     _, walk = open_films(inputs, [])
     for answers in batches(engine.stream((film.path for film in walk), batch_size=BATCH), BATCH):
         yield [_row(answer) for answer in answers]

@@ -1,4 +1,7 @@
-"""What every engine is: a model that answers for films, whatever computes; and how its scores are read. No torch.
+"""The engine: films in, Predictions out, whatever computes (predictor.py, onnx_engine.py, ensemble.py). No torch.
+
+A backend supplies `_predict` and says what it is; reading, batching, threads, intake and the way back to the film are
+here. `load.load_engine` opens one; whoever holds it need not know which.
 
 Shape suffixes: N films, B films of a batch, K labels, S side of the prepared film.
 """
@@ -10,18 +13,21 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agcxr.calibration import Calibration, Curve, FindingCalibration, Point, Prevalence, Scale
+from agcxr.calibration import POINTS, Calibration, Curve, Cut, FindingCalibration, Point, Prevalence, Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.inference.identity import Algorithm
-from agcxr.inference.prediction import Bytes, Failure, Prediction
+from agcxr.inference.prediction import Bytes, Failure, Prediction, ViewSet
 from agcxr.inference.stream import (
     BatchPrediction,
     Film,
-    Read,
+    PreparedFilm,
     batches,
     cores,
     each_film,
@@ -32,14 +38,34 @@ from agcxr.inference.stream import (
 )
 from agcxr.progress import ProgressBar
 
+if TYPE_CHECKING:
+    from agcxr.inference.maps import FindingMaps
 
-class FilmEngine(ABC):
+
+@dataclass(frozen=True)
+class About:
+    """What may be told of a model to anybody: nothing of the machine but the kind of device."""
+
+    backbone: str
+    image_size: int
+    """Side of the view, in pixels."""
+    attention: dict[str, Any]
+    device: str
+    precision: str
+    metrics: dict[str, float | None]
+
+
+class Engine(ABC):
     """A model that answers for films: in torch, as an exported file, or the average of several."""
 
     prepared_size: int
     """Side S that films are resized to."""
     scale: Scale | None
     """How scores are read; None for a model that is not calibrated."""
+    views: ViewSet = "plain"
+    """Over which every answer is averaged."""
+    has_maps = False
+    """Whether `finding_maps` can be made: it takes gradients."""
 
     @property
     @abstractmethod
@@ -56,14 +82,24 @@ class FilmEngine(ABC):
     def algorithm(self) -> Algorithm:
         """The model as answers name it; the first call hashes its weights."""
 
+    @property
+    @abstractmethod
+    def about(self) -> About:
+        """Network and device; of an average, those of its first model."""
+
     @abstractmethod
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
         """Answers for prepared films, uint8 B x S x S; with heatmaps and crops where `details` are wanted."""
 
     @property
-    def members(self) -> tuple[FilmEngine, ...]:
+    def members(self) -> tuple[Engine, ...]:
         """The models that answer, each by itself; the box, the heatmap and the crop are the first's."""
         return (self,)
+
+    @property
+    def looks(self) -> int:
+        """Models times views that an answer is the average of."""
+        return 1
 
     @property
     def words(self) -> str:
@@ -84,6 +120,12 @@ class FilmEngine(ABC):
     def calibrated(self) -> bool:
         """Whether answers hold calibrated probabilities too."""
         return self.scale is not None
+
+    @cached_property
+    def cuts(self) -> dict[Point, Cut]:
+        """Every operating point, at the prevalence in use; none without a calibration."""
+        scale = self.scale
+        return {} if scale is None else {point: replace(scale, point=point).cut for point in POINTS}
 
     def __repr__(self) -> str:
         """On one line: what is predicted, from what, and whether scores are calibrated."""
@@ -112,9 +154,7 @@ class FilmEngine(ABC):
             if not isinstance(film, str | os.PathLike):
                 raise
             raise RadiographError(f"{os.fspath(film)}: {error}") from error
-        (prediction,) = self._answer([read])
-        assert isinstance(prediction, Prediction)
-        return prediction
+        return self.answer([read])[0]
 
     def stream(
         self, films: Iterable[Film] | Film, *, batch_size: int = 16, workers: int | None = None, keep_film: int = 0
@@ -163,15 +203,10 @@ class FilmEngine(ABC):
         Raises:
             ValueError: they are of another size or type.
         """
-        size = self.prepared_size
-        if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
-            raise ValueError(
-                f"films are {images_NSS.dtype} {images_NSS.shape}; this model expects uint8 (N, {size}, {size}): "
-                f"prepare them with --size {size}"
-            )
+        self._check_prepared(images_NSS)
         chosen = np.arange(len(images_NSS)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(chosen):
-            return self._predict(np.zeros((1, size, size), np.uint8), details)[:0]
+            return self._predict(np.zeros((1, *images_NSS.shape[1:]), np.uint8), details)[:0]
         parts = []
         with ProgressBar(total=len(chosen), unit=" films", disable=not progress) as bar:
             for start in range(0, len(chosen), batch_size):
@@ -180,17 +215,32 @@ class FilmEngine(ABC):
                 bar.update(len(some))
         return joined(parts)
 
-    def _answer(self, batch: list[Read | Failure]) -> list[Prediction | Failure]:
-        """A batch through the model, in film coordinates; failures keep their places."""
-        read = [film for film in batch if isinstance(film, Read)]
-        if not read:
-            return list(batch)  # type: ignore[arg-type]  # only failures
-        answers = self._predict(np.stack([film.image_SS for film in read]), True)
-        row, model = iter(range(len(read))), self.algorithm.version
-        cut = None if self.scale is None else self.scale.cut
-        return [
-            film if isinstance(film, Failure) else prediction_of(film, answers, next(row), cut, model) for film in batch
-        ]
+    def answer(self, films: Sequence[PreparedFilm]) -> list[Prediction]:
+        """A batch of films that were read before, here or in another process, through the model at once, in order."""
+        answers = self._predict(np.stack([film.image_SS for film in films]), True)
+        cut, model = None if self.scale is None else self.scale.cut, self.algorithm.version
+        return [prediction_of(film, answers, row, cut, model) for row, film in enumerate(films)]
+
+    def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
+        """Grad-CAM of one finding on each prepared film; a film with several findings is repeated.
+
+        Raises ValueError where there are no gradients (`has_maps`), for films of another size, unknown findings.
+        """
+        raise ValueError("an exported file has no gradients, so no maps of single findings; give the run itself")
+
+    def _check_prepared(self, images_NSS: Bytes) -> None:
+        size = self.prepared_size
+        if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
+            raise ValueError(
+                f"films are {images_NSS.dtype} {images_NSS.shape}; this model expects uint8 (N, {size}, {size}): "
+                f"prepare them with --size {size}"
+            )
+
+    def _answer(self, batch: list[PreparedFilm | Failure]) -> list[Prediction | Failure]:
+        """`answer` with failures in their places."""
+        films = [film for film in batch if isinstance(film, PreparedFilm)]
+        predictions = iter(self.answer(films) if films else ())
+        return [film if isinstance(film, Failure) else next(predictions) for film in batch]
 
 
 def scale_of(

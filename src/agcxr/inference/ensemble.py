@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,19 @@ from pydantic import ValidationError
 
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Frozen
-from agcxr.inference.engine import FilmEngine, mean_scale
+from agcxr.inference.engine import About, Engine, mean_scale
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
 from agcxr.inference.stream import BatchPrediction
+
+if TYPE_CHECKING:
+    from agcxr.inference.maps import FindingMaps
 
 Lines: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Which row and which column of the film each row and column of the view is, S of either."""
 
 
-class Ensemble(FilmEngine):
+class Ensemble(Engine):
     """The average of several models' answers on one or several views. May be used from several threads.
 
     Args:
@@ -49,7 +52,7 @@ class Ensemble(FilmEngine):
 
     def __init__(
         self,
-        members: Sequence[FilmEngine],
+        members: Sequence[Engine],
         *,
         views: ViewSet = "plain",
         own: Calibration | None = None,
@@ -74,7 +77,6 @@ class Ensemble(FilmEngine):
         self._columns = [[member.labels.index(name) for name in self._labels] for member in members]
         self.views_of = tuple(lines_of(views, self.prepared_size, member.window) for member in members)
         self._own = own
-        self.looks = sum(map(len, self.views_of))
         self.scale = self._scale(point, prevalence)
 
     def _scale(self, point: Point, prevalence: Prevalence | None) -> Scale | None:
@@ -94,8 +96,24 @@ class Ensemble(FilmEngine):
         return self._members[0].window
 
     @property
-    def members(self) -> tuple[FilmEngine, ...]:
+    def members(self) -> tuple[Engine, ...]:
         return self._members
+
+    @property
+    def looks(self) -> int:
+        return sum(map(len, self.views_of))
+
+    @property
+    def about(self) -> About:
+        return self._members[0].about
+
+    @property
+    def has_maps(self) -> bool:  # type: ignore[override]
+        return self._members[0].has_maps
+
+    def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
+        """Of the first model, on the plain view."""
+        return self._members[0].finding_maps(images_BSS, findings)
 
     @property
     def own(self) -> Calibration | None:

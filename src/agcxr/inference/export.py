@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.batch import load_runs
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.export_network import Whole, average_of
+from agcxr.inference.load import load_runs
 from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
 from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.prediction import Bytes, ViewSet
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.predictor import Predictor, torch_members
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
@@ -80,7 +80,7 @@ def export(
     half: bool = False,
 ) -> Exported:
     """Write a run, a model folder or a hub model as one ONNX file (float32); or an average of several models and views,
-    all in the one file (see `batch.load_engine`).
+    all in the one file (see `load.load_engine`).
 
     half: the weights of convolutions and linear layers are rounded to half precision and stored so, in half the bytes;
         all is computed in float32. The file is compared with the eager model of the same rounded weights.
@@ -115,7 +115,7 @@ def export(
     return Exported(target, target.stat().st_size, parity, rounding)
 
 
-def _round(engine: FilmEngine, predictors: Sequence[Predictor], film_NSS: Bytes) -> float:
+def _round(engine: Engine, predictors: Sequence[Predictor], film_NSS: Bytes) -> float:
     """Round the weights of the models to half precision in place; by how much that moves a probability of these films.
     Raises ValueError where a weight is too large for it."""
     plain = engine.predict_arrays(film_NSS)
@@ -134,7 +134,7 @@ def _round(engine: FilmEngine, predictors: Sequence[Predictor], film_NSS: Bytes)
     return max(float(np.abs(getattr(rounded, name) - getattr(plain, name)).max()) for name in branches)
 
 
-def write(engine: FilmEngine, path: Path, *, half: bool = False) -> None:
+def write(engine: Engine, path: Path, *, half: bool = False) -> None:
     """Write the file without comparing it. The models must be on the CPU. half: store what half precision holds exactly
     in it. Raises ValueError as `export`."""
     network = Whole(engine).eval()
@@ -160,7 +160,7 @@ def write(engine: FilmEngine, path: Path, *, half: bool = False) -> None:
         raise ValueError(f"to export, onnx and onnxscript are needed ({error}): install `agcxr[export]`") from error
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ValueError(
-            f"the backbone {_first(engine).model.backbone_name!r} cannot be expressed in ONNX: {str(error)[:500]}"
+            f"the backbone {engine.about.backbone!r} cannot be expressed in ONNX: {str(error)[:500]}"
         ) from error
     assert program is not None
     _plain_casts(program.model)
@@ -215,16 +215,9 @@ def _check(path: Path) -> None:
         raise ValueError(f"the exported file is no valid ONNX file: {str(error)[:500]}. Please report this") from error
 
 
-def _first(engine: FilmEngine) -> Predictor:
-    """Whose box, heatmap and crop are given."""
-    first = engine.members[0]
-    assert isinstance(first, Predictor)
-    return first
-
-
-def facts(engine: FilmEngine) -> Facts:
+def facts(engine: Engine) -> Facts:
     """The file's metadata. The hashes of the patients trained on stay out of it."""
-    first = _first(engine)
+    first = torch_members(engine)[0]
     model, size = first.model, first.prepared_size
     card = (model.card or model.new_card(prepared_size=size)).model_dump(
         mode="json", exclude={"train_patients", "calibration", "feature_statistics"}

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from agcxr.calibration import EPSILON, Calibration, Curve
 from agcxr.data.augment import Views, centre_views, map_boxes, render, sharp_size
-from agcxr.inference.engine import FilmEngine
-from agcxr.inference.ensemble import Ensemble, Lines
+from agcxr.inference.engine import Engine
+from agcxr.inference.ensemble import Lines, lines_of
 from agcxr.inference.onnx_engine import Averaged
-from agcxr.inference.predictor import Predictor
+from agcxr.inference.predictor import Predictor, torch_members
 from agcxr.inference.resizing import count, resize
 from agcxr.models.agcnn import AGCNNOutput
 
 
-def average_of(engine: FilmEngine) -> Averaged | None:
+def average_of(engine: Engine) -> Averaged | None:
     """What the file says of an average; None for one model on the plain view."""
-    if not isinstance(engine, Ensemble) or engine.looks == 1:
+    if engine.looks == 1:
         return None
     each = [member.calibration for member in engine.members]
     return Averaged(
@@ -46,13 +46,13 @@ def _only(calibration: Calibration, labels: tuple[str, ...]) -> Calibration:
 class Whole(nn.Module):
     """films_BHW uint8 -> the tensors that `export.MEANINGS` lists, in its order, then `looks` of an average."""
 
-    def __init__(self, engine: FilmEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__()
         self.size, self.average = engine.prepared_size, average_of(engine)
-        members = [one for one in engine.members if isinstance(one, Predictor)]
+        members = torch_members(engine)
         self.members = nn.ModuleList(Member(one, engine) for one in members)
-        lines = engine.views_of if isinstance(engine, Ensemble) else ((None,),) * len(members)
-        self.looks = [(m, _lines(one)) for m, each in enumerate(lines) for one in each]
+        views = [lines_of(engine.views, self.size, one.window) for one in members]
+        self.looks = [(m, _lines(one)) for m, each in enumerate(views) for one in each]
         self.curves = None if engine.own is None else Curves(engine.own, engine.labels)
 
     def forward(self, films_BHW: Tensor) -> tuple[Tensor, ...]:
@@ -84,9 +84,9 @@ class Whole(nn.Module):
         )
 
 
-def _lines(lines: Lines | None) -> tuple[Tensor, Tensor] | None:
+def _lines(lines: Lines) -> tuple[Tensor, Tensor] | None:
     """None for the plain view, which needs no picking of lines."""
-    if lines is None or all(np.array_equal(one, np.arange(len(one))) for one in lines):
+    if all(np.array_equal(one, np.arange(len(one))) for one in lines):
         return None
     return torch.from_numpy(lines[0]), torch.from_numpy(lines[1])
 
@@ -113,7 +113,7 @@ class Member(nn.Module):
 
     window_14: Tensor
 
-    def __init__(self, predictor: Predictor, whole: FilmEngine) -> None:
+    def __init__(self, predictor: Predictor, whole: Engine) -> None:
         super().__init__()
         model, size, labels = predictor.model, predictor.prepared_size, whole.labels
         self.model = model

@@ -8,7 +8,6 @@ the prepared film's or the original's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,11 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agcxr.data.augment import centre_views, render, sharp_size
-from agcxr.inference.prediction import Branch, Bytes
+from agcxr.inference.prediction import Branch
 
 if TYPE_CHECKING:
-    from agcxr.inference.predictor import Predictor
     from agcxr.models.agcnn import AGCNN
 
 Grids = npt.NDArray[np.float32]
@@ -107,33 +104,6 @@ def _rectified(grid_Bhw: Grids, rectify: Rectify) -> Grids:
     if rectify == "relu":
         return np.maximum(grid_Bhw, 0)
     raise ValueError(f"rectify is {rectify!r}; expected minmax or relu")
-
-
-def film_maps(predictor: Predictor, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
-    """Grad-CAM of one finding on each prepared film, through the predictor's model and its evaluation view.
-
-    images_BSS: uint8, as in a prepared folder; a film with several findings is repeated. Raises ValueError for a
-    size that is not the predictor's, or a finding that its model does not know.
-    """
-    model, size = predictor.model, predictor.prepared_size
-    if images_BSS.dtype != np.uint8 or images_BSS.shape[1:] != (size, size):
-        raise ValueError(
-            f"films are {images_BSS.dtype} {images_BSS.shape}; this model expects uint8 (B, {size}, {size}): "
-            f"prepare them with --size {size}"
-        )
-    if unknown := sorted(set(findings) - set(predictor.labels)):
-        raise ValueError(f"the model does not know {', '.join(unknown)}; it knows {', '.join(predictor.labels)}")
-    views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize)
-    sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
-    image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(predictor.device)[:, None]
-    on_device = views.to(predictor.device)
-    return finding_maps(
-        model,
-        render(image_B1SS, on_device),
-        torch.tensor([model.labels.index(finding) for finding in findings]),
-        views.window_B4.double().numpy() / size,
-        render(image_B1SS, on_device, sharp) if sharp and model.crop_source == "prepared" else None,
-    )
 
 
 def finding_maps(

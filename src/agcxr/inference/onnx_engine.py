@@ -10,10 +10,12 @@ Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W p
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -23,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
+from agcxr.config import Attention
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.engine import FilmEngine, mean_scale, scale_of
+from agcxr.inference.engine import About, Engine, mean_scale, scale_of
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
@@ -98,7 +101,7 @@ def is_exported(model: str | os.PathLike[str]) -> bool:
     return model_path(model).suffix.lower() == SUFFIX
 
 
-class OnnxPredictor(FilmEngine):
+class OnnxPredictor(Engine):
     """An exported file with the interface of `Predictor`. May be used from several threads.
 
     Args:
@@ -172,8 +175,44 @@ class OnnxPredictor(FilmEngine):
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """The file as answers name it; the first call hashes it."""
-        return Algorithm.of_exported(self)
+        """The file as answers name it, another than its run, as last digits may differ; the first call hashes it."""
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        if (how := (self.runtime, self.precision)) != ("onnxruntime", "fp32"):
+            digest.update(" ".join(how).encode())
+        network = self._network
+        attention = Attention.model_validate(network.get("attention", {}))
+        return Algorithm(
+            fingerprint=digest.hexdigest()[:16],
+            package=version("agcxr"),
+            parameters=(
+                f"backbone {network.get('backbone', 'unknown')}",
+                f"view {self.facts.image_size} of {network.get('resize', self.facts.prepared_size)} px",
+                f"attention {attention.statistic}, threshold {attention.threshold:g}",
+                f"precision {self.precision}, exported file on {self.runtime}",
+            ),
+            attention=attention,
+            calibration=self.calibration,
+        )
+
+    @property
+    def about(self) -> About:
+        """Network and device."""
+        metrics: Any = self.facts.card.get("metrics")
+        return About(
+            backbone=str(self._network.get("backbone", "unknown")),
+            image_size=self.facts.image_size,
+            attention=dict(self._network.get("attention", {})),
+            device="cpu",
+            precision=f"{self.precision}, {self.runtime}",
+            metrics=dict(metrics or {}),
+        )
+
+    @property
+    def _network(self) -> dict[str, Any]:
+        """What the card says of it."""
+        network = self.facts.card.get("model")
+        return network if isinstance(network, dict) else {}
 
     def run(self, films_BHW: Bytes) -> dict[str, npt.NDArray[Any]]:
         """The file's own outputs by name for a batch of films of one size, any H x W; boxes in pixels of the film.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from agcxr.data.phantom import film
 from agcxr.data.radiograph import resize
-from agcxr.inference.engine import FilmEngine
+from agcxr.inference.engine import Engine
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Bytes
 from agcxr.inference.stream import BatchPrediction
@@ -83,7 +83,7 @@ def made_films(size: int, n: int = 5) -> tuple[Bytes, ...]:
     return tuple(np.stack([_at(one, *shape) for one in drawn]) for shape in shapes)
 
 
-def compare(path: Path | OnnxPredictor, engine: FilmEngine, batches: Iterable[Bytes]) -> Parity:
+def compare(path: Path | OnnxPredictor, engine: Engine, batches: Iterable[Bytes]) -> Parity:
     """Run both on every batch (uint8 N x H x W), and on its first film alone.
 
     Raises ValueError for a file that does not give the resized film, as files of agcxr 0.1 did not.

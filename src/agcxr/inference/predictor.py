@@ -8,9 +8,13 @@ Shape suffixes: N films, B films of a batch, K labels, S side of the prepared fi
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,17 +24,20 @@ from agcxr.attended import plateau
 from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.engine import FilmEngine, scale_of
+from agcxr.inference.engine import About, Engine, scale_of
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
 from agcxr.inference.stream import BatchPrediction, Film
 from agcxr.models.agcnn import AGCNN
 
+if TYPE_CHECKING:
+    from agcxr.inference.maps import FindingMaps
+
 __all__ = ["BatchPrediction", "Failure", "Film", "Prediction", "Predictor"]
 
 
-class Predictor(FilmEngine):
+class Predictor(Engine):
     """A model with its preprocessing. Holds no state between films; may be used from several threads.
 
     Args:
@@ -42,6 +49,8 @@ class Predictor(FilmEngine):
         point: operating point at which findings are called, where the checkpoint holds a calibration.
         prevalence: of the findings where the films come from; calibrated probabilities are corrected for it.
     """
+
+    has_maps = True
 
     def __init__(
         self,
@@ -101,8 +110,62 @@ class Predictor(FilmEngine):
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """The model as answers name it; the first call hashes its weights."""
-        return Algorithm.of_model(self)
+        """The model as answers name it; the first call hashes its weights (a second for 200 MB)."""
+        model, digest = self.model, hashlib.sha256()
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        card = model.card or model.new_card()
+        # First cards do not say what was taught: such a model keeps the fingerprint that it had.
+        left_out = {"versions"} if card.taught else {"versions", "taught"}
+        digest.update(card.model_dump_json(exclude=left_out).encode())
+        if self.precision != "fp32":
+            digest.update(self.precision.encode())
+        attention = model.attention
+        return Algorithm(
+            fingerprint=digest.hexdigest()[:16],
+            package=version("agcxr"),
+            parameters=(
+                f"backbone {model.backbone_name}",
+                f"view {model.image_size} of {model.resize} px",
+                f"attention {attention.statistic}, threshold {attention.threshold:g}",
+                f"precision {self.precision}",
+            ),
+            attention=attention,
+            calibration=self.calibration,
+        )
+
+    @property
+    def about(self) -> About:
+        """Network and device."""
+        model = self.model
+        return About(
+            backbone=model.backbone_name,
+            image_size=model.image_size,
+            attention=model.attention.model_dump(mode="json"),
+            device=self.device.type,
+            precision=self.precision,
+            metrics=dict(model.card.metrics) if model.card else {},
+        )
+
+    def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
+        """Grad-CAM of one finding on each prepared film, through the model and its evaluation view."""
+        from agcxr.inference.maps import finding_maps
+
+        model, size = self.model, self.prepared_size
+        self._check_prepared(images_BSS)
+        if unknown := sorted(set(findings) - set(self.labels)):
+            raise ValueError(f"the model does not know {', '.join(unknown)}; it knows {', '.join(self.labels)}")
+        views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize)
+        sharp, on_device = self._sharp_size(), views.to(self.device)
+        image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(self.device)[:, None]
+        return finding_maps(
+            model,
+            render(image_B1SS, on_device),
+            torch.tensor([model.labels.index(finding) for finding in findings]),
+            views.window_B4.double().numpy() / size,
+            None if sharp is None else render(image_B1SS, on_device, sharp),
+        )
 
     @torch.inference_mode()
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
@@ -143,6 +206,14 @@ class Predictor(FilmEngine):
         if self.model.crop_source != "prepared":
             return None
         return sharp_size(self.prepared_size, image_size=self.model.image_size, resize=self.model.resize)
+
+
+def torch_members(engine: Engine) -> tuple[Predictor, ...]:
+    """The models that an engine answers with, for work on the networks. Raises ValueError where one is a file."""
+    members = tuple(member for member in engine.members if isinstance(member, Predictor))
+    if len(members) != len(engine.members):
+        raise ValueError("an exported file holds no network to work on; give the run that it was exported from")
+    return members
 
 
 def _trained_on(model: AGCNN) -> int | None:

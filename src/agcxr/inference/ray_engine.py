@@ -29,9 +29,10 @@ from pyarrow import fs
 from agcxr.calibration import Point, parse_prevalence
 from agcxr.data.dicomweb import is_study
 from agcxr.data.radiograph import SUFFIXES
-from agcxr.inference.batch import load_engine, summarise, table_of
+from agcxr.inference.batch import summarise, table_of
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.launch import Request
+from agcxr.inference.load import load_engine
 from agcxr.inference.onnx_engine import is_exported
 from agcxr.inference.stream import Film, Remote
 from agcxr.inference.table import EDGES, Table, Tally

@@ -75,32 +75,33 @@ class BatchPrediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """A film ready for an engine, and what its Prediction says about it."""
+class PreparedFilm:
+    """A film ready for an engine, uint8 S x S, and what its Prediction says about it."""
 
     name: str
     image_SS: Bytes
     height: int
     width: int
     notes: tuple[str, ...]
-    intake: Intake
+    intake: Intake | None
+    """What the pixels say; None where nobody looked."""
     film_HW: Bytes | None
 
 
 Item = TypeVar("Item")
-Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | Read | Any
+Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | PreparedFilm | Any
 """Any: a torch tensor or a PIL image, neither of which is imported for its name alone."""
 
 
-def read_film(film: Film, size: int, keep_film: int) -> Read:
+def read_film(film: Film, size: int, keep_film: int) -> PreparedFilm:
     """A film for an engine that takes S = `size`. One that was read before, in another process, stays as it is.
 
     Raises RadiographError where it cannot be read.
     """
-    if isinstance(film, Read):
+    if isinstance(film, PreparedFilm):
         return film
     radiograph = _radiograph(film)
-    return Read(
+    return PreparedFilm(
         name=radiograph.name,
         image_SS=resize(radiograph.pixels_HW, size),
         height=radiograph.height,
@@ -113,9 +114,9 @@ def read_film(film: Film, size: int, keep_film: int) -> Read:
 
 def read_ahead(
     films: Iterable[Film], size: int, keep_film: int, decoders: ThreadPoolExecutor, ahead: int
-) -> Iterator[Read | Failure]:
+) -> Iterator[PreparedFilm | Failure]:
     """Films as `read_film` reads them, in order, at most `ahead` of them waiting; a Failure where one cannot be."""
-    waiting: deque[Future[Read | Failure]] = deque()
+    waiting: deque[Future[PreparedFilm | Failure]] = deque()
     for film in films:
         waiting.append(decoders.submit(read_or_failure, film, size, keep_film))
         if len(waiting) >= ahead:
@@ -124,7 +125,7 @@ def read_ahead(
         yield waiting.popleft().result()
 
 
-def read_or_failure(film: Film, size: int, keep_film: int) -> Read | Failure:
+def read_or_failure(film: Film, size: int, keep_film: int) -> PreparedFilm | Failure:
     """`read_film`, or why it cannot be read."""
     try:
         return read_film(film, size, keep_film)
@@ -158,7 +159,7 @@ def _fetched(film: Remote) -> bytes:
 
 def _name(film: Film) -> str:
     """How answers call a film: a path as it was given."""
-    if isinstance(film, Radiograph | Remote | Read):
+    if isinstance(film, Radiograph | Remote | PreparedFilm):
         return film.name
     if isinstance(film, str | os.PathLike):
         return os.fspath(film)
@@ -172,7 +173,7 @@ def each_film(films: Iterable[Film] | Film) -> Iterable[Film]:
     by itself; else what `films` iterates over. Raises ValueError for a path that leads nowhere."""
     if isinstance(films, str | os.PathLike):
         return map(to_film, Films([os.fspath(films)]))
-    alone = isinstance(films, bytes | bytearray | memoryview | Radiograph | Remote | Read)
+    alone = isinstance(films, bytes | bytearray | memoryview | Radiograph | Remote | PreparedFilm)
     if alone or (is_pixels(films) and len(getattr(films, "shape", "HW")) == 2):
         return [films]
     return cast(Iterable[Film], films)
@@ -193,11 +194,12 @@ def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
     return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def prediction_of(film: Read, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
+def prediction_of(film: PreparedFilm, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
     """One row of an engine's answers, in film coordinates. cut, model: the operating point and who answered."""
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
+    distance = 1.0 if answers.distance_N is None else float(answers.distance_N[row])
     x0, y0, x1, y1 = (answers.box_N4[row] * scale).tolist()
     wx0, wy0, wx1, wy1 = (answers.window_4 * scale).tolist()
     return Prediction(
@@ -214,7 +216,7 @@ def prediction_of(film: Read, answers: BatchPrediction, row: int, cut: Cut | Non
         height=film.height,
         width=film.width,
         notes=film.notes,
-        intake=film.intake & judge_distance(1.0 if answers.distance_N is None else float(answers.distance_N[row])),
+        intake=film.intake and film.intake & judge_distance(distance),
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         cut=cut,
         model=model,

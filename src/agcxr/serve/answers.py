@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agcxr.calibration import MIN_POSITIVES, Cut, FindingCalibration, Point
+from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.labels import NO_FINDING
 from agcxr.serve.decode_child import encode_png
-from agcxr.serve.decoder import Read, Unreadable
-from agcxr.serve.engine import Engine, FindingMap, Reading
+from agcxr.serve.decoder import Unreadable, UploadedFilm
 from agcxr.serve.limits import Limits
 
+MAP_SIDE = 384
+"""Longest side of a finding's map, in pixels; the grids beneath are far coarser."""
 Share = Annotated[float, Field(ge=0, le=1)]
 FourNumbers = Annotated[tuple[float, float, float, float], Field(description="x0, y0, x1, y1")]
 IDENTITY = "which model: another text where an answer may differ; DICOM results state the same"
@@ -171,27 +174,26 @@ class ExampleAnswer(Answer):
 def film_answer(
     index: int,
     name: str,
-    read: Read | Unreadable,
-    reading: Reading | None,
+    read: UploadedFilm | Unreadable,
+    prediction: Prediction | None,
     engine: Engine,
     *,
     pictures: bool = False,
     no_dicom: str | None = None,
 ) -> FilmAnswer:
-    """The answer for one film; `reading` is None for one that could not be read or whose pixels were refused.
+    """The answer for one film; `prediction` is None for one that could not be read or whose pixels were refused.
 
     `no_dicom`: why this server makes no DICOM results of any film.
     """
     if isinstance(read, Unreadable):
         return FilmAnswer(index=index, name=name, status="unreadable", reason=read.reason)
-    intake = read.intake if reading is None else reading.intake
-    refused = reading is None or reading.refused
-    told = None if reading is None or reading.refused else reading.prediction
+    intake = read.intake if prediction is None else prediction.intake
+    told = None if prediction is None or prediction.refused else prediction
     return FilmAnswer(
         index=index,
         name=name,
-        status="refused" if refused else "read",
-        reason="; ".join(intake.reasons) if refused and intake else None,
+        status="refused" if told is None else "read",
+        reason="; ".join(intake.reasons) if told is None and intake else None,
         film=_facts(read),
         intake=None if intake is None else IntakeAnswer(decision=intake.decision, reasons=intake.reasons),
         findings=None if told is None else _findings(told, engine),
@@ -201,26 +203,31 @@ def film_answer(
     )
 
 
-def map_answer(found: FindingMap) -> MapAnswer:
-    return MapAnswer(
-        finding=found.finding, branch=found.branch, empty=found.empty, heat=_base64(encode_png(found.heat_HW))
-    )
+def map_answer(engine: Engine, film: UploadedFilm, finding: str, branch: Branch) -> MapAnswer:
+    """Grad-CAM of one finding over the whole film, its peak at 255; empty where nothing speaks for the finding."""
+    scale = min(MAP_SIDE / max(film.width, film.height), 1)
+    height, width = max(round(film.height * scale), 1), max(round(film.width * scale), 1)
+    heat_HW = engine.finding_maps(film.image_SS[None], [finding]).on_film(branch, height, width)[0]
+    peak = float(heat_HW.max())
+    shown = np.zeros_like(heat_HW) if peak <= 0 else heat_HW / peak
+    heat = _base64(encode_png(np.rint(shown * 255).astype(np.uint8)))
+    return MapAnswer(finding=finding, branch=branch, empty=peak <= 0, heat=heat)
 
 
 def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -> ModelAnswer:
     """What a client may know of the model and of the limits."""
-    about, calibration = engine.about, engine.predictor.calibration
+    about, calibration = engine.about, engine.calibration
     return ModelAnswer(
         model=engine.algorithm.version,
         backbone=about.backbone,
         image_size=about.image_size,
-        prepared_size=engine.size,
+        prepared_size=engine.prepared_size,
         attention=about.attention,
-        maps=about.maps,
+        maps=engine.has_maps,
         dicom=dicom,
         device=about.device,
         precision=about.precision,
-        average=about.average,
+        average=engine.words or None,
         calibration=None if calibration is None else calibration.method,
         intake=intake,
         labels=tuple(_label(engine, label) for label in engine.labels),
@@ -236,7 +243,7 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -
 
 
 def _label(engine: Engine, label: str) -> LabelAnswer:
-    known = engine.calibration_of(label)
+    known = _calibration_of(engine, label)
     points = {} if known is None or not known.enough or known.points is None else known.points
     return LabelAnswer(
         label=label,
@@ -246,7 +253,12 @@ def _label(engine: Engine, label: str) -> LabelAnswer:
     )
 
 
-def _facts(read: Read) -> FilmFacts:
+def _calibration_of(engine: Engine, label: str) -> FindingCalibration | None:
+    """One label's calibration and operating points, where the checkpoint holds them."""
+    return None if engine.calibration is None else engine.calibration.findings.get(label)
+
+
+def _facts(read: UploadedFilm) -> FilmFacts:
     return FilmFacts(
         width=read.width,
         height=read.height,
@@ -261,7 +273,7 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
     rows = []
     for k, label in enumerate(prediction.labels):
         fusion = float(prediction.fusion_K[k])
-        known = engine.calibration_of(label)
+        known = _calibration_of(engine, label)
         fitted = prediction.cut is None or bool(prediction.cut.fitted_K[k])
         calibrated = None if prediction.calibrated_K is None or not fitted else float(prediction.calibrated_K[k])
         rows.append(
@@ -308,8 +320,8 @@ def _dicom(reason: str | None) -> DicomAnswer:
     return DicomAnswer(available=reason is None, reason=reason)
 
 
-def _pictures(read: Read, prediction: Prediction | None) -> PicturesAnswer:
-    thumbnail = _base64(encode_png(read.small_SS))
+def _pictures(read: UploadedFilm, prediction: Prediction | None) -> PicturesAnswer:
+    thumbnail = _base64(encode_png(read.image_SS))
     if prediction is None:
         return PicturesAnswer(thumbnail=thumbnail)
     heat_HW = (prediction.heat_HW.clip(0, 1) * 255).round().astype("uint8")

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch
 from agcxr.serve import openapi
@@ -31,7 +32,6 @@ from agcxr.serve.answers import (
     model_answer,
 )
 from agcxr.serve.decode_child import Judge
-from agcxr.serve.engine import Engine
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.guard import INTERNAL, Access, Guard
 from agcxr.serve.held import LEASE

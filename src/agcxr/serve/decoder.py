@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from agcxr.data.isolation import Child, ChildError
-from agcxr.inference.prediction import Bytes
+from agcxr.inference.stream import PreparedFilm
 from agcxr.intake import Intake
 from agcxr.serve.decode_child import Judge, Start, Wish
 from agcxr.serve.limits import Limits
@@ -26,23 +26,17 @@ CHILD = "agcxr.serve.decode_child"
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class UploadedFilm(PreparedFilm):
     """A film ready for the network, and what its file said."""
 
-    small_SS: Bytes
-    width: int
-    height: int
     bits: int
     """8 or 16: the depth of the pixels."""
     format: str
-    notes: tuple[str, ...]
     view_position: str | None
-    intake: Intake | None
     no_results: str | None
     """Why there are no DICOM results of this film; None where there can be."""
-    png: bytes | None = None
-    shown_HW: Bytes | None = None
-    header: bytes | None = None
+    png: bytes | None
+    header: bytes | None
     """Of a DICOM film, where it was asked for: `agcxr.dicom.source.Source` as JSON."""
 
 
@@ -74,7 +68,7 @@ class Decoders:
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(self._threads, worker.start) for worker in self._workers))
 
-    async def read(self, data: bytes, wish: Wish) -> Read | Unreadable:
+    async def read(self, data: bytes, wish: Wish) -> UploadedFilm | Unreadable:
         """Decode a film as soon as a process is free. Never raises for what the bytes hold."""
         worker = await self._idle.get()
         answer = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, worker, data, wish)
@@ -82,7 +76,7 @@ class Decoders:
         answer.add_done_callback(lambda _: self._idle.put_nowait(worker))
         return await asyncio.shield(answer)
 
-    def _ask(self, worker: Child, data: bytes, wish: Wish) -> Read | Unreadable:
+    def _ask(self, worker: Child, data: bytes, wish: Wish) -> UploadedFilm | Unreadable:
         if self._closed:
             return Unreadable("the server is closing")
         try:
@@ -101,14 +95,15 @@ class Decoders:
             worker.stop()
 
 
-def _received(frames: list[bytes]) -> Read | Unreadable:
+def _received(frames: list[bytes]) -> UploadedFilm | Unreadable:
     head = json.loads(frames[0])
     if "reason" in head:
         return Unreadable(str(head["reason"]))
     small, png, shown, header = frames[1:]
     intake = head["intake"]
-    return Read(
-        small_SS=np.frombuffer(small, np.uint8).reshape(head["small"]).copy(),
+    return UploadedFilm(
+        name="",
+        image_SS=np.frombuffer(small, np.uint8).reshape(head["small"]).copy(),
         width=int(head["width"]),
         height=int(head["height"]),
         bits=int(head["bits"]),
@@ -118,6 +113,6 @@ def _received(frames: list[bytes]) -> Read | Unreadable:
         intake=None if intake is None else Intake(intake["decision"], tuple(intake["reasons"])),
         no_results=head["no_results"],
         png=png or None,
-        shown_HW=np.frombuffer(shown, np.uint8).reshape(head["shown"]) if shown else None,
+        film_HW=np.frombuffer(shown, np.uint8).reshape(head["shown"]) if shown else None,
         header=header or None,
     )

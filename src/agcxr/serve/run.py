@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
-from agcxr.inference.batch import load_engine
 from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Precision, ViewSet
 from agcxr.intake import judge
 from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
-from agcxr.serve.engine import Engine
 from agcxr.serve.guard import Access
 from agcxr.serve.limits import Limits, PublicUrl, check_exposure, is_local
 
@@ -51,7 +50,7 @@ def serve(
             requests under that name, and from pages of that address, are answered too.
         check_films: refuse what is no frontal chest film before any probability is shown.
         verbose: a line per request on stderr: route, status and seconds, nothing of the film.
-        others, views: what to average over; see `batch.load_engine`.
+        others, views: what to average over; see `load.load_engine`.
 
     Raises:
         ValueError: the model, the address, the public URL or the token will not do.
@@ -63,7 +62,7 @@ def serve(
     listener = _listen(host, port)  # before the model is loaded: a taken port should not cost seconds
     with listener:
         app = create_app(
-            Engine.of(load_engine(model, device, precision, others=others, views=views)),
+            load_engine(model, device, precision, others=others, views=views),
             limits=limits,
             access=Access(token, is_local(host), public),
             judge=judge if check_films else None,

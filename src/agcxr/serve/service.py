@@ -13,14 +13,14 @@ from functools import partial
 from importlib.util import find_spec
 
 from agcxr.data.radiograph import RadiographError
+from agcxr.inference.engine import Engine
 from agcxr.inference.explain import to_png
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.intake import Intake
 from agcxr.serve.answers import FilmAnswer, MapAnswer, film_answer, map_answer
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decode_child import Judge, Wish
-from agcxr.serve.decoder import Decoders, Read, Unreadable
-from agcxr.serve.engine import Engine, Reading
+from agcxr.serve.decoder import Decoders, Unreadable, UploadedFilm
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.held import Held
 from agcxr.serve.limits import Limits
@@ -81,9 +81,11 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Processes and threads are up inside, and gone after."""
         _ = self.engine.algorithm  # hashes the weights now, so that no client waits for it
-        self.decoders = Decoders(self.engine.size, self.limits, self._judge, self.measures.decoder_restarts.inc)
-        self.batcher: Batcher[Read, Reading] = Batcher(
-            self.engine.readings, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
+        self.decoders = Decoders(
+            self.engine.prepared_size, self.limits, self._judge, self.measures.decoder_restarts.inc
+        )
+        self.batcher: Batcher[UploadedFilm, Prediction] = Batcher(
+            self.engine.answer, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
         )
         self._drawing = ThreadPoolExecutor(1, "agcxr-draw")
         try:
@@ -114,11 +116,13 @@ class Service:
         if finding not in self.engine.labels:
             known = ", ".join(self.engine.labels)
             raise Problem(422, "unknown_finding", f"this model does not know that finding; it knows {known}")
+        if not self.engine.has_maps:
+            raise Problem(501, "no_maps", "an exported file has no maps of single findings; serve the run itself")
         with self.room.take(1):
             async with self._in_time():
                 read = self._accepted(await self.decoders.read(upload.data, Wish()))
                 await self._told(read)  # a film that the network finds strange gets no map either
-                return map_answer(await self.batcher.alone(partial(self.engine.map, read, finding, branch)))
+                return await self.batcher.alone(partial(map_answer, self.engine, read, finding, branch))
 
     async def picture(self, upload: Upload) -> bytes:
         """The explained film as a PNG, as `agcxr predict --explain` writes it."""
@@ -152,25 +156,25 @@ class Service:
 
     async def _predict(self, index: int, upload: Upload, pictures: bool) -> FilmAnswer:
         read = await self.decoders.read(upload.data, Wish())
-        wanted = isinstance(read, Read) and not (read.intake is not None and read.intake.decision == "refuse")
-        reading = await self.batcher.submit(read) if wanted and isinstance(read, Read) else None
+        wanted = isinstance(read, UploadedFilm) and not (read.intake is not None and read.intake.decision == "refuse")
+        prediction = await self.batcher.submit(read) if wanted and isinstance(read, UploadedFilm) else None
         no_dicom = None if self.has_dicom else NO_EXTRA
-        answer = film_answer(index, upload.name, read, reading, self.engine, pictures=pictures, no_dicom=no_dicom)
+        answer = film_answer(index, upload.name, read, prediction, self.engine, pictures=pictures, no_dicom=no_dicom)
         self.measures.films.labels(answer.status).inc()
         return answer
 
-    def _readable(self, read: Read | Unreadable) -> Read:
+    def _readable(self, read: UploadedFilm | Unreadable) -> UploadedFilm:
         if isinstance(read, Unreadable):
             raise Problem(422, "unreadable", read.reason)
         return read
 
-    async def _told(self, read: Read) -> Prediction:
+    async def _told(self, read: UploadedFilm) -> Prediction:
         """What the model says of a film. Raises Problem where it may not: now its features are known too."""
-        reading = await self.batcher.submit(read)
-        _check(reading.intake)
-        return reading.prediction
+        prediction = await self.batcher.submit(read)
+        _check(prediction.intake)
+        return prediction
 
-    def _accepted(self, read: Read | Unreadable) -> Read:
+    def _accepted(self, read: UploadedFilm | Unreadable) -> UploadedFilm:
         film = self._readable(read)
         _check(film.intake)
         return film
@@ -198,7 +202,7 @@ def _drawn(prediction: Prediction, name: str) -> bytes:
     return to_png(replace(prediction, name=name))
 
 
-def _as_dicom(engine: Engine, read: Read, prediction: Prediction) -> bytes:
+def _as_dicom(engine: Engine, read: UploadedFilm, prediction: Prediction) -> bytes:
     from agcxr.dicom.results import make_results, to_zip
     from agcxr.dicom.source import Source
 
