@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import __main__ as program
-from benchmarks import attention_crop, measure, paper_plan, reference, second_opinion
+from benchmarks import attention_crop, measure, paper_plan, reference, same_answers, second_opinion
 from benchmarks.lite_schedule import Cost, StageCost
 from benchmarks.measure import Fact, Page, Place, Quartiles, Row, Timed
 
@@ -223,6 +223,31 @@ def test_a_second_opinion_is_the_mean_of_the_logits():
     # logits 0 and ln 4: their mean ln 2 is 2 / 3
     found = second_opinion._mean(np.array([0.5, 0.25]), np.array([0.8, 0.25]))
     np.testing.assert_allclose(found, [2 / 3, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("answer", "table", "difference"),
+    [
+        ({"auroc": 0.1 + 0.2, "seconds": 2, "made": "2026-01-01T10:00:00+00:00"}, "a,b\n", None),
+        ({"auroc": 0.3, "seconds": 1}, "a,b\n", "auroc: '0.30000000000000004', then '0.3'"),
+        ({"auroc": 0.1 + 0.2, "p": None}, "a,b\n", "keys"),
+        ({"auroc": 0.1 + 0.2}, "b,a\n", "'a,b', then 'b,a'"),
+        ({"auroc": 0.1 + 0.2}, None, "only in"),
+    ],
+)
+def test_the_comparison_of_answers_sees_the_last_digit(answer, table, difference, tmp_path, capsys):
+    before, after = tmp_path / "before", tmp_path / "after"
+    first = {"auroc": 0.1 + 0.2, **({"seconds": 1, "made": "today"} if "made" in answer else {})}
+    first |= {"seconds": 1} if "seconds" in answer else {}
+    for root, content, text in ((before, first, "a,b\n"), (after, answer, table)):
+        (root / "data").mkdir(parents=True)
+        (root / "answers" / "score").mkdir(parents=True)
+        (root / "answers" / "score" / "x.json").write_text(json.dumps(content))
+        if text is not None:
+            (root / "answers" / "score" / "x.csv").write_text(text)
+    assert same_answers.compare(before, after) == (difference is not None)
+    said = capsys.readouterr().out
+    assert ("equal" in said) if difference is None else (difference in said)
 
 
 @pytest.mark.slow
