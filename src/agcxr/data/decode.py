@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agcxr.data.exif import upright
+from agcxr.data.synthetic import MARK, NOTE
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -139,6 +140,8 @@ def decode_png(data: bytes, max_pixels: int) -> Decoded:
         gray_HW, range_notes = fill_16_bits(gray_HW)
         notes += (("palette -> gray", *colour_notes[1:]) if color == 3 else colour_notes) + range_notes
     gray_HW, turn_notes = upright(gray_HW, next((body for kind, body in chunks if kind == b"eXIf"), b""))
+    if any(kind == b"tEXt" and body == MARK for kind, body in chunks):
+        notes += (NOTE,)
     return Decoded(gray_HW, "png", notes + turn_notes)
 
 

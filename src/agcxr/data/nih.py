@@ -48,9 +48,6 @@ LISTS = ("train_val_list.txt", "test_list.txt")
 COLLECTION = "collection.txt"
 """One line, beside the labels of a collection that only has the NIH's layout: its name."""
 
-PHANTOM = "phantom"
-"""How the names of synthetic collections begin, as in "phantom, seed 0"."""
-
 NEEDED = ("Image Index", "Finding Labels")
 """Columns without which a label table is none."""
 

@@ -22,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from agcxr.data.lesions import Lesion
-from agcxr.data.nih import COLLECTION, PHANTOM
+from agcxr.data.nih import COLLECTION
 from agcxr.data.phantom import Patient, check_film, draw_patient, film
+from agcxr.data.synthetic import PHANTOM, marked
 from agcxr.labels import FINDINGS, NO_FINDING
 
 PREVALENCE: dict[str, float] = {
@@ -138,9 +139,9 @@ def _make(order: Order, images: Path, seed: int, size: int, difficulty: float) -
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, order.index])
     made = film(rng, order.findings, size=size, patient=order.patient, difficulty=difficulty)
-    path = images / order.image_id
-    if not cv2.imwrite(str(path), made.pixels_HW, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise OSError(f"could not write {path}; is the disk full or the folder read-only?")
+    done, png = cv2.imencode(".png", made.pixels_HW, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done, "an 8-bit picture can always be encoded"
+    (images / order.image_id).write_bytes(marked(png.tobytes()))
     return Made(order, made.view, made.field_cm, made.boxes, made.lesions)
 
 
@@ -158,9 +159,10 @@ def write_phantom(
 ) -> Path:
     """Write n films and the NIH's files about them into the folder `out`; returns it.
 
-    images/00000001_000.png (8-bit gray), Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt (no patient in
-    both), BBox_List_2017.csv (boxes of all films and all findings; the NIH's has some), and lesions.csv: every sign
-    with its box and the diameter in centimetres. workers: processes; None = all cores, 1 = none but this one.
+    images/00000001_000.png (8-bit gray, marked: see synthetic.py), Data_Entry_2017_v2020.csv, train_val_list.txt,
+    test_list.txt (no patient in both), BBox_List_2017.csv (boxes of all films and all findings; the NIH's has some),
+    and lesions.csv: every sign with its box and the diameter in centimetres. workers: processes; None = all cores, 1 =
+    none but this one.
     The folder appears whole: an interrupted call leaves `<out>.partial`, and the next one draws anew.
     Raises ValueError for bad values and FileExistsError where `out` holds anything already.
     """

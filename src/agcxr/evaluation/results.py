@@ -16,7 +16,7 @@ from pydantic import ConfigDict, ValidationError
 from agcxr import config as configuration
 from agcxr import uncertainty
 from agcxr.config import Number as Number
-from agcxr.data.nih import PHANTOM
+from agcxr.data.synthetic import is_synthetic
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"
@@ -360,7 +360,7 @@ class Results(Stored):
     @property
     def synthetic(self) -> bool:
         """The films were drawn by a program."""
-        return (self.collection or "").startswith(PHANTOM)
+        return is_synthetic(self.collection)
 
 
 def load_results(folder: str | Path) -> Results:

@@ -53,6 +53,8 @@ class About:
     device: str
     precision: str
     metrics: dict[str, float | None]
+    trained_on: str | None = None
+    """The collection that it learnt on, such as "nih" or "phantom, seed 0"; None: not known."""
 
 
 class Engine(ABC):
@@ -219,7 +221,8 @@ class Engine(ABC):
         """A batch of films that were read before, here or in another process, through the model at once, in order."""
         answers = self._predict(np.stack([film.image_SS for film in films]), True)
         cut, model = None if self.scale is None else self.scale.cut, self.algorithm.version
-        return [prediction_of(film, answers, row, cut, model) for row, film in enumerate(films)]
+        trained_on = self.about.trained_on
+        return [prediction_of(film, answers, row, cut, model, trained_on) for row, film in enumerate(films)]
 
     def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
         """Grad-CAM of one finding on each prepared film; a film with several findings is repeated.
@@ -256,6 +259,14 @@ def scale_of(
             "leave the prevalence out, or calibrate the model (see docs/scores.md)"
         )
     return None
+
+
+def trained_on(collection: str | None, calibration: Calibration | None) -> str | None:
+    """The collection that a model learnt on: the one its card names, or that of its training's validation films."""
+    fitted_on = None if calibration is None else calibration.fitted_on
+    if collection is None and fitted_on is not None and fitted_on.of_training:
+        return fitted_on.collection
+    return collection
 
 
 def mean_scale(scales: Sequence[Scale], labels: tuple[str, ...]) -> Scale:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Frozen
+from agcxr.data.synthetic import is_synthetic
 from agcxr.inference.engine import About, Engine, mean_scale
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
@@ -105,7 +106,9 @@ class Ensemble(Engine):
 
     @property
     def about(self) -> About:
-        return self._members[0].about
+        """Of the first model; it learnt on synthetic films where one of the members did."""
+        names = [member.about.trained_on for member in self._members]
+        return replace(self._members[0].about, trained_on=next(filter(is_synthetic, names), names[0]))
 
     @property
     def has_maps(self) -> bool:  # type: ignore[override]

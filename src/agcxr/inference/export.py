@@ -216,7 +216,7 @@ def _check(path: Path) -> None:
 
 
 def facts(engine: Engine) -> Facts:
-    """The file's metadata. The hashes of the patients trained on stay out of it."""
+    """The file's metadata. It names the collection trained on; the hashes of its patients stay out of it."""
     first = torch_members(engine)[0]
     model, size = first.model, first.prepared_size
     card = (model.card or model.new_card(prepared_size=size)).model_dump(
@@ -232,7 +232,7 @@ def facts(engine: Engine) -> Facts:
         calibration=engine.own,
         feature_statistics=first.statistics,
         average=average_of(engine),
-        card=card,
+        card=card | {"trained_on": engine.about.trained_on},
         versions={name: version(name) for name in names},
     )
 

@@ -1,4 +1,4 @@
-"""How far a film is from the training films, as the global branch sees it.
+"""How far a film is from the training films: as the global branch sees it, and by whether either is synthetic.
 
 Mahalanobis distance of the pooled features: along their principal components (at most 64) and in one more direction,
 the logarithm of what these leave over. The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf,
@@ -10,6 +10,7 @@ Shapes: N films, D features, K components, Q = K + 1 directions.
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from agcxr.data.synthetic import NOTE, is_synthetic
 from agcxr.intake import Intake
 
 Floats = NDArray[np.float64]
@@ -122,6 +124,24 @@ def judge_distance(distance: float) -> Intake:
     times = f"{distance:.1f} times as far as {100 * NEAR:.0f} % of the validation films"
     return Intake(
         "refuse" if distance > FAR else "warn", (f"the model has seen nothing like it in training ({times})",)
+    )
+
+
+def judge_kind(trained_on: str | None, notes: Collection[str]) -> Intake:
+    """Whether a film is of the training films' kind, drawn by a program or real.
+
+    Args:
+        trained_on: the collection that the model learnt on; None: not known, and nothing is said.
+        notes: of the film, as reading it gave them. A film that is not marked as synthetic counts as real.
+    """
+    synthetic = NOTE in notes
+    if trained_on is None or is_synthetic(trained_on) == synthetic:
+        return Intake("accept")
+    if synthetic:
+        return Intake("warn", (f"it is a synthetic film, and the model learnt on real ones ({trained_on})",))
+    return Intake(
+        "warn",
+        (f"the model learnt on synthetic films only ({trained_on}): what it says of a real film means nothing",),
     )
 
 

@@ -27,7 +27,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Attention
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.engine import About, Engine, mean_scale, scale_of
+from agcxr.inference.engine import About, Engine, mean_scale, scale_of, trained_on
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
@@ -90,7 +90,7 @@ class Facts(BaseModel):
     average: Averaged | None = None
     """None: one model on the plain view."""
     card: dict[str, JsonValue]
-    """The rest of the checkpoint's card: network, attention, training versions, metrics."""
+    """The rest of the checkpoint's card: network, attention, training versions, metrics; and `trained_on`."""
     versions: dict[str, str]
     """Of what wrote the file."""
     notice: str = "Research use only. Not a medical device."
@@ -199,6 +199,7 @@ class OnnxPredictor(Engine):
     def about(self) -> About:
         """Network and device."""
         metrics: Any = self.facts.card.get("metrics")
+        collection = self.facts.card.get("trained_on")
         return About(
             backbone=str(self._network.get("backbone", "unknown")),
             image_size=self.facts.image_size,
@@ -206,6 +207,7 @@ class OnnxPredictor(Engine):
             device="cpu",
             precision=f"{self.precision}, {self.runtime}",
             metrics=dict(metrics or {}),
+            trained_on=trained_on(collection if isinstance(collection, str) else None, self.facts.calibration),
         )
 
     @property

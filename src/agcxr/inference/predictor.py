@@ -24,7 +24,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.inference.engine import About, Engine, scale_of
+from agcxr.inference.engine import About, Engine, scale_of, trained_on
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.prediction import Bytes, Failure, Floats, Precision, Prediction
@@ -138,7 +138,7 @@ class Predictor(Engine):
     @property
     def about(self) -> About:
         """Network and device."""
-        model = self.model
+        model, patients = self.model, self.model.card and self.model.card.train_patients
         return About(
             backbone=model.backbone_name,
             image_size=model.image_size,
@@ -146,6 +146,7 @@ class Predictor(Engine):
             device=self.device.type,
             precision=self.precision,
             metrics=dict(model.card.metrics) if model.card else {},
+            trained_on=trained_on(patients.collection if patients else None, self.calibration),
         )
 
     def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:

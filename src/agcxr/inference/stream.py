@@ -22,7 +22,7 @@ import numpy.typing as npt
 from agcxr.calibration import Cut
 from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_radiograph, resize
 from agcxr.inference.films import FilmFile, Films
-from agcxr.inference.novelty import judge_distance
+from agcxr.inference.novelty import judge_distance, judge_kind
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
 from agcxr.intake import Intake, judge
 
@@ -194,8 +194,11 @@ def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
     return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def prediction_of(film: PreparedFilm, answers: BatchPrediction, row: int, cut: Cut | None, model: str) -> Prediction:
-    """One row of an engine's answers, in film coordinates. cut, model: the operating point and who answered."""
+def prediction_of(
+    film: PreparedFilm, answers: BatchPrediction, row: int, cut: Cut | None, model: str, trained_on: str | None
+) -> Prediction:
+    """One row of an engine's answers, in film coordinates. cut, model, trained_on: the operating point, who answered,
+    and the collection that it learnt on."""
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
@@ -216,7 +219,7 @@ def prediction_of(film: PreparedFilm, answers: BatchPrediction, row: int, cut: C
         height=film.height,
         width=film.width,
         notes=film.notes,
-        intake=film.intake and film.intake & judge_distance(distance),
+        intake=film.intake and film.intake & judge_distance(distance) & judge_kind(trained_on, film.notes),
         calibrated_K=None if answers.calibrated_NK is None else answers.calibrated_NK[row],
         cut=cut,
         model=model,

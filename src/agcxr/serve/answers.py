@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agcxr.calibration import MIN_POSITIVES, Cut, FindingCalibration, Point
+from agcxr.data.synthetic import is_synthetic
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
@@ -157,6 +158,10 @@ class ModelAnswer(Answer):
     dicom: bool = Field(description="whether /v1/dicom answers")
     device: str
     precision: str
+    trained_on: str | None = Field(
+        default=None, description="the collection that the model learnt on; null: not known", examples=["nih"]
+    )
+    synthetic: bool = Field(default=False, description="it learnt on synthetic films only")
     average: str | None = Field(default=None, description="over which models and views answers are averaged")
     calibration: str | None
     intake: bool
@@ -227,6 +232,8 @@ def model_answer(engine: Engine, limits: Limits, *, intake: bool, dicom: bool) -
         dicom=dicom,
         device=about.device,
         precision=about.precision,
+        trained_on=about.trained_on,
+        synthetic=is_synthetic(about.trained_on),
         average=engine.words or None,
         calibration=None if calibration is None else calibration.method,
         intake=intake,

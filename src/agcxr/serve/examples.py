@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from agcxr.data.phantom import film
+from agcxr.data.synthetic import marked
 from agcxr.serve.decode_child import encode_png
 
 SIZE = 1024
@@ -24,13 +25,13 @@ class Example:
     depth: int = 8
 
     def png(self) -> bytes:
-        """The film, SIZE x SIZE; the same bytes every time."""
+        """The film, SIZE x SIZE, marked as synthetic; the same bytes every time."""
         pixels_HW = film(np.random.default_rng(self.seed), self.findings, size=SIZE, difficulty=0.15).pixels_HW
         if self.depth == 16:
             # A little blur fills the new levels with true values between the old ones.
             smooth_HW = cv2.GaussianBlur(pixels_HW.astype(np.float32), (0, 0), 0.7)
-            return encode_png(np.rint(smooth_HW * 257).clip(0, 65535).astype(np.uint16))
-        return encode_png(pixels_HW)
+            return marked(encode_png(np.rint(smooth_HW * 257).clip(0, 65535).astype(np.uint16)))
+        return marked(encode_png(pixels_HW))
 
 
 EXAMPLES: tuple[Example, ...] = (

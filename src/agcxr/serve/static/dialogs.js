@@ -45,6 +45,7 @@ export function showModel(model) {
   $("notice").textContent = model.research_only;
   const rows = [
     ["Model", model.model],
+    ["Trained on", `${model.trained_on || "films that its card does not name"}${model.synthetic ? ": synthetic films only" : ""}`],
     ["Backbone", `${model.backbone}, ${model.image_size} pixels`], ["Films prepared at", `${model.prepared_size} pixels`],
     ["Attention", Object.entries(model.attention).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ")],
     ["Calibration", model.calibration || "none"], ["Intake check", model.intake ? "yes" : "none"],
