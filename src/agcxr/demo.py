@@ -15,7 +15,7 @@ from agcxr.data.prepared import open_prepared
 from agcxr.data.storing import Storing
 from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.study import Study, study
-from agcxr.inference.batch import predict_files
+from agcxr.inference.batch import Pictures, predict_files
 from agcxr.labels import LABELS
 from agcxr.training.stages import train
 
@@ -114,5 +114,6 @@ def _explain(run: Path, raw: Path, prepared: Path, pictures: Path) -> tuple[Path
     order = ("Nodule", "Effusion", "Cardiomegaly", *LABELS)
     films = [film for finding in order for film in test.loc[test[finding] == 1, "image_id"].head(1)]
     chosen = [str(raw / "images" / film) for film in dict.fromkeys(films)][:3]
-    predict_files(str(run), chosen, pictures / "predictions.csv", explain_dir=pictures)
+    truth = {str(row["image_id"]): [label for label in LABELS if row[label] == 1] for _, row in test.iterrows()}
+    predict_files(str(run), chosen, pictures / "predictions.csv", also=[lambda engine: Pictures(pictures, truth)])
     return tuple(sorted(pictures.glob("*.png")))

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from agcxr.calibration import Cut
 from agcxr.inference import explain
-from agcxr.inference.explain import RESEARCH_ONLY, WIDTH, _lines, _Row, _rows, picture, save_picture
+from agcxr.inference.explain import RESEARCH_ONLY, TEXT, WIDTH, _lines, _Row, _rows, picture, save_picture
 from agcxr.inference.overlay import ACCENT, WARNING, draw_box, overlay
 from agcxr.intake import Intake
 from agcxr.labels import LABELS, NO_FINDING
@@ -52,6 +52,56 @@ def test_picture_of_any_aspect(height, width):
     assert image.width == WIDTH
     assert 600 < image.height < 1300
     assert has(image, ACCENT)
+
+
+def test_the_view_is_outlined_where_it_is_not_the_whole_film():
+    given = prediction(film_HW=np.full((60, 50), 9, np.uint8), heat_HW=np.zeros((8, 8), np.float32))
+    pixels = np.asarray(picture(given))[:, : WIDTH // 3]
+    rows, columns = np.nonzero((pixels == TEXT).all(-1)[100:600])  # below the head, above the captions
+    x0, y0, wide, high = explain._layout(given, 0).film
+    scale = min(wide / 50, high / 60)
+    left = x0 + (wide - round(50 * scale)) // 2
+    assert columns.min() == left + round(3 * scale)
+    assert columns.max() == left + round(47 * scale) - 1
+    assert rows.min() + 100 == y0 + (high - round(60 * scale)) // 2 + round(4 * scale)
+
+
+@pytest.mark.parametrize(("box", "shape"), [((10, 10, 30, 50), "tall"), ((5, 20, 45, 30), "wide")])
+def test_the_crop_keeps_the_shape_of_the_box(box, shape, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: drawn.append(text))
+    given = prediction(box=tuple(map(float, box)), crop_HW=np.full((32, 32), 200, np.uint8))
+    x, y, side, _ = explain._layout(given, 0).crop
+    cell = np.asarray(picture(given))[y : y + side, x : x + side]
+    rows, columns = np.nonzero((cell == 200).all(-1))
+    high, wide = rows.max() - rows.min() + 7, columns.max() - columns.min() + 7  # with the box drawn on its edge
+    aspect = (box[2] - box[0]) / (box[3] - box[1])
+    assert wide / high == pytest.approx(aspect, rel=0.02)
+    assert "shown in its own shape; the branch sees it stretched to 32 x 32 px" in drawn
+
+
+def test_labels_that_are_known_are_marked(monkeypatch):
+    dots, words = [], []
+    monkeypatch.setattr(explain, "_dot", lambda draw, x, base: dots.append(base))
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: words.append((text, at)))
+    picture(prediction(), truth=["Mass", "Hernia"])
+    bases = {text: at[1] for text, at in words}
+    assert sorted(dots) == sorted([bases["in the film's labels"], bases["Mass"], bases["Hernia"]])
+    dots.clear()
+    picture(prediction(), truth=[])
+    assert len(dots) == 1  # the labels are known, and state nothing: the legend alone
+    dots.clear()
+    picture(prediction())
+    assert not dots
+
+
+def test_a_threshold_hides_nothing_of_the_bar():
+    image = Image.new("RGB", (220, 40))
+    explain._bar(ImageDraw.Draw(image), (10, 210, 30), _Row("Mass", 0.51, 0.5, True, True), ACCENT)
+    bar = (np.asarray(image)[22] == ACCENT).all(-1)
+    assert np.flatnonzero(bar).tolist() == list(range(10, 113))  # 51 % of 200 pixels, unbroken
+    ticks = (np.asarray(image)[:, 110] == TEXT).all(-1)
+    assert np.flatnonzero(ticks).tolist() == [13, 14, 15, 16, 17, 28, 29, 30, 31, 32]
 
 
 def test_fallback_is_stated():

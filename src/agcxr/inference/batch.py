@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -260,13 +260,15 @@ def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator
 
 
 class Pictures:
-    """Writes pictures into a folder, named as `films.with_pictures` has it."""
+    """Writes pictures into a folder, named as `films.with_pictures` has it. truth: by the name of a film's file, the
+    findings that its labels state."""
 
     columns = ("picture",)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, truth: Mapping[str, Collection[str]] | None = None) -> None:
+        self._folder, self._truth = folder, truth or {}
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str]:
         """The column has the picture's path."""
-        return (str(save_picture(prediction, self._folder / film.relative)),)
+        truth = self._truth.get(film.path.name)
+        return (str(save_picture(prediction, self._folder / film.relative, truth=truth)),)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from agcxr.calibration import Point
 from agcxr.inference.identity import NAME
-from agcxr.inference.lettering import Colour, short_name, shorten
+from agcxr.inference.lettering import Colour, font, short_name, shorten
 from agcxr.inference.lettering import lines_of as _lines
 from agcxr.inference.lettering import text_at as _text
 from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
@@ -55,7 +56,13 @@ POINT_WORDS: dict[Point, str] = {
 }
 
 
-def picture(prediction: Prediction, film_HW: Bytes | None = None, *, time: datetime | None = None) -> Image.Image:
+def picture(
+    prediction: Prediction,
+    film_HW: Bytes | None = None,
+    *,
+    time: datetime | None = None,
+    truth: Collection[str] | None = None,
+) -> Image.Image:
     """The figure of the method, 1600 pixels wide: original with box | attention | crop, and all findings, called ones
     first. Warnings about the film stand above it; the model, its operating point and the time at the foot.
 
@@ -65,6 +72,7 @@ def picture(prediction: Prediction, film_HW: Bytes | None = None, *, time: datet
         prediction: of any engine.
         film_HW: uint8 pixels of the film at any scale; default: those the prediction kept.
         time: when it is drawn, with its zone where known; None leaves it out.
+        truth: the findings that the film's labels state, marked in the table; None: the labels are not known.
 
     Raises:
         ValueError: neither `film_HW` nor `prediction.film_HW` holds the film.
@@ -88,13 +96,19 @@ def picture(prediction: Prediction, film_HW: Bytes | None = None, *, time: datet
         _warning(draw, doubts)
         _panels(canvas, draw, prediction, film, layout)
         _facts(draw, prediction, layout)
-        _findings(draw, prediction, layout)
+        _findings(draw, prediction, layout, truth)
     _text(draw, (MARGIN, layout.height - 34), RESEARCH_ONLY, 15, MUTED)
     _text(draw, (WIDTH - MARGIN, layout.height - 34), " · ".join(_source(prediction, time)), 15, MUTED, anchor="rs")
     return canvas
 
 
-def to_png(prediction: Prediction, film_HW: Bytes | None = None, *, time: datetime | None = None) -> bytes:
+def to_png(
+    prediction: Prediction,
+    film_HW: Bytes | None = None,
+    *,
+    time: datetime | None = None,
+    truth: Collection[str] | None = None,
+) -> bytes:
     """`picture` as a PNG file, whose metadata say the same: for research only, the model, the time, the warnings."""
     time = time or datetime.now().astimezone()
     texts = {
@@ -111,13 +125,19 @@ def to_png(prediction: Prediction, film_HW: Bytes | None = None, *, time: dateti
         if text:
             info.add_itxt(name, text)
     # Level 4 is three times as quick as the default and a few per cent larger.
-    picture(prediction, film_HW, time=time).save(out, format="PNG", pnginfo=info, compress_level=4)
+    picture(prediction, film_HW, time=time, truth=truth).save(out, format="PNG", pnginfo=info, compress_level=4)
     return out.getvalue()
 
 
-def save_picture(prediction: Prediction, path: str | os.PathLike[str], film_HW: Bytes | None = None) -> Path:
+def save_picture(
+    prediction: Prediction,
+    path: str | os.PathLike[str],
+    film_HW: Bytes | None = None,
+    *,
+    truth: Collection[str] | None = None,
+) -> Path:
     """Write `to_png` into a file. Returns the path."""
-    data = to_png(prediction, film_HW)
+    data = to_png(prediction, film_HW, truth=truth)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
@@ -147,7 +167,7 @@ def _layout(prediction: Prediction, doubts: int) -> _Layout:
     left, top = MARGIN, HEADER + (doubts * DOUBT + 32 if doubts else 0)
     heat_x, crop_x = left + wide + GAP, left + 2 * (wide + GAP)
     caption_y = top + side + 30
-    table_y = caption_y + 62
+    table_y = caption_y + 84
     return _Layout(
         film=(left, top, wide, side),
         heat=(heat_x, top, wide, side),
@@ -232,21 +252,32 @@ def _panels(
     width, height = max(round(prediction.width * scale), 1), max(round(prediction.height * scale), 1)
     shown = _fit(film, width, height)
     warm = overlay(shown, prediction.heat_in_original(height, width))
-    box = tuple(value * scale for value in prediction.box)
+    box, view = (tuple(value * scale for value in edges) for edges in (prediction.box, prediction.window))
     line = 1 if prediction.fallback else 3
     for cell, image in ((layout.film, shown), (layout.heat, warm)):
-        boxed = draw_box(image, box, ACCENT, line)  # type: ignore[arg-type]
+        outlined = draw_box(image, view, TEXT, 1)  # type: ignore[arg-type]
+        boxed = draw_box(outlined, box, ACCENT, line)  # type: ignore[arg-type]
         canvas.paste(Image.fromarray(boxed), (cell[0] + (cell[2] - width) // 2, cell[1] + (cell[3] - height) // 2))
     x, y, side, _ = layout.crop
-    crop = draw_box(_fit(prediction.crop_HW, side, side), (0, 0, side, side), ACCENT, line)
-    canvas.paste(Image.fromarray(crop), (x, y))
-    _captions(canvas, draw, layout)
+    across, down = prediction.box[2] - prediction.box[0], prediction.box[3] - prediction.box[1]
+    wide, high = (max(round(side * edge / max(across, down)), 1) for edge in (across, down))
+    crop = draw_box(_fit(prediction.crop_HW, wide, high), (0, 0, wide, high), ACCENT, line)
+    canvas.paste(Image.fromarray(crop), (x + (side - wide) // 2, y + (side - high) // 2))
+    _captions(canvas, draw, prediction, layout)
 
 
-def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
+def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
     _text(draw, (layout.film[0], layout.caption_y), "Film", 18, TEXT)
     _text(draw, (layout.heat[0], layout.caption_y), "Attention, global branch", 18, TEXT)
-    _text(draw, (layout.crop[0], layout.caption_y), "Crop, as the local branch saw it", 18, TEXT)
+    _text(draw, (layout.crop[0], layout.caption_y), "Crop, local branch", 18, TEXT)
+    height, width = prediction.crop_HW.shape
+    notes = {
+        layout.film: "thin outline: the view, all that the model sees",
+        layout.heat: "box: the largest region over tau, not always the brightest spot",
+        layout.crop: f"shown in its own shape; the branch sees it stretched to {width} x {height} px",
+    }
+    for (x, *_), words in notes.items():
+        _text(draw, (x, layout.caption_y + 23), words, 15, MUTED)
     right, steps = layout.heat[0] + layout.heat[2], 84
     ramp = np.broadcast_to(colours()[np.linspace(40, 255, steps).astype(int)], (8, steps, 3))
     _text(draw, (right, layout.caption_y), "high", 15, MUTED, anchor="rs")
@@ -257,7 +288,6 @@ def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout) -
 def _facts(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
     """Under the film, on the lines of the table: where the box is, in the film's pixels, or why there is none."""
     x0, y0, x1, y1 = prediction.box
-    h, w = prediction.crop_HW.shape
     if prediction.fallback:
         title, ink = "No region stood out: the whole view was used", WARNING
     else:
@@ -268,7 +298,6 @@ def _facts(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -
         ("Top to bottom", f"{y0:.0f} to {y1:.0f} px"),
         ("Size", f"{x1 - x0:.0f} x {y1 - y0:.0f} px"),
         ("Share of the film", f"{share:.1%}"),
-        ("Local branch input", f"{w} x {h} px"),
     )
     _text(draw, (MARGIN, layout.table_y), title, 15, ink)
     for i, (name, value) in enumerate(rows):
@@ -303,8 +332,11 @@ def _rows(prediction: Prediction) -> list[_Row]:
     return [rows[k] for k in prediction.ranked()]
 
 
-def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
-    """A row a finding: its probability as a bar with the threshold on it, and the scores of the three branches."""
+def _findings(
+    draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout, truth: Collection[str] | None
+) -> None:
+    """A row a finding: its probability as a bar with the threshold on it, the scores of the three branches, and a dot
+    before those of the labels, where they are known."""
     cut = prediction.cut
     calibrated = prediction.shows_calibrated
     judged = cut is not None and not bool(np.isnan(cut.score_K).all())
@@ -316,6 +348,10 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
     if cut is not None and judged:
         title += f"; | threshold: {POINT_WORDS[cut.point]}"
     _text(draw, (name_x, head_y), title, 15, MUTED)
+    if truth is not None:
+        dot_x = name_x + round(draw.textlength(title, font=font(15))) + 26
+        _dot(draw, dot_x, head_y)
+        _text(draw, (dot_x + 12, head_y), "in the film's labels", 15, MUTED)
     if calibrated:
         _text(draw, (value_x, head_y), "Probability", 15, ACCENT, anchor="rs")
     for name, x in branches.items():
@@ -325,6 +361,8 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
         quiet = row.finding == NO_FINDING or (judged and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
         _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
+        if truth is not None and row.finding in truth:
+            _dot(draw, name_x - 13, base)
         _bar(draw, (bar_x, bar_end, base), row, fill)
         if calibrated:
             # "raw": too rare in validation to be calibrated, so the bar is the fusion's score.
@@ -333,6 +371,11 @@ def _findings(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout
             value = prediction.probability(row.finding, name.lower())  # type: ignore[arg-type]
             first = name == "Fusion" and not calibrated
             _text(draw, (x, base), f"{value:.2f}", 18, ink if first else MUTED, anchor="rs")
+
+
+def _dot(draw: ImageDraw.ImageDraw, x: int, base: int) -> None:
+    """Of a finding that the labels state, around x on the line `base`."""
+    draw.ellipse((x - 4, base - 10, x + 4, base - 2), fill=WARNING)
 
 
 def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], row: _Row, fill: Colour) -> None:
@@ -344,8 +387,8 @@ def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], row: _Row, fill
         draw.rectangle((left, base - 11, left + length, base - 4), fill=fill)
     if not np.isnan(row.threshold):
         x = left + round((right - left) * row.threshold)
-        draw.rectangle((x - 2, base - 15, x + 2, base), fill=BACKGROUND)  # keeps the tick apart from the bar
-        draw.rectangle((x - 1, base - 15, x, base), fill=TEXT)
+        for top, bottom in ((base - 17, base - 13), (base - 2, base + 2)):  # the bar between them stays whole
+            draw.rectangle((x - 1, top, x, bottom), fill=TEXT)
 
 
 def _fit(image: Bytes, width: int, height: int) -> Bytes:

@@ -11,7 +11,7 @@ Colour = tuple[int, int, int]
 
 
 @lru_cache(maxsize=32)
-def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int, plain: bool = True) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own grotesque; for names it has no letters for, the DejaVu Sans that matplotlib ships."""
     if plain:
         return ImageFont.load_default(size)
@@ -24,7 +24,7 @@ def text_at(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: Colour, anchor: str = "ls"
 ) -> None:
     plain = all(letter.isascii() or letter in "·…" for letter in text)
-    draw.text(at, text, font=_font(size, plain), fill=colour, anchor=anchor)
+    draw.text(at, text, font=font(size, plain), fill=colour, anchor=anchor)
 
 
 def lines_of(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
@@ -32,7 +32,7 @@ def lines_of(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> lis
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and draw.textlength(longer, font=_font(size, True)) <= width:
+        if lines and draw.textlength(longer, font=font(size)) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
