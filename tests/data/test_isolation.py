@@ -15,9 +15,10 @@ from coded_films import around, coded, film
 from made_films import encode, picture
 
 from agcxr.data import codecs
-from agcxr.data.isolation import Child, ChildError
+from agcxr.data.isolation import Child, ChildError, Children
 from agcxr.data.radiograph import RadiographError, read_radiograph
 from agcxr.data.workers import Files, Target, run_jobs
+from agcxr.inference import reading
 from agcxr.inference.stream import read_or_failure
 
 gray = picture(48, 64)
@@ -146,28 +147,28 @@ def test_threads_have_a_process_each(idle):
 def test_prepare_and_predict_go_on_after_a_decoders_end(idle, monkeypatch, tmp_path, how):
     """The second of three films ends its decoder; the others are read."""
     monkeypatch.setattr(codecs, "SECONDS", 5.0)
+    monkeypatch.setattr(reading, "SECONDS", 5.0)
     reason = {"abort": "it made the decoder crash", "hang": "decoding it took longer than"}[how]
     paths = [tmp_path / f"{name}.dcm" for name in "abc"]
     for path in paths:
         path.write_bytes(compressed())
 
-    def fail_second(read: list[int]):
-        decode = codecs.decode_isolated
+    def fail_second(where: str, work, children: Children):
+        asked = []
 
-        def isolated(*args):
-            read.append(1)
-            if len(read) != 2:
-                return decode(*args)
-            idle.append(Child("odd_child", how))
+        def failing(*args):
+            asked.append(1)
+            if len(asked) != 2:
+                return work(*args)
+            children.idle.append(Child("odd_child", how))
             try:
-                return decode(*args)
+                return work(*args)
             finally:
-                idle.pop().stop()
+                children.idle.pop().stop()
 
-        monkeypatch.setattr("agcxr.data.compressed.decode_isolated", isolated)
-        return decode
+        monkeypatch.setattr(where, failing)
 
-    decode = fail_second([])
+    fail_second("agcxr.data.compressed.decode_isolated", codecs.decode_isolated, codecs._children)
     images = tmp_path / "images.npy"
     images.write_bytes(bytes(3 * 64))
     jobs = [Files(tuple(enumerate(map(str, paths))))]
@@ -175,8 +176,7 @@ def test_prepare_and_predict_go_on_after_a_decoders_end(idle, monkeypatch, tmp_p
     assert [(one.row, one.width) for one in done] == [(0, 64), (1, 0), (2, 64)]
     assert reason in done[1].reason
 
-    monkeypatch.setattr("agcxr.data.compressed.decode_isolated", decode)
-    fail_second([])
+    fail_second("agcxr.inference.stream.read_apart", reading.read_apart, reading._films)
     read = [read_or_failure(path, 8, 0) for path in paths]
     assert [hasattr(one, "reason") for one in read] == [False, True, False]
     assert reason in read[1].reason

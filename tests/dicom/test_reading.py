@@ -14,8 +14,9 @@ from dicom_made import film, written
 from agcxr.data.isolation import ChildError
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import reading
-from agcxr.dicom.reading import Ignored, read_apart
+from agcxr.dicom.reading import read_apart
 from agcxr.dicom.source import read_source
+from agcxr.inference.reading import MEMORY, NoResults
 from agcxr.inference.stream import read_film
 
 PLAIN = written(film())
@@ -43,7 +44,7 @@ def test_it_reads_what_reading_here_gives():
 
 
 def test_what_the_header_says_against_a_film_is_said_before_it_is_decoded():
-    with pytest.raises(Ignored, match="^not a frontal view$"):
+    with pytest.raises(NoResults, match="^not a frontal view$"):
         read_apart(written(film(ViewPosition="LL"))[:-5000], 72)
 
 
@@ -73,7 +74,7 @@ def test_memory_is_bounded_and_given_back():
     (child,) = reading._children.idle
     with open(f"/proc/{child._process.pid}/limits") as file:
         (limit,) = (int(line.split()[3]) for line in file if line.startswith("Max address space"))
-    assert reading.MEMORY < limit < reading.MEMORY + (4 << 30)
+    assert MEMORY < limit < MEMORY + (4 << 30)
 
 
 @LINUX

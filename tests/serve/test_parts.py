@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from agcxr.inference.predictor import Predictor
+from agcxr.inference.reading import ReadFilm
 from agcxr.serve.batcher import Batcher
-from agcxr.serve.decode_child import Wish
-from agcxr.serve.decoder import Decoders, Unreadable, UploadedFilm
+from agcxr.serve.decoder import Decoders, Unreadable
 from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, is_local
 from agcxr.serve.upload import shown_name
 
@@ -193,7 +193,7 @@ def decoded(*jobs, limits=None, between=None):
             await decoders.start()
             answers = []
             for job in jobs:
-                answers.append(await decoders.read(job, Wish(png=True, shown=50)))
+                answers.append(await decoders.read(job, png=True, shown=50))
                 if between:
                     between(decoders)
             return answers, len(restarts)
@@ -206,7 +206,7 @@ def decoded(*jobs, limits=None, between=None):
 def test_a_decoder_reads():
     image = make.pixels(120, 90, dtype=np.uint16)
     (film, bad), restarts = decoded(make.encode(image), b"nothing")
-    assert isinstance(film, UploadedFilm)
+    assert isinstance(film, ReadFilm)
     assert (film.width, film.height, film.bits, film.format) == (90, 120, 16, "png")
     assert film.image_SS.shape == (64, 64)
     assert film.film_HW.shape == (50, 38)
@@ -226,9 +226,9 @@ def test_a_decoder_that_dies_takes_one_film_with_it():
             decoders._workers[0]._process.poll = lambda: None  # as if it had died a moment later
 
     (first, second, third), restarts = decoded(data, data, data, between=kill_once)
-    assert isinstance(first, UploadedFilm)
+    assert isinstance(first, ReadFilm)
     assert second == Unreadable("it made the decoder crash, so the file is damaged")
-    assert isinstance(third, UploadedFilm)
+    assert isinstance(third, ReadFilm)
     assert restarts == 1
 
 

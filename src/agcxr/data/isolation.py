@@ -33,6 +33,8 @@ MOST_FRAMES = 16
 LONGEST_FRAME = 1 << 33
 """Bounds of a message, so that a damaged child's numbers are not believed."""
 
+PIPE = 1 << 20
+"""Bytes that a pipe holds, where the system lets us choose (Linux): most films go through it in one piece."""
 INHERITED = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 """Variables without which Python, or a library of its, may not start."""
 
@@ -134,8 +136,8 @@ class Children:
     """As many processes of a module as are asked at the same time, each started with its first question; they end with
     this one. Any thread may ask."""
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    def __init__(self, module: str, start: object = None) -> None:
+        self._module, self._start = module, start
         self.idle: deque[Child] = deque()
         atexit.register(self.stop)
 
@@ -144,7 +146,7 @@ class Children:
         try:
             child = self.idle.pop()
         except IndexError:
-            child = Child(self._module)
+            child = Child(self._module, self._start)
         try:
             return child.ask(frames, seconds)
         finally:
@@ -169,6 +171,7 @@ def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[byte
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**inherited, **bounds, "PYTHONPATH": path},
+            pipesize=PIPE,
         )
     except (OSError, TypeError, ValueError) as error:
         raise NotStarted(f"a process for decoding could not start: {error}") from error

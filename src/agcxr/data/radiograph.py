@@ -106,7 +106,7 @@ def _read(source: str | os.PathLike[str] | bytes, name: str | None, max_pixels: 
         data, name = bytes(source), name or "bytes"
     else:
         name = name or Path(source).name
-        data = _read_file(source, 8 * max_pixels + (64 << 20))
+        data = read_file(source, max_pixels)
     if data.startswith(PNG_SIGNATURE):
         return _made(decode_png(data, max_pixels), name)
     if data.startswith(b"\xff\xd8\xff"):
@@ -214,7 +214,9 @@ def _made(decoded: Decoded, name: str, **facts: Any) -> Radiograph:
     return Radiograph(decoded.pixels_HW, name, decoded.format, decoded.notes, **facts)
 
 
-def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def read_file(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of a film's file. Raises RadiographError where it is none, or larger than any film."""
+    max_bytes = 8 * max_pixels + (64 << 20)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

@@ -31,7 +31,7 @@ from agcxr.dicom.archive import CLASSES, ArchiveDown, ArchiveRefused, ArchiveSil
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Outgoing, Queue, Waiting
-from agcxr.dicom.reading import Ignored, read_apart
+from agcxr.dicom.reading import read_apart
 from agcxr.dicom.results import ROLES, Refused, Role, make_results, to_bytes
 from agcxr.dicom.source import is_uid
 from agcxr.dicom.stow import StowService
@@ -39,6 +39,7 @@ from agcxr.dicom.web_archive import WebPeer, open_archive
 from agcxr.inference.engine import Engine
 from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import ViewSet
+from agcxr.inference.reading import NoResults
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
@@ -253,7 +254,7 @@ class Node:
             return True
         try:
             self._make(film)
-        except (Ignored, Refused, RadiographError, ChildError) as error:
+        except (NoResults, Refused, RadiographError, ChildError) as error:
             self._judge(film, error)
         except sqlite3.Error as error:  # such as a full disk: no other film would fare better
             self._defer(film, error)
@@ -278,7 +279,7 @@ class Node:
 
     def _judge(self, film: Waiting, error: Exception) -> None:
         """No results, for a reason that lies in the film; or a second try where it may not."""
-        if isinstance(error, Ignored):
+        if isinstance(error, NoResults):
             self._close(film, "ignored", str(error), said=str(error))
         elif isinstance(error, Refused):
             # Such a reason may quote the film, so it goes into the queue, which is as private as the film.

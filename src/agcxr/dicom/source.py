@@ -135,6 +135,12 @@ def read_source(data: bytes) -> Source:
         raise RadiographError(f"DICOM header that cannot be read ({type(error).__name__})") from error
 
 
+def read_header(file: bytes) -> tuple[bytes, str | None]:
+    """What results take over, as JSON, and why there are none of this film. Raises RadiographError as `read_source`."""
+    source = read_source(file)
+    return source.to_json(), why_not_read(source)
+
+
 def why_not_read(source: Source) -> str | None:
     """Why a film is not one for this model, in words; None where it may be one. What a header leaves open passes."""
     header = source.dataset

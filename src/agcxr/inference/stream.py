@@ -15,16 +15,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from agcxr.calibration import Cut
-from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_radiograph, resize
+from agcxr.data.isolation import ChildError
+from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_file, resize
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.novelty import judge_distance, judge_kind
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
-from agcxr.intake import Intake, judge
+from agcxr.inference.reading import PreparedFilm, Wish, read_apart, shrunk
+from agcxr.intake import judge
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,6 @@ class BatchPrediction:
         return {name: value for name, value in values.items() if value is not None}
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedFilm:
-    """A film ready for an engine, uint8 S x S, and what its Prediction says about it."""
-
-    name: str
-    image_SS: Bytes
-    height: int
-    width: int
-    notes: tuple[str, ...]
-    intake: Intake | None
-    """What the pixels say; None where nobody looked."""
-    film_HW: Bytes | None
-
-
 Item = TypeVar("Item")
 Film: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Radiograph | Remote | PreparedFilm | Any
 """Any: a torch tensor or a PIL image, neither of which is imported for its name alone."""
@@ -100,7 +87,9 @@ def read_film(film: Film, size: int, keep_film: int) -> PreparedFilm:
     """
     if isinstance(film, PreparedFilm):
         return film
-    radiograph = _radiograph(film)
+    if not isinstance(film, Radiograph) and not is_pixels(film):
+        return _read_apart(film, size, keep_film)
+    radiograph = film if isinstance(film, Radiograph) else from_array(film, _name(film))
     return PreparedFilm(
         name=radiograph.name,
         image_SS=resize(radiograph.pixels_HW, size),
@@ -108,7 +97,7 @@ def read_film(film: Film, size: int, keep_film: int) -> PreparedFilm:
         width=radiograph.width,
         notes=radiograph.notes,
         intake=judge(radiograph),
-        film_HW=_shrunk(radiograph, keep_film) if keep_film else None,
+        film_HW=shrunk(radiograph, keep_film) if keep_film else None,
     )
 
 
@@ -133,17 +122,25 @@ def read_or_failure(film: Film, size: int, keep_film: int) -> PreparedFilm | Fai
         return Failure(_name(film), str(error))
 
 
-def _radiograph(film: Film) -> Radiograph:
-    if isinstance(film, Radiograph):
-        return film
-    if is_pixels(film):
-        return from_array(film, _name(film))
-    if isinstance(film, Remote):
-        return read_radiograph(_fetched(film), name=film.name)
+def _read_apart(film: Film, size: int, keep_film: int) -> PreparedFilm:
+    """What a file holds is a stranger's: it is read in the sandbox."""
+    try:
+        return replace(read_apart(_bytes(film), Wish(size, shown=keep_film)), name=_name(film))
+    except ChildError as error:
+        raise RadiographError(str(error)) from error
+    except RadiographError as error:
+        if isinstance(film, str | os.PathLike):
+            error.add_note(f"the file: {os.fspath(film)}")
+        raise
+
+
+def _bytes(film: Film) -> bytes:
     if isinstance(film, bytes | bytearray | memoryview):
-        return read_radiograph(bytes(film), name=_name(film))
+        return bytes(film)
+    if isinstance(film, Remote):
+        return _fetched(film)
     if isinstance(film, str | os.PathLike):
-        return read_radiograph(film, name=_name(film))
+        return read_file(film)
     raise TypeError(
         "a film is a path, bytes, pixels (a numpy array, a torch tensor or a PIL image) or a Radiograph, not "
         f"{type(film).__name__}"
@@ -182,16 +179,6 @@ def each_film(films: Iterable[Film] | Film) -> Iterable[Film]:
 def to_film(file: FilmFile) -> Path | Remote:
     """A film that was found, for an engine."""
     return file.path if file.fetch is None else Remote(str(file.path), file.fetch)
-
-
-def _shrunk(radiograph: Radiograph, longest: int) -> Bytes:
-    """The film in 8 bits, no side longer than `longest`, aspect kept."""
-    film = radiograph.to_uint8()
-    scale = longest / max(film.shape)
-    if scale >= 1:
-        return film
-    height, width = (max(round(side * scale), 1) for side in film.shape)
-    return np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def prediction_of(

@@ -16,9 +16,9 @@ from agcxr.data.synthetic import is_synthetic
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
+from agcxr.inference.reading import ReadFilm, encode_png
 from agcxr.labels import NO_FINDING
-from agcxr.serve.decode_child import encode_png
-from agcxr.serve.decoder import Unreadable, UploadedFilm
+from agcxr.serve.decoder import Unreadable
 from agcxr.serve.limits import Limits
 
 MAP_SIDE = 384
@@ -179,7 +179,7 @@ class ExampleAnswer(Answer):
 def film_answer(
     index: int,
     name: str,
-    read: UploadedFilm | Unreadable,
+    read: ReadFilm | Unreadable,
     prediction: Prediction | None,
     engine: Engine,
     *,
@@ -208,7 +208,7 @@ def film_answer(
     )
 
 
-def map_answer(engine: Engine, film: UploadedFilm, finding: str, branch: Branch) -> MapAnswer:
+def map_answer(engine: Engine, film: ReadFilm, finding: str, branch: Branch) -> MapAnswer:
     """Grad-CAM of one finding over the whole film, its peak at 255; empty where nothing speaks for the finding."""
     scale = min(MAP_SIDE / max(film.width, film.height), 1)
     height, width = max(round(film.height * scale), 1), max(round(film.width * scale), 1)
@@ -265,7 +265,7 @@ def _calibration_of(engine: Engine, label: str) -> FindingCalibration | None:
     return None if engine.calibration is None else engine.calibration.findings.get(label)
 
 
-def _facts(read: UploadedFilm) -> FilmFacts:
+def _facts(read: ReadFilm) -> FilmFacts:
     return FilmFacts(
         width=read.width,
         height=read.height,
@@ -327,7 +327,7 @@ def _dicom(reason: str | None) -> DicomAnswer:
     return DicomAnswer(available=reason is None, reason=reason)
 
 
-def _pictures(read: UploadedFilm, prediction: Prediction | None) -> PicturesAnswer:
+def _pictures(read: ReadFilm, prediction: Prediction | None) -> PicturesAnswer:
     thumbnail = _base64(encode_png(read.image_SS))
     if prediction is None:
         return PicturesAnswer(thumbnail=thumbnail)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch
+from agcxr.inference.reading import Judge
 from agcxr.serve import openapi
 from agcxr.serve.answers import (
     ErrorAnswer,
@@ -31,7 +32,6 @@ from agcxr.serve.answers import (
     PredictAnswer,
     model_answer,
 )
-from agcxr.serve.decode_child import Judge
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.guard import INTERNAL, Access, Guard
 from agcxr.serve.held import LEASE

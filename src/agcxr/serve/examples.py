@@ -9,7 +9,7 @@ import numpy as np
 
 from agcxr.data.phantom import film
 from agcxr.data.synthetic import marked
-from agcxr.serve.decode_child import encode_png
+from agcxr.inference.reading import encode_png
 
 SIZE = 1024
 

@@ -51,7 +51,7 @@ class Limits:
     decoders: int = 2
     """Processes that decode films."""
     decoder_bytes: int = 4096 * MIB
-    """Address space of one of them."""
+    """Memory that one of them may take for a film."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -16,11 +16,11 @@ from agcxr.data.radiograph import RadiographError
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import to_png
 from agcxr.inference.prediction import Branch, Prediction
+from agcxr.inference.reading import Judge, ReadFilm
 from agcxr.intake import Intake
 from agcxr.serve.answers import FilmAnswer, MapAnswer, film_answer, map_answer
 from agcxr.serve.batcher import Batcher
-from agcxr.serve.decode_child import Judge, Wish
-from agcxr.serve.decoder import Decoders, Unreadable, UploadedFilm
+from agcxr.serve.decoder import Decoders, Unreadable
 from agcxr.serve.examples import EXAMPLES
 from agcxr.serve.held import Held
 from agcxr.serve.limits import Limits
@@ -84,7 +84,7 @@ class Service:
         self.decoders = Decoders(
             self.engine.prepared_size, self.limits, self._judge, self.measures.decoder_restarts.inc
         )
-        self.batcher: Batcher[UploadedFilm, Prediction] = Batcher(
+        self.batcher: Batcher[ReadFilm, Prediction] = Batcher(
             self.engine.answer, size=self.limits.batch, wait=self.limits.wait, observe=self.room.observe
         )
         self._drawing = ThreadPoolExecutor(1, "agcxr-draw")
@@ -107,7 +107,7 @@ class Service:
         """The film at its full depth as a PNG."""
         with self.room.take(1):
             async with self._in_time():
-                read = self._readable(await self.decoders.read(upload.data, Wish(png=True)))
+                read = self._readable(await self.decoders.read(upload.data, png=True))
                 assert read.png is not None
                 return read.png
 
@@ -120,7 +120,7 @@ class Service:
             raise Problem(501, "no_maps", "an exported file has no maps of single findings; serve the run itself")
         with self.room.take(1):
             async with self._in_time():
-                read = self._accepted(await self.decoders.read(upload.data, Wish()))
+                read = self._accepted(await self.decoders.read(upload.data))
                 await self._told(read)  # a film that the network finds strange gets no map either
                 return await self.batcher.alone(partial(map_answer, self.engine, read, finding, branch))
 
@@ -128,7 +128,7 @@ class Service:
         """The explained film as a PNG, as `agcxr predict --explain` writes it."""
         with self.room.take(1):
             async with self._in_time():
-                read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM)))
+                read = self._accepted(await self.decoders.read(upload.data, shown=PICTURE_FILM))
                 return await self._draw(partial(_drawn, await self._told(read), upload.name))
 
     async def dicom(self, upload: Upload) -> bytes:
@@ -137,7 +137,7 @@ class Service:
             raise Problem(501, "no_extra", NO_EXTRA)
         with self.room.take(1):
             async with self._in_time():
-                read = self._accepted(await self.decoders.read(upload.data, Wish(shown=PICTURE_FILM, header=True)))
+                read = self._accepted(await self.decoders.read(upload.data, shown=PICTURE_FILM))
                 if read.no_results is not None:
                     raise Problem(422, "no_study", read.no_results)
                 return await self._draw(partial(_as_dicom, self.engine, read, await self._told(read)))
@@ -155,26 +155,26 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._drawing, call)  # type: ignore[arg-type]
 
     async def _predict(self, index: int, upload: Upload, pictures: bool) -> FilmAnswer:
-        read = await self.decoders.read(upload.data, Wish())
-        wanted = isinstance(read, UploadedFilm) and not (read.intake is not None and read.intake.decision == "refuse")
-        prediction = await self.batcher.submit(read) if wanted and isinstance(read, UploadedFilm) else None
+        read = await self.decoders.read(upload.data)
+        wanted = isinstance(read, ReadFilm) and not (read.intake is not None and read.intake.decision == "refuse")
+        prediction = await self.batcher.submit(read) if wanted and isinstance(read, ReadFilm) else None
         no_dicom = None if self.has_dicom else NO_EXTRA
         answer = film_answer(index, upload.name, read, prediction, self.engine, pictures=pictures, no_dicom=no_dicom)
         self.measures.films.labels(answer.status).inc()
         return answer
 
-    def _readable(self, read: UploadedFilm | Unreadable) -> UploadedFilm:
+    def _readable(self, read: ReadFilm | Unreadable) -> ReadFilm:
         if isinstance(read, Unreadable):
             raise Problem(422, "unreadable", read.reason)
         return read
 
-    async def _told(self, read: UploadedFilm) -> Prediction:
+    async def _told(self, read: ReadFilm) -> Prediction:
         """What the model says of a film. Raises Problem where it may not: now its features are known too."""
         prediction = await self.batcher.submit(read)
         _check(prediction.intake)
         return prediction
 
-    def _accepted(self, read: UploadedFilm | Unreadable) -> UploadedFilm:
+    def _accepted(self, read: ReadFilm | Unreadable) -> ReadFilm:
         film = self._readable(read)
         _check(film.intake)
         return film
@@ -202,7 +202,7 @@ def _drawn(prediction: Prediction, name: str) -> bytes:
     return to_png(replace(prediction, name=name))
 
 
-def _as_dicom(engine: Engine, read: UploadedFilm, prediction: Prediction) -> bytes:
+def _as_dicom(engine: Engine, read: ReadFilm, prediction: Prediction) -> bytes:
     from agcxr.dicom.results import make_results, to_zip
     from agcxr.dicom.source import Source
 
