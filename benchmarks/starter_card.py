@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from agcxr import starter
-from agcxr.evaluation.results import Interval, Results, load_results
+from agcxr.evaluation.results import Results, load_results
 from agcxr.evaluation.tables import number, signed, words
+from agcxr.uncertainty import Estimate
 
 TEXT = """# The starter
 
@@ -84,7 +85,7 @@ def main() -> None:
     starter.CARD.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
-def shown(auroc: Interval) -> str:
+def shown(auroc: Estimate) -> str:
     """.676 (.658 to .693)."""
     return f"{number(auroc.value)} ({number(auroc.low)} to {number(auroc.high)})"
 

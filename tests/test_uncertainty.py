@@ -107,13 +107,13 @@ def test_absent_label_is_nan_throughout() -> None:
     found = uncertainty.bootstrap(np.zeros((4, 1)), np.zeros((1, 4, 1)), range(4), rng=np.random.default_rng(0))
     part = uncertainty.interval(float("nan"), found.auroc_BKR[0, 0])
     assert np.isnan([part.low, part.high]).all()
-    assert (part.used, part.left_out) == (0, uncertainty.RESAMPLES)
+    assert part.left_out == uncertainty.RESAMPLES
 
 
 def test_interval_and_p_by_hand() -> None:
     replicate = np.r_[np.arange(1, 100), np.nan]
     part = uncertainty.interval(50, replicate, level=0.5)
-    assert part == uncertainty.Interval(50, 25.5, 74.5, used=99, left_out=1)
+    assert part == uncertainty.Estimate(value=50, low=25.5, high=74.5, left_out=1)
     # 3 of 99 at or under 0: p = 2 * (3 + 1) / (99 + 1).
     assert uncertainty.difference(47, replicate - 3).p == 0.08
     assert uncertainty.difference(50, replicate).p == 0.02

@@ -24,7 +24,14 @@ class Frozen(BaseModel):
 
 
 Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
-"""A number that may not exist: NaN in Python, null in JSON. (Its model must allow NaN.)"""
+"""A number that may not exist: NaN in Python, null in JSON; for fields of a Record."""
+
+
+class Record(Frozen):
+    """A value object whose numbers may not exist."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
+
 
 Look = Literal["attention", "random", "centre", "whole"]
 

@@ -17,7 +17,7 @@ from scipy import stats
 
 from agcxr import uncertainty
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Difference, Interval
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Difference, Estimate
 
 DRAWS, SUMS = 10_000, 2**12
 
@@ -144,7 +144,7 @@ def mean_of(
     level: float = 0.95,
     *,
     patients: int | None = None,
-) -> Interval:
+) -> Estimate:
     """The mean of values in [0, 1] with its interval: `share` for hits and misses of a finding, and where some patients
     have nothing but 0 (or but 1) and fewer than FEW_PATIENTS anything else; else percentiles of the resamples.
     patients: how many it rests on, where that is fewer than the sample has (a mean rests on its rarest finding)."""
@@ -154,7 +154,7 @@ def mean_of(
     if patients < FEWEST_PATIENTS or not _bare(value, sample):
         return found
     _, low, high = share(value, sample, level)
-    return Interval(found.value, low, high, found.used, found.left_out)
+    return found.model_copy(update={"low": low, "high": high})
 
 
 def against_chance(
@@ -233,7 +233,7 @@ def _holding_zero(found: Difference, low: float, high: float, p: float, level: f
     low, high = min(low, found.value), max(high, found.value)
     if p >= 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Difference(found.value, low, high, p, found.used, found.left_out)
+    return Difference(value=found.value, low=low, high=high, left_out=found.left_out, p=p)
 
 
 def _p_of_draws(value_N: Floats, chance_N: Floats, sample: Clustered) -> float:

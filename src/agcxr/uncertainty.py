@@ -13,6 +13,7 @@ resample follow exactly, ties included.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,10 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy import sparse, stats
 
+from agcxr.config import Number, Record
 from agcxr.data.workers import default_workers
 from agcxr.metrics import Floats, known
 
@@ -45,28 +48,26 @@ SAME = 1e-12
 """Ends no farther apart come from resamples that are all the same, and so say nothing of chance."""
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its percentile interval. `used` resamples gave it; `left_out` lacked a class."""
+class Estimate(Record):
+    """A measure with its interval: NaN ends where there is none."""
 
-    value: float
-    low: float
-    high: float
-    used: int
-    left_out: int
+    value: Number
+    low: Number
+    high: Number
+    left_out: int = 0
+    """Resamples that lacked a class and so gave no value."""
+
+    @property
+    def clear(self) -> bool:
+        """The interval leaves out 0."""
+        return self.low > 0 or self.high < 0
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference with its percentile interval and a two-sided p of "no difference"."""
+class Difference(Estimate):
+    """A paired difference, with a two-sided p of "no difference" (at least `p_floor`)."""
 
-    value: float
-    low: float
-    high: float
-    p: float
-    used: int
-    left_out: int
-    error: float = float("nan")
+    p: Number
+    error: Number = Field(default=math.nan, exclude=True)
     """Standard error: the standard deviation of the resamples."""
 
 
@@ -295,7 +296,7 @@ def interval(
     student: bool = False,
     basic: bool = False,
     share: bool = True,
-) -> Interval:
+) -> Estimate:
     """Percentile interval of the resamples that have the measure; NaN ends where the value or all of them lack it.
 
     patients: how many the measure rests on (of two classes: `patients_of_the_rarer`; of both together:
@@ -313,7 +314,7 @@ def interval(
         low, high = (float(np.clip(2 * value - end, 0, 1)) for end in (high, low))
     if share and patients is not None and high - low < SAME:
         low, high = binomial_ends(value, patients, level)
-    return Interval(float(value), low, high, len(have), left_out)
+    return Estimate(value=float(value), low=low, high=high, left_out=left_out)
 
 
 def difference(
@@ -331,7 +332,7 @@ def difference(
     left_out = len(replicate_R) - len(have)
     low, high = _percentiles(value, have, level, patients, student)
     if np.isnan(low):
-        return Difference(float(value), low, high, float("nan"), len(have), left_out)
+        return Difference(value=float(value), low=low, high=high, left_out=left_out, p=math.nan)
     under, over = int(np.count_nonzero(have <= 0)), int(np.count_nonzero(have >= 0))
     p = min(1.0, 2 * (1 + min(under, over)) / (len(have) + 1))
     if student and patients is not None:
@@ -342,7 +343,7 @@ def difference(
     if p >= 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)
     error = float(have.std(ddof=1)) if len(have) > 1 else float("nan")
-    return Difference(float(value), low, high, p, len(have), left_out, error)
+    return Difference(value=float(value), low=low, high=high, left_out=left_out, p=p, error=error)
 
 
 def binomial_ends(share: float, films: float, level: float = 0.95) -> tuple[float, float]:

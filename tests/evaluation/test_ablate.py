@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from agcxr.config import Augment, Fusion, Local, Stage, Train
 from agcxr.evaluation import ablate as ablate_module
 from agcxr.evaluation.ablate import ablate
-from agcxr.evaluation.ablation import Paired, read_ablation
+from agcxr.evaluation.ablation import SeedDifference, read_ablation
 from agcxr.evaluation.ablation_size import read_lesions
 from agcxr.evaluation.ablation_tables import answer, caution, fine, markdown
 from agcxr.training import run_folder
@@ -37,8 +37,8 @@ def test_a_difference_never_hides_its_sign(value, said):
     assert fine(value) == said
 
 
-def gap(low: float, high: float) -> Paired:
-    return Paired(value=(low + high) / 2, low=low, high=high, p=0.1, per_seed=(low, high))
+def gap(low: float, high: float) -> SeedDifference:
+    return SeedDifference(value=(low + high) / 2, low=low, high=high, p=0.1, per_seed=(low, high))
 
 
 def test_the_answer_is_no_stronger_than_its_intervals(done):

@@ -16,8 +16,8 @@ from agcxr.config import Train
 from agcxr.evaluation.ablation import (
     BinResult,
     Draws,
-    Interval,
-    Paired,
+    Estimate,
+    SeedDifference,
     arm_branches,
     over_branch,
     over_seeds,
@@ -214,8 +214,8 @@ def test_a_mean_over_a_finding_of_one_patient_has_no_interval():
 
 
 def row(low: float, high: float, gap_low: float, finding: str = "Nodule") -> BinResult:
-    whole = Interval(value=0.8, low=0.7, high=0.9)
-    gap = Paired(value=gap_low + 0.05, low=gap_low, high=gap_low + 0.1, p=0.1)
+    whole = Estimate(value=0.8, low=0.7, high=0.9)
+    gap = SeedDifference(value=gap_low + 0.05, low=gap_low, high=gap_low + 0.1, p=0.1)
     same = {"auroc": whole, "auroc_control": whole, "sensitivity": whole, "sensitivity_control": whole}
     return BinResult(
         finding=finding, low_cm=low, high_cm=high, films=20, branch="local", control="whole", auroc_gap=gap,

@@ -14,9 +14,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from agcxr.evaluation import tables
 from agcxr.evaluation.analysis import Points, Scores, analyse
 from agcxr.evaluation.published import CONTEXT, LITE, PAPER, PUBLISHED, published
-from agcxr.evaluation.results import Analysis, Interval
+from agcxr.evaluation.results import Analysis
 from agcxr.labels import FINDINGS, LABELS
-from agcxr.uncertainty import mean_over
+from agcxr.uncertainty import Estimate, mean_over
 
 USED = ("Effusion", "Mass", "Hernia", "Fibrosis", "No Finding")
 
@@ -244,7 +244,7 @@ def test_numbers_are_set_for_reading() -> None:
     assert [tables.chance(p, 2 / 1001) for p in (2 / 1001, 0.0123, 0.345, math.nan)] == ["≤.002", ".012", ".34", "–"]
     small = [tables.chance(p, 2 / 10_001) for p in (2 / 10_001, 0.0004, 0.0012)]
     assert small == ["≤.0002", ".0004", ".001"]  # never .000
-    assert tables.interval(Interval(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
+    assert tables.interval(Estimate(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
 
 
 def test_published_rows_agree_with_their_means() -> None:

@@ -27,15 +27,16 @@ from agcxr.evaluation.leak import PatientLeak, check_leak
 from agcxr.evaluation.page import to_html, to_markdown
 from agcxr.evaluation.probe import probe
 from agcxr.evaluation.report import CITATION, compose, report
-from agcxr.evaluation.report_tables import difference, span
+from agcxr.evaluation.report_tables import difference
 from agcxr.evaluation.results import BranchResult, Results, load_results
 from agcxr.evaluation.study import study
-from agcxr.evaluation.tables import gap_of, number, signed
+from agcxr.evaluation.tables import ends, gap_of, number, signed
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, ModelArguments, Patients, read_card
+from agcxr.uncertainty import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -505,13 +506,21 @@ def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Eval
     assert "**+.030**" in shown((0.46, 0.47, 0.53), 0.02)
 
 
+def apart(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, low=low, high=high)
+
+
 def test_what_is_worse_is_marked() -> None:
-    better, worse, same = difference(0.1, 0.05, 0.2), difference(-0.1, -0.2, -0.05), difference(-0.1, -0.2, 0.05)
+    better, worse, same = (
+        difference(apart(0.1, 0.05, 0.2)),
+        difference(apart(-0.1, -0.2, -0.05)),
+        difference(apart(-0.1, -0.2, 0.05)),
+    )
     assert (better.text, better.strong, better.worse) == ("+.100", True, False)
     assert (worse.text, worse.strong, worse.worse) == ("▾ −.100", True, True)
     assert (same.text, same.strong, same.worse) == ("−.100", False, False)
-    assert not difference(-0.1, -0.2, -0.05, lower_is_better=True).worse
-    assert difference(0.1, math.nan, math.nan).soft == ""
+    assert not difference(apart(-0.1, -0.2, -0.05), lower_is_better=True).worse
+    assert difference(apart(0.1, math.nan, math.nan)).soft == ""
 
 
 def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(folder: Path, tmp_path: Path) -> None:
@@ -582,9 +591,9 @@ def test_the_report_shows_what_is_known_without_training(tmp_path: Path) -> None
     rows = ("Metadata alone", "Frozen features alone", "This run, global", "This run, local", "This run, fusion")
     assert [name for name in rows if f"{name}" in text] == list(rows)
     plain, same = done.results.analysis.mean.branches[-1].auroc, done.results.same_view[-1]
-    ends = f"{number(plain.value)} ({span(plain)}) | {number(same.value)} ({span(same)}) |"
-    assert f"| **This run, fusion** | {ends}" in text
-    assert f"| Metadata alone | {number(known.mean[0].value)} ({span(known.mean[0])}) |" in text
+    row = f"{number(plain.value)} ({ends(plain)}) | {number(same.value)} ({ends(same)}) |"
+    assert f"| **This run, fusion** | {row}" in text
+    assert f"| Metadata alone | {number(known.mean[0].value)} ({ends(known.mean[0])}) |" in text
     assert "a ridge on three numbers by chance" in text
     (done.folder / "facts" / "probe.json").unlink()
     assert "Metadata alone" not in (again := report(done.folder).markdown.read_text(encoding="utf-8"))

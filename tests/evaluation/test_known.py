@@ -16,7 +16,7 @@ from agcxr.data.prepared import open_prepared
 from agcxr.evaluation import study as studies
 from agcxr.evaluation.known import by_split, first_features
 from agcxr.evaluation.probe import Design, Inputs, Probe, Trained, frozen_features, measure
-from agcxr.evaluation.results import Gap
+from agcxr.evaluation.results import BranchDifference
 from agcxr.evaluation.study import study
 from agcxr.evaluation.tables import signed
 from agcxr.metrics import auroc
@@ -175,8 +175,8 @@ def test_films_without_metadata_have_no_such_row() -> None:
     assert str(probe).startswith("Metadata are left out")
 
 
-def gap(against: str, value: float, low: float, high: float) -> Gap:
-    return Gap(branch="fusion", against=against, measure="auroc", value=value, low=low, high=high, p=0.5)
+def gap(against: str, value: float, low: float, high: float) -> BranchDifference:
+    return BranchDifference(branch="fusion", against=against, measure="auroc", value=value, low=low, high=high, p=0.5)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def gap(against: str, value: float, low: float, high: float) -> Gap:
         ),
     ],
 )
-def test_the_verdict_is_no_stronger_than_the_intervals(gaps: list[Gap], sentence: str) -> None:
+def test_the_verdict_is_no_stronger_than_the_intervals(gaps: list[BranchDifference], sentence: str) -> None:
     target = np.tile([1.0, 0.0], 20)
     assert made(target, target).model_copy(update={"gaps": tuple(gaps)}).verdict == sentence
 

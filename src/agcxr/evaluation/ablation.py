@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from scipy import stats
 
 from agcxr import metrics, uncertainty
+from agcxr.config import Number, Record
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import PAPER_REFERENCE, Arm, Group, Paper
-from agcxr.evaluation.results import Frozen, Interval, Number
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
-from agcxr.uncertainty import FEWEST_PATIENTS
+from agcxr.uncertainty import FEWEST_PATIENTS, Difference, Estimate
 
 RESULTS = "results.json"
 
@@ -33,47 +33,37 @@ NOISE = 1e-9
 """Differences under it are rounding, and 0: arms that answer alike have neither a sign nor a clear interval."""
 
 
-class Paired(Frozen):
-    """A difference on the same resamples, with interval and two-sided p."""
+class SeedDifference(Difference):
+    """A difference on the same resamples, mean over the seeds."""
 
-    value: Number
-    low: Number
-    high: Number
-    p: Number
-    left_out: int = 0
     per_seed: tuple[Number, ...] = ()
     """Each seed's own difference; results of the first version lack them."""
-
-    @property
-    def clear(self) -> bool:
-        """The interval leaves out 0."""
-        return self.low > 0 or self.high < 0
 
     @property
     def agreeing(self) -> int:
         """How many seeds have a difference of the mean's sign; none where the mean is 0."""
         return sum(one * self.value > 0 for one in self.per_seed)
 
-    def turned(self) -> Paired:
+    def turned(self) -> SeedDifference:
         """The same difference, taken the other way round."""
         each = tuple(-one for one in self.per_seed)
         return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low, "per_seed": each})
 
 
-class ArmBranch(Frozen):
+class ArmBranch(Record):
     """Mean AUROC over the findings of one branch of an arm, its mean over the seeds, and each of them."""
 
     branch: str
-    auroc: Interval
+    auroc: Estimate
     per_seed: tuple[Number, ...]
-    against_reference: Paired | None
+    against_reference: SeedDifference | None
     """None for the reference."""
     paper: Number
     """The paper's AUC of this arm and branch; NaN where it published none."""
     paper_against_reference: Number
 
 
-class ArmResult(Frozen):
+class ArmResult(Record):
     """One row of the table."""
 
     group: Group
@@ -83,8 +73,8 @@ class ArmResult(Frozen):
     changes: tuple[str, ...]
     """Against the reference's settings."""
     branches: tuple[ArmBranch, ...]
-    fusion_over_global: Paired
-    local_over_global: Paired
+    fusion_over_global: SeedDifference
+    local_over_global: SeedDifference
     validation_auroc: Number
     """Of the last stage, on the validation films; mean over the seeds. Choose by this one, not by the test films."""
     box_area: Number
@@ -97,7 +87,7 @@ class ArmResult(Frozen):
         return next(one for one in self.branches if one.branch == name)
 
 
-class Resampled(Frozen):
+class Resampled(Record):
     """How the intervals were made."""
 
     resamples: int
@@ -108,7 +98,7 @@ class Resampled(Frozen):
     """Intervals cover the seeds as well as the patients."""
 
 
-class BinResult(Frozen):
+class BinResult(Record):
     """Films whose largest sign of a finding has a diameter in [low_cm, high_cm), against films without the finding."""
 
     finding: str
@@ -117,28 +107,28 @@ class BinResult(Frozen):
     films: int
     branch: str
     control: str
-    auroc: Interval
+    auroc: Estimate
     """Of the reference."""
-    auroc_control: Interval
-    auroc_gap: Paired
-    sensitivity: Interval
+    auroc_control: Estimate
+    auroc_gap: SeedDifference
+    sensitivity: Estimate
     """Of the reference, at the threshold that leaves `specificity` of the films without the finding under it."""
-    sensitivity_control: Interval
-    sensitivity_gap: Paired
+    sensitivity_control: Estimate
+    sensitivity_gap: SeedDifference
 
 
-class SmallResult(Frozen):
+class SmallResult(Record):
     """AUROC of a small finding, or its mean over them: the reference minus a control."""
 
     finding: str = "mean"
     branch: str
     control: str
-    auroc: Interval
-    auroc_control: Interval
-    gap: Paired
+    auroc: Estimate
+    auroc_control: Estimate
+    gap: SeedDifference
 
 
-class FindingSize(Frozen):
+class FindingSize(Record):
     """How large the signs of a finding are."""
 
     finding: str
@@ -146,7 +136,7 @@ class FindingSize(Frozen):
     median_cm: Number
 
 
-class SizeStudy(Frozen):
+class SizeStudy(Record):
     """What attention adds, by the size of what there is to find."""
 
     findings: tuple[str, ...]
@@ -163,7 +153,7 @@ class SizeStudy(Frozen):
     conclusions: tuple[str, ...]
 
 
-class Machine(Frozen):
+class Machine(Record):
     """What compared the arms. (Each run's own run.json says where it was trained.)"""
 
     processor: str
@@ -172,7 +162,7 @@ class Machine(Frozen):
     """Of the call that wrote this, training included."""
 
 
-class Ablation(Frozen):
+class Ablation(Record):
     """results.json of an ablation."""
 
     format: Literal[1] = 1
@@ -243,15 +233,15 @@ class Draws:
             threshold_PBK=threshold_PBK,
         )
 
-    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> Interval:
+    def interval(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> Estimate:
         """Of the mean over the seeds of a measure from 0 to 1; `patients` as for `uncertainty.interval`."""
         if _one_draw(value_S, replicate_SR):
-            return Interval.of(uncertainty.interval(value_S[0], replicate_SR[0], self.level, patients=patients))
+            return uncertainty.interval(value_S[0], replicate_SR[0], self.level, patients=patients)
         low, high, _, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
         low, high = np.clip([low, high], 0, 1).tolist()
-        return Interval(value=float(value_S.mean()), low=low, high=high, left_out=left_out)
+        return Estimate(value=float(value_S.mean()), low=low, high=high, left_out=left_out)
 
-    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> Paired:
+    def paired(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> SeedDifference:
         """Of the mean over the seeds of a difference on the same resamples, likewise."""
         if _one_draw(value_S, replicate_SR):
             found = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)
@@ -261,7 +251,7 @@ class Draws:
         value, low, high, *each = (
             0.0 if abs(one) < NOISE else float(one) for one in (value_S.mean(), low, high, *value_S)
         )
-        return Paired(value=value, low=low, high=high, p=p, left_out=left_out, per_seed=tuple(each))
+        return SeedDifference(value=value, low=low, high=high, p=p, left_out=left_out, per_seed=tuple(each))
 
 
 def _one_draw(value_S: Floats, replicate_SR: Floats) -> bool:
@@ -357,7 +347,7 @@ def arm_branches(
     return tuple(rows)
 
 
-def over_branch(branch: int, other: int, found: Sampled, draws: Draws) -> Paired:
+def over_branch(branch: int, other: int, found: Sampled, draws: Draws) -> SeedDifference:
     """A branch minus another one of the same runs."""
     value_SB, replicate_SBR = found.value_SB, found.replicate_SBR
     return draws.paired(

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 
 from agcxr import metrics
-from agcxr.evaluation.ablation import BinResult, Draws, FindingSize, Paired, SizeStudy, SmallResult, sample
+from agcxr.evaluation.ablation import BinResult, Draws, FindingSize, SeedDifference, SizeStudy, SmallResult, sample
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.controls import NAMES
-from agcxr.evaluation.results import Interval
 from agcxr.labels import FINDINGS, canonical
 from agcxr.metrics import Floats
-from agcxr.uncertainty import patients_of_the_rarer
+from agcxr.uncertainty import Estimate, patients_of_the_rarer
 
 SMALL_CM = 4.0
 """A finding is small where half of its signs are at most this wide."""
@@ -245,11 +244,11 @@ def _bin_result(
     b = BRANCHES.index(branch)
     ours, theirs = sampled[reference], sampled[control]
 
-    def gap(value_SBK: Floats, other_SBK: Floats, replicate_SBKR: Floats, other_SBKR: Floats) -> Paired:
+    def gap(value_SBK: Floats, other_SBK: Floats, replicate_SBKR: Floats, other_SBKR: Floats) -> SeedDifference:
         at = (slice(None), b, k)
         return draws.paired(value_SBK[at] - other_SBK[at], replicate_SBKR[at] - other_SBKR[at], patients)
 
-    def interval(value_SBK: Floats, replicate_SBKR: Floats) -> Interval:
+    def interval(value_SBK: Floats, replicate_SBKR: Floats) -> Estimate:
         return draws.interval(value_SBK[:, b, k], replicate_SBKR[:, b, k], patients)
 
     return BinResult(

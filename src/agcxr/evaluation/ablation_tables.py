@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agcxr.evaluation.ablation import Ablation, ArmResult, Paired, SizeStudy, SmallResult
+from agcxr.evaluation.ablation import Ablation, ArmResult, SeedDifference, SizeStudy, SmallResult
 from agcxr.evaluation.ablation_size import BRANCHES, FOCAL
 from agcxr.evaluation.controls import GROUPS, NAMES, TITLES
 from agcxr.evaluation.tables import NONE, interval, number, signed
@@ -22,7 +22,7 @@ def fine(value: float) -> str:
     return signed(value, -math.floor(math.log10(abs(value))) if hidden else 3)
 
 
-def span(found: Paired | None) -> str:
+def span(found: SeedDifference | None) -> str:
     """ "+.012 (+.003 to +.021)"; "+.012" where one patient alone gives no interval; "–" where there is none."""
     if found is None or math.isnan(found.value):
         return NONE
@@ -31,12 +31,12 @@ def span(found: Paired | None) -> str:
     return f"{fine(found.value)} ({fine(found.low)} to {fine(found.high)})"
 
 
-def strong(found: Paired | None) -> str:
+def strong(found: SeedDifference | None) -> str:
     """`span`, in bold where the interval leaves out 0."""
     return f"**{span(found)}**" if found is not None and found.clear else span(found)
 
 
-def each_seed(found: Paired | None) -> str:
+def each_seed(found: SeedDifference | None) -> str:
     """ "+.012 +.010 −.001 (2 of 3)": every seed's difference, and how many have the sign of their mean."""
     if found is None or not found.per_seed:
         return NONE
@@ -78,7 +78,7 @@ def answer(found: Ablation, *, numbers: bool = True) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _compared_on(found: Ablation) -> list[tuple[str, dict[str, dict[str, Paired]]]]:
+def _compared_on(found: Ablation) -> list[tuple[str, dict[str, dict[str, SeedDifference]]]]:
     """(findings, branch -> control -> attention minus the control): of all findings, then of the small ones."""
     controls = _controls(found)
     sets = [
@@ -96,7 +96,7 @@ def _branch(name: str) -> str:
     return "local branch" if name == "local" else name
 
 
-def _said(gap: Paired) -> str:
+def _said(gap: SeedDifference) -> str:
     """`span` with how many seeds have the sign of their mean: "+.012 (+.003 to +.021; 3 of 3 seeds agree)"."""
     said, seeds = span(gap), len(gap.per_seed)
     return f"{said[:-1]}; {gap.agreeing} of {seeds} seeds agree)" if seeds > 1 and said.endswith(")") else said
@@ -106,18 +106,18 @@ def _controls(found: Ablation) -> list[ArmResult]:
     return [arm for arm in found.arms if arm.group == "controls" and not arm.reference]
 
 
-def _over(arm: ArmResult, branch: str) -> Paired:
+def _over(arm: ArmResult, branch: str) -> SeedDifference:
     """The reference minus an arm."""
     gap = arm.branch(branch).against_reference
     assert gap is not None
     return gap.turned()
 
 
-def _than(gap: Paired) -> str:
+def _than(gap: SeedDifference) -> str:
     return "is better than" if gap.low > 0 else "is worse than" if gap.high < 0 else "is not shown to differ from"
 
 
-def _compared(gaps: dict[str, Paired], numbers: bool) -> str:
+def _compared(gaps: dict[str, SeedDifference], numbers: bool) -> str:
     """ "attention is better than the random box, +.010 (...); it is not shown to differ from the whole view, ..."."""
     parts = []
     for verdict in ("is better than", "is not shown to differ from", "is worse than"):

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from agcxr import metrics, uncertainty
 from agcxr.metrics import Floats
+from agcxr.uncertainty import Estimate
 
 BINS = 15
 """Of equal width, for the ECE; as `metrics.ece`."""
@@ -102,7 +103,7 @@ def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int
     return [Measures(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*chunks, strict=True)]
 
 
-def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> uncertainty.Interval:
+def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> Estimate:
     """The basic bootstrap interval, 2 value - percentiles, in [0, 1]: for measures that noise only makes larger.
     `patients` as for `uncertainty.interval`.
 

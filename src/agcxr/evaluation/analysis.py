@@ -18,11 +18,9 @@ from agcxr import metrics, uncertainty
 from agcxr.delong import Delong, delong
 from agcxr.evaluation.results import (
     Analysis,
+    BranchDifference,
     BranchResult,
     FindingResult,
-    Gap,
-    Interval,
-    KindGap,
     KindResult,
     MeanResult,
     Measure,
@@ -32,7 +30,7 @@ from agcxr.evaluation.results import (
 from agcxr.labels import FINDINGS, LOCALISED, NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, mean_of, paired
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Replicates, mean_over
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Difference, Estimate, Replicates, mean_over
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,12 @@ def _kinds(
 
 def _kinds_gap(
     kinds: Sequence[KindResult], scores: Scores, replicates: Replicates, level: float, rarer_K: Sequence[int]
-) -> KindGap:
+) -> Difference:
     gain_KR = replicates.auroc_BKR[-1] - replicates.auroc_BKR[0]
     ks = [[scores.labels.index(name) for name in one.mean.findings] for one in kinds]
     first, second = (one.mean.branches[-1].auroc.value - one.mean.branches[0].auroc.value for one in kinds)
     replicate_R = mean_over(gain_KR[ks[0]]) - mean_over(gain_KR[ks[1]])
-    gap = uncertainty.difference(first - second, replicate_R, level, patients=_fewest(rarer_K, (*ks[0], *ks[1])))
-    return KindGap(value=gap.value, low=gap.low, high=gap.high, p=gap.p, left_out=gap.left_out)
+    return uncertainty.difference(first - second, replicate_R, level, patients=_fewest(rarer_K, (*ks[0], *ks[1])))
 
 
 def pairs(branches: Sequence[str]) -> Iterable[tuple[int, int]]:
@@ -189,8 +186,8 @@ def _branch(
 ) -> BranchResult:
     target, score = scores.target_NK[:, k], scores.score_BNK[b, :, k]
 
-    def interval(value: float, replicate_R: Floats, patients: int = patients, *, student: bool = True) -> Interval:
-        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=patients, student=student))
+    def interval(value: float, replicate_R: Floats, patients: int = patients, *, student: bool = True) -> Estimate:
+        return uncertainty.interval(value, replicate_R, level, patients=patients, student=student)
 
     operating = tuple(
         _operating(scores, replicates, points, p, b, [k], float(points.threshold_PBK[p, b, k]), level, patients)
@@ -244,13 +241,13 @@ def _operating(
     films called rightly among those with the finding and among those without it; over several findings the mean of
     their shares. NaN without a threshold, or without such films."""
 
-    def rightly(positive: bool, replicate_KR: Floats) -> Interval:
+    def rightly(positive: bool, replicate_KR: Floats) -> Estimate:
         replicate_R = mean_over(replicate_KR[list(ks)])
         sample = _sample(scores, ks, positive)
         if sample is None or np.isnan(points.threshold_PBK[p, b, list(ks)]).any():
-            return Interval.of(uncertainty.interval(float("nan"), replicate_R, level, patients=patients))
+            return uncertainty.interval(float("nan"), replicate_R, level, patients=patients)
         right_N = _rightly(scores, points, p, b, ks, positive)
-        return Interval.of(mean_of(right_N, sample, replicate_R, level, patients=patients))
+        return mean_of(right_N, sample, replicate_R, level, patients=patients)
 
     return OperatingResult(
         point=points.names[p],
@@ -282,11 +279,10 @@ def _mean(
 
     def interval(
         value: Iterable[float], replicate_KR: Floats, patients: int | None = None, *, basic: bool = False
-    ) -> Interval:
+    ) -> Estimate:
         own, replicate_R = _fewest(rarer_K, used) if patients is None else patients, mean_over(replicate_KR[used])
         wide = alone and patients is None
-        found = uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
-        return Interval.of(found)
+        return uncertainty.interval(_average(value), replicate_R, level, patients=own, student=wide, basic=basic)
 
     branches = []
     for b, name in enumerate(scores.branches):
@@ -329,7 +325,7 @@ def _gaps(
     used: Sequence[int],
     pointed: Sequence[Sequence[int]],
     delong: Delong | None = None,
-) -> Iterator[Gap]:
+) -> Iterator[BranchDifference]:
     """Every paired difference, of a finding or of the mean over several. used: which they are; pointed: which of them
     at each operating point.
 
@@ -349,11 +345,11 @@ def _gaps(
             else:
                 own_N, other_N = (_rightly(scores, points, p, side, ks, positive) for side in (a, b))
                 gap = paired(own_N - other_N, sample, replicate_R, level, patients=patients)
-            yield Gap.of(
-                gap,
-                branches[a].branch,
-                branches[b].branch,
-                measure,
+            yield BranchDifference(
+                **dict(gap),
+                branch=branches[a].branch,
+                against=branches[b].branch,
+                measure=measure,
                 point="" if p is None else points.names[p],
                 delong_p=delong.p(a, b) if delong and measure == "auroc" else math.nan,
             )
@@ -383,7 +379,7 @@ def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure,
 
 
 def _value(branch: BranchResult, measure: Measure, point: int | None) -> float:
-    found: Interval = getattr(branch if point is None else branch.points[point], measure)
+    found: Estimate = getattr(branch if point is None else branch.points[point], measure)
     return found.value
 
 

@@ -12,19 +12,20 @@ import math
 import numpy as np
 import pandas as pd
 
-from agcxr.evaluation.results import Frozen, Number, Stored
-from agcxr.evaluation.tables import DAGGER, number, signed, words
+from agcxr.config import Number, Record
+from agcxr.evaluation.results import Stored
+from agcxr.evaluation.tables import DAGGER, ends, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, paired
-from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, cluster_weights, mean_over, p_floor
+from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, Difference, cluster_weights, mean_over, p_floor
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
 
 
-class Covered(Frozen):
+class Covered(Record):
     """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %. Its
     interval and p are NaN where all boxes (for the mean: of some finding) are of one patient, who says nothing of
     others."""
@@ -46,6 +47,17 @@ class Covered(Frozen):
     centre_gap_low: Number = math.nan
     centre_gap_high: Number = math.nan
     centre_p: Number = math.nan
+
+    @property
+    def over_chance(self) -> Difference:
+        """Coverage minus chance."""
+        return Difference(value=self.gap, low=self.gap_low, high=self.gap_high, p=self.p, left_out=self.left_out)
+
+    @property
+    def over_centre(self) -> Difference:
+        """Coverage minus that of a box in the centre."""
+        low, high, p = self.centre_gap_low, self.centre_gap_high, self.centre_p
+        return Difference(value=self.centre_gap, low=low, high=high, p=p, left_out=self.left_out)
 
 
 class Coverage(Stored):
@@ -124,26 +136,21 @@ def coverage(
 
 def text(found: Coverage) -> str:
     """A line a finding, for a terminal, beside each floor."""
-    lines = _text(
-        found, "What the crop shows", "Chance", [(r.chance, r.gap, r.gap_low, r.gap_high, r.p) for r in found.rows]
-    )
-    centre = [(r.centre, r.centre_gap, r.centre_gap_low, r.centre_gap_high, r.centre_p) for r in found.rows]
+    lines = _text(found, "What the crop shows", "Chance", [(row.chance, row.over_chance) for row in found.rows])
+    centre = [(row.centre, row.over_centre) for row in found.rows]
     lines += ["", *_text(found, "In the centre instead", "Centre", centre)]
     note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: interval and p are rough."
     return "\n".join([*lines, note] if any(row.patients < FEW_PATIENTS for row in found.rows) else lines)
 
 
-def _text(
-    found: Coverage, title: str, floor: str, numbers: list[tuple[float, float, float, float, float]]
-) -> list[str]:
-    """numbers: of each row the floor, the gap, its ends and p."""
+def _text(found: Coverage, title: str, floor: str, beside: list[tuple[float, Difference]]) -> list[str]:
+    """beside: of each row the floor, and coverage minus that."""
     lines = [f"{title:<22}{'Boxes':>6}{'Coverage':>10}{floor:>8}{'Difference (95 %)':>26}{'p':>8}"]
-    for row, (beside, value, low, high, p) in zip(found.rows, numbers, strict=True):
-        ends = no_interval(row.finding) if np.isnan(low) else f"{signed(low)} to {signed(high)}"
-        gap = f"{signed(value)} ({ends})"
+    for row, (share, apart) in zip(found.rows, beside, strict=True):
+        gap = f"{signed(apart.value)} ({ends(apart, sign=True) or no_interval(row.finding)})"
         name = words(row.finding) + DAGGER * (row.patients < FEW_PATIENTS)
-        least = p_words(p, p_floor(found.resamples, row.left_out))
-        lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(beside):>8}{gap:>26}{least:>8}")
+        least = p_words(apart.p, p_floor(found.resamples, apart.left_out))
+        lines.append(f"{name:<22}{row.boxes:>6}{number(row.coverage):>10}{number(share):>8}{gap:>26}{least:>8}")
     return lines
 
 

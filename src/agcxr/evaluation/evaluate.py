@@ -26,7 +26,7 @@ from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
 from agcxr.evaluation.points import choose_points
 from agcxr.evaluation.probe import PROBE
-from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment, Interval, Results
+from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment, Results
 from agcxr.evaluation.strata import RESAMPLES as SAME_VIEW_RESAMPLES
 from agcxr.evaluation.strata import same_view
 from agcxr.evaluation.tables import text_table, untaught
@@ -36,7 +36,7 @@ from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
 from agcxr.metrics import box_area
-from agcxr.uncertainty import RESAMPLES
+from agcxr.uncertainty import RESAMPLES, Estimate
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy", "scikit-learn")
 
@@ -230,7 +230,7 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
     return tuple(rows)
 
 
-def view_matched(analysis: Analysis, scores: Scores, view_N: pd.Series) -> tuple[Interval, ...]:
+def view_matched(analysis: Analysis, scores: Scores, view_N: pd.Series) -> tuple[Estimate, ...]:
     """Of the findings in the mean; resamples of its own, for each costs more than one of the mean AUROC."""
     ks, how = [scores.labels.index(name) for name in analysis.mean.findings], analysis.resampling
     few = min(how.resamples, SAME_VIEW_RESAMPLES)

@@ -15,9 +15,9 @@ import pandas as pd
 from agcxr import metrics, uncertainty
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
 from agcxr.evaluation.meaning import Group, GroupFinding, Grouping, LeftOut
-from agcxr.evaluation.results import Interval
 from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats
+from agcxr.uncertainty import Estimate
 
 AGES = (40.0, 60.0, 80.0)
 """Years at which bands begin, after the first."""
@@ -27,7 +27,7 @@ SEXES = {"F": "Women", "M": "Men"}
 VIEWS = {"PA": "PA, standing", "AP": "AP, mostly lying", "LATERAL": "Lateral"}
 PATIENTS = 20
 POSITIVES = 10
-NOTHING = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
+NOTHING = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int,
         labelled, rarer, _ = fewest(one.films.target_NK[:, ks], one.films.patient_N)
         auroc = _interval(float(one.auroc_K[ks].mean()), one.auroc_KR[ks].mean(axis=0), level, rarer)
         value = float(np.mean([one.now_K[k].ece[0] for k in ks]))
-        ece = Interval.of(reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level, patients=labelled))
+        ece = reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level, patients=labelled)
     return Group(
         name=name,
         films=len(one.films.patient_N),
@@ -209,7 +209,7 @@ def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
         few_patients=0 < rarer < uncertainty.FEW_PATIENTS,
         auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer, student=True),
         observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer, ratio=True),
-        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
+        ece=reflected(float(now.ece[0]), then.ece, level, patients=labelled),
     )
 
 
@@ -222,8 +222,6 @@ def _pooled(measures_K: list[Measures]) -> Floats:
 
 def _interval(
     value: float, replicate_R: Floats, level: float, patients: int, *, student: bool = False, ratio: bool = False
-) -> Interval:
+) -> Estimate:
     """`ratio`: of what was seen to what was expected, which may be over 1."""
-    return Interval.of(
-        uncertainty.interval(value, replicate_R, level, patients=patients, student=student, share=not ratio)
-    )
+    return uncertainty.interval(value, replicate_R, level, patients=patients, student=student, share=not ratio)

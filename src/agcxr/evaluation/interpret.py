@@ -28,9 +28,10 @@ from agcxr.evaluation.meaning import (
     Meaning,
     Version,
 )
-from agcxr.evaluation.results import PREDICTIONS, Interval, Results
+from agcxr.evaluation.results import PREDICTIONS, Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
+from agcxr.uncertainty import Estimate
 
 MOST_RESAMPLES = 1000
 """Each of them is solved for the calibration in the large, in every group of films: more would take longer than the
@@ -179,7 +180,7 @@ def _fit(version: Version, agreed: _Agreed, level: float, labelled: int, rarer: 
     return Fit(
         version=version,
         brier=_interval(now.brier[0], then.brier, level, labelled),
-        ece=Interval.of(reflected(float(now.ece[0]), then.ece, level, patients=labelled)),
+        ece=reflected(float(now.ece[0]), then.ece, level, patients=labelled),
         ece_by_chance=agreed.tally[version].chance_ece,
         observed_expected=_interval(now.ratio[0], then.ratio, level, rarer, share=False),
         in_the_large=_interval(now.in_the_large[0], then.in_the_large, level, rarer, share=False),
@@ -199,7 +200,7 @@ def _mean(agreed: list[_Agreed], level: float, labelled: int, rarer: int, pooled
             Fit(
                 version=version,
                 brier=_interval(over("brier", now)[0], over("brier", then), level, labelled),
-                ece=Interval.of(reflected(float(over("ece", now)[0]), over("ece", then), level, patients=labelled)),
+                ece=reflected(float(over("ece", now)[0]), over("ece", then), level, patients=labelled),
                 ece_by_chance=_average(one.tally[version].chance_ece for one in agreed),
                 observed_expected=_interval(
                     over("observed", now)[0] / over("expected", now)[0],
@@ -216,7 +217,7 @@ def _mean(agreed: list[_Agreed], level: float, labelled: int, rarer: int, pooled
     return tuple(fits)
 
 
-def _change(agreed: list[_Agreed], level: float, patients: int) -> Interval:
+def _change(agreed: list[_Agreed], level: float, patients: int) -> Estimate:
     """What calibration does to the Brier score, mean over labels; NaN without a calibration."""
     if not agreed or "calibrated" not in agreed[0].now:
         return NOTHING
@@ -274,5 +275,5 @@ def _groups(
     )
 
 
-def _interval(value: float, replicate_R: Floats, level: float, patients: int, *, share: bool = True) -> Interval:
-    return Interval.of(uncertainty.interval(float(value), replicate_R, level, patients=patients, share=share))
+def _interval(value: float, replicate_R: Floats, level: float, patients: int, *, share: bool = True) -> Estimate:
+    return uncertainty.interval(float(value), replicate_R, level, patients=patients, share=share)

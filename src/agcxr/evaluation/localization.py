@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from agcxr.config import Record
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
-from agcxr.evaluation.results import LeakResult, Number
-from agcxr.evaluation.tables import DAGGER, NONE, chance, number, signed
+from agcxr.evaluation.results import LeakResult
+from agcxr.evaluation.tables import DAGGER, NONE, chance, ends, number, signed
 from agcxr.inference.maps import Rectify
-from agcxr.uncertainty import FEW_PATIENTS, p_floor
+from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate, p_floor
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
@@ -45,19 +46,11 @@ TITLES: dict[str, str] = {
 }
 
 
-class Record(BaseModel):
-    """A value that is read back as it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-
-class Measured(Record):
+class MeasureEstimate(Estimate):
     """One of boxes.MEASURES as a mean over cases, in [0, 1], with its 95 % interval (NaN: cases of one patient)."""
 
     name: str
-    value: float
-    low: Number
-    high: Number
+    left_out: int = Field(default=0, exclude=True)
 
 
 class Score(Record):
@@ -70,9 +63,9 @@ class Score(Record):
     patients: int
     empty: int
     """Cases whose map is 0 everywhere, so that it has no box and scores 0; only Grad-CAM can be empty."""
-    measures: tuple[Measured, ...]
+    measures: tuple[MeasureEstimate, ...]
 
-    def of(self, measure: str) -> Measured:
+    def of(self, measure: str) -> MeasureEstimate:
         """A measure by its name in boxes.MEASURES."""
         for found in self.measures:
             if found.name == measure:
@@ -80,19 +73,14 @@ class Score(Record):
         raise ValueError(f"unknown measure {measure!r}; expected one of {', '.join(MEASURES)}")
 
 
-class Gap(Record):
-    """A method minus a floor on the same cases (paired), with its 95 % interval and two-sided p of no difference."""
+class FloorDifference(Difference):
+    """A method minus a floor on the same cases (paired), with its 95 % interval. Left out are resamples without a case
+    of the finding (for MEAN: of some finding)."""
 
     method: Method
     floor: Method
     finding: str
     measure: str
-    value: float
-    low: Number
-    high: Number
-    p: Number
-    left_out: int = 0
-    """Resamples without a case of the finding (for MEAN: of some finding)."""
 
 
 class Published(Record):
@@ -178,7 +166,7 @@ class Localization(Record):
     """Patients of the scored films whom the model was trained on."""
     thresholds: tuple[Threshold, ...]
     scores: tuple[Score, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[FloorDifference, ...]
     crops: tuple[Crops, ...]
     """On the scored films only; results.json has those of the whole split."""
     examples: tuple[Example, ...]
@@ -199,7 +187,7 @@ class Localization(Record):
             f"there are {', '.join(METHODS)} on {', '.join((*self.findings, MEAN))}"
         )
 
-    def gap(self, method: str, floor: str, finding: str = MEAN, measure: str = "hit") -> Gap:
+    def gap(self, method: str, floor: str, finding: str = MEAN, measure: str = "hit") -> FloorDifference:
         """A method minus a floor. Raises ValueError where it was not computed."""
         for found in self.gaps:
             if (found.method, found.floor, found.finding, found.measure) == (method, floor, finding, measure):
@@ -245,7 +233,7 @@ class TableRow:
     title: str
     kind: Literal["floor", "ours", "ceiling", "published"]
     cases: int | None
-    cells: tuple[Measured | None, ...]
+    cells: tuple[MeasureEstimate | None, ...]
     """One per COLUMNS. Published numbers have no interval: their low and high equal their value."""
 
 
@@ -270,7 +258,7 @@ def _published_row(published: Published) -> TableRow:
     levels = IOU_LEVELS if published.overlap == "iou" else IOBB_LEVELS
     known = {f"{published.overlap}>{t:g}": v for t, v in zip(levels, published.accuracies, strict=True)}
     cells = tuple(
-        Measured(name=name, value=known[name], low=known[name], high=known[name]) if name in known else None
+        MeasureEstimate(name=name, value=known[name], low=known[name], high=known[name]) if name in known else None
         for name in COLUMNS
     )
     return TableRow(f"published: {published.source}", "published", None, cells)
@@ -294,8 +282,8 @@ def _short(value: float) -> str:
     return number(value, 2)
 
 
-def _ends(found: Measured) -> str:
-    return NONE if found.low != found.low else f"{_short(found.low)}–{_short(found.high)}"
+def _ends(found: MeasureEstimate) -> str:
+    return ends(found, 2) or NONE
 
 
 def hit_table(found: Localization) -> str:

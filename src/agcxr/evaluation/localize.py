@@ -34,9 +34,9 @@ from agcxr.evaluation.localization import (
     PUBLISHED,
     Crops,
     Example,
-    Gap,
+    FloorDifference,
     Localization,
-    Measured,
+    MeasureEstimate,
     Method,
     Score,
     Threshold,
@@ -298,7 +298,7 @@ def _replicates(
 
 def summarise(
     cases: Sequence[Case], tracks: Sequence[Track], resamples: int, rng: np.random.Generator
-) -> tuple[tuple[Score, ...], tuple[Gap, ...]]:
+) -> tuple[tuple[Score, ...], tuple[FloorDifference, ...]]:
     """Scores of every method and finding and their paired differences from the floors; values of scored cases only."""
     names = {case.finding for case in cases}
     findings = [label for label in LABELS if label in names]
@@ -323,7 +323,7 @@ def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
     for v, name in enumerate(MEASURES):
         value_N = track.value_NV[group.mine_N, v]
         found = mean_of(value_N, group.sample, replicate_RV[:, v], patients=group.patients)
-        measured.append(Measured(name=name, value=found.value, low=found.low, high=found.high))
+        measured.append(MeasureEstimate(name=name, **dict(found)))
     return Score(
         method=track.method,
         finding=group.finding,
@@ -335,7 +335,7 @@ def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
     )
 
 
-def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: Floats) -> Gap:
+def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: Floats) -> FloorDifference:
     """Random maps are chance; the prior is another method, which hits or misses as the looks do."""
     v = MEASURES.index(measure)
     mine_N, theirs_N = track.value_NV[group.mine_N, v], floor.value_NV[group.mine_N, v]
@@ -343,16 +343,12 @@ def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: F
         found = against_chance(mine_N, theirs_N, group.sample, replicate_RV[:, v], patients=group.patients)
     else:
         found = paired(mine_N - theirs_N, group.sample, replicate_RV[:, v], patients=group.patients)
-    return Gap(
+    return FloorDifference(
         method=track.method,
         floor=floor.method,
         finding=group.finding,
         measure=measure,
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        left_out=found.left_out,
+        **dict(found),
     )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from agcxr.calibration import MIN_POSITIVES, FittedOn
-from agcxr.evaluation.results import Frozen, Interval, Number, Stored
+from agcxr.config import Number, Record
+from agcxr.evaluation.results import Stored
+from agcxr.uncertainty import Estimate
 
 SCORES = "scores.json"
 Version = Literal["raw", "calibrated", "corrected"]
@@ -14,7 +16,7 @@ DIAGRAM_BINS, DIAGRAM_POSITIVES = 10, 10
 """Of a reliability diagram: the most points, and the fewest positive films behind each."""
 
 
-class Bin(Frozen):
+class Bin(Record):
     """A point of a reliability diagram."""
 
     probability: Number
@@ -26,22 +28,22 @@ class Bin(Frozen):
     films: int
 
 
-class Fit(Frozen):
+class Fit(Record):
     """How far one version of the probabilities agrees with the labels."""
 
     version: Version
     """`raw`: the score. `calibrated`: the checkpoint's map. `corrected`: that, moved to this split's own prevalence,
     which nobody knows beforehand (an oracle)."""
-    brier: Interval
-    ece: Interval
+    brier: Estimate
+    ece: Estimate
     """Basic bootstrap interval, ended at 0."""
     ece_by_chance: Number
     """Of right probabilities on as many films."""
-    observed_expected: Interval
-    in_the_large: Interval
+    observed_expected: Estimate
+    in_the_large: Estimate
 
 
-class FindingMeaning(Frozen):
+class FindingMeaning(Record):
     """One label's scores before and after calibration."""
 
     finding: str
@@ -55,7 +57,7 @@ class FindingMeaning(Frozen):
     fitted_positives: int
     """Of the validation films that it was fitted on."""
     fits: tuple[Fit, ...]
-    brier_change: Interval
+    brier_change: Estimate
     """Calibrated minus raw; below 0 is better. NaN without a calibration."""
     bins: tuple[Bin, ...]
     """Of the calibrated probabilities (raw without a calibration), of as equal a number of positives as ties allow."""
@@ -79,7 +81,7 @@ class FindingMeaning(Frozen):
         return next((one for one in self.fits if one.version == version), None)
 
 
-class GroupFinding(Frozen):
+class GroupFinding(Record):
     """A finding common enough in a group."""
 
     finding: str
@@ -87,12 +89,12 @@ class GroupFinding(Frozen):
     negatives: int
     few_patients: bool = False
     """As of `FindingMeaning`, in the group."""
-    auroc: Interval
-    observed_expected: Interval
-    ece: Interval
+    auroc: Estimate
+    observed_expected: Estimate
+    ece: Estimate
 
 
-class Group(Frozen):
+class Group(Record):
     """Films of one kind."""
 
     name: str
@@ -100,11 +102,11 @@ class Group(Frozen):
     patients: int
     positives: int
     """Findings on the films, all 14 together."""
-    auroc: Interval
+    auroc: Estimate
     """Mean over the grouping's `compared` findings; NaN where some of them are too rare here."""
-    observed_expected: Interval
+    observed_expected: Estimate
     """All 14 findings together: positives over the sum of their probabilities."""
-    ece: Interval
+    ece: Estimate
     """Mean over the grouping's `compared` findings."""
     findings: tuple[GroupFinding, ...]
 
@@ -113,7 +115,7 @@ class Group(Frozen):
         return next((one for one in self.findings if one.finding == finding), None)
 
 
-class LeftOut(Frozen):
+class LeftOut(Record):
     """A group too small to be measured."""
 
     name: str
@@ -121,7 +123,7 @@ class LeftOut(Frozen):
     patients: int
 
 
-class Grouping(Frozen):
+class Grouping(Record):
     """The split cut into groups, by one property of the films."""
 
     by: str
@@ -154,7 +156,7 @@ class Meaning(Stored):
     findings: tuple[FindingMeaning, ...]
     mean: tuple[Fit, ...]
     """Means over the findings that have both classes here; ratios are of all positives over all expected."""
-    mean_brier_change: Interval
+    mean_brier_change: Estimate
     averaged: tuple[str, ...]
     groupings: tuple[Grouping, ...]
     group_patients: int

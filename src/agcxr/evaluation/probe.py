@@ -18,16 +18,18 @@ import pandas as pd
 from pydantic import Field
 
 from agcxr import metrics, uncertainty
+from agcxr.config import Number, Record
 from agcxr.data.prepared import Prepared
-from agcxr.evaluation.results import Frozen, Gap, Interval, Number, Stored
+from agcxr.evaluation.results import BranchDifference, Stored
 from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, codes, within
-from agcxr.evaluation.tables import aligned, interval, number, signed, words
+from agcxr.evaluation.tables import aligned, ends, interval, number, signed, words
 from agcxr.inference.describe import pooled_features
 from agcxr.inference.predictor import Predictor
 from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
 from agcxr.ridge import FOLDS, Round, held_out, patient_folds
+from agcxr.uncertainty import Estimate
 
 PROBE = "probe.json"
 METADATA, FEATURES, MODEL = "metadata", "features", "model"
@@ -36,13 +38,13 @@ FACTS = {"view": "view", "sex": "sex", "age": "age", "follow_up": "follow-up"}
 """Columns of an index that make the metadata, in words."""
 
 
-class FindingProbe(Frozen):
+class FindingProbe(Record):
     """The AUROC of one finding, row by row (`Probe.rows`)."""
 
     finding: str
     positives: int
     negatives: int
-    auroc: tuple[Interval, ...]
+    auroc: tuple[Estimate, ...]
     matched: tuple[Number, ...]
     """Among films of the same view."""
 
@@ -63,8 +65,8 @@ class Probe(Stored):
     penalties: tuple[tuple[float, ...], ...]
     """Of each row, those chosen in its folds."""
     findings: tuple[FindingProbe, ...]
-    mean: tuple[Interval, ...]
-    matched_mean: tuple[Interval, ...]
+    mean: tuple[Estimate, ...]
+    matched_mean: tuple[Estimate, ...]
     resamples: Annotated[int, Field(ge=1)]
     """At most `strata.RESAMPLES` for films of one view and for shortcuts."""
     seed: int
@@ -75,7 +77,7 @@ class Probe(Stored):
     """Why a row is not there, a sentence each."""
     model: str = ""
     """The run whose scores stand beside; empty: none."""
-    gaps: tuple[Gap, ...] = ()
+    gaps: tuple[BranchDifference, ...] = ()
     """Mean AUROC of the run's last branch minus that of each row, paired."""
     shortcuts: tuple[Shortcut, ...] = ()
 
@@ -126,13 +128,13 @@ class Probe(Stored):
         )
 
 
-def _kind(gap: Gap) -> Literal["better", "worse", ""]:
+def _kind(gap: BranchDifference) -> Literal["better", "worse", ""]:
     return "better" if gap.low > 0 else "worse" if gap.high < 0 else ""
 
 
-def _against(gap: Gap) -> str:
-    ends = "no interval: too few patients" if np.isnan(gap.low) else f"{signed(gap.low)} to {signed(gap.high)}"
-    return f"{IN_WORDS.get(gap.against, gap.against)} ({signed(gap.value)}, {ends})"
+def _against(gap: BranchDifference) -> str:
+    span = ends(gap, sign=True) or "no interval: too few patients"
+    return f"{IN_WORDS.get(gap.against, gap.against)} ({signed(gap.value)}, {span})"
 
 
 @dataclass(frozen=True)
@@ -323,17 +325,17 @@ class _Ranked:
         patients_K = [uncertainty.patients_of_the_rarer(target_M, patient_M) for target_M in target_MK.T]
         return cls(auroc_BK, np.zeros((0, 0, 0)) if drawn is None else drawn.auroc_BKR, patients_K)
 
-    def interval(self, b: int, ks: Sequence[int], level: float) -> Interval:
+    def interval(self, b: int, ks: Sequence[int], level: float) -> Estimate:
         """The mean of a row over some findings."""
         value, replicate_R = self.auroc_BK[b, list(ks)].mean(), uncertainty.mean_over(self.replicate_BKR[b, list(ks)])
-        return Interval.of(uncertainty.interval(value, replicate_R, level, **self._rests_on(ks)))
+        return uncertainty.interval(value, replicate_R, level, **self._rests_on(ks))
 
-    def gap(self, branch: str, against: str, b: int, level: float) -> Gap:
+    def gap(self, branch: str, against: str, b: int, level: float) -> BranchDifference:
         """The last row minus row b, mean over all findings."""
         value = self.auroc_BK[-1].mean() - self.auroc_BK[b].mean()
         replicate_R = uncertainty.mean_over(self.replicate_BKR[-1]) - uncertainty.mean_over(self.replicate_BKR[b])
         apart = uncertainty.difference(value, replicate_R, level, **self._rests_on(range(len(self.patients_K))))
-        return Gap.of(apart, branch, against, "auroc")
+        return BranchDifference(**dict(apart), branch=branch, against=against, measure="auroc")
 
     def _rests_on(self, ks: Sequence[int]) -> dict[str, Any]:
         return {"patients": min(self.patients_K[k] for k in ks), "student": len(ks) == 1}

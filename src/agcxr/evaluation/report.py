@@ -31,9 +31,9 @@ from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
 from agcxr.evaluation.report_known import above_known, known_section, read_probes, shortcuts_section
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
-from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent, span
-from agcxr.evaluation.results import PREDICTIONS, Analysis, Gap, Results, load_results
-from agcxr.evaluation.tables import NONE, chance, gap_of, lone, number, p_floor, signed, untaught, words
+from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent
+from agcxr.evaluation.results import PREDICTIONS, Analysis, BranchDifference, Results, load_results
+from agcxr.evaluation.tables import NONE, chance, ends, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
 from agcxr.training.seeds import Gain, Seeds, seeds_beside
 
@@ -116,7 +116,7 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
     level = f"{100 * analysis.resampling.level:g} %"
     what = f"AUROC of {words(mean.findings[0])}" if len(mean.findings) == 1 else "Mean AUROC"
     tiles = [
-        Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, span(last.auroc))),
+        Number(number(last.auroc.value), f"{what}, {last.branch}", _interval(level, ends(last.auroc))),
         *above_known(results, probes),
     ]
     tiles += [_gain_tile(results, gap, seeds) for gap in mean.gaps if gap.measure == "auroc"]
@@ -131,15 +131,15 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
 
 
-def _gain_tile(results: Results, gap: Gap, seeds: Seeds | None) -> Number:
+def _gain_tile(results: Results, gap: BranchDifference, seeds: Seeds | None) -> Number:
     """A difference of branches: over the seeds where several runs were evaluated, else of this run alone."""
     label = f"{gap.branch.capitalize()} minus {gap.against}"
     if seeds is not None and (gain := _gain(seeds, gap.against)):
-        ends = f"{signed(gain.low)} to {signed(gain.high)}, p {chance(gain.p, 0.001)}; patients and training"
-        return Number(signed(gain.value), f"{label}, mean of {len(seeds.seeds)} seeds", ends)
+        shown = f"{ends(gain, sign=True)}, p {chance(gain.p, 0.001)}; patients and training"
+        return Number(signed(gain.value), f"{label}, mean of {len(seeds.seeds)} seeds", shown)
     if math.isnan(gap.low):
         return Number(signed(gap.value), label, _interval("", ""))
-    shown = f"{span(gap, sign=True)}, p {chance(gap.p, p_floor(results.analysis, gap))}"
+    shown = f"{ends(gap, sign=True)}, p {chance(gap.p, p_floor(results.analysis, gap))}"
     return Number(signed(gap.value), label, f"{shown}; training chance not included")
 
 
@@ -178,8 +178,8 @@ def power_of(results: Results) -> str:
     return f"{text}. Less is not shown by its absence."
 
 
-def _interval(level: str, ends: str) -> str:
-    return f"{level} interval {ends}" if ends else "no interval: too few patients"
+def _interval(level: str, span: str) -> str:
+    return f"{level} interval {span}" if span else "no interval: too few patients"
 
 
 def _warnings(results: Results) -> tuple[Block, ...]:
@@ -225,7 +225,7 @@ def _guesses(analysis: Analysis) -> str:
     last = analysis.mean.branches[-1]
     return (
         f"No branch is told from guessing: the mean AUROC of the {last.branch} is {number(last.auroc.value)} "
-        f"({span(last.auroc)}), and guessing gives .500. What follows compares guesses."
+        f"({ends(last.auroc)}), and guessing gives .500. What follows compares guesses."
     )
 
 
@@ -246,15 +246,15 @@ def _verdict(results: Results, seeds: Seeds | None = None) -> str:
         )
     if seeds is None or (gain := _gain(seeds, gap.against)) is None:
         scope = " The interval is over patients, of one run: training chance is not included."
-        return f"{where} {_compared(gap, f'(interval {span(gap, sign=True)})')}{scope}{left}"
-    ends = f"(interval {signed(gain.low)} to {signed(gain.high)})"
-    own = f" This run alone: {signed(gap.value)} ({span(gap, sign=True)}, patients alone)."
+        return f"{where} {_compared(gap, f'(interval {ends(gap, sign=True)})')}{scope}{left}"
+    span = f"(interval {ends(gain, sign=True)})"
+    own = f" This run alone: {signed(gap.value)} ({ends(gap, sign=True)}, patients alone)."
     many = f"{where}, in the mean of {len(seeds.seeds)} seeds, for other patients and training again,"
-    return f"{many} {_compared(gain, ends)}{few_seeds(len(seeds.seeds))}{own}{left}"
+    return f"{many} {_compared(gain, span)}{few_seeds(len(seeds.seeds))}{own}{left}"
 
 
-def _compared(gap: Gap | Gain, ends: str) -> str:
-    amount = f"by {signed(gap.value)} {ends}"
+def _compared(gap: BranchDifference | Gain, span: str) -> str:
+    amount = f"by {signed(gap.value)} {span}"
     if gap.low > 0:
         return f"the {gap.branch} ranks films better than the {gap.against} branch, {amount}."
     if gap.high < 0:

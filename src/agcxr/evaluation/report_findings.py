@@ -9,7 +9,7 @@ from agcxr import config
 from agcxr.data.prepared import Plan
 from agcxr.evaluation.page import Cell, Section, Table, Text
 from agcxr.evaluation.published import LITE, PAPER, published
-from agcxr.evaluation.report_tables import BOLD, difference, percent, span
+from agcxr.evaluation.report_tables import BOLD, cell, difference, percent
 from agcxr.evaluation.results import FindingResult, KindResult, Results
 from agcxr.evaluation.tables import NONE, chance, gap_of, marked, number, signed, words
 from agcxr.labels import FINDINGS
@@ -34,10 +34,10 @@ def best_and_worst(results: Results) -> Section:
 
     def row(place: int, r: FindingResult) -> tuple[Cell, ...]:
         gap, auroc = gap_of(r.gaps, first), r.branches[-1].auroc
-        apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
+        apart = difference(gap)
         theirs = (Cell(number(published(source, "fusion").of(r.finding))) for source in beside)
         name = Cell(f"{place}. {marked(r)}")
-        return (name, Cell(f"{r.positives:,}"), Cell(number(auroc.value), span(auroc), strong=True), apart, *theirs)
+        return (name, Cell(f"{r.positives:,}"), cell(auroc, strong=True), apart, *theirs)
 
     places = [*range(each), *range(len(ranked) - each, len(ranked))]
     head = ("Finding", "Positives", f"{last.capitalize()} AUROC", f"{last.capitalize()} − {first}")
@@ -61,8 +61,8 @@ def localised(results: Results) -> Section:
 
     def row(one: KindResult) -> tuple[Cell, ...]:
         gap = gap_of(one.mean.gaps, first)
-        apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
-        aurocs = (Cell(number(b.auroc.value), span(b.auroc)) for b in one.mean.branches)
+        apart = difference(gap)
+        aurocs = (cell(b.auroc) for b in one.mean.branches)
         return (Cell(f"{one.kind.capitalize()}, {len(one.mean.findings)}", strong=True), *aurocs, apart)
 
     head = ("Findings", *(b.capitalize() for b in analysis.branches), f"{last.capitalize()} − {first}")

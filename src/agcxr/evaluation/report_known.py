@@ -6,10 +6,11 @@ from pathlib import Path
 
 from agcxr.evaluation.page import Cell, Number, Section, Table, Text
 from agcxr.evaluation.probe import FEATURES, IN_WORDS, MODEL, PROBE, Probe
-from agcxr.evaluation.report_tables import BOLD, difference, span
-from agcxr.evaluation.results import Interval, Results
+from agcxr.evaluation.report_tables import BOLD, cell, difference
+from agcxr.evaluation.results import Results
 from agcxr.evaluation.shortcuts import Balanced, Shortcut, not_tested
-from agcxr.evaluation.tables import NONE, gap_of, number, signed
+from agcxr.evaluation.tables import NONE, ends, gap_of, number, signed
+from agcxr.uncertainty import Estimate
 
 KNOWN_BEFORE = "What is known without training"
 SHORTCUTS = "Shortcuts"
@@ -29,12 +30,11 @@ def known_section(results: Results, probes: tuple[Probe, ...]) -> Section:
     gaps = probes[0].gaps if probes else ()
 
     def row(
-        name: str, against: str, plain: Interval, matched: Interval | None, *, strong: bool = False
+        name: str, against: str, plain: Estimate, matched: Estimate | None, *, strong: bool = False
     ) -> tuple[Cell, ...]:
-        ends = (Cell(number(one.value), span(one)) if one else Cell(NONE) for one in (plain, matched))
         gap = gap_of(gaps, against)
-        apart = [difference(gap.value, gap.low, gap.high) if gap else Cell("")] * bool(gaps)
-        return (Cell(name, strong=strong), *ends, *apart)
+        apart = [difference(gap) if gap else Cell("")] * bool(gaps)
+        return (Cell(name, strong=strong), cell(plain), cell(matched), *apart)
 
     rows = []
     for probe in probes:
@@ -46,7 +46,7 @@ def known_section(results: Results, probes: tuple[Probe, ...]) -> Section:
                 rows.append(row("Features of the run's own probe", "", plain, matched))
     branches = results.analysis.mean.branches
     if branches and (rows or results.same_view):
-        same: tuple[Interval | None, ...] = results.same_view or (None,) * len(branches)
+        same: tuple[Estimate | None, ...] = results.same_view or (None,) * len(branches)
         rows += [
             row(f"This run, {b.branch}", "", b.auroc, matched, strong=b is branches[-1])
             for b, matched in zip(branches, same, strict=True)
@@ -65,9 +65,9 @@ def above_known(results: Results, probes: tuple[Probe, ...]) -> tuple[Number, ..
         return ()
     gap = min(probes[0].gaps, key=lambda gap: gap.value)
     level = f"{100 * results.analysis.resampling.level:g} %"
-    ends = f"{level} interval {span(gap, sign=True)}" if span(gap) else "no interval: too few patients"
+    span = f"{level} interval {ends(gap, sign=True)}" if ends(gap) else "no interval: too few patients"
     what = IN_WORDS.get(gap.against, gap.against).removesuffix(" alone")
-    return (Number(signed(gap.value), f"{gap.branch.capitalize()} minus {what}", ends),)
+    return (Number(signed(gap.value), f"{gap.branch.capitalize()} minus {what}", span),)
 
 
 def _caption(results: Results, probes: tuple[Probe, ...]) -> str:
@@ -116,14 +116,13 @@ _HOW = (
 
 def _property(shortcut: Shortcut, networks: list[str]) -> tuple[Cell, ...]:
     told = {each.features: each.auroc for each in shortcut.told}
-    cells = [Cell(number(told[name].value), span(told[name])) if name in told else Cell(NONE) for name in networks]
+    cells = [cell(told.get(name)) for name in networks]
     counts = ", ".join(f"{value} {count:,}" for value, count in zip(shortcut.values, shortcut.films, strict=True))
     name = Cell(shortcut.name.capitalize(), counts)
     if not shortcut.balanced:
         return (name, *cells, Cell(NONE), Cell(NONE), Cell(NONE))
     last = shortcut.balanced[-1]
-    ends = (Cell(number(one.value), span(one)) for one in (last.auroc, last.balanced))
-    return (name, *cells, *ends, difference(last.change, last.change_low, last.change_high))
+    return (name, *cells, cell(last.auroc), cell(last.balanced), difference(last.difference))
 
 
 def _meaning(shortcut: Shortcut) -> str:

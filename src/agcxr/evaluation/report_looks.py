@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 from agcxr.evaluation import localization
 from agcxr.evaluation.coverage import MEAN, Coverage, Covered, no_interval
-from agcxr.evaluation.localization import FLOORS, METHODS, Gap, Localization, Measured, Method, TableRow, table_rows
+from agcxr.evaluation.localization import (
+    FLOORS,
+    METHODS,
+    FloorDifference,
+    Localization,
+    MeasureEstimate,
+    Method,
+    TableRow,
+    table_rows,
+)
 from agcxr.evaluation.page import Block, Cell, Heading, Picture, Section, Table, Text, Wide
-from agcxr.evaluation.report_tables import BOLD, difference
-from agcxr.evaluation.tables import DAGGER, chance, number, signed, words
-from agcxr.uncertainty import FEW_PATIENTS, p_floor
+from agcxr.evaluation.report_tables import BOLD, cell, difference
+from agcxr.evaluation.tables import DAGGER, chance, ends, number, signed, words
+from agcxr.uncertainty import FEW_PATIENTS, Difference, p_floor
 
 ORDER = ("hit", "energy", "iou", *(name for name in localization.COLUMNS if ">" in name))
 """Columns of the tables, names of boxes.MEASURES."""
@@ -94,7 +102,7 @@ def _against(found: Localization, method: Method, name: str) -> str:
         )
     than = [_than(gap) for gap in gaps]
     whose = ("that of a random map", "that of a map that only knows where the finding usually lies (centre prior;")
-    shown = [f"{signed(gap.value)}, {signed(gap.low)} to {signed(gap.high)})" for gap in gaps]
+    shown = [f"{signed(gap.value)}, {ends(gap, sign=True)})" for gap in gaps]
     over = ", mean over findings" if _several(found) else ""
     return (
         f"{name} lies inside the annotated box in {100 * hit.value:.0f} % of the cases{over}: {than[0]} "
@@ -102,7 +110,7 @@ def _against(found: Localization, method: Method, name: str) -> str:
     )
 
 
-def _than(gap: Gap) -> str:
+def _than(gap: FloorDifference) -> str:
     if gap.low > 0:
         return "more often than"
     return "less often than" if gap.high < 0 else "not surely more often than"
@@ -111,9 +119,9 @@ def _than(gap: Gap) -> str:
 def _covered(shown: Coverage) -> Table:
     rows = [row for row in shown.rows if row.finding != MEAN or len(shown.rows) > 2]
 
-    def beside(row: Covered, floor: float, gap: float, low: float, high: float, p: float) -> tuple[Cell | str, ...]:
-        least = p_floor(shown.resamples, row.left_out)
-        return number(floor), _apart(gap, low, high, why=no_interval(row.finding)), chance(p, least)
+    def beside(row: Covered, floor: float, gap: Difference) -> tuple[Cell | str, ...]:
+        least = p_floor(shown.resamples, gap.left_out)
+        return number(floor), difference(gap, why=no_interval(row.finding)), chance(gap.p, least)
 
     return Table(
         head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p", "Centre", "Difference", "p"),
@@ -123,8 +131,8 @@ def _covered(shown: Coverage) -> Table:
                 _named(row.finding, row.patients),
                 f"{row.boxes:,}",
                 number(row.coverage),
-                *beside(row, row.chance, row.gap, row.gap_low, row.gap_high, row.p),
-                *beside(row, row.centre, row.centre_gap, row.centre_gap_low, row.centre_gap_high, row.centre_p),
+                *beside(row, row.chance, row.over_chance),
+                *beside(row, row.centre, row.over_centre),
             )
             for row in rows
         ),
@@ -146,11 +154,6 @@ def _note(patients: Iterable[int]) -> str:
     """What the dagger means; empty where it stands nowhere."""
     few = any(count < FEW_PATIENTS for count in patients)
     return f" {DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: intervals and p are rough." if few else ""
-
-
-def _apart(value: float, low: float, high: float, places: int = 3, *, why: str) -> Cell:
-    cell = difference(value, low, high, places)
-    return cell if cell.soft else replace(cell, soft=why)
 
 
 def _measured(found: Localization, finding: str = localization.MEAN) -> Table:
@@ -199,7 +202,7 @@ def _hits(found: Localization) -> Table:
             _named(finding, found.score("random", finding).patients),
             f"{found.score('random', finding).cases:,}",
             *(_cell(score) for score in scores),
-            *(_apart(gap.value, gap.low, gap.high, 2, why=why) for gap in gaps),
+            *(difference(gap, 2, why=why) for gap in gaps),
         )
 
     groups = (SHORT[method][0].replace(CAM, localization.CAM[found.rectify]) for method in METHODS)
@@ -220,8 +223,7 @@ def _title(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _cell(measured: Measured | None, bare: bool = False) -> Cell:
+def _cell(measured: MeasureEstimate | None, bare: bool = False) -> Cell:
     if measured is None:
         return Cell("")
-    known = measured.low == measured.low and not bare
-    return Cell(number(measured.value, 2), f"{number(measured.low, 2)}–{number(measured.high, 2)}" if known else "")
+    return Cell(number(measured.value, 2)) if bare else cell(measured, 2)

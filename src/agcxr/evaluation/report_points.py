@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from agcxr.evaluation.page import Block, Cell, Section, Table, Text
-from agcxr.evaluation.report_tables import BOLD, difference, mean_row, over, span
-from agcxr.evaluation.results import Analysis, FindingResult, Gap, Interval, Results
-from agcxr.evaluation.tables import NONE, few_patients, gap_of, marked, number, signed
+from agcxr.evaluation.report_tables import BOLD, cell, difference, mean_row, over
+from agcxr.evaluation.results import Analysis, BranchDifference, FindingResult, Results
+from agcxr.evaluation.tables import NONE, few_patients, gap_of, interval, marked
 from agcxr.labels import NO_FINDING
 
 NAMES = {"youden": "Youden", "sensitivity95": "95 % sensitivity", "specificity95": "95 % specificity"}
@@ -33,7 +33,7 @@ def _reached(results: Results, shown: list[FindingResult]) -> Table:
     groups = ("", "Validation", *(NAMES.get(point.point, point.point) for point in points for _ in SIDES))
     rows = []
     for r in shown:
-        cells = [_cell(value) for p in r.branches[-1].points for value in (p.sensitivity, p.specificity)]
+        cells = [cell(value, 2) for p in r.branches[-1].points for value in (p.sensitivity, p.specificity)]
         rows.append((Cell(marked(r)), Cell(NONE if r.chosen_on is None else f"{r.chosen_on:,}"), *cells))
     caption = (
         f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
@@ -57,19 +57,14 @@ def _what_it_shows(results: Results) -> str:
     )
 
 
-def _cell(found: Interval) -> Cell:
-    ends = f"{number(found.low, 2)}–{number(found.high, 2)}" if _known(found.low) else ""
-    return Cell(number(found.value, 2), ends)
-
-
 def _compared(analysis: Analysis, shown: list[FindingResult]) -> tuple[Block, ...]:
     """The fusion minus the global branch at each point, where both have thresholds."""
     first, last = analysis.branches[0], analysis.branches[-1]
     points = [point.point for point in shown[0].branches[-1].points]
 
-    def cells(gaps: tuple[Gap, ...]) -> list[Cell]:
+    def cells(gaps: tuple[BranchDifference, ...]) -> list[Cell]:
         found = [gap_of(gaps, first, side, point) for point in points for side in SIDES]
-        return [difference(gap.value, gap.low, gap.high) if gap else Cell(NONE) for gap in found]
+        return [difference(gap) for gap in found]
 
     rows = [(Cell(marked(r)), *cells(r.gaps)) for r in shown if any(gap.point for gap in r.gaps)]
     if not rows:
@@ -94,11 +89,7 @@ def _said(analysis: Analysis, averaged: list[str], points: list[str]) -> tuple[T
     parts = []
     for point in points:
         found = {side: gap_of(analysis.mean.gaps, first, side, point) for side in SIDES}
-        each = [
-            f"{side} {signed(gap.value)}" + (f" ({span(gap, sign=True)})" if _known(gap.low) else "")
-            for side, gap in found.items()
-            if gap
-        ]
+        each = [f"{side} {interval(gap, sign=True)}" for side, gap in found.items() if gap]
         parts += [f"at {NAMES.get(point, point)}, {' and '.join(each)}"] if each else []
     if not parts:
         return ()

@@ -7,10 +7,10 @@ import math
 from agcxr.evaluation.charts import Line, RangeRow, axis_over, lines, ranges
 from agcxr.evaluation.meaning import DIAGRAM_POSITIVES, Bin, FindingMeaning, Fit, Group, Grouping, Meaning, Version
 from agcxr.evaluation.page import Block, Cell, Heading, Legend, Multiples, Section, Table, Text
-from agcxr.evaluation.report_tables import BOLD, difference, over, percent
-from agcxr.evaluation.results import Interval
+from agcxr.evaluation.report_tables import BOLD, cell, difference, over, percent
 from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed, words
 from agcxr.labels import FINDINGS
+from agcxr.uncertainty import Estimate
 
 CELL = (170, 170)
 MAPS = {"none": "none", "temperature": "temperature", "platt": "Platt", "isotonic": "isotonic"}
@@ -147,14 +147,14 @@ def _errors(found: Meaning) -> Table:
     texts = len(head) - (3 if after else 1)
     groups = (*([""] * (3 if after else 2)), *(["ECE"] * (3 if after else 2)), *(["Brier score"] * (len(head) - texts)))
 
-    def row(name: str, positives: str, curve: str, fits: dict[Version, Fit], change: Interval) -> tuple[Cell, ...]:
+    def row(name: str, positives: str, curve: str, fits: dict[Version, Fit], change: Estimate) -> tuple[Cell, ...]:
         last = fits["calibrated" if after else "raw"]
-        cells = [Cell(name), Cell(positives), *([Cell(curve)] if after else []), _cell(fits["raw"].ece)]
-        cells += [_cell(last.ece)] if after else []
-        cells += [Cell(number(last.ece_by_chance)), _cell(fits["raw"].brier)]
+        cells = [Cell(name), Cell(positives), *([Cell(curve)] if after else []), cell(fits["raw"].ece)]
+        cells += [cell(last.ece)] if after else []
+        cells += [Cell(number(last.ece_by_chance)), cell(fits["raw"].brier)]
         if after:
-            apart = difference(change.value, change.low, change.high, soft=False, lower_is_better=True)
-            cells += [_cell(last.brier), apart]
+            apart = difference(change, soft=False, lower_is_better=True)
+            cells += [cell(last.brier), apart]
         return tuple(cells)
 
     rows = [
@@ -226,7 +226,7 @@ def _prevalence(found: Meaning) -> Table:
 
     def row(name: str, there: str, here: str, fits: dict[Version, Fit]) -> tuple[Cell, ...]:
         pair = [fits[version] for version in ("calibrated", "corrected") if version in fits]  # type: ignore[index]
-        cells = [_cell(fit.observed_expected, 2) for fit in pair]
+        cells = [cell(fit.observed_expected, 2) for fit in pair]
         cells += [Cell(signed(fit.in_the_large.value, 2)) for fit in pair]
         return (Cell(name), Cell(there), Cell(here), *cells, *(Cell(number(fit.ece.value)) for fit in pair))
 
@@ -327,9 +327,9 @@ def _counts(grouping: Grouping, caption: str) -> Table:
         return (
             Cell(group.name, strong=group is grouping.everyone),
             *map(Cell, counts),
-            _cell(group.auroc),
-            _cell(group.observed_expected, 2),
-            _cell(group.ece),
+            cell(group.auroc),
+            cell(group.observed_expected, 2),
+            cell(group.ece),
         )
 
     head = ("Group", "Films", "Patients", "Findings", "Mean AUROC", "Observed / expected", "Mean ECE")
@@ -348,7 +348,7 @@ def _by_finding(grouping: Grouping, found: Meaning) -> list[Block]:
         one = group.of(name)
         if one is None:
             return (Cell(NONE), Cell(NONE), Cell(NONE))
-        return Cell(f"{one.positives:,}{DAGGER * one.few_patients}"), _cell(one.auroc), _cell(one.observed_expected, 2)
+        return Cell(f"{one.positives:,}{DAGGER * one.few_patients}"), cell(one.auroc), cell(one.observed_expected, 2)
 
     head = ("Finding", *(side for _ in groups for side in ("Positives", "AUROC", "Obs. / exp.")))
     over = ("", *(group.name for group in groups for _ in range(3)))
@@ -356,13 +356,6 @@ def _by_finding(grouping: Grouping, found: Meaning) -> list[Block]:
     caption = f"{NONE}: fewer than {found.group_positives} films with the finding, or without it, in the group."
     caption = f"{caption} {dagger_note(any(one.few_patients for g in groups for one in g.findings))}".strip()
     return [Table(head, rows, caption, groups=over, folded=f"Each finding, by {grouping.by.lower()}")]
-
-
-def _cell(found: Interval, places: int = 3) -> Cell:
-    if math.isnan(found.value):
-        return Cell(NONE)
-    soft = "" if math.isnan(found.low) else f"{number(found.low, places)}–{number(found.high, places)}"
-    return Cell(number(found.value, places), soft)
 
 
 def _level(found: Meaning) -> str:

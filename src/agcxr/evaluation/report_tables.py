@@ -16,9 +16,10 @@ from agcxr.evaluation.page import (
     Section,
     Table,
 )
-from agcxr.evaluation.results import BranchResult, Gap, Interval, Results
-from agcxr.evaluation.tables import NONE, chance, few_patients, gap_of, marked, number, p_floor, signed, words
+from agcxr.evaluation.results import BranchDifference, BranchResult, Results
+from agcxr.evaluation.tables import NONE, chance, ends, few_patients, gap_of, marked, number, p_floor, signed, words
 from agcxr.labels import FINDINGS, NO_FINDING, SHORT
+from agcxr.uncertainty import Estimate
 
 Cells: TypeAlias = tuple[Cell, ...]
 WORSE = "▾"
@@ -37,21 +38,23 @@ def mean_row(findings: Sequence[str], cells: Iterable[Iterable[Cell]], name: str
     return ((Cell(name.format(len(findings))), *(cell for part in cells for cell in part)),)
 
 
+def cell(found: Estimate | None, places: int = 3, *, strong: bool = False) -> Cell:
+    """A value with its interval, softer; "–" where it is not known."""
+    if found is None or math.isnan(found.value):
+        return Cell(NONE)
+    return Cell(number(found.value, places), ends(found, places), strong=strong)
+
+
 def difference(
-    value: float, low: float, high: float, places: int = 3, *, soft: bool = True, lower_is_better: bool = False
+    found: Estimate | None, places: int = 3, *, soft: bool = True, lower_is_better: bool = False, why: str = ""
 ) -> Cell:
-    """A difference with its interval (`soft`): bold where that leaves out 0, and marked where it is for the worse."""
-    clear = low > 0 or high < 0
-    worse = clear and (high < 0) != lower_is_better
-    ends = "" if math.isnan(low) or not soft else f"{signed(low, places)} to {signed(high, places)}"
-    return Cell(f"{WORSE} " * worse + signed(value, places), ends, strong=clear, worse=worse)
-
-
-def span(found: Interval | Gap, sign: bool = False) -> str:
-    """The interval alone, as ".790–.833", or "+.010 to +.030" with signs."""
-    if math.isnan(found.low):
-        return ""
-    return f"{signed(found.low)} to {signed(found.high)}" if sign else f"{number(found.low)}–{number(found.high)}"
+    """A difference with its interval (`soft`), or why it has none: bold where that leaves out 0, and marked where it is
+    for the worse; "–" where it was not measured."""
+    if found is None:
+        return Cell(NONE)
+    worse = found.clear and (found.high < 0) != lower_is_better
+    span = ends(found, places, sign=True) or why if soft else ""
+    return Cell(f"{WORSE} " * worse + signed(found.value, places), span, strong=found.clear, worse=worse)
 
 
 def percent(value: float, places: int = 1) -> str:
@@ -68,13 +71,10 @@ def per_finding(results: Results) -> Section:
     titles = (*(name.capitalize() for name in analysis.branches), f"{last.capitalize()} − {first}", "p")
     head = ("Finding", "Positives", *titles, *("Lite", "Paper")[: len(beside)])
 
-    def cells(branches: tuple[BranchResult, ...], gaps: tuple[Gap, ...]) -> Cells:
+    def cells(branches: tuple[BranchResult, ...], gaps: tuple[BranchDifference, ...]) -> Cells:
         gap = gap_of(gaps, first)
-        found = [
-            Cell(number(b.auroc.value), span(b.auroc), strong=b.branch == last and not math.isnan(b.auroc.value))
-            for b in branches
-        ]
-        apart = difference(gap.value, gap.low, gap.high) if gap else Cell(NONE)
+        found = [cell(b.auroc, strong=b.branch == last) for b in branches]
+        apart = difference(gap)
         if apart.strong and not apart.worse and all(b.auroc.value <= 0.5 for b in (branches[0], branches[-1])):
             apart = replace(apart, strong=False)  # nearer to guessing from below is no gain
         return (*found, apart, Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE))
@@ -113,7 +113,7 @@ def _precision(results: Results) -> tuple[Block, ...]:
     head = ("Finding", "Prevalence", *(f"AP {name}" for name in analysis.branches), "Brier fusion", "ECE fusion")
 
     def cells(branches: tuple[BranchResult, ...]) -> Cells:
-        found = [Cell(number(b.average_precision.value), span(b.average_precision)) for b in branches]
+        found = [cell(b.average_precision) for b in branches]
         return (*found, Cell(number(branches[-1].brier.value)), Cell(number(branches[-1].ece)))
 
     rows: list[Cells] = [
@@ -135,7 +135,7 @@ def fusion_gain(results: Results) -> Section:
     analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
 
-    def row(name: str, gap: Gap | None, strong: bool = False) -> ForestRow:
+    def row(name: str, gap: BranchDifference | None, strong: bool = False) -> ForestRow:
         if gap is None or math.isnan(gap.value):
             return ForestRow(name, math.nan, math.nan, math.nan, NONE)
         return ForestRow(
@@ -179,14 +179,9 @@ def _every_gap(results: Results) -> tuple[Block, ...]:
     analysis = results.analysis
     last = analysis.branches[-1]
 
-    def cells(gaps: tuple[Gap, ...], against: str) -> Cells:
+    def cells(gaps: tuple[BranchDifference, ...], against: str) -> Cells:
         found = [gap_of(gaps, against, measure) for measure in ("auroc", "average_precision")]
-        pairs = [
-            (difference(gap.value, gap.low, gap.high), Cell(chance(gap.p, p_floor(analysis, gap))))
-            if gap
-            else (Cell(NONE), Cell(NONE))
-            for gap in found
-        ]
+        pairs = [(difference(gap), Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE)) for gap in found]
         return tuple(cell for pair in pairs for cell in pair)
 
     out = []
@@ -221,7 +216,7 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
             )
             values = (
                 number(branch.auroc.value),
-                span(branch.auroc),
+                ends(branch.auroc),
                 delong,
                 chance(gap.p, p_floor(analysis, gap)),
                 number(gap.holm, 3),

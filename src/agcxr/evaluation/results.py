@@ -11,12 +11,11 @@ import math
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from agcxr import config as configuration
-from agcxr import uncertainty
-from agcxr.config import Number as Number
+from agcxr.config import Number, Record
 from agcxr.data.synthetic import is_synthetic
+from agcxr.uncertainty import Difference, Estimate
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"
@@ -25,13 +24,7 @@ FORMAT = 1
 Measure = Literal["auroc", "average_precision", "sensitivity", "specificity"]
 
 
-class Frozen(configuration.Frozen):
-    """A value object whose numbers may not exist: NaN is written as null."""
-
-    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
-
-
-class Stored(Frozen):
+class Stored(Record):
     """A value object with a file of its own, FILE, in a results folder."""
 
     FILE: ClassVar[str]
@@ -61,21 +54,7 @@ class Stored(Frozen):
             ) from error
 
 
-class Interval(Frozen):
-    """An estimate and its interval."""
-
-    value: Number
-    low: Number
-    high: Number
-    left_out: int = 0
-    """Resamples that lacked a class and so gave no value."""
-
-    @classmethod
-    def of(cls, found: uncertainty.Interval) -> Interval:
-        return cls(value=found.value, low=found.low, high=found.high, left_out=found.left_out)
-
-
-class Gap(Frozen):
+class BranchDifference(Difference):
     """A paired difference between two branches on the same films: `value` = branch - against."""
 
     branch: str
@@ -83,63 +62,31 @@ class Gap(Frozen):
     measure: Measure
     point: str = ""
     """The operating point of a sensitivity or specificity, each branch at its own threshold."""
-    value: Number
-    low: Number
-    high: Number
-    p: Number
-    """Two-sided, bootstrap (at least `uncertainty.p_floor`); exact for the calls of few patients."""
-    left_out: int = 0
     delong_p: Number = math.nan
     """AUROC of one finding only; takes films as independent."""
     error: Number = math.nan
-    """Standard error, from the resamples."""
     holm: Number = math.nan
     """Of one finding only: p for all findings at once, no false one among them (Holm)."""
     false_discovery: Number = math.nan
     """The same, few false ones among those called (Benjamini and Hochberg)."""
 
-    @classmethod
-    def of(
-        cls,
-        found: uncertainty.Difference,
-        branch: str,
-        against: str,
-        measure: Measure,
-        *,
-        point: str = "",
-        delong_p: float = math.nan,
-    ) -> Gap:
-        return cls(
-            branch=branch,
-            against=against,
-            measure=measure,
-            point=point,
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            p=found.p,
-            left_out=found.left_out,
-            delong_p=delong_p,
-            error=found.error,
-        )
 
-
-class OperatingResult(Frozen):
+class OperatingResult(Record):
     """Sensitivity and specificity where films are called positive at score >= threshold."""
 
     point: str
     threshold: Number
-    sensitivity: Interval
-    specificity: Interval
+    sensitivity: Estimate
+    specificity: Estimate
 
 
-class BranchResult(Frozen):
+class BranchResult(Record):
     """All measures of one branch (of one finding, or their means)."""
 
     branch: str
-    auroc: Interval
-    average_precision: Interval
-    brier: Interval
+    auroc: Estimate
+    average_precision: Estimate
+    brier: Estimate
     ece: Number = math.nan
     delong_low: Number = math.nan
     """DeLong's interval of the AUROC: right for one film a patient, too narrow for several."""
@@ -147,7 +94,7 @@ class BranchResult(Frozen):
     points: tuple[OperatingResult, ...] = ()
 
 
-class FindingResult(Frozen):
+class FindingResult(Record):
     """One label: its counts, its branches and their differences."""
 
     finding: str
@@ -159,7 +106,7 @@ class FindingResult(Frozen):
     few_patients: bool = False
     """Fewer than 20 patients have it, or lack it: intervals and p are rough. Of fewer than 2 there are none."""
     branches: tuple[BranchResult, ...]
-    gaps: tuple[Gap, ...] = ()
+    gaps: tuple[BranchDifference, ...] = ()
     chosen_on: int | None = None
     """Positive films among those that the thresholds of the operating points were chosen on; None: not known."""
 
@@ -174,35 +121,24 @@ class FindingResult(Frozen):
         return self.positives > 0 and self.negatives > 0
 
 
-class MeanResult(Frozen):
+class MeanResult(Record):
     """Means over the findings that have both classes (No Finding is not one of them)."""
 
     findings: tuple[str, ...]
     left_out: tuple[str, ...]
     """Findings without a positive or without a negative film."""
     branches: tuple[BranchResult, ...]
-    gaps: tuple[Gap, ...] = ()
+    gaps: tuple[BranchDifference, ...] = ()
 
 
-class KindResult(Frozen):
+class KindResult(Record):
     """Means over the findings of a kind (see `labels.LOCALISED`)."""
 
     kind: Literal["localised", "diffuse"]
     mean: MeanResult
 
 
-class KindGap(Frozen):
-    """What the last branch gains over the first in the mean of the localised findings, minus the same of the diffuse
-    ones; paired."""
-
-    value: Number
-    low: Number
-    high: Number
-    p: Number
-    left_out: int = 0
-
-
-class Resampling(Frozen):
+class Resampling(Record):
     """How the intervals were made."""
 
     resamples: int
@@ -214,7 +150,7 @@ class Resampling(Frozen):
     seconds: float
 
 
-class Analysis(Frozen):
+class Analysis(Record):
     """Every measure of a set of scores."""
 
     films: int
@@ -225,7 +161,9 @@ class Analysis(Frozen):
     resampling: Resampling
     kinds: tuple[KindResult, ...] = ()
     """Where both kinds have a finding with both classes."""
-    kinds_gap: KindGap | None = None
+    kinds_gap: Difference | None = None
+    """What the last branch gains over the first in the mean of the localised findings, minus the same of the diffuse
+    ones; paired."""
 
     @property
     def stated(self) -> tuple[FindingResult, ...]:
@@ -245,7 +183,7 @@ class Analysis(Frozen):
         raise ValueError(f"no result for {finding!r}; there are {', '.join(r.finding for r in self.labels)}")
 
 
-class CropRow(Frozen):
+class CropRow(Record):
     """Attention boxes of a group of films: areas as shares of the prepared film."""
 
     group: str
@@ -270,7 +208,7 @@ class CropRow(Frozen):
         return self.fallbacks / self.films if self.films else math.nan
 
 
-class LeakResult(Frozen):
+class LeakResult(Record):
     """Patients of the split whom the checkpoint saw in training."""
 
     checked: bool
@@ -286,14 +224,14 @@ class LeakResult(Frozen):
         return "" if self.checked else self.why or "the checkpoint does not name its training patients"
 
 
-class BranchProbability(Frozen):
+class BranchProbability(Record):
     """What a branch said of the example's finding."""
 
     branch: str
     probability: float
 
 
-class Example(Frozen):
+class Example(Record):
     """A film shown in the report."""
 
     kind: Literal["best", "median", "worst"]
@@ -315,7 +253,7 @@ class Example(Frozen):
     probabilities: tuple[BranchProbability, ...]
 
 
-class Environment(Frozen):
+class Environment(Record):
     """Where and with what the evaluation ran."""
 
     device: str
@@ -343,7 +281,7 @@ class Results(Stored):
     made: str
     """Date and time, UTC, ISO 8601."""
     analysis: Analysis
-    same_view: tuple[Interval, ...] = ()
+    same_view: tuple[Estimate, ...] = ()
     """Mean AUROC of each branch over pairs of films of one view; none where the films are of one view."""
     crops: tuple[CropRow, ...]
     """All films first, then a row a label over its positive films."""

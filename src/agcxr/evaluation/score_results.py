@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import Field
 
 from agcxr.calibration import MIN_POSITIVES
-from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Frozen, Gap, MeanResult
+from agcxr.config import Record
+from agcxr.evaluation.results import Analysis, BranchDifference, BranchResult, FindingResult, MeanResult
 from agcxr.evaluation.tables import (
     NONE,
     aligned,
@@ -21,7 +22,6 @@ from agcxr.evaluation.tables import (
     notes,
     number,
     p_floor,
-    signed,
     table_rows,
     words,
 )
@@ -34,7 +34,7 @@ TITLES = {
 }
 
 
-class Counted(Frozen):
+class Counted(Record):
     """The films of a finding."""
 
     finding: str
@@ -46,7 +46,7 @@ class Counted(Frozen):
     """With every score, whose label is unknown."""
 
 
-class ChosenOn(Frozen):
+class ChosenOn(Record):
     """Films that operating points were chosen on."""
 
     file: str
@@ -57,7 +57,7 @@ class ChosenOn(Frozen):
     """Patients who have films among the scored ones too; by name."""
 
 
-class Scored(Frozen):
+class Scored(Record):
     """What `score` found."""
 
     predictions: str
@@ -193,7 +193,7 @@ def _precision(analysis: Analysis) -> Sheet:
             share = number(one.positives / (one.positives + one.negatives))
         gap = gap_of(one.gaps, first, "average_precision")
         p = chance(gap.p, p_floor(analysis, gap)) if gap else NONE
-        rows.append([_name(one), share, *(interval(b.average_precision) for b in one.branches), _span(gap), p])
+        rows.append([_name(one), share, *(interval(b.average_precision) for b in one.branches), _difference(gap), p])
     rows[-1][1] = ""
     return Sheet("Average precision", rows, ("That of a useless score is the prevalence.",))
 
@@ -214,8 +214,8 @@ def _at_point(found: Scored, p: int) -> Sheet:
             absent.append(words(one.finding))
             continue
         row = [_name(one), number(at.threshold), interval(at.sensitivity), interval(at.specificity)]
-        row += [_span(gap_of(one.gaps, first, "sensitivity", name))] * paired
-        row += [_span(gap_of(one.gaps, first, "specificity", name))] * paired
+        row += [_difference(gap_of(one.gaps, first, "sensitivity", name))] * paired
+        row += [_difference(gap_of(one.gaps, first, "specificity", name))] * paired
         rows.append(row)
     rows[-1][:2] = ["Mean", ""]
     title = TITLES.get(name, name) + (f", {last}" if len(analysis.branches) > 1 else "")
@@ -226,10 +226,8 @@ def _name(one: FindingResult | MeanResult) -> str:
     return marked(one) if isinstance(one, FindingResult) else f"Mean of {len(one.findings)}"
 
 
-def _span(gap: Gap | None) -> str:
-    if gap is None or math.isnan(gap.value):
-        return NONE
-    return signed(gap.value) + ("" if math.isnan(gap.low) else f" ({signed(gap.low)} to {signed(gap.high)})")
+def _difference(gap: BranchDifference | None) -> str:
+    return NONE if gap is None else interval(gap, sign=True)
 
 
 def _remarks(found: Scored) -> Iterator[str]:

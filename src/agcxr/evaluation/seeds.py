@@ -63,9 +63,8 @@ def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
     found = sample(by_seed, [labels.index(name) for name in used], draws)
     out = []
     for last, other in pairs(analysis.branches):
-        apart = over_branch(last, other, found, draws)
-        ends = {"value": apart.value, "low": apart.low, "high": apart.high, "p": apart.p}
-        out.append(Gain(branch=analysis.branches[last], against=analysis.branches[other], **ends))
+        apart = over_branch(last, other, found, draws).model_dump(include={"value", "low", "high", "p"})
+        out.append(Gain(branch=analysis.branches[last], against=analysis.branches[other], **apart))
     return tuple(out)
 
 

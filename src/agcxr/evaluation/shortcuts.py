@@ -14,45 +14,50 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr import uncertainty
+from agcxr.config import Number, Record
 from agcxr.data.prepared import FACTS
-from agcxr.evaluation.results import Frozen, Interval, Number
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, balanced, codes, plain_auroc
 from agcxr.evaluation.tables import interval, number, signed
 from agcxr.metrics import Floats
 from agcxr.ridge import held_out, rounds_within
-from agcxr.uncertainty import FEW_PATIENTS
+from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate
 
 MOST_VALUES = 10
 """Of a property, the commonest; the others are one group together."""
 
 
-class Told(Frozen):
+class Told(Record):
     """AUROC at which a ridge on some features tells the values of a property, of patients that it was not fitted on."""
 
     features: str
-    auroc: Interval
+    auroc: Estimate
 
 
-class Balanced(Frozen):
+class Balanced(Record):
     """The mean AUROC of some scores over the findings, and with films weighted so that every finding has the same share
     of each value of the property among films with it and without it (`strata.balanced_auroc`)."""
 
     scores: str
-    auroc: Interval
-    balanced: Interval
+    auroc: Estimate
+    balanced: Estimate
     change: Number
     """`balanced` - `auroc`, paired."""
     change_low: Number
     change_high: Number
     p: Number
 
+    @property
+    def difference(self) -> Difference:
+        """`balanced` - `auroc`."""
+        return Difference(value=self.change, low=self.change_low, high=self.change_high, p=self.p)
+
     def __str__(self) -> str:
-        before, after = number(self.auroc.value), number(self.balanced.value)
-        ends = f"{signed(self.change_low)} to {signed(self.change_high)}"
-        return f"the mean AUROC of {self.scores} goes from {before} to {after} ({signed(self.change)}, {ends})"
+        before, after, change = number(self.auroc.value), number(self.balanced.value), self.difference
+        span = f"{signed(change.value)}, {signed(change.low)} to {signed(change.high)}"
+        return f"the mean AUROC of {self.scores} goes from {before} to {after} ({span})"
 
 
-class Shortcut(Frozen):
+class Shortcut(Record):
     """One property of the films."""
 
     name: str
@@ -204,7 +209,7 @@ def _told(
     resamples: int,
     seed: int,
     level: float,
-) -> dict[str, Interval]:
+) -> dict[str, Estimate]:
     """How well each property is told; of several values, the mean of each against the others."""
     target_NV = np.concatenate([values.target_NV for values in tested.values()], axis=1)
     model_N = np.zeros(len(patient_N)) if features.model_N is None else features.model_N

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr import uncertainty
-from agcxr.evaluation.results import Interval
 from agcxr.metrics import Floats
-from agcxr.uncertainty import Difference
+from agcxr.uncertainty import Difference, Estimate
 
 RESAMPLES = 1000
 """At most: each costs more than one of the plain AUROC."""
@@ -112,11 +111,11 @@ class Averages:
     findings: int
     """In the mean."""
 
-    def interval(self, m: int, b: int, level: float = 0.95) -> Interval:
+    def interval(self, m: int, b: int, level: float = 0.95) -> Estimate:
         """One measure of one branch."""
         value, replicate_R = float(self.value_MB[m, b]), self.replicate_MBR[m, b]
         alone = self.findings == 1
-        return Interval.of(uncertainty.interval(value, replicate_R, level, patients=self.patients, student=alone))
+        return uncertainty.interval(value, replicate_R, level, patients=self.patients, student=alone)
 
     def change(self, m: int, against: int, b: int, level: float = 0.95) -> Difference:
         """One measure minus another, of one branch."""
@@ -173,7 +172,7 @@ def same_view(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
-) -> tuple[Interval, ...]:
+) -> tuple[Estimate, ...]:
     """Mean `matched_auroc` over K findings of each of B branches, its interval over patients.
 
     What is left of an AUROC where the view position cannot help. None for no findings, for a finding without a pair

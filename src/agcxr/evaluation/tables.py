@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from agcxr import uncertainty
-from agcxr.evaluation.results import Analysis, BranchResult, FindingResult, Gap, Interval
+from agcxr.evaluation.results import Analysis, BranchDifference, BranchResult, FindingResult
 from agcxr.labels import FINDINGS, canonical
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS
+from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Estimate
 
 NONE, DAGGER = "–", "†"
 
@@ -39,11 +39,21 @@ def chance(p: float, floor: float) -> str:
     return f"≤{text}" if at_floor else text
 
 
-def interval(found: Interval) -> str:
-    """ ".812 (.790–.833)"; ".812" where one patient alone gives no interval; "–" where there is no value."""
-    if math.isnan(found.value) or math.isnan(found.low):
-        return number(found.value)
-    return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
+def ends(found: Estimate, places: int = 3, *, sign: bool = False) -> str:
+    """The interval alone: ".790–.833", with signs "+.010 to +.030"; empty where there is none."""
+    if math.isnan(found.low):
+        return ""
+    if sign:
+        return f"{signed(found.low, places)} to {signed(found.high, places)}"
+    return f"{number(found.low, places)}–{number(found.high, places)}"
+
+
+def interval(found: Estimate, places: int = 3, *, sign: bool = False) -> str:
+    """ ".812 (.790–.833)", with signs "+.012 (+.003 to +.021)"; ".812" where one patient alone gives no interval; "–"
+    where there is no value."""
+    value = signed(found.value, places) if sign else number(found.value, places)
+    span = "" if math.isnan(found.value) else ends(found, places, sign=sign)
+    return f"{value} ({span})" if span else value
 
 
 def words(finding: str) -> str:
@@ -89,12 +99,14 @@ def lone(analysis: Analysis) -> str:
     return f"The mean has no interval, for {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none."
 
 
-def p_floor(analysis: Analysis, gap: Gap) -> float:
+def p_floor(analysis: Analysis, gap: BranchDifference) -> float:
     """The smallest p that the bootstrap can give for a difference."""
     return uncertainty.p_floor(analysis.resampling.resamples, gap.left_out)
 
 
-def gap_of(gaps: Sequence[Gap], against: str, measure: str = "auroc", point: str = "") -> Gap | None:
+def gap_of(
+    gaps: Sequence[BranchDifference], against: str, measure: str = "auroc", point: str = ""
+) -> BranchDifference | None:
     """The difference from a branch, if it was measured; `point`: at which operating point."""
     wanted = (against, measure, point)
     return next((gap for gap in gaps if (gap.against, gap.measure, gap.point) == wanted), None)
@@ -135,16 +147,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _row(
-    analysis: Analysis, name: str, positives: str, branches: Sequence[BranchResult], gaps: Sequence[Gap]
+    analysis: Analysis, name: str, positives: str, branches: Sequence[BranchResult], gaps: Sequence[BranchDifference]
 ) -> list[str]:
     row = [name, positives, *(interval(branch.auroc) for branch in branches)]
     if len(branches) > 1:
         gap = gap_of(gaps, analysis.branches[0])
         if gap is None or math.isnan(gap.value):
             return [*row, NONE, NONE]
-        spread = signed(gap.value)
-        spread += "" if math.isnan(gap.low) else f" ({signed(gap.low)} to {signed(gap.high)})"
-        row += [spread, chance(gap.p, p_floor(analysis, gap))]
+        row += [interval(gap, sign=True), chance(gap.p, p_floor(analysis, gap))]
     return row
 
 

@@ -8,22 +8,21 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from agcxr import config as configuration
-from agcxr.config import Number, Train
+from agcxr.config import Number, Record, Train
 from agcxr.training.run_folder import atomic
 from agcxr.training.stages import RunSummary, train
+from agcxr.uncertainty import Difference
 
 Kept = TypeVar("Kept", bound=BaseModel)
 
 SEEDS = "seeds.json"
 
 
-class Spread(configuration.Frozen):
+class Spread(Record):
     """A measure over seeds. sd: of a sample (n - 1); NaN for one seed. NaN where a run lacks the measure."""
-
-    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
 
     name: str
     difference: bool = False
@@ -47,17 +46,12 @@ class Spread(configuration.Frozen):
         return Spread.of(f"{self.name} − {other.name}", apart).model_copy(update={"difference": True})
 
 
-class Gain(configuration.Frozen):
+class Gain(Difference):
     """How much the last branch is above another in the mean over the seeds: for other patients and training again."""
-
-    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="null")
 
     branch: str
     against: str
-    value: Number
-    low: Number
-    high: Number
-    p: Number
+    left_out: int = Field(default=0, exclude=True)
 
 
 class Seeds(configuration.Frozen):
