@@ -1,10 +1,22 @@
 """Which tests run: all but those marked slow (ask with --slow) and those that need a GPU where there is none."""
 
+import importlib
 import os
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+# `uv run pytest` alone brings what the demo needs; what else the tests need is synced here, before any of them is read.
+if find_spec("mypy") is None:
+    if "UV" not in os.environ:  # which `uv run` sets
+        raise pytest.UsageError("the tests need the development group: `uv run pytest` brings it")
+    subprocess.run([os.environ["UV"], "sync", "--inexact", "--group", "dev"], cwd=Path(__file__).parents[1], check=True)
+    importlib.invalidate_caches()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

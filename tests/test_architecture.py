@@ -26,7 +26,7 @@ README = ROOT / "README.md"
 # and no file of the package imports from it except __version__.
 PACKAGES = ["ground", "data", "models", "numbers", "training", "inference", "evaluation", "dicom", "serve", "commands"]
 ROOT_FILES = {
-    "ground": "labels starter progress config_file config findings geometry attended calibration",
+    "ground": "labels extras starter progress config_file config findings geometry attended calibration",
     "numbers": "metrics delong uncertainty ridge proportions",
     "inference": "intake",
     "commands": "demo flags import_commands prepare_commands feature_commands train_commands dicom_commands commands "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from agcxr.extras import needs_for
 from agcxr.labels import FINDINGS, LABELS
 
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ __version__ = version("agcxr")
 
 def __getattr__(name: str) -> Any:
     """Import the model and the predictor on first use, so that `import agcxr` does not wait for torch."""
-    if name == "AGCNN":
-        from agcxr.models.agcnn import AGCNN
+    try:
+        if name == "AGCNN":
+            from agcxr.models.agcnn import AGCNN
 
-        return AGCNN
-    if name == "Predictor":
-        from agcxr.inference.predictor import Predictor
+            return AGCNN
+        if name == "Predictor":
+            from agcxr.inference.predictor import Predictor
 
-        return Predictor
+            return Predictor
+    except ModuleNotFoundError as error:
+        raise ImportError(needs_for(f"agcxr.{name}", error) or str(error)) from error
     raise AttributeError(f"module 'agcxr' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

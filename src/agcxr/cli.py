@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TextIO
 
+from agcxr.extras import needs_for
+
 PIPE_CLOSED = 141
 """Exit status when nobody reads any more (`agcxr ... | head`): the shells' for a program ended by SIGPIPE."""
 
@@ -67,6 +69,11 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
                 made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
             )
         return int(call or 0)
+    except ModuleNotFoundError as error:
+        if (words := needs_for(f"agcxr {name}", error)) is None:
+            raise
+        print(words, file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise

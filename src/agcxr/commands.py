@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from agcxr.dicom_commands import dicom_commands
+from agcxr.extras import needs
 from agcxr.feature_commands import feature_commands
 from agcxr.flags import Inputs, Others, Run, ViewSet
 from agcxr.import_commands import import_commands
@@ -201,6 +203,8 @@ def predict(
         run, films, table, explain, dicom, point, prevalence, batch_size, precision, runtime, others, views
     )
     if engine == "ray":
+        if find_spec("ray") is None:
+            raise ValueError(needs("--engine ray", "ray"))
         from agcxr.inference.ray_engine import predict_on_ray
 
         return predict_on_ray(request, out, actors=devices, nodes=nodes)

@@ -1,4 +1,3 @@
-import builtins
 import os
 import subprocess
 import sys
@@ -139,16 +138,9 @@ def test_values_of_a_row():
 
 
 def test_without_ray_the_cure_is_told(monkeypatch, capsys):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.partition(".")[0] == "ray":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr("agcxr.commands.find_spec", lambda name: None)
     assert main(["predict", "run", "films", "--engine", "ray", "--out", "p.parquet"]) == 2
-    assert "needs Ray: pip install 'agcxr[ray]'" in capsys.readouterr().err
+    assert "--engine ray needs the extra 'ray': uv pip install 'agcxr[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from agcxr.data.isolation import (
     limit_time,
     serve,
 )
+from agcxr.extras import needs
 
 SECONDS = 30.0
 """For a film to be decoded, and a second more for each million samples. JPEG 2000 needs about a tenth of that."""
@@ -126,7 +127,7 @@ def _j2k(frame: bytes) -> NDArray:
     try:
         from openjpeg.utils import decode
     except ImportError as error:
-        raise RadiographError("JPEG 2000 needs an extra: uv add 'agcxr[dicom]' (or pip install)") from error
+        raise RadiographError(needs("JPEG 2000", "dicom")) from error
     try:
         return decode(frame, 0)
     except (RuntimeError, ValueError) as error:
@@ -154,7 +155,7 @@ def _dicom(frame: bytes, stream: Codestream, rows: int, columns: int) -> NDArray
         "pixel_keyword": "PixelData",
     }
     if not decoder.is_available:
-        raise RadiographError(f"{stream.kind} needs an extra: uv add 'agcxr[dicom]' (or pip install)")
+        raise RadiographError(needs(stream.kind, "dicom"))
     try:
         pixels, _ = decoder.as_array(encapsulate([frame]), raw=True, **options)
     except (RuntimeError, ValueError) as error:  # of every decoder that was tried

@@ -19,6 +19,7 @@ from agcxr.data.decode import Decoded, RadiographError, check_size
 from agcxr.data.dicom_bytes import fit_pixels, read_dataset
 from agcxr.data.dicom_header import age, mend, mend_samples, number_of, shown, spacing, values_of
 from agcxr.data.dicom_values import shown_pixels
+from agcxr.extras import needs
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -100,7 +101,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Decoded, Facts]:
     try:
         import pydicom
     except ImportError as error:
-        raise RadiographError("DICOM files need an extra: uv add 'agcxr[dicom]' (or pip install)") from error
+        raise RadiographError(needs("reading DICOM files", "dicom")) from error
     broken = (*BROKEN, pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError)
     try:
         notes: list[str] = []

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data.nih import read_strings
+from agcxr.extras import needs
 
 FRAME = 1024
 """Boxes of RSNA and masks of SIIM are in pixels of 1024 x 1024 films."""
@@ -66,8 +67,8 @@ def shipped(name: str) -> Path:
         if path.is_file():
             return path
     raise ValueError(
-        f"the table {name} comes with TorchXRayVision, which is not installed; install agcxr[external], "
-        "or give your own copy with --labels (and --metadata)"
+        f"{needs(f'the table {name}, which comes with TorchXRayVision,', 'external')}; or give your own copy with "
+        "--labels (and --metadata)"
     )
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 from agcxr.data.label_cells import class_names, silent_films
 from agcxr.data.patients import is_blank, patient_id, read_ages, read_patients, read_sexes, unread
+from agcxr.data.phantom import COLLECTION
 from agcxr.data.radiograph import stem
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.labels import LABELS, NO_FINDING
@@ -44,9 +45,6 @@ BOX_FRAME = 1024
 """BBox_List_2017.csv is in pixels of the 1024 x 1024 films."""
 
 LISTS = ("train_val_list.txt", "test_list.txt")
-
-COLLECTION = "collection.txt"
-"""One line, beside the labels of a collection that only has the NIH's layout: its name."""
 
 NEEDED = ("Image Index", "Finding Labels")
 """Columns without which a label table is none."""

@@ -19,6 +19,9 @@ from agcxr.data.canvas import Array, Canvas
 from agcxr.data.lesions import Lesion, Strength, draw, reshape
 from agcxr.labels import FINDINGS, NO_FINDING
 
+COLLECTION = "collection.txt"
+"""One line, beside the labels of a collection that only has the NIH's layout: its name."""
+
 BOX_FRAME = 1024
 """Side, in pixels, of the frame in which the NIH writes boxes."""
 

@@ -22,8 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agcxr.data.lesions import Lesion
-from agcxr.data.nih import COLLECTION
-from agcxr.data.phantom import Patient, check_film, draw_patient, film
+from agcxr.data.phantom import COLLECTION, Patient, check_film, draw_patient, film
 from agcxr.data.synthetic import PHANTOM, marked
 from agcxr.labels import FINDINGS, NO_FINDING
 

@@ -20,6 +20,7 @@ from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.dicomweb import DICOM, JSON
 from agcxr.data.multipart import Malformed, parts, related_boundary
 from agcxr.dicom.source import is_uid
+from agcxr.extras import needs
 
 SUCCESS, OUT_OF_RESOURCES, CLASS_UNSUPPORTED, NOT_UNDERSTOOD = 0x0000, 0xA700, 0x0122, 0xC000
 LARGEST_BODY = 513 << 20
@@ -83,7 +84,7 @@ class StowService:
             from starlette.applications import Starlette
             from starlette.routing import Route
         except ImportError as error:
-            raise ValueError("films by STOW-RS need the extra `serve`: pip install 'agcxr[serve]'") from error
+            raise ValueError(needs("taking films by STOW-RS", "serve")) from error
         if token is None and not _is_local(host):
             raise ValueError(f"STOW-RS on {host} needs a token that senders show: set AGCXR_TOKEN")
         self._keep, self._token = keep, token

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.extras import needs
 from agcxr.inference.engine import Engine
 from agcxr.inference.export_network import Whole, average_of
 from agcxr.inference.load import load_runs
@@ -157,7 +158,7 @@ def write(engine: Engine, path: Path, *, half: bool = False) -> None:
                 verbose=False,
             )
     except ImportError as error:
-        raise ValueError(f"to export, onnx and onnxscript are needed ({error}): install `agcxr[export]`") from error
+        raise ValueError(f"{needs('writing an exported file', 'export')} ({error})") from error
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ValueError(
             f"the backbone {engine.about.backbone!r} cannot be expressed in ONNX: {str(error)[:500]}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
+from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
@@ -10,21 +13,38 @@ from PIL import ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 
 
-@lru_cache(maxsize=32)
-def font(size: int, plain: bool = True) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own grotesque; for names it has no letters for, the DejaVu Sans that matplotlib ships."""
-    if plain:
-        return ImageFont.load_default(size)
-    import matplotlib
+WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+"""Fonts with more than Latin letters, as systems have them."""
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", round(size * 0.92))
+
+@lru_cache(maxsize=32)
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own grotesque, which has ASCII, "·" and "…"."""
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=32)
+def _wide_font(size: int) -> ImageFont.FreeTypeFont | None:
+    """For names in other letters: the DejaVu Sans that matplotlib ships, or one of the system; None without either."""
+    matplotlib = find_spec("matplotlib")
+    shipped = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib and matplotlib.origin else None
+    for name in ([str(shipped / WIDE_FONTS[0])] if shipped else []) + [*WIDE_FONTS]:
+        with suppress(OSError):
+            return ImageFont.truetype(name, round(size * 0.92))
+    return None
 
 
 def text_at(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: Colour, anchor: str = "ls"
 ) -> None:
-    plain = all(letter.isascii() or letter in "·…" for letter in text)
-    draw.text(at, text, font=font(size, plain), fill=colour, anchor=anchor)
+    letters_font = font(size)
+    if not all(letter.isascii() or letter in "·…" for letter in text):
+        if wide := _wide_font(size):
+            letters_font = wide
+        else:  # é as e, and ж as ?
+            letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
+            text = "".join(letters).encode("ascii", "replace").decode()
+    draw.text(at, text, font=letters_font, fill=colour, anchor=anchor)
 
 
 def lines_of(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:

@@ -27,6 +27,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Attention
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.extras import needs
 from agcxr.inference.engine import About, Engine, mean_scale, scale_of, trained_on
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
@@ -332,7 +333,7 @@ def _openvino(path: Path, threads: int, precision: Precision, asks: Asks) -> _Se
     try:
         import openvino
     except ImportError as error:
-        raise ValueError("OpenVINO is not installed: install `openvino`, or use the runtime 'onnxruntime'") from error
+        raise ValueError(f"{needs('the runtime openvino', 'openvino')}; or use the runtime 'onnxruntime'") from error
     hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16"}
     core = openvino.Core()
     try:

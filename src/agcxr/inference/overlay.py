@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -23,9 +24,8 @@ WARNING: Colour = (255, 179, 71)
 @lru_cache(maxsize=1)
 def colours() -> Bytes:
     """The 256 RGB steps of the colour map."""
-    import matplotlib
-
-    return (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    steps = np.arange(256, dtype=np.uint8)[:, None]
+    return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[:, 0, ::-1], np.uint8)
 
 
 def overlay(film_HW: Bytes, heat_HW: Floats, strength: float = 0.72) -> Bytes:

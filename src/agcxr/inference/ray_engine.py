@@ -86,11 +86,9 @@ def predict_on_ray(request: Request, out: str, *, actors: int = 1, nodes: int = 
 def _ray() -> Any:
     # Under `uv run` Ray would pack the working folder and build the environment anew for every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ValueError("--engine ray needs Ray: pip install 'agcxr[ray]', or pip install 'ray[data]'") from error
+    import ray
+    import ray.data
+
     return ray
 
 

