@@ -561,7 +561,7 @@ def test_training_curves_of_another_strategy_are_shown_in_order(tmp_path):
     (run / "local").rename(run / "notes")  # no stage
     done = evaluate(run, prepared, resamples=10, examples=0, progress=False)
     page = report(done.folder).html.read_text(encoding="utf-8")
-    assert page.index("validation AUC, global stage") < page.index("validation AUC, local+fusion stage")
+    assert page.index("validation AUROC, global stage") < page.index("validation AUROC, local+fusion stage")
     assert "notes stage" not in page
 
 

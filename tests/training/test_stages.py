@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from agcxr.models.agcnn import AGCNN
 from agcxr.models.backbones import Backbone
 from agcxr.models.checkpoint import read_card
 from agcxr.training import frozen, keeper, stages
+from agcxr.training.keeper import duration
 from agcxr.training.stages import RunSummary, train
 from agcxr.training.tasks import Shown, stage_state
 
@@ -396,3 +399,47 @@ def _model(config: Train) -> AGCNN:
 def _data(prepared: Path) -> stages.Data:
     opened = stages.open_prepared(prepared)
     return stages.Data(stages.films(opened, "train"), stages.films(opened, "val"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(45.4, "45 s"), (89, "89 s"), (90, "2 min"), (5340, "89 min"), (12000, "3 h 20 min")]
+)
+def test_durations_are_told_in_two_units(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_how_long_it_will_take_is_said_once_there_is_a_rate(prepared, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(keeper, "WORTH_SAYING_S", 0.0)
+    monkeypatch.setattr(keeper, "TIMED_S", 0.0)
+    monkeypatch.setattr(keeper, "FIRST_STEPS", 1)
+    made = tiny_config(
+        global_=Stage(epochs=3, batch_size=8), local=Local(epochs=2, batch_size=25), fusion=Fusion(epochs=1)
+    )
+    train(prepared, made, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if " at most, at " in line]
+    time = r"\d+ s"
+    expected = (
+        rf"global  about {time} for 3 epochs at most, at [\d.,]+ films/s; "
+        rf"with the stages behind it {time}, if theirs run as fast. Validation is not counted.",
+        # Its first step is the whole epoch: the rate is that of the epoch, and one is left.
+        rf" local  about {time} for 1 epoch at most, at [\d.,]+ films/s; "
+        rf"with the stages behind it {time}, if theirs run as fast. Validation is not counted.",
+    )
+    assert len(lines) == 2  # of the fusion, nothing is left when there is a rate
+    for line, words in zip(lines, expected, strict=True):
+        assert re.fullmatch(words, line), line
+    monkeypatch.undo()
+    train(prepared, made, tmp_path / "again")
+    assert " at most, at " not in capsys.readouterr().out  # seconds are over before they are read
+
+
+def test_a_resumed_run_says_what_it_skips(run, prepared, tmp_path, capsys):
+    begun = shutil.copytree(run.folder, tmp_path / "run")
+    (begun / "fusion" / "done.json").unlink()
+    shutil.rmtree(begun / "model")
+    train(prepared, tiny_config(), begun, resume=True)
+    said = capsys.readouterr().out
+    assert " Done already, and skipped: global, local. fusion goes on after its last whole epoch.\n" in said
+    train(prepared, tiny_config(), run.folder, resume=True)
+    said = capsys.readouterr().out
+    assert said == f"Nothing is left to train: global, local, fusion are done in {run.folder}.\n"

@@ -101,7 +101,7 @@ def test_it_is_said_when_training_begins(partial, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"Training lacks a positive or a negative film of {others}: the model will not answer for them.\n" in said
     validation = ", ".join(finding for finding in FINDINGS if finding not in STATED)
-    assert f"Validation lacks a positive or a negative film of {validation}: left out of the mean AUC.\n" in said
+    assert f"Validation lacks a positive or a negative film of {validation}: left out of the mean AUROC.\n" in said
 
 
 def test_nothing_taught_is_no_run(tmp_path):

@@ -19,12 +19,12 @@ from statistics import NormalDist
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from agcxr.data.lesions import Lesion
 from agcxr.data.phantom import COLLECTION, Patient, check_film, draw_patient, film
 from agcxr.data.synthetic import PHANTOM, marked
 from agcxr.labels import FINDINGS, NO_FINDING
+from agcxr.progress import ProgressBar
 
 PREVALENCE: dict[str, float] = {
     "Atelectasis": 0.10,
@@ -179,7 +179,7 @@ def write_phantom(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     make = partial(_make, images=folder / "images", seed=seed, size=size, difficulty=difficulty)
     workers = min(workers or os.cpu_count() or 1, n)
-    bar = partial(tqdm, total=n, desc="phantom films", unit="film", disable=not progress)
+    bar = partial(ProgressBar, total=n, desc="phantom", unit=" films", disable=not progress)
     if workers == 1:
         films = [make(order) for order in bar(orders)]
     else:

@@ -59,7 +59,7 @@ class ArmBranch(Record):
     against_reference: SeedDifference | None
     """None for the reference."""
     paper: Number
-    """The paper's AUC of this arm and branch; NaN where it published none."""
+    """The paper's AUROC of this arm and branch; NaN where it published none."""
     paper_against_reference: Number
 
 

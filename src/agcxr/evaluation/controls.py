@@ -41,7 +41,7 @@ TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Paper:
-    """Mean test AUC in the paper's own ablation (ResNet-50, split by image); NaN: not published."""
+    """Mean test AUROC in the paper's own ablation (ResNet-50, split by image); NaN: not published."""
 
     global_: float
     local: float

@@ -1,4 +1,4 @@
-"""Published test AUCs to set beside ours. None was measured on the films of a run here: splits and budgets differ.
+"""Published test AUROCs to set beside ours. None was measured on the films of a run here: splits and budgets differ.
 
 Sources: Guan et al. 2018 (arXiv:1801.09927), all 112,120 films, split 70/10/20 by image, so patients are shared
 between training and test; and a public reduced-budget reimplementation ("lite"), 12,120 films, split by patient.
@@ -14,7 +14,7 @@ from agcxr.labels import FINDINGS
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table: test AUC per finding, in the order of FINDINGS, and the mean as printed."""
+    """One row of a published table: test AUROC per finding, in the order of FINDINGS, and the mean as printed."""
 
     source: str
     branch: str
@@ -22,7 +22,7 @@ class Published:
     mean: float
 
     def of(self, finding: str) -> float:
-        """The AUC of a finding; NaN for "No Finding", which was not published."""
+        """The AUROC of a finding; NaN for "No Finding", which was not published."""
         return self.auroc[FINDINGS.index(finding)] if finding in FINDINGS else float("nan")
 
     def mean_of(self, findings: Sequence[str]) -> float:
@@ -56,7 +56,7 @@ PUBLISHED: tuple[Published, ...] = (
 
 @dataclass(frozen=True)
 class Context:
-    """A range of mean AUCs in the literature, for scale."""
+    """A range of mean AUROCs in the literature, for scale."""
 
     what: str
     mean: str

@@ -126,7 +126,7 @@ def _example(one: found.Example) -> Example:
 
 
 def training(folder: Path) -> Section:
-    """Losses and validation AUC of the stages, in order; one that trains several parts begins with its own."""
+    """Losses and validation AUROC of the stages, in order; one that trains several parts begins with its own."""
     aucs, losses, titles, notes = [], [], [], []
     stages = [path.stem for path in (folder / "facts").glob("*.csv") if path.stem.split("+")[0] in BRANCHES]
     for stage in sorted(stages, key=lambda name: BRANCHES.index(name.split("+")[0])):
@@ -144,7 +144,7 @@ def training(folder: Path) -> Section:
                 up,
                 width=CURVE_CELL[0],
                 height=CURVE_CELL[1],
-                name=f"validation AUC, {stage} stage",
+                name=f"validation AUROC, {stage} stage",
             )
         )
         train, val = frame["train_loss"].tolist(), frame["val_loss"].tolist()
@@ -163,7 +163,7 @@ def training(folder: Path) -> Section:
         notes.append(f"best {number(auc[best])}, epoch {epochs[best]}" if best is not None else "undefined")
     if not titles:
         return Section("Training", ())
-    said = "Mean AUC over the findings on the validation films; the dot marks the epoch whose weights were kept."
+    said = "Mean AUROC over the findings on the validation films; the dot marks the epoch whose weights were kept."
     return Section(
         "Training",
         (

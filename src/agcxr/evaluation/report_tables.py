@@ -103,7 +103,7 @@ def _means(results: Results) -> str:
     said = f"{NO_FINDING} is not in the mean. " if len(mean.findings) > 1 else ""
     if results.synthetic:
         return said.strip()
-    said += "Lite and Paper: published fusion AUCs with ResNet-50, measured on other films and splits"
+    said += "Lite and Paper: published fusion AUROCs with ResNet-50, measured on other films and splits"
     return f"{said}, averaged over the same findings." if 1 < len(mean.findings) < len(FINDINGS) else f"{said}."
 
 
@@ -265,7 +265,7 @@ def beside_published(results: Results, recipes: Table | None = None) -> Section:
         "recipe splits 12,120 films by patient. None of these numbers was measured on the films of this report."
     )
     caption += " Published means are over the same findings as those of this run." * (not whole)
-    context = Table(("Elsewhere, mean AUC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT))
+    context = Table(("Elsewhere, mean AUROC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT))
     beside = Table(head, (*ours, *theirs), caption, texts=(0, 1), stacked=True)
     first = (recipes,) if recipes else ()
     return Section("Beside published numbers", (*first, beside, context) if whole else (*first, beside))

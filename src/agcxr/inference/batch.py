@@ -213,7 +213,8 @@ def write_predictions(
         films, sinks = with_pictures(films), [Pictures(explain_dir), *sinks]
     table = table_of(engine, sinks)
     tally = Tally(table.columns)
-    with open_csv(partial, "w") as file, ProgressBar(unit=" films", disable=not progress, smoothing=0.1) as bar:
+    bar = ProgressBar(desc="predict", unit=" films", disable=not progress, smoothing=0.1)
+    with open_csv(partial, "w") as file, bar:
         rows = csv.writer(file)
         rows.writerow(table.columns)
         for cells in predicted(engine, table, films, sinks, batch_size=batch_size, workers=workers):

@@ -78,7 +78,7 @@ def embed(
     count = 0
     with (
         pq.ParquetWriter(partial, schema) as file,
-        ProgressBar(unit=" films", disable=not progress, smoothing=0.1) as bar,
+        ProgressBar(desc="embed", unit=" films", disable=not progress, smoothing=0.1) as bar,
     ):
         for batch in itertools.chain(waiting, batches):
             table = pa.Table.from_pylist(batch, schema=schema)

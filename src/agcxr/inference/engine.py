@@ -210,7 +210,7 @@ class Engine(ABC):
         if not len(chosen):
             return self._predict(np.zeros((1, *images_NSS.shape[1:]), np.uint8), details)[:0]
         parts = []
-        with ProgressBar(total=len(chosen), unit=" films", disable=not progress) as bar:
+        with ProgressBar(total=len(chosen), desc="predict", unit=" films", disable=not progress) as bar:
             for start in range(0, len(chosen), batch_size):
                 some = chosen[start : start + batch_size]
                 parts.append(self._predict(np.asarray(images_NSS[some]), details))

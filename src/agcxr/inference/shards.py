@@ -315,7 +315,7 @@ class Foreman:
 
     def __init__(self, job: Job, world: int, launch: str, *, progress: bool = True) -> None:
         self._job, self._world, self._launch, self._progress = job, world, launch, progress
-        self._bar = ProgressBar(unit=" films", disable=not progress, smoothing=0.1)
+        self._bar = ProgressBar(desc="predict", unit=" films", disable=not progress, smoothing=0.1)
         self._heard: dict[int, tuple[float, Record | None]] = {}
         self._start, self._looked = time.perf_counter(), False
 

@@ -15,6 +15,13 @@ from agcxr.training.averaging import Averaging
 from agcxr.training.run_folder import EpochRow
 from agcxr.training.tasks import StageTask, stage_state
 
+FIRST_STEPS = 3
+"""That are slower than those behind them, and left out of the estimate."""
+TIMED_S = 10.0
+"""Of steps that the estimate rests on."""
+WORTH_SAYING_S = 60.0
+"""What takes less is over before it is read."""
+
 REFRESH_S = 0.5
 """Between two looks at the running loss: reading it waits for the device."""
 
@@ -104,10 +111,14 @@ def _row(trainer: L.Trainer, task: StageTask) -> EpochRow:
 
 
 class Progress(L.Callback):
-    """One bar an epoch with films/s, and one line for each epoch that is done."""
+    """One bar an epoch with films/s, one line for each epoch that is done, and once, when there is a rate, how long it
+    will take. later: epochs at most of the stages behind this one."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, keeper: Keeper, later: int = 0) -> None:
+        self.keeper, self.later = keeper, later
+        self.timed: tuple[float, int] | None = None
+        """When the first steps of the first epoch were over, and after how many films."""
+        self.estimated = False
         self.bar: Any = None
         self.refreshed = 0.0
 
@@ -126,13 +137,34 @@ class Progress(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar."""
+        """Move the bar, and time the first steps."""
         if self.bar is None:
             return
+        if not self.estimated:
+            self._time(task, trainer.world_size, batch_idx)
         self.bar.update(len(batch.film) * trainer.world_size)
         if not self.bar.disable and time.perf_counter() - self.refreshed > REFRESH_S:
             self.refreshed = time.perf_counter()
             self.bar.set_postfix_str(f"loss {float(task.loss_sum) / task.films_seen:.4f}")
+
+    def _time(self, task: StageTask, world_size: int, batch_idx: int) -> None:
+        """Once enough steps behind the first are through, say how long the stage and those behind it will take."""
+        now, films = time.perf_counter(), task.films_seen * world_size
+        if batch_idx + 1 <= FIRST_STEPS:
+            self.timed = (now, films)
+        elif self.timed is not None and now - self.timed[0] >= TIMED_S:
+            self._estimate(task, (films - self.timed[1]) / (now - self.timed[0]), task.current_epoch)
+
+    def _estimate(self, task: StageTask, films_per_s: float, done: int) -> None:
+        self.estimated = True
+        left, seconds = task.settings.epochs - done, len(task.data.train) / films_per_s
+        if not left or (left + self.later) * seconds < WORTH_SAYING_S:
+            return
+        behind = f"; with the stages behind it {duration((left + self.later) * seconds)}, if theirs run as fast"
+        tqdm.write(
+            f"{task.stage:>6}  about {duration(left * seconds)} for {left} epoch{'s' * (left > 1)} at most, at "
+            f"{_rate(films_per_s)} films/s{behind if self.later else ''}. Validation is not counted."
+        )
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """The films of the epoch are through."""
@@ -143,10 +175,12 @@ class Progress(L.Callback):
         if not trainer.is_global_zero:
             return
         row = self.keeper.rows[-1]
+        if not self.estimated:  # the epoch was over before there was a rate
+            self._estimate(task, row.films_per_s, row.epoch)
         mark = " *" if row is self.keeper.best else ""
         tqdm.write(
             f"{task.stage:>6}  epoch {row.epoch:>{len(str(task.settings.epochs))}}/{task.settings.epochs}  "
-            f"loss {row.train_loss:.4f}  val {row.val_loss:.4f}  AUC {row.val_auc:.4f}{mark:<2}  "
+            f"loss {row.train_loss:.4f}  val {row.val_loss:.4f}  AUROC {row.val_auc:.4f}{mark:<2}  "
             f"{_rate(row.films_per_s)} films/s"
         )
 
@@ -159,6 +193,14 @@ class Progress(L.Callback):
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         """Leave a clean line behind."""
         self.close()
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _rate(films_per_s: float) -> str:

@@ -88,6 +88,8 @@ def train(
             tqdm.write(f"From {donor.root}: {found}.")
     wait_for_each_other()
     if nothing_left:
+        if progress:
+            tqdm.write(f"Nothing is left to train: {', '.join(config.stages)} are done in {run.root}.")
         return RunSummary(run.root, run.model, tuple(filter(None, map(run.done, config.stages))))
     with run.status(run_folder.hardware(), Path(prepared_folder)) as finished:
         try:
@@ -170,7 +172,8 @@ def train_stage(
     keeper = Keeper(folder, averaging, settings.patience)
     callbacks: list[L.Callback] = [averaging, keeper] if averaging else [keeper]
     if progress:
-        callbacks.append(Progress(keeper))
+        behind = config.stages[config.stages.index(name) + 1 :]
+        callbacks.append(Progress(keeper, sum(config.stage(stage).epochs for stage in behind)))
     if find_spec("tensorboard"):
         callbacks.append(TensorBoard(keeper))
     last = folder / "last.ckpt"
@@ -181,7 +184,7 @@ def train_stage(
     if trainer.is_global_zero:
         run.finish(summary)
     if progress:
-        tqdm.write(f"{name:>6}  best epoch {summary.best_epoch}: validation AUC {summary.val_auc:.4f}")
+        tqdm.write(f"{name:>6}  best epoch {summary.best_epoch}: validation AUROC {summary.val_auc:.4f}")
     return summary
 
 
@@ -309,7 +312,16 @@ def _header(model: AGCNN, config: Train, data: Data, run: RunFolder) -> str:
         f"{len(data.train):,} films to train on, {len(data.val):,} to validate. "
         f"{run_folder.hardware()}, {'bf16' if uses_bf16(config.precision) else config.precision}.\n"
         f"Epochs at most: {stages}. A line each; * marks the best so far, by mean validation AUROC."
+        f"{_going_on(config, run)}"
     )
+
+
+def _going_on(config: Train, run: RunFolder) -> str:
+    """Which stages of a resumed run are skipped, and which goes on; empty for a new one."""
+    done = [name for name in config.stages if run.done(name)]
+    begun = [name for name in config.stages if name not in done and (run.stage(name) / "last.ckpt").exists()]
+    skipped = f" Done already, and skipped: {', '.join(done)}." if done else ""
+    return skipped + "".join(f" {name} goes on after its last whole epoch." for name in begun)
 
 
 def _say_absent(data: Data) -> None:
@@ -320,7 +332,9 @@ def _say_absent(data: Data) -> None:
             f"{'it' if len(lacking) == 1 else 'them'}."
         )
     if lacking := [finding for finding in FINDINGS if finding not in scored]:
-        tqdm.write(f"Validation lacks a positive or a negative film of {', '.join(lacking)}: left out of the mean AUC.")
+        tqdm.write(
+            f"Validation lacks a positive or a negative film of {', '.join(lacking)}: left out of the mean AUROC."
+        )
 
 
 def _say_attention(model: AGCNN, config: Train, data: Data) -> None:
