@@ -52,7 +52,6 @@ def test_tables_have_nan_for_absent_labels() -> None:
     target = np.array([[1, 0], [0, 0], [1, 0]])
     score = np.array([[0.9, 0.5], [0.1, 0.5], [0.8, 0.5]])
     np.testing.assert_equal(metrics.auroc_table(target, score), [1.0, np.nan])
-    np.testing.assert_equal(metrics.average_precision_table(target, score), [1.0, np.nan])
     with pytest.raises(ValueError, match=r"targets \(3, 2\) and scores \(3,\) must both be films x labels"):
         metrics.auroc_table(target, score[:, 0])
 
@@ -79,14 +78,6 @@ def test_auroc_does_not_see_a_monotone_change() -> None:
     target, score, _ = random_case(3)
     assert metrics.auroc(target, np.exp(7 * score)) == metrics.auroc(target, score)
     assert metrics.auroc(target, -score) == pytest.approx(1 - metrics.auroc(target, score))
-
-
-def test_confusion_calls_at_or_over_the_threshold() -> None:
-    found = metrics.confusion(TARGET, SCORE, 0.4)
-    assert found == metrics.Confusion(true_positive=2, false_positive=2, true_negative=1, false_negative=0)
-    assert (found.sensitivity, found.specificity) == (1.0, 1 / 3)
-    assert (found.positive_predictive_value, found.negative_predictive_value) == (0.5, 1.0)
-    assert np.isnan(metrics.confusion([0, 0], [0.1, 0.2], 0.5).sensitivity)
 
 
 def test_brier_by_hand() -> None:

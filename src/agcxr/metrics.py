@@ -70,7 +70,10 @@ def auroc(target_N: npt.ArrayLike, score_N: npt.ArrayLike, weight_N: npt.ArrayLi
 
 def auroc_table(target_NK: npt.ArrayLike, score_NK: npt.ArrayLike) -> Floats:
     """AUROC of every label, K numbers, NaN where it is undefined."""
-    return _table(auroc, target_NK, score_NK)
+    target, score = np.asarray(target_NK), np.asarray(score_NK)
+    if target.shape != score.shape or target.ndim != 2:
+        raise ValueError(f"targets {target.shape} and scores {score.shape} must both be films x labels")
+    return np.array([auroc(target[:, k], score[:, k]) for k in range(target.shape[1])], dtype=np.float64)
 
 
 def average_precision(target_N: npt.ArrayLike, score_N: npt.ArrayLike, weight_N: npt.ArrayLike | None = None) -> float:
@@ -84,18 +87,6 @@ def average_precision(target_N: npt.ArrayLike, score_N: npt.ArrayLike, weight_N:
     here = pos > 0
     true, false = np.cumsum(pos)[here], np.cumsum(neg)[here]
     return float(np.dot(pos[here] / pos.sum(), true / (true + false)))
-
-
-def average_precision_table(target_NK: npt.ArrayLike, score_NK: npt.ArrayLike) -> Floats:
-    """Average precision of every label, K numbers, NaN where it is undefined."""
-    return _table(average_precision, target_NK, score_NK)
-
-
-def _table(measure, target_NK: npt.ArrayLike, score_NK: npt.ArrayLike) -> Floats:  # type: ignore[no-untyped-def]
-    target, score = np.asarray(target_NK), np.asarray(score_NK)
-    if target.shape != score.shape or target.ndim != 2:
-        raise ValueError(f"targets {target.shape} and scores {score.shape} must both be films x labels")
-    return np.array([measure(target[:, k], score[:, k]) for k in range(target.shape[1])], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -117,52 +108,6 @@ def roc(target_N: npt.ArrayLike, score_N: npt.ArrayLike) -> Roc:
         return np.concatenate([[0.0], np.cumsum(count)]) / (total if total else np.nan)
 
     return Roc(rate(neg), rate(pos), np.concatenate([[np.inf], value]))
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Counts at a threshold (a film is called positive when its score is at or over it) and the usual ratios."""
-
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
-
-    @property
-    def sensitivity(self) -> float:
-        """Called positives among the positives."""
-        return _ratio(self.true_positive, self.true_positive + self.false_negative)
-
-    @property
-    def specificity(self) -> float:
-        """Called negatives among the negatives."""
-        return _ratio(self.true_negative, self.true_negative + self.false_positive)
-
-    @property
-    def positive_predictive_value(self) -> float:
-        """Positives among those called positive; moves with the prevalence of the collection."""
-        return _ratio(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def negative_predictive_value(self) -> float:
-        """Negatives among those called negative; moves with the prevalence of the collection."""
-        return _ratio(self.true_negative, self.true_negative + self.false_negative)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def confusion(target_N: npt.ArrayLike, score_N: npt.ArrayLike, threshold: float) -> Confusion:
-    """The four counts when films with score >= threshold are called positive."""
-    positive, score, _ = known(target_N, score_N)
-    called = score >= threshold
-    return Confusion(
-        true_positive=int(np.count_nonzero(called & positive)),
-        false_positive=int(np.count_nonzero(called & ~positive)),
-        true_negative=int(np.count_nonzero(~called & ~positive)),
-        false_negative=int(np.count_nonzero(~called & positive)),
-    )
 
 
 def brier(target_N: npt.ArrayLike, probability_N: npt.ArrayLike) -> float:

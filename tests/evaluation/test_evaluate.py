@@ -6,6 +6,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +22,7 @@ from agcxr import config
 from agcxr.data.download import HOME, TERMS
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.calibrate import calibrate
-from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate
+from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
 from agcxr.evaluation.page import to_html, to_markdown
@@ -48,16 +49,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(folder: Path) -> Evaluated:
+def done(folder: Path) -> Evaluation:
     return evaluate(folder / "run", folder / "prepared", resamples=50, examples=2, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
-def html(done: Evaluated) -> str:
+def html(done: Evaluation) -> str:
     return report(done.folder).html.read_text(encoding="utf-8")
 
 
-def test_predictions_are_the_predictors(done: Evaluated, folder: Path) -> None:
+def test_predictions_are_the_predictors(done: Evaluation, folder: Path) -> None:
     frame = pd.read_parquet(done.folder / "predictions.parquet")
     prepared = open_prepared(folder / "prepared")
     assert frame["row"].tolist() == list(range(30, 78))
@@ -73,7 +74,7 @@ def test_predictions_are_the_predictors(done: Evaluated, folder: Path) -> None:
     np.testing.assert_array_equal(frame["label_Mass"].isna().to_numpy(), [True] + [False] * 47)
 
 
-def test_results_are_written_and_read(done: Evaluated) -> None:
+def test_results_are_written_and_read(done: Evaluation) -> None:
     assert done.folder.parts[-3:] == ("run", "evaluation", "test")
     again = load_results(done.folder)
     assert again.model_dump_json() == done.results.model_dump_json()
@@ -151,7 +152,7 @@ def test_collections_of_the_same_films_cannot_be_checked(trained: str | None, fi
     assert found.unchecked.startswith(why) if why else found.unchecked == ""
 
 
-def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluated) -> None:
+def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluation) -> None:
     """As `agcxr download nih` prints that the NIH asks."""
     assert CITATION in " ".join(TERMS.split())
     for collection, said in (
@@ -159,18 +160,18 @@ def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluated) 
         ("rsna", "ChestX-ray14, under names given by rsna: https"),
     ):
         results = done.results.model_copy(update={"collection": collection})
-        page = compose(results, done.folder)
+        page = compose(results, done.frame, None, done.folder)
         for text in (to_html(page, done.folder), to_markdown(page, done.folder)):
             assert CITATION in text
             assert said in text
             assert HOME in text
             assert "The NIH Clinical Center is the data provider." in text
     for collection in (None, "chexpert", "phantom, seed 0"):
-        page = compose(done.results.model_copy(update={"collection": collection}), done.folder)
+        page = compose(done.results.model_copy(update={"collection": collection}), done.frame, None, done.folder)
         assert "Clinical Center" not in to_html(page, done.folder)
 
 
-def test_a_gap_without_an_interval_claims_nothing(done: Evaluated, tmp_path: Path) -> None:
+def test_a_gap_without_an_interval_claims_nothing(done: Evaluation, tmp_path: Path) -> None:
     mean = done.results.analysis.mean
     bare = tuple(gap.model_copy(update={"low": math.nan, "high": math.nan, "p": math.nan}) for gap in mean.gaps)
     branches = tuple(
@@ -180,7 +181,7 @@ def test_a_gap_without_an_interval_claims_nothing(done: Evaluated, tmp_path: Pat
     analysis = done.results.analysis.model_copy(
         update={"mean": mean.model_copy(update={"gaps": bare, "branches": branches})}
     )
-    page = compose(done.results.model_copy(update={"analysis": analysis}), done.folder)
+    page = compose(done.results.model_copy(update={"analysis": analysis}), done.frame, None, done.folder)
     shown = to_html(page, done.folder)
     assert "without an interval: too few patients for any claim." in shown
     assert "no interval: too few patients" in shown
@@ -226,7 +227,7 @@ def test_crop_rows_by_hand() -> None:
     assert math.isnan(rows["Edema"].fallback_share)
 
 
-def test_examples_are_best_median_and_worst(done: Evaluated) -> None:
+def test_examples_are_best_median_and_worst(done: Evaluation) -> None:
     shown = done.results.examples
     assert [one.kind for one in shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
     merit = [one.iou for one in shown]
@@ -301,7 +302,7 @@ def test_html_is_one_closed_page_that_fetches_nothing(html: str) -> None:
     assert "nan" not in re.sub(r"base64,[^\"]+", "", html)
 
 
-def test_html_says_what_must_be_said(html: str, done: Evaluated) -> None:
+def test_html_says_what_must_be_said(html: str, done: Evaluation) -> None:
     for heading in (
         "Per finding",
         "What fusion adds",
@@ -331,7 +332,7 @@ def test_charts_are_well_formed_and_finite(html: str) -> None:
         assert "nan" not in chart
 
 
-def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluated) -> None:
+def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluation) -> None:
     text = report(done.folder).markdown.read_text(encoding="utf-8")
     for heading in ("Per finding", "What fusion adds", "ROC curves", "Training", "How to read this"):
         assert f"\n## {heading}\n" in text
@@ -461,26 +462,28 @@ def test_a_backbone_that_ends_in_relu6_is_warned_of_in_every_report(
     assert (found.attention, found.crops[0].near_whole) == ("", whole.films)
 
 
-def test_results_of_before_near_whole_crops_were_counted_are_shown(done: Evaluated, tmp_path: Path) -> None:
+def test_results_of_before_near_whole_crops_were_counted_are_shown(done: Evaluation, tmp_path: Path) -> None:
     old = json.loads(done.results.model_dump_json())
     del old["attention"]
     for row in old["crops"]:
         del row["near_whole"], row["plateaus"]
     found = Results.model_validate(old)
-    text = to_markdown(compose(found, done.folder), tmp_path)
+    text = to_markdown(compose(found, done.frame, None, done.folder), tmp_path)
     assert "of crops nearly the whole view" not in text
     assert "Attention hardly" not in text
 
 
-def test_the_verdict_has_signs(done: Evaluated) -> None:
+def test_the_verdict_has_signs(done: Evaluation) -> None:
     mean = done.results.analysis.mean
     gaps = tuple(gap.model_copy(update={"value": -0.109, "low": -0.256, "high": 0.018}) for gap in mean.gaps)
     analysis = done.results.analysis.model_copy(update={"mean": mean.model_copy(update={"gaps": gaps})})
-    shown = to_html(compose(done.results.model_copy(update={"analysis": analysis}), done.folder), done.folder)
+    shown = to_html(
+        compose(done.results.model_copy(update={"analysis": analysis}), done.frame, None, done.folder), done.folder
+    )
     assert "differs from the global branch by −.109 (interval −.256 to +.018): the interval includes 0" in shown
 
 
-def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Evaluated) -> None:
+def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Evaluation) -> None:
     def at(branches: tuple[BranchResult, ...], values: tuple[float, ...], half: float) -> tuple[BranchResult, ...]:
         return tuple(
             branch.model_copy(
@@ -495,7 +498,7 @@ def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Eval
         gaps = tuple(gap.model_copy(update={"value": 0.03, "low": 0.01, "high": 0.05}) for gap in analysis.mean.gaps)
         mean = analysis.mean.model_copy(update={"gaps": gaps, "branches": at(analysis.mean.branches, values, half)})
         changed = done.results.model_copy(update={"analysis": analysis.model_copy(update={"mean": mean})})
-        return to_markdown(compose(changed, done.folder), done.folder)
+        return to_markdown(compose(changed, done.frame, None, done.folder), done.folder)
 
     guess = "No branch is told from guessing: the mean AUROC of the fusion is .490 (.470–.510), and guessing gives"
     assert guess in shown((0.46, 0.47, 0.49), 0.02)
@@ -548,7 +551,7 @@ def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(fold
     assert elsewhere.analysis.label("Effusion").chosen_on == 10
 
 
-def test_report_needs_the_predictions(done: Evaluated, tmp_path: Path) -> None:
+def test_report_needs_the_predictions(done: Evaluation, tmp_path: Path) -> None:
     Results.model_validate_json((done.folder / "results.json").read_text()).save(tmp_path)
     with pytest.raises(ValueError, match=r"there is no predictions.parquet beside the results"):
         report(tmp_path)
@@ -600,6 +603,32 @@ def test_the_report_shows_what_is_known_without_training(tmp_path: Path) -> None
     assert "| This run, global |" in again
 
 
-def test_films_of_one_view_without_a_probe_have_no_such_section(done: Evaluated) -> None:
+def test_films_of_one_view_without_a_probe_have_no_such_section(done: Evaluation) -> None:
     assert done.results.same_view == ()
     assert "What is known without training" not in report(done.folder).markdown.read_text(encoding="utf-8")
+
+
+def test_an_evaluation_loads_once_predicts_once_and_reads_nothing_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, predicted, read, out = [], [], [], tmp_path / "out"
+
+    def counted(owner: type, name: str, seen: list, what: Callable[..., object]) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(what(*args))
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(AGCNN, "from_pretrained", loaded, lambda source, *_: source)
+    counted(Predictor, "predict_arrays", predicted, lambda _, images, rows: len(rows))
+    for method in ("read_bytes", "read_text"):
+        counted(Path, method, read, lambda path: path)
+    counted(pd, "read_parquet", read, lambda path: path)  # type: ignore[arg-type]
+    study(write_run(tmp_path / "run"), folder / "prepared", out=out, resamples=10, device="cpu", progress=False)
+    assert len(loaded) == 1
+    assert predicted == [48, 24, 9], "test films; validation films, for the thresholds; those shown, for their heatmaps"
+    tables = [path for path in map(Path, read) if path.parent == out]
+    assert tables == [], "what is in memory is not read back"

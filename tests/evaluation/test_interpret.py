@@ -20,7 +20,7 @@ from agcxr.evaluation.analysis import analyse
 from agcxr.evaluation.evaluate import to_scores
 from agcxr.evaluation.groups import AGE_BANDS, Films, divisions, measure_groups
 from agcxr.evaluation.interpret import interpret
-from agcxr.evaluation.meaning import Meaning, load_meaning
+from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Page, Section, to_html, to_markdown
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import Results
@@ -41,7 +41,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
 
 @pytest.fixture(scope="module")
 def found(results: tuple[Path, Results], calibration: Calibration) -> Meaning:
-    return interpret(*results, calibration)
+    folder, evaluated = results
+    return interpret(pd.read_parquet(folder / "predictions.parquet"), evaluated, calibration)
 
 
 def once(target: list[float], probability: list[float]):
@@ -217,9 +218,8 @@ def test_what_rests_on_one_patient_is_the_same_in_both_files(tmp_path: Path) -> 
     one, labels = frame["patient"] == "p4", ("Hernia", "Mass", "Edema")
     frame["label_Hernia"], frame["label_Mass"] = one.astype(float), (~one).astype(float)
     frame["label_Edema"] = np.where(one, [1.0, 0.0] * 100, math.nan)
-    frame.to_parquet(tmp_path / "predictions.parquet")
     results = results.model_copy(update={"analysis": analyse(to_scores(frame, LABELS), resamples=40)})
-    found = interpret(tmp_path, results, fitted(400))
+    found = interpret(frame, results, fitted(400))
     for finding in (*labels, "Effusion"):
         raw = found.findings[LABELS.index(finding)].fits[0]
         brier = results.analysis.label(finding).branches[-1].brier
@@ -232,23 +232,23 @@ def test_what_rests_on_one_patient_is_the_same_in_both_files(tmp_path: Path) -> 
 
 def test_without_a_calibration_scores_are_as_they_are(results: tuple[Path, Results], tmp_path: Path) -> None:
     folder, evaluated = results
-    (tmp_path / "predictions.parquet").write_bytes((folder / "predictions.parquet").read_bytes())
-    bare = interpret(tmp_path, evaluated, None)
+    bare = interpret(pd.read_parquet(folder / "predictions.parquet"), evaluated, None)
     assert [fit.version for fit in bare.mean] == ["raw"]
     assert math.isnan(bare.mean_brier_change.value)
     page = Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(bare)))
     assert "The checkpoint holds no calibration" in to_html(page, tmp_path)
 
 
-def test_scores_json_is_written_and_read(found: Meaning, results: tuple[Path, Results], tmp_path: Path) -> None:
-    assert load_meaning(results[0]).model_dump_json() == found.model_dump_json()
+def test_scores_json_is_written_and_read(found: Meaning, tmp_path: Path) -> None:
+    found.save(tmp_path / "results")
+    assert Meaning.load(tmp_path / "results").model_dump_json() == found.model_dump_json()
     with pytest.raises(ValueError, match=r"there is no scores.json in .*; make it with `agcxr evaluate RUN"):
-        load_meaning(tmp_path)
+        Meaning.load(tmp_path)
     (tmp_path / "scores.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"is not a results file of this version \(split: Field required\); run `agcxr evaluate`"
     ):
-        load_meaning(tmp_path)
+        Meaning.load(tmp_path)
 
 
 def test_sections_say_it_in_both_formats(found: Meaning, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from agcxr.config import from_yaml, to_yaml
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation import folds as evaluation
 from agcxr.evaluation.folds import evaluate_folds, out_of_fold
-from agcxr.evaluation.meaning import load_meaning
+from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.results import load_results
 from agcxr.models.checkpoint import read_card
@@ -95,7 +95,7 @@ def test_the_pooled_report_has_folds_power_and_calibration(crossed):
     pooled = pd.read_parquet(crossed / "evaluation" / "test" / "predictions.parquet")
     fits = {
         fit.version: fit
-        for one in load_meaning(crossed / "evaluation" / "test").findings
+        for one in Meaning.load(crossed / "evaluation" / "test").findings
         if one.finding == "Mass"
         for fit in one.fits
     }

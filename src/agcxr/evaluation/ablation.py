@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 from scipy import stats
 
 from agcxr import metrics, uncertainty
@@ -196,19 +194,6 @@ class Ablation(Record):
     def reference(self) -> ArmResult:
         """The method with the settings that were given."""
         return next(one for one in self.arms if one.reference)
-
-
-def read_ablation(folder: str | Path) -> Ablation:
-    """results.json of a folder. Raises ValueError where it is missing or is none."""
-    path = Path(folder) / RESULTS
-    if not path.is_file():
-        raise ValueError(
-            f"there is no {RESULTS} in {folder}; make it with `agcxr ablate --data PREPARED --out {folder}`"
-        )
-    try:
-        return Ablation.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is not an ablation of this version: {error.errors()[0]['msg']}") from error
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -48,15 +49,42 @@ EXAMPLES = 3
 """Films shown of each of best, median and worst."""
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """Where an evaluation lies, and what it found."""
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model's answers on a part of the films: loaded once, predicted once, and everything is measured from here."""
 
     folder: Path
-    results: Results
+    """Where its files lie; none of them is read again."""
+    films: Prepared
+    split: str
     engine: Engine
+    predictor: Predictor
+    """The (first) network itself, for its maps."""
+    frame: pd.DataFrame
+    """predictions.parquet: a row a film."""
+    results: Results
     feature_ND: np.ndarray | None = None
-    """Of the global branch of the (first) model, pooled; its films are the rows of predictions.parquet."""
+    """Of the global branch of the (first) model, pooled; films as in `frame`."""
+
+    @property
+    def row_N(self) -> npt.NDArray[np.intp]:
+        """The films, as rows of the prepared folder."""
+        return self.frame["row"].to_numpy(np.intp)
+
+    @property
+    def scores(self) -> Scores:
+        """The answers beside the truth, as arrays."""
+        return to_scores(self.frame, self.engine.labels)
+
+    @property
+    def boxes(self) -> pd.DataFrame:
+        """Annotated boxes of findings that the model has an output for, of all films of the folder."""
+        return self.films.boxes[self.films.boxes["finding"].isin(self.engine.labels)]
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether at least two patients of the films have such boxes: one has no interval."""
+        return bool(self.frame.loc[self.frame["row"].isin(self.boxes["row"]), "patient"].nunique() > 1)
 
 
 def evaluate(
@@ -76,7 +104,7 @@ def evaluate(
     others: Sequence[str] = (),
     views: ViewSet = "plain",
     progress: bool = True,
-) -> Evaluated:
+) -> Evaluation:
     """Evaluate the final model of a run, or the average of several.
 
     Args:
@@ -117,7 +145,7 @@ def evaluate(
     results.save(folder)
     if progress:
         print(_shown(results, engine.words, films.unstated(engine.labels)))
-    return Evaluated(folder, results, engine, answers.feature_ND)
+    return Evaluation(folder, films, split, engine, first, predictions, results, answers.feature_ND)
 
 
 def _answers(

@@ -16,15 +16,16 @@ from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import analyse
-from agcxr.evaluation.evaluate import Evaluated, crop_rows, evaluate, place_of, to_scores, view_matched
+from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate, place_of, to_scores, view_matched
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import keep, known_before, pooled
 from agcxr.evaluation.page import Cell, Section, Table, Text
 from agcxr.evaluation.probe import Probe
-from agcxr.evaluation.report import Written, power_of, report
+from agcxr.evaluation.report import Written, power_of, write_report
 from agcxr.evaluation.report_scores import subgroups
+from agcxr.evaluation.report_seeds import seeds_section
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
-from agcxr.evaluation.seeds import seeds_section, spreads_of
+from agcxr.evaluation.seeds import spreads_of
 from agcxr.evaluation.tables import number, signed, text_table, words
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
@@ -39,6 +40,8 @@ class Pooled:
 
     folder: Path
     results: Results
+    frame: pd.DataFrame
+    probe: Probe | None
     sections: tuple[Section, ...]
 
 
@@ -80,7 +83,7 @@ def evaluate_folds(
         more = (seeds_section(spread),)
         if progress:
             print(f"\n{spread.table()}")
-    return tuple(report(one.folder, (*one.sections, *more)) for one in done)
+    return tuple(write_report(one.folder, one.results, one.frame, one.probe, (*one.sections, *more)) for one in done)
 
 
 def _pool(
@@ -103,7 +106,7 @@ def _pool(
     first = done[0].results
     answered = [[result.finding for result in one.results.analysis.labels] for one in done]
     labels = tuple(name for name in answered[0] if all(name in names for names in answered))
-    frames = [pd.read_parquet(one.folder / PREDICTIONS).assign(fold=fold) for fold, one in enumerate(done, start=1)]
+    frames = [one.frame.assign(fold=fold) for fold, one in enumerate(done, start=1)]
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
     scores = to_scores(frame, labels)
     analysis = analyse(scores, resamples=resamples)
@@ -133,15 +136,16 @@ def _pool(
     if progress:
         said = "" if seed is None else f"Seed {seed}\n"
         print(f"\n{said}{text_table(analysis)}\n{power_of(results)}")
-    known = _known(runs, done, films, frame, results, device, progress) if probe else None
+    known = _known(runs[0][0], done, films, frame, results, device, progress) if probe else None
     keep(folder, known, progress=progress)
-    meaning = interpret(folder, results, None, as_predicted=True)
-    return Pooled(folder, results, (_section(done, results.analysis, frame, labels), subgroups(meaning)))
+    meaning = interpret(frame, results, None, as_predicted=True)
+    meaning.save(folder)
+    return Pooled(folder, results, frame, known, (_section(done, analysis, frame, labels), subgroups(meaning)))
 
 
 def _known(
-    runs: Sequence[tuple[Path, Path]],
-    done: Sequence[Evaluated],
+    run: Path,
+    done: Sequence[Evaluation],
     films: Prepared,
     frame: pd.DataFrame,
     results: Results,
@@ -149,14 +153,12 @@ def _known(
     progress: bool,
 ) -> Probe | None:
     """In the folds of the runs; the features beside are of each fold's own model."""
-    design = pooled(
-        [pd.read_parquet(part / "index.parquet", columns=["split"])["split"].to_numpy() for _, part in runs]
-    )
+    design = pooled([one.films.index["split"].to_numpy() for one in done])
     features = [one.feature_ND for one in done if one.feature_ND is not None]
-    order = np.argsort(np.concatenate([pd.read_parquet(one.folder / PREDICTIONS)["row"] for one in done]))
+    order = np.argsort(np.concatenate([one.row_N for one in done]))
     feature_MD = np.concatenate(features)[order] if len(features) == len(done) else None
     options: dict[str, Any] = {"name": results.run, "model_M": frame["fold"].to_numpy(), "device": device}
-    return known_before(runs[0][0], films, frame, results.analysis, design, feature_MD, **options, progress=progress)
+    return known_before(run, films, frame, results.analysis, design, feature_MD, **options, progress=progress)
 
 
 def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -193,7 +195,7 @@ def _over_seeds(plan: Folds, each: Sequence[Analysis]) -> Seeds:
     )
 
 
-def _section(done: Sequence[Evaluated], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
+def _section(done: Sequence[Evaluation], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
     """Each fold beside the pooled films, and what calibration does out of fold."""
     head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(done) + 1)))
     folds = spreads_of([one.results.analysis for one in done])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from agcxr.evaluation.meaning import (
     Meaning,
     Version,
 )
-from agcxr.evaluation.results import PREDICTIONS, Results
+from agcxr.evaluation.results import Results
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
@@ -57,7 +56,7 @@ class _Agreed:
 
 
 def interpret(
-    folder: Path,
+    frame: pd.DataFrame,
     results: Results,
     calibration: Calibration | None,
     *,
@@ -65,17 +64,13 @@ def interpret(
     patients: int = PATIENTS,
     positives: int = POSITIVES,
 ) -> Meaning:
-    """Measure an evaluation's predictions and write scores.json beside them; seed and resamples (up to
+    """Measure an evaluation's predictions, `frame` as predictions.parquet has them; seed and resamples (up to
     MOST_RESAMPLES) are the evaluation's.
 
     calibration: the checkpoint's; without one, scores are measured as they are, and with `as_predicted` beside them the
     calibrated probabilities of the predictions, made by several calibrations, each on films that it was not fitted on.
     patients, positives: smaller groups and rarer findings are left out of the subgroups.
     """
-    path = folder / PREDICTIONS
-    frame = pd.read_parquet(path)
-    if missing := [name for name in ("age", "sex", "view") if name not in frame]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; run `agcxr evaluate` again")
     how = results.analysis.resampling
     how = how.model_copy(update={"resamples": min(how.resamples, MOST_RESAMPLES)})
     labels = tuple(result.finding for result in results.analysis.labels)
@@ -86,7 +81,7 @@ def interpret(
         k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != NO_FINDING
     ]
     rests_on = fewest(scores.target_NK[:, averaged], patient_N)
-    found = Meaning(
+    return Meaning(
         split=results.split,
         films=len(frame),
         patients=results.analysis.patients,
@@ -108,8 +103,6 @@ def interpret(
         level=how.level,
         seed=how.seed,
     )
-    found.save(folder)
-    return found
 
 
 def _scores(

@@ -88,14 +88,15 @@ def localize(
     seed: int = 0,
     device: str | None = None,
     allow_leak: bool = False,
+    name: str = "",
     picture: bool = True,
     progress: bool = True,
 ) -> Localization:
     """Score where a run looks on the boxed films of a split; write localization.json and (`picture`) localization.png.
 
-    run: a run folder, model folder, hub id, or a Predictor. out: the folder to write to (made if absent); default
-    RUN/evaluation/SPLIT, or nowhere for a Predictor. rectify: see `FindingMaps.on_film`. Batches hold `batch_size`
-    cases; the result does not depend on it.
+    run: a run folder, model folder, hub id, or a Predictor, whose run is called `name`. out: the folder to write to
+    (made if absent); default RUN/evaluation/SPLIT, or nowhere for a Predictor. rectify: see `FindingMaps.on_film`.
+    Batches hold `batch_size` cases; the result does not depend on it.
     Raises ValueError where the split has no boxes of the model's findings, or those of one patient only; PatientLeak
     where the model was trained on patients of the scored films, unless `allow_leak`.
     """
@@ -112,7 +113,7 @@ def localize(
     tracks = [_first(track, len(chosen.scored)) for track in tracks_of(cases, looks, folds, rng)]
     scores, gaps = summarise(chosen.scored, tracks, resamples, rng)
     found = Localization(
-        run="" if isinstance(run, Predictor) else Path(run).name,
+        run=name if isinstance(run, Predictor) else Path(run).name,
         split=split,
         rectify=rectify,
         seed=seed,
@@ -323,7 +324,7 @@ def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
     for v, name in enumerate(MEASURES):
         value_N = track.value_NV[group.mine_N, v]
         found = mean_of(value_N, group.sample, replicate_RV[:, v], patients=group.patients)
-        measured.append(MeasureEstimate(name=name, **dict(found)))
+        measured.append(MeasureEstimate(name=name, **found.model_dump(exclude={"left_out"})))
     return Score(
         method=track.method,
         finding=group.finding,
@@ -348,7 +349,7 @@ def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: F
         floor=floor.method,
         finding=group.finding,
         measure=measure,
-        **dict(found),
+        **found.model_dump(),
     )
 
 

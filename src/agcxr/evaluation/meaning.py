@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from agcxr.calibration import MIN_POSITIVES, FittedOn
@@ -171,8 +170,3 @@ class Meaning(Stored):
     def mapped(self) -> bool:
         """Calibration made other numbers of the scores; the kind "none" leaves them as they are."""
         return self.method not in (None, "none")
-
-
-def load_meaning(folder: str | Path) -> Meaning:
-    """scores.json of a results folder; see `Stored.load`."""
-    return Meaning.load(folder)

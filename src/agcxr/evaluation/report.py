@@ -25,10 +25,10 @@ from agcxr.evaluation.page import (
     to_html,
     to_markdown,
 )
-from agcxr.evaluation.probe import Probe
+from agcxr.evaluation.probe import PROBE, Probe
 from agcxr.evaluation.published import PAPER, published
 from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
-from agcxr.evaluation.report_known import above_known, known_section, read_probes, shortcuts_section
+from agcxr.evaluation.report_known import above_known, known_section, shortcuts_section, with_runs_probe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent
@@ -62,11 +62,27 @@ def report(folder: str | Path, extra: tuple[Section, ...] = (), seeds: Seeds | N
     Raises ValueError where the folder holds no results or its predictions are missing.
     """
     root = Path(folder)
-    results = load_results(root)
-    page = compose(results, root, extra, seeds or _seeds_beside(root.resolve(), results.split))
-    written = Written(root / "report.html", root / "report.md")
-    written.markdown.write_text(to_markdown(page, root), encoding="utf-8")
-    written.html.write_text(to_html(page, root), encoding="utf-8")
+    results, path = load_results(root), root / PREDICTIONS
+    if not path.is_file():
+        raise ValueError(f"there is no {PREDICTIONS} beside the results in {root}; run `agcxr evaluate` again")
+    probe = Probe.load(root) if (root / PROBE).is_file() else None
+    return write_report(root, results, pd.read_parquet(path), probe, extra, seeds)
+
+
+def write_report(
+    folder: Path,
+    results: Results,
+    predictions: pd.DataFrame,
+    probe: Probe | None,
+    extra: tuple[Section, ...] = (),
+    seeds: Seeds | None = None,
+) -> Written:
+    """`report` of what is at hand. predictions: as predictions.parquet has them; probe: of the evaluation."""
+    seeds = seeds or _seeds_beside(folder.resolve(), results.split)
+    page = compose(results, predictions, probe, folder, extra, seeds)
+    written = Written(folder / "report.html", folder / "report.md")
+    written.markdown.write_text(to_markdown(page, folder), encoding="utf-8")
+    written.html.write_text(to_html(page, folder), encoding="utf-8")
     return written
 
 
@@ -75,13 +91,16 @@ def _seeds_beside(folder: Path, split: str) -> Seeds | None:
     return seeds_beside(folder.parents[1], split) if len(folder.parents) > 1 else None
 
 
-def compose(results: Results, folder: Path, extra: tuple[Section, ...] = (), seeds: Seeds | None = None) -> Page:
-    """The report as blocks."""
-    path = folder / PREDICTIONS
-    if not path.is_file():
-        raise ValueError(f"there is no {PREDICTIONS} beside the results in {folder}; run `agcxr evaluate` again")
-    predictions = pd.read_parquet(path)
-    probes = read_probes(folder)
+def compose(
+    results: Results,
+    predictions: pd.DataFrame,
+    probe: Probe | None,
+    folder: Path,
+    extra: tuple[Section, ...] = (),
+    seeds: Seeds | None = None,
+) -> Page:
+    """The report as blocks. folder: holds facts/ of the run and of the films, and the pictures."""
+    probes = with_runs_probe(probe, folder)
     sections = [
         _summary(results, seeds, probes),
         known_section(results, probes),

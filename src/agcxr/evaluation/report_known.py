@@ -17,10 +17,11 @@ SHORTCUTS = "Shortcuts"
 NETWORKS = {FEATURES: "Told by frozen features", MODEL: "Told by this run"}
 
 
-def read_probes(folder: Path) -> tuple[Probe, ...]:
-    """Of the evaluation, and one that `agcxr probe` left with the run, where it asked other features."""
-    found = [Probe.load(place) for place in (folder, folder / "facts") if (place / PROBE).is_file()]
-    return tuple(probe for probe in found if probe is found[0] or probe.source not in ("", found[0].source))
+def with_runs_probe(probe: Probe | None, folder: Path) -> tuple[Probe, ...]:
+    """That of the evaluation, and one that `agcxr probe` left with the run, where it asked other features."""
+    runs_own = [Probe.load(folder / "facts")] if (folder / "facts" / PROBE).is_file() else []
+    both = [probe, *runs_own] if probe else runs_own
+    return tuple(one for one in both if one is both[0] or one.source not in ("", both[0].source))
 
 
 def known_section(results: Results, probes: tuple[Probe, ...]) -> Section:

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from agcxr.data.prepared import open_prepared
 from agcxr.evaluation.ablation import Draws, over_branch, sample
 from agcxr.evaluation.analysis import pairs
-from agcxr.evaluation.evaluate import to_scores
-from agcxr.evaluation.page import Cell, Section, Table
-from agcxr.evaluation.report import Written, few_seeds, report
-from agcxr.evaluation.results import PREDICTIONS, Analysis
+from agcxr.evaluation.report import Written
+from agcxr.evaluation.results import Analysis
 from agcxr.evaluation.study import Study, study
-from agcxr.evaluation.tables import number, signed
 from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_difference, write_seeds
 
 
@@ -42,7 +37,7 @@ def evaluate_seeds(
     write_seeds(root / "evaluation" / split / SEEDS, found)
     if progress:
         print(f"\n{found.table()}")
-    return found, tuple(_again(one, found) for one in done)
+    return found, tuple(one.report_again(found) for one in done)
 
 
 def spreads_of(each: Sequence[Analysis]) -> tuple[Spread, ...]:
@@ -58,7 +53,7 @@ def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
     if len(done) < 2 or not used:
         return ()
     labels = tuple(result.finding for result in analysis.labels)
-    by_seed = [to_scores(pd.read_parquet(one.folder / PREDICTIONS), labels) for one in done]
+    by_seed = [one.evaluation.scores for one in done]
     draws = Draws(how.resamples, how.level, how.seed)
     found = sample(by_seed, [labels.index(name) for name in used], draws)
     out = []
@@ -66,26 +61,3 @@ def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
         apart = over_branch(last, other, found, draws).model_dump(include={"value", "low", "high", "p"})
         out.append(Gain(branch=analysis.branches[last], against=analysis.branches[other], **apart))
     return tuple(out)
-
-
-def _again(one: Study, found: Seeds) -> Written:
-    """The report of a run once more, now that all seeds are known."""
-    return report(one.folder, (*one.sections, seeds_section(found)), found)
-
-
-def seeds_section(found: Seeds) -> Section:
-    """Mean, spread and each run as a section of a report."""
-    head = ("Branch", "Mean", "SD", "Least", "Most", *(f"Seed {seed}" for seed in found.seeds))
-
-    def row(one: Spread) -> tuple[Cell, ...]:
-        said = signed if one.difference else number
-        spread = (number(one.sd), *(said(value) for value in (one.low, one.high, *one.values)))
-        return (Cell(one.name.capitalize()), Cell(said(one.mean), strong=True), *map(Cell, spread))
-
-    caption = (
-        f"{found.measure}: {len(found.seeds)} runs that differ in their seed alone, and within each run the difference "
-        "of its branches. Intervals elsewhere in this report, but for the summary's, are over patients for one run; "
-        f"this spread comes on top of them. SD: of a sample.{few_seeds(len(found.seeds))}"
-    )
-    table = Table(head, tuple(map(row, found.spreads)), caption, summary=any(one.difference for one in found.spreads))
-    return Section("Other seeds", (table,))

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation.coverage import Coverage, coverage, text
-from agcxr.evaluation.evaluate import EXAMPLES, Evaluated, evaluate
+from agcxr.evaluation.coverage import coverage, text
+from agcxr.evaluation.evaluate import EXAMPLES, Evaluation, evaluate
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import by_split, keep, known_before
 from agcxr.evaluation.localization import Localization, summary
@@ -20,30 +19,44 @@ from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.probe import Probe
-from agcxr.evaluation.report import Written, report
+from agcxr.evaluation.report import Written, write_report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
-from agcxr.evaluation.results import PREDICTIONS, Results
-from agcxr.inference.engine import Engine
+from agcxr.evaluation.report_seeds import seeds_section
+from agcxr.evaluation.results import Results
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
+from agcxr.training.seeds import Seeds
 from agcxr.uncertainty import RESAMPLES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
-    """What was measured, and the report on it. `localization`: None where the split has no boxes to measure by."""
+    """An evaluation and all that was measured from it. `localization`: None where the split has no boxes to measure
+    by, or maps were not asked for."""
 
-    folder: Path
-    results: Results
+    evaluation: Evaluation
     meaning: Meaning
     localization: Localization | None
+    probe: Probe | None
+    """What was known before training; None where it was not asked for, or has nothing to be measured on."""
     sections: tuple[Section, ...]
     """Of the report, beyond those that `results` makes."""
     report: Written
-    probe: Probe | None = None
-    """What was known before training; None where it was not asked for, or has nothing to be measured on."""
+
+    @property
+    def folder(self) -> Path:
+        return self.evaluation.folder
+
+    @property
+    def results(self) -> Results:
+        return self.evaluation.results
+
+    def report_again(self, seeds: Seeds) -> Written:
+        """The report once more, now that runs of other seeds are known, with a section on them."""
+        sections = (*self.sections, seeds_section(seeds))
+        return write_report(self.folder, self.results, self.evaluation.frame, self.probe, sections, seeds)
 
 
 def study(
@@ -77,51 +90,36 @@ def study(
     options |= {"device": device, "progress": progress}
     several: dict[str, Any] = {"others": others, "views": views}
     done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **several, **options)
-    engine = done.engine
-    known = _known(all_runs(run, others)[0], done, films, split, device, progress) if probe else None
-    keep(done.folder, known, progress=progress)
-    averaged = engine.calibrated and engine.own is None  # no one calibration makes the probabilities
-    meaning = interpret(done.folder, done.results, engine.own, as_predicted=averaged)
-    found: Localization | None = None
-    extra: tuple[Section, ...] = ()
-    if has_boxes(films, split, engine.labels):
-        shown = _coverage(done.folder, films, engine, resamples, seed)
-        extra += (crops(shown),)
+    first = all_runs(run, others)[0]
+    probe_result = _known(first, done, device, progress) if probe else None
+    keep(done.folder, probe_result, progress=progress)
+    averaged = done.engine.calibrated and done.engine.own is None  # no one calibration makes the probabilities
+    meaning = interpret(done.frame, done.results, done.engine.own, as_predicted=averaged)
+    meaning.save(done.folder)
+    localization: Localization | None = None
+    sections: tuple[Section, ...] = ()
+    if done.has_boxes:
+        window = np.array(done.engine.window)
+        shown = coverage(done.frame, done.boxes, window, resamples=resamples, seed=seed)
+        shown.save(done.folder)
+        sections += (crops(shown),)
         if progress:
             print(f"\n{text(shown)}\n")
-    if maps and extra:
-        found = localize(
-            all_runs(run, others)[0], films, split, out=done.folder, picture=pictures, rectify=rectify, **options
-        )
-        extra += (looks(found, PICTURE if pictures else None),)
+    if maps and sections:
+        whose: dict[str, Any] = {"name": Path(first).name, "out": done.folder, "picture": pictures, "rectify": rectify}
+        localization = localize(done.predictor, films, split, **whose, **options)
+        sections += (looks(localization, PICTURE if pictures else None),)
         if progress:
-            print(f"\n{summary(found)}")
-    extra += meaning_sections(meaning)
-    return Study(done.folder, done.results, meaning, found, extra, report(done.folder, extra), known)
+            print(f"\n{summary(localization)}")
+    sections += meaning_sections(meaning)
+    report = write_report(done.folder, done.results, done.frame, probe_result, sections)
+    return Study(done, meaning, localization, probe_result, sections, report)
 
 
-def _known(run: str, done: Evaluated, films: Prepared, split: str, device: str | None, progress: bool) -> Probe | None:
+def _known(run: str, done: Evaluation, device: str | None, progress: bool) -> Probe | None:
     """None where the films are of one patient, or no finding has both classes."""
-    frame, results = pd.read_parquet(done.folder / PREDICTIONS), done.results
-    design = by_split(films, frame["row"].to_numpy(np.intp), split)
+    results, design = done.results, by_split(done.films, done.row_N, done.split)
     if design is None:
         return None
     options: dict[str, Any] = {"name": results.run, "device": device, "progress": progress}
-    return known_before(Path(run), films, frame, results.analysis, design, done.feature_ND, **options)
-
-
-def _coverage(folder: Path, films: Prepared, engine: Engine, resamples: int, seed: int) -> Coverage:
-    window, boxes = np.array(engine.window), _boxes(films, engine.labels)
-    shown = coverage(pd.read_parquet(folder / PREDICTIONS), boxes, window, resamples=resamples, seed=seed)
-    shown.save(folder)
-    return shown
-
-
-def has_boxes(films: Prepared, split: str, labels: Sequence[str]) -> bool:
-    """Whether at least two patients of the split have boxes of findings among `labels`: one has no interval."""
-    known = films.index["image_id"].isin(_boxes(films, labels)["image_id"])
-    return bool(films.index.loc[known & (films.index["split"] == split), "patient"].nunique() > 1)
-
-
-def _boxes(films: Prepared, labels: Sequence[str]) -> pd.DataFrame:
-    return films.boxes[films.boxes["finding"].isin(labels)]
+    return known_before(Path(run), done.films, done.frame, results.analysis, design, done.feature_ND, **options)
