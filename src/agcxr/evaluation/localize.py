@@ -96,7 +96,6 @@ def localize(
 
     run: a run folder, model folder, hub id, or a Predictor, whose run is called `name`. out: the folder to write to
     (made if absent); default RUN/evaluation/SPLIT, or nowhere for a Predictor. rectify: see `FindingMaps.on_film`.
-    Batches hold `batch_size` cases; the result does not depend on it.
     Raises ValueError where the split has no boxes of the model's findings, or those of one patient only; PatientLeak
     where the model was trained on patients of the scored films, unless `allow_leak`.
     """
