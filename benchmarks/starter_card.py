@@ -22,10 +22,10 @@ An AG-CNN for frontal chest radiographs that comes with `agcxr`: `agcxr predict 
 use only, not a medical device.
 
 **It is a starting point.** Two `tf_efficientnet_lite0` branches on views of 224 px (the second on a crop of
-the film at 384 px, where the first looks), from ImageNet weights, trained by `--preset strong --size 224` on
-1,987 films of 1,399 patients of NIH ChestX-ray14 and on nothing else. Outputs: 14 findings and "No Finding",
-calibrated on a tenth of the patients, the attended box, its heatmap and crop. Weights are stored in half
-precision and computed in float32.
+the film at 384 px, where the first looks), from ImageNet weights, trained by `--preset strong --size 224
+--fusion.start mean` on 1,987 films of 1,399 patients of NIH ChestX-ray14 and on nothing else. Outputs: 14
+findings and "No Finding", calibrated on a tenth of the patients, the attended box, its heatmap and crop.
+Weights are stored in half precision and computed in float32.
 
 ## What it is worth
 
@@ -40,7 +40,7 @@ patients (10,000 resamples; one seed, so training chance is not in them).
 
 The global branch alone: {alone}; the fusion minus it {gain}. Among films with at least one finding, or of
 other hospitals, expect less: on the official test part of the same collection, which has almost no normal
-film, the same recipe at 336 px reaches .676 (.658 to .693). docs/results/strong.md in the repository has all
+film, the same recipe at 336 px reaches .669 (.651 to .686). docs/results/strong.md in the repository has all
 of it.
 
 ## What it must not be used for

@@ -123,7 +123,7 @@ def test_strong_starts_from_the_pilot_and_mirrors_nothing():
         *("adamw", 2e-4, 0.05),
         *("cosine", 6),
     )
-    assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "mean", "prepared")
+    assert (made.local.start, made.fusion.start, made.local.crop_source) == ("global", "global", "prepared")
     assert (made.local.statistic, made.local.threshold) == ("l2", 0.5)
     assert (made.norms, made.heads, made.normal_weight) == ("fixed", "probe", 1)
 

@@ -388,7 +388,7 @@ def strong() -> Train:
         augment=Augment(crop="random-resized", scale_min=0.5, flip=0.0, rotation=5.0, contrast=0.1),
         global_=Stage(epochs=6, lr=2e-4, **steady),
         local=Local(epochs=4, lr=2e-4, start="global", **crops, **steady),
-        fusion=Fusion(epochs=5, lr=2e-4, start="mean", cached_views=4, **steady),
+        fusion=Fusion(epochs=5, lr=2e-4, start="global", cached_views=4, **steady),
     )
 
 
