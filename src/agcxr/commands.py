@@ -158,6 +158,8 @@ def predict(
     out: str = "predictions.csv",
     explain: Path | None = None,
     dicom: Path | None = None,
+    objects: str = "sr,sc,seg",
+    fhir: Path | None = None,
     study: str | None = None,
     point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
     prevalence: str | None = None,
@@ -179,6 +181,8 @@ def predict(
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
+        objects: Which of them, with commas between; docs/dicom.md lists all.
+        fhir: Also write a FHIR R4 DiagnosticReport of each film into this folder, as JSON.
         study: Of a DICOMweb service: UID of the study whose films are fetched.
         point: Operating point at which findings are called (a calibrated model has all three).
         prevalence: Correct calibrated probabilities for how common findings are where the films come from: a share
@@ -199,25 +203,36 @@ def predict(
     from agcxr.inference import launch
 
     films, table = with_study(inputs, study), Path(out)
+    beside = (explain, dicom, objects, fhir)
     request = launch.Request(
-        run, films, table, explain, dicom, point, prevalence, batch_size, precision, runtime, others, views
+        run, films, table, *beside, point, prevalence, batch_size, precision, runtime, others, views
     )
     if engine == "ray":
-        if find_spec("ray") is None:
-            raise ValueError(needs("--engine ray", "ray"))
-        from agcxr.inference.ray_engine import predict_on_ray
-
-        return predict_on_ray(request, out, actors=devices, nodes=nodes)
-    return launch.predict(request, devices, nodes, also=_beside(dicom))
+        return _predict_on_ray(request, out, devices, nodes)
+    return launch.predict(request, devices, nodes, also=_beside(dicom, objects, fhir))
 
 
-def _beside(dicom: Path | None) -> list[Callable[..., Any]]:
+def _predict_on_ray(request: Any, out: str, actors: int, nodes: int) -> int:
+    if find_spec("ray") is None:
+        raise ValueError(needs("--engine ray", "ray"))
+    from agcxr.inference.ray_engine import predict_on_ray
+
+    return predict_on_ray(request, out, actors=actors, nodes=nodes)
+
+
+def _beside(dicom: Path | None, objects: str, fhir: Path | None) -> list[Callable[..., Any]]:
     """What is written of each film beside its row."""
-    if dicom is None:
-        return []
-    from agcxr.dicom.files import DicomFiles
+    sinks: list[Callable[..., Any]] = []
+    if dicom is not None:
+        from agcxr.dicom.files import DicomFiles
+        from agcxr.dicom.objects import parse_roles
 
-    return [functools.partial(DicomFiles, folder=dicom)]
+        sinks.append(functools.partial(DicomFiles, folder=dicom, roles=parse_roles(objects)))
+    if fhir is not None:
+        from agcxr.dicom.fhir import FhirFiles
+
+        sinks.append(functools.partial(FhirFiles, folder=fhir))
+    return sinks
 
 
 def export(

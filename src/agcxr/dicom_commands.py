@@ -45,7 +45,9 @@ def dicom_node(
         host: Address to listen on; 0.0.0.0 for all networks.
         port: Port to listen on.
         caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title, if it has one.
-        objects: What is made and sent, with commas between: sr (report), sc (picture), seg (segmentation).
+        objects: What is made and sent, with commas between: sr (report), sc (picture), seg (segmentation); sr3d (report
+            as IHE AIR names it), pm (attention map), ko (key object of called films), pr (box for any viewer), status
+            (why a film was refused).
         stow_port: Port to take films by DICOMweb (STOW-RS) on, too. Where the environment variable AGCXR_TOKEN is set,
             senders must show that token; addresses of other machines need it.
         queue: File that holds what waits. Private: it holds patients' films for a while.
@@ -54,8 +56,8 @@ def dicom_node(
             centre.
     """
     from agcxr.dicom.node import run_node
+    from agcxr.dicom.objects import parse_roles
     from agcxr.dicom.peers import Peer, check_title, parse_caller
-    from agcxr.dicom.results import parse_roles
     from agcxr.dicom.web_archive import parse_archive
 
     archive, roles = parse_archive(send_to), parse_roles(objects)

@@ -18,9 +18,9 @@ from pynetdicom.sop_class import Verification
 from agcxr.dicom.archive import CLASSES
 from agcxr.dicom.journal import Journal
 from agcxr.dicom.node import Node, NodeSettings
+from agcxr.dicom.objects import result_uid
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue
-from agcxr.dicom.results import result_uid
 
 
 class FakeArchive:

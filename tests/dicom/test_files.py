@@ -9,7 +9,7 @@ import pydicom
 from dicom_made import film, pixels, written
 
 from agcxr.cli import main
-from agcxr.dicom.results import result_uid
+from agcxr.dicom.objects import result_uid
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.predictor import Predictor
 

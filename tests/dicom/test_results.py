@@ -20,8 +20,9 @@ from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import RESEARCH_ONLY, derived_uid
+from agcxr.dicom.objects import result_uid
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.results import Refused, make_results, result_uid, to_bytes, to_zip
+from agcxr.dicom.results import Refused, make_results, to_bytes, to_zip
 from agcxr.dicom.source import Source, read_source
 from agcxr.inference import explain
 from agcxr.inference.onnx_engine import OnnxPredictor

@@ -15,8 +15,8 @@ from node_made import wait_for
 
 from agcxr.data.multipart import join_parts
 from agcxr.dicom.archive import ArchiveDown, ArchiveRefused, ArchiveSilent
+from agcxr.dicom.objects import result_uid
 from agcxr.dicom.peers import Peer
-from agcxr.dicom.results import result_uid
 from agcxr.dicom.stow import StowService, meta_uids, response
 from agcxr.dicom.web_archive import WebArchive, WebPeer, parse_archive
 from agcxr.inference.batch import predict_files

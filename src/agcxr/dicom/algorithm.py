@@ -17,6 +17,11 @@ RESEARCH_ONLY = "Research use only. Not a medical device. Preliminary, unverifie
 _NAMESPACE = uuid.UUID("6f0c9c4e-2f9e-5d0a-9b61-4f1c3a8f1d27")
 
 
+def uuid_of(*parts: str) -> uuid.UUID:
+    """A name-based UUID: a function of `parts`."""
+    return uuid.uuid5(_NAMESPACE, chr(10).join(parts))
+
+
 def derived_uid(*parts: str) -> str:
     """A UID that is a function of `parts` (PS3.5 B.2: "2.25." and a UUID, here a name-based one)."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}"
+    return f"2.25.{uuid_of(*parts).int}"

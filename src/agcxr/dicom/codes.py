@@ -61,6 +61,8 @@ SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operatio
 ALGORITHM_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 DEVICE = Code("121007", "DCM", "Device")
 COMMENT = Code("121106", "DCM", "Comment")
+SALIENCY = Code("130404", "DCM", "Saliency")
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
 NO_UNITS = Code("1", "UCUM", "no units")
 
 SCORE = _private("SCORE_FUSION", "Score of the fusion branch, uncalibrated")
@@ -76,6 +78,10 @@ PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
 UNDETERMINED = Code("373068000", "SCT", "Undetermined")
 """What a report says of a finding (CID 240 "Present-Absent")."""
+
+RESULT_STATUS = _private("RESULT_STATUS", "Status of the result")
+NOT_ATTEMPTED = Code("111225", "DCM", "Not Attempted")
+"""Of CID 6042 "Result Status": the model did not read the film."""
 
 POINT_KIND = _private("POINT_KIND", "Choice of the operating point")
 POINTS: dict[Point, Code] = {

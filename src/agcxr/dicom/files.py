@@ -1,4 +1,4 @@
-"""`agcxr predict --dicom`: the three DICOM objects beside the rows of the CSV."""
+"""`agcxr predict --dicom`: the DICOM objects beside the rows of the CSV."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom.algorithm import Algorithm
+from agcxr.dicom.objects import ROLES, Role
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import read_source, why_not_read
 from agcxr.inference.films import FilmFile
@@ -22,29 +23,30 @@ if TYPE_CHECKING:
 
 
 class DicomFiles:
-    """Writes the DICOM results of each film: OUT/<n>/ gets sr.dcm, sc.dcm and seg.dcm, n the film's row from 1.
+    """Writes the DICOM results of each film: OUT/<n>/ gets sr.dcm, sc.dcm ..., n the film's row from 1.
 
     Args:
         engine: what answers.
         folder: OUT.
+        roles: which objects.
     """
 
     columns = ("dicom", "dicom_reason")
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, engine: Engine, folder: Path, roles: tuple[Role, ...] = ROLES) -> None:
+        self._folder, self._roles = folder, roles
         self._algorithm = as_read(engine.algorithm, engine.scale)
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str | None, str | None]:
         """The columns have the folder, or the reason why there is none."""
         data = film.read()
-        if data[:4] in (b"\x89PNG", b"RIFF") or data[:3] == b"\xff\xd8\xff":
+        if is_picture(data):
             return None, "not a DICOM file, so there is no study to put results in"
         try:
             source = read_source(data)
             if reason := why_not_read(source):
                 return None, reason
-            results = make_results(source, prediction, self._algorithm)
+            results = make_results(source, prediction, self._algorithm, self._roles)
         except Refused as error:
             return None, f"refused, {error}"
         except RadiographError as error:
@@ -54,6 +56,11 @@ class DicomFiles:
         for role, dataset in results:
             (folder / f"{role}.dcm").write_bytes(to_bytes(dataset))
         return str(folder), None
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file is a PNG, WebP or JPEG by its first bytes, and so no DICOM file."""
+    return data[:4] in (b"\x89PNG", b"RIFF") or data[:3] == b"\xff\xd8\xff"
 
 
 def as_read(algorithm: Algorithm, scale: Scale | None) -> Algorithm:

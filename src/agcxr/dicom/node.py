@@ -27,12 +27,13 @@ from pynetdicom.transport import ThreadedAssociationServer
 from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
-from agcxr.dicom.archive import CLASSES, ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
+from agcxr.dicom.archive import ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
 from agcxr.dicom.journal import Journal, silence_libraries
+from agcxr.dicom.objects import ROLES, SOP_CLASSES, Role
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Outgoing, Queue, Waiting
 from agcxr.dicom.reading import read_apart
-from agcxr.dicom.results import ROLES, Refused, Role, make_results, to_bytes
+from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import is_uid
 from agcxr.dicom.stow import StowService
 from agcxr.dicom.web_archive import WebPeer, open_archive
@@ -107,7 +108,7 @@ class Node:
     def __init__(self, predictor: Engine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = predictor.algorithm
-        classes = [sop_class for role, sop_class in zip(ROLES, CLASSES, strict=True) if role in settings.objects]
+        classes = {SOP_CLASSES[role] for role in settings.objects}
         self._archive = open_archive(settings.archive, settings.title, Timeouts(), classes)
         self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._survived: set[int] = set()
@@ -273,6 +274,8 @@ class Node:
         if film.model is not None and film.key not in {self._queue.key(source.sop_instance_uid, m) for m in models}:
             raise RadiographError("its UID is not the one it was sent under")
         results = make_results(source, self._predictor(read), self._algorithm, self._settings.objects)
+        if not any(results):
+            raise NoResults("none of the objects that are sent applies to it")
         self._queue.made(film.number, tuple((role, to_bytes(dataset)) for role, dataset in results))
         self._journal("read", film=film.key, seconds=time.perf_counter() - start)
         self._made.set()

@@ -6,6 +6,9 @@ Frame: image-relative coordinates of a report are (column, row) with 0\\0 at the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -23,7 +26,32 @@ def content(
     header: Dataset, prediction: Prediction, algorithm: Algorithm, emptied: tuple[str, ...] = ()
 ) -> sr.MeasurementReport:
     """The content tree. `header`: of the film (`Source.dataset`). `emptied`: attributes whose values could not stay."""
-    device = sr.ObserverContext(
+    groups = [
+        _region(header, prediction, algorithm),
+        *(_finding(header, prediction, algorithm, k) for k in prediction.ranked()),
+    ]
+    return _document(groups, reservations(prediction), algorithm, emptied)
+
+
+def refusal(
+    header: Dataset, prediction: Prediction, algorithm: Algorithm, emptied: tuple[str, ...] = ()
+) -> sr.MeasurementReport:
+    """The content tree of a film that the model may not speak about: that, and why; no scores."""
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            derived_uid(str(header.SOPInstanceUID), algorithm.version, "status"), "Film not read"
+        ),
+        algorithm_id=_identification(algorithm, whole=True),
+        qualitative_evaluations=[sr.QualitativeEvaluation(codes.RESULT_STATUS, codes.NOT_ATTEMPTED)],
+        source_images=[sr.SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))],
+    )
+    comments = [RESEARCH_ONLY, *(f"No results: {reason}" for reason in reasons_of(prediction))]
+    return _document([group], comments, algorithm, emptied)
+
+
+def observer(algorithm: Algorithm) -> sr.ObserverContext:
+    """The model as the device that observed."""
+    return sr.ObserverContext(
         observer_type=sr.CodedConcept.from_code(codes.DEVICE),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
             uid=derived_uid(algorithm.version, "device"),
@@ -33,19 +61,23 @@ def content(
             serial_number=algorithm.fingerprint,
         ),
     )
+
+
+def _document(
+    groups: Sequence[Any],
+    comments: list[str],
+    algorithm: Algorithm,
+    emptied: tuple[str, ...],
+) -> sr.MeasurementReport:
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=device),
+        observation_context=sr.ObservationContext(observer_device_context=observer(algorithm)),
         procedure_reported=codes.CHEST_FILM,
-        imaging_measurements=[
-            _region(header, prediction, algorithm),
-            *(_finding(header, prediction, algorithm, k) for k in prediction.ranked()),
-        ],
+        imaging_measurements=groups,
         title=codes.REPORT,
     )
-    told = reservations(prediction)
     if emptied:
-        told.append(f"Left empty or out, since the film's header holds no valid value: {', '.join(emptied)}")
-    for text in told:
+        comments.append(f"Left empty or out, since the film's header holds no valid value: {', '.join(emptied)}")
+    for text in comments:
         report[0].ContentSequence.append(
             sr.TextContentItem(name=codes.COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
@@ -54,8 +86,23 @@ def content(
 
 def reservations(prediction: Prediction) -> list[str]:
     """What every result says of itself: for research only, and what is doubtful about its film."""
-    doubts = () if prediction.intake is None else prediction.intake.reasons
-    return [RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in doubts)]
+    return [RESEARCH_ONLY, *(f"Doubt about this film: {reason}" for reason in reasons_of(prediction))]
+
+
+def reasons_of(prediction: Prediction) -> tuple[str, ...]:
+    """Why a film is doubtful, or refused; empty where it is neither."""
+    return () if prediction.intake is None else prediction.intake.reasons
+
+
+def called(prediction: Prediction) -> list[int]:
+    """Places of the findings that are called, in the order of reading."""
+    calls = prediction.calls()
+    return [k for k in prediction.ranked() if calls[k] and prediction.labels[k] != NO_FINDING]
+
+
+def has_call(prediction: Prediction) -> bool:
+    """Whether any finding is called."""
+    return bool(called(prediction))
 
 
 def region_tracking(header: Dataset, algorithm: Algorithm) -> str:
@@ -111,7 +158,7 @@ def _finding(
     if prediction.calibrated_K is not None and fitted:
         numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
     concept, state = codes.finding_code(label), codes.UNDETERMINED
-    called = [(codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE)]
+    point = [(codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE)]
     side = prediction.calls()[k]
     if side is not None and cut is not None:
         kind, state = cut.point, codes.PRESENT if side else codes.ABSENT
@@ -120,7 +167,7 @@ def _finding(
         if points is not None:
             numbers.append(_number(codes.SENSITIVITY, points[kind].sensitivity))
             numbers.append(_number(codes.SPECIFICITY, points[kind].specificity))
-        called = [(codes.POINT_KIND, codes.POINTS[kind]), (codes.CALL, codes.AT_OR_ABOVE if side else codes.BELOW)]
+        point = [(codes.POINT_KIND, codes.POINTS[kind]), (codes.CALL, codes.AT_OR_ABOVE if side else codes.BELOW)]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             derived_uid(str(header.SOPInstanceUID), algorithm.version, "finding", label), label.replace("_", " ")
@@ -128,7 +175,7 @@ def _finding(
         finding_type=concept if state == codes.PRESENT and label != NO_FINDING else None,
         algorithm_id=_identification(algorithm),
         measurements=numbers,
-        qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in ((concept, state), *called)],
+        qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in ((concept, state), *point)],
         source_images=[sr.SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))],
     )
 

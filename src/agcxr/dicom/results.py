@@ -1,6 +1,6 @@
-"""One film and its Prediction -> three DICOM objects: report, picture, segmentation.
+"""One film and its Prediction -> DICOM objects: report, picture, segmentation, and what viewers and IHE AIR ask for.
 
-All three belong to the film's patient and study, refer to it, name the algorithm and its version, and say that they are
+All belong to the film's patient and study, refer to it, name the algorithm and its version, and say that they are
 for research only. UIDs follow from the film's UID and the model's version.
 """
 
@@ -12,14 +12,14 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from functools import partial
 
 import numpy as np
 import pydicom
-from highdicom import UID, AlgorithmIdentificationSequence
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.sc import SCImage
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
-from highdicom.sr import ComprehensiveSR
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
@@ -27,30 +27,13 @@ from pydicom.valuerep import DA, TM
 from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
+from agcxr.dicom.objects import ROLES, SERIES, Role, common, reference, requests_of, take_over
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.report import content, region_tracking, reservations
+from agcxr.dicom.report import content, has_call, reasons_of, refusal, region_tracking, reservations
 from agcxr.dicom.source import OF_THE_FILM, VERBATIM, Source
+from agcxr.dicom.viewing import attention_map, is_gray, key_object, presentation_state
 from agcxr.inference.explain import picture
 from agcxr.inference.prediction import Prediction
-
-Role = Literal["sr", "sc", "seg"]
-SERIES: dict[Role, tuple[int, str]] = {
-    "sr": (9901, "AGCXR report (research use only)"),
-    "sc": (9902, "AGCXR explained picture (research use only)"),
-    "seg": (9903, "AGCXR attended region (research use only)"),
-}
-"""Number and description of the series that each object is alone in."""
-ROLES: tuple[Role, ...] = tuple(SERIES)
-
-
-def parse_roles(text: str) -> tuple[Role, ...]:
-    """ "sr,sc" -> ("sr", "sc"). Raises ValueError for anything but names of results with commas between."""
-    names = {name.strip().lower() for name in text.split(",")}
-    if unknown := names.difference(SERIES):
-        raise ValueError(
-            f"{text!r} names no results ({', '.join(sorted(unknown)) or 'empty'}); expected sr,sc,seg or some"
-        )
-    return tuple(role for role in ROLES if role in names)
 
 
 class Refused(ValueError):
@@ -59,14 +42,19 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The objects for one film, those that were asked for."""
+    """The objects for one film, those that were asked for and that it has."""
 
     sr: Dataset | None = None
     sc: Dataset | None = None
     seg: Dataset | None = None
+    sr3d: Dataset | None = None
+    pm: Dataset | None = None
+    ko: Dataset | None = None
+    pr: Dataset | None = None
+    status: Dataset | None = None
 
     def __iter__(self) -> Iterator[tuple[Role, Dataset]]:
-        every: tuple[tuple[Role, Dataset | None], ...] = (("sr", self.sr), ("sc", self.sc), ("seg", self.seg))
+        every: Iterator[tuple[Role, Dataset | None]] = ((role, getattr(self, role)) for role in SERIES)
         return ((role, dataset) for role, dataset in every if dataset is not None)
 
 
@@ -79,10 +67,11 @@ def make_results(
         source: header of the film.
         prediction: of that film; it must have kept its pixels (`keep_film`).
         algorithm: the model that predicted.
-        roles: which objects.
+        roles: which objects. A Key Object is made of a film with a call only, a Presentation State of one that is
+            gray; the status of one that the model may not speak about only, and of such a film nothing else.
 
     Raises:
-        Refused: it is no film that the model may speak about.
+        Refused: it is no film that the model may speak about, and its status is not among `roles`.
         RadiographError: the header states another size than the film has.
     """
     header = source.dataset
@@ -91,17 +80,20 @@ def make_results(
             f"the header states {header.Columns} x {header.Rows} pixels, the film has "
             f"{prediction.width} x {prediction.height}"
         )
-    if prediction.intake is not None and prediction.intake.decision == "refuse":
-        raise Refused("; ".join(prediction.intake.reasons))
+    refused = prediction.intake is not None and prediction.intake.decision == "refuse"
+    if refused and "status" not in roles:
+        raise Refused("; ".join(reasons_of(prediction)))
+    has = {"status": False, "ko": has_call(prediction), "pr": is_gray(source)}
+    wanted = {"status"} if refused else {role for role in roles if has.get(role, True)}
     # The name may be a file's, and file names may name patients.
     prediction = replace(prediction, name="Chest film", model=algorithm.version)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote names and identifiers of the film, valid or not
         plain = _without_lists(source)
         time = _now(header)
-        made = {role: _MAKERS[role](plain, prediction, algorithm, time) for role in roles}
+        made = {role: _MAKERS[role](plain, prediction, algorithm, time) for role in roles if role in wanted}
         for dataset in made.values():
-            _take_over(dataset, header, *VERBATIM, *OF_THE_FILM)
+            take_over(dataset, header, *VERBATIM, *OF_THE_FILM)
         return Results(**made)
 
 
@@ -115,17 +107,12 @@ def to_bytes(dataset: Dataset) -> bytes:
 
 
 def to_zip(results: Results) -> bytes:
-    """A .zip with sr.dcm, sc.dcm and seg.dcm, made in memory."""
+    """A .zip with sr.dcm, sc.dcm ..., made in memory."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as file:
         for role, dataset in results:
             file.writestr(f"{role}.dcm", to_bytes(dataset))
     return buffer.getvalue()
-
-
-def result_uid(sop_instance_uid: str, algorithm: Algorithm, role: Role) -> str:
-    """SOP Instance UID of a film's result."""
-    return derived_uid(sop_instance_uid, algorithm.version, role)
 
 
 def _without_lists(source: Source) -> Source:
@@ -139,16 +126,19 @@ def _without_lists(source: Source) -> Source:
     return replace(source, dataset=header)
 
 
-def _report(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
-    return ComprehensiveSR(
+def _report(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime, role: Role = "sr") -> Dataset:
+    """A structured report; sr3d says the same in the class that IHE AIR names, status why there are no results."""
+    make = Comprehensive3DSR if role == "sr3d" else ComprehensiveSR
+    what = refusal if role == "status" else content
+    return make(
         evidence=[source.dataset],
-        content=content(source.dataset, prediction, algorithm, source.emptied)[0],
+        content=what(source.dataset, prediction, algorithm, source.emptied)[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
         coding_schemes=[codes.scheme()],
-        requested_procedures=_requests(source.dataset),
-        **_common(source, algorithm, "sr", time),
+        requested_procedures=requests_of(source.dataset),
+        **common(source, algorithm, role, time),
     )
 
 
@@ -162,18 +152,18 @@ def _picture(source: Source, prediction: Prediction, algorithm: Algorithm, time:
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **_common(source, algorithm, "sc", time),
+        **common(source, algorithm, "sc", time),
     )
     image.add_new("PatientOrientation", "CS", None)  # several panels in one picture: no direction is true of all
     image.ConversionType = "WSD"
     image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = DA(time.date()), TM(time.time())
     image.ImageComments = "\r\n".join(reservations(prediction))
     image.DerivationDescription = f"{NAME} {algorithm.version}: film, attention, crop and scores in one picture"
-    image.SourceImageSequence = [_reference(header)]
+    image.SourceImageSequence = [reference(header)]
     image.BodyPartExamined = header.get("BodyPartExamined") or "CHEST"
-    _take_over(image, header, "RequestAttributesSequence", "BurnedInAnnotation", "LossyImageCompression")
+    take_over(image, header, "RequestAttributesSequence", "BurnedInAnnotation", "LossyImageCompression")
     if header.get("LossyImageCompression") == "01":
-        _take_over(image, header, "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+        take_over(image, header, "LossyImageCompressionRatio", "LossyImageCompressionMethod")
     return image
 
 
@@ -204,12 +194,12 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm, 
         content_label="ATTENDED_REGION",
         content_description="Region a model attended to. Research use only.",
         content_creator_name=f"{NAME}^",
-        **_common(source, algorithm, "seg", time),
+        **common(source, algorithm, "seg", time),
     )
     # Its grid is the film's, so the film's directions hold; empty where the film states none.
     result.PatientOrientation = source.dataset.get("PatientOrientation")
     result.BodyPartExamined = source.dataset.get("BodyPartExamined") or "CHEST"
-    _take_over(result, source.dataset, "RequestAttributesSequence")
+    take_over(result, source.dataset, "RequestAttributesSequence")
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
@@ -219,6 +209,11 @@ _MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm, datetime], Dataset]
     "sr": _report,
     "sc": _picture,
     "seg": _segmentation,
+    "sr3d": partial(_report, role="sr3d"),
+    "pm": attention_map,
+    "ko": key_object,
+    "pr": presentation_state,
+    "status": partial(_report, role="status"),
 }
 
 
@@ -226,58 +221,3 @@ def _now(header: Dataset) -> datetime:
     """In the film's time zone where it states one, since its results state that too; else in this machine's."""
     zone = header.get("TimezoneOffsetFromUTC")
     return datetime.now().astimezone() if zone is None else datetime.now(datetime.strptime(zone, "%z").tzinfo)
-
-
-def _requests(header: Dataset) -> list[Dataset] | None:
-    """The requests that the film answers, as a report names them (PS3.3 C.17.2); None where the film names none."""
-    items = []
-    for given in header.get("RequestAttributesSequence", ()):
-        item = Dataset()
-        item.StudyInstanceUID = given.get("StudyInstanceUID") or header.StudyInstanceUID
-        item.AccessionNumber = given.get("AccessionNumber") or header.get("AccessionNumber")
-        for keyword in ("RequestedProcedureID", "RequestedProcedureDescription"):
-            setattr(item, keyword, given.get(keyword))
-        item.PlacerOrderNumberImagingServiceRequest = item.FillerOrderNumberImagingServiceRequest = None
-        item.ReferencedStudySequence = []
-        item.RequestedProcedureCodeSequence = given.get("RequestedProcedureCodeSequence", [])
-        if issuer := given.get("IssuerOfAccessionNumberSequence"):
-            item.IssuerOfAccessionNumberSequence = issuer
-        items.append(item)
-    return items or None
-
-
-def _common(source: Source, algorithm: Algorithm, role: Role, time: datetime) -> dict[str, Any]:
-    """Series, equipment and UIDs: what all three constructors ask for."""
-    film, (number, description) = source.sop_instance_uid, SERIES[role]
-    return {
-        "series_instance_uid": UID(derived_uid(film, algorithm.version, role, "series")),
-        "series_number": number,
-        "series_description": description,
-        "sop_instance_uid": UID(result_uid(film, algorithm, role)),
-        "instance_number": 1,
-        "manufacturer": NAME,
-        "manufacturer_model_name": MODEL_NAME,
-        "software_versions": algorithm.version,
-        "device_serial_number": algorithm.fingerprint,
-        "content_date": time.date(),
-        "content_time": time.time(),
-        "series_date": time.date(),
-        "series_time": time.time(),
-    }
-
-
-def _take_over(result: Dataset, header: Dataset, *keywords: str) -> None:
-    """Those of a film's elements that it has."""
-    for keyword in keywords:
-        if keyword in header:
-            result.add(header[keyword])
-
-
-def _reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = codes.SOURCE_IMAGE[:3]
-    item.PurposeOfReferenceCodeSequence = [purpose]
-    return item

@@ -55,6 +55,17 @@ OPTIONAL = (
     "BurnedInAnnotation",
     "TimezoneOffsetFromUTC",
 )
+DISPLAY = (
+    "PhotometricInterpretation",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+)
+"""How the film is to be shown: for results that say it anew."""
 CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
 ISSUER = ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType")
 SEQUENCES: dict[str, tuple[str, ...]] = {
@@ -183,6 +194,9 @@ def _source(given: Dataset) -> Source:
     ):
         if items := _items(given, keyword, emptied):
             put(kept, keyword, items)
+    for keyword in DISPLAY:
+        if (usable := _taken(given, keyword, [])) is not None:
+            put(kept, keyword, usable)
     for keyword in ("Rows", "Columns"):
         if (size := whole(given, keyword, [])) is None:
             raise RadiographError(f"DICOM without a usable {keyword}")

@@ -66,6 +66,9 @@ class Request:
     out: Path
     explain: Path | None = None
     dicom: Path | None = None
+    objects: str = "sr,sc,seg"
+    """DICOM results."""
+    fhir: Path | None = None
     point: Point = "youden"
     prevalence: str | None = None
     batch_size: int = 16
@@ -77,7 +80,10 @@ class Request:
 
     def flags(self) -> list[str]:
         """Those that change rows or what is written beside them."""
-        pairs = (("explain", self.explain), ("dicom", self.dicom), ("prevalence", self.prevalence))
+        pairs = (
+            *(("explain", self.explain), ("dicom", self.dicom), ("fhir", self.fhir), ("prevalence", self.prevalence)),
+            ("objects", self.objects if self.dicom else None),
+        )
         given = [word for name, value in pairs if value is not None for word in (f"--{name}", str(value))]
         given += [word for other in self.others for word in ("--also", other)]
         return [
@@ -111,7 +117,7 @@ def predict(request: Request, devices: int = 1, nodes: int = 1, also: Sequence[M
     where = place(devices, nodes, os.environ)
     target = checked_target(request.out)
     prevalence = None if request.prevalence is None else parse_prevalence(request.prevalence)
-    leave_out = (request.dicom,) if request.dicom else ()
+    leave_out = tuple(folder for folder in (request.dicom, request.fhir) if folder)
     if where is None:
         summary = predict_files(
             request.model,

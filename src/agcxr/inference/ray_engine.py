@@ -93,7 +93,7 @@ def _ray() -> Any:
 
 
 def _check(request: Request, out: str, nodes: int) -> None:
-    if request.explain or request.dicom:
+    if request.explain or request.dicom or request.fhir:
         raise ValueError(
             "--engine ray writes the table only; for pictures or DICOM results leave it out: --devices and --nodes "
             "share films over processes too (see docs/scale.md)"
