@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agcxr.evaluation.ablation import Draws, sample, usable
 from agcxr.evaluation.analysis import Scores
-from agcxr.evaluation.controls import REFERENCE
 from agcxr.evaluation.evaluate import to_scores
+from agcxr.experiments.ablation import Draws, sample, usable
+from agcxr.experiments.controls import REFERENCE
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 

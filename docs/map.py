@@ -14,7 +14,18 @@ PACKAGE = ROOT / "src" / "agcxr"
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- map of files: made by docs/map.py -->\n", "<!-- end of the map -->\n"
 # In the order in which they may import each other; "" are the files beside the packages.
-PACKAGES = ("", "data", "models", "training", "inference", "evaluation", "dicom", "serve", "serve/static")
+PACKAGES = (
+    "",
+    "data",
+    "models",
+    "training",
+    "inference",
+    "evaluation",
+    "experiments",
+    "dicom",
+    "serve",
+    "serve/static",
+)
 
 
 def first_line(path: Path) -> str:

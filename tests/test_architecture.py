@@ -24,7 +24,19 @@ README = ROOT / "README.md"
 # inside functions and under TYPE_CHECKING alike; and within a package no file imports itself by way of others. Files
 # beside the packages stand where ROOT_FILES says. `agcxr/__init__.py` is the door for users: it may name what it opens,
 # and no file of the package imports from it except __version__.
-PACKAGES = ["ground", "data", "models", "numbers", "training", "inference", "evaluation", "dicom", "serve", "commands"]
+PACKAGES = [
+    "ground",
+    "data",
+    "models",
+    "numbers",
+    "training",
+    "inference",
+    "evaluation",
+    "experiments",
+    "dicom",
+    "serve",
+    "commands",
+]
 ROOT_FILES = {
     "ground": "labels extras starter progress config_file config findings geometry attended calibration",
     "numbers": "metrics delong uncertainty ridge proportions",

@@ -89,7 +89,7 @@ def test_an_impossible_value_is_told_in_words(capsys):
 
 
 def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
-    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.experiments.calibrate as calibrate
     import agcxr.training.stages as stages
 
     seen = {}
@@ -114,7 +114,7 @@ def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     ],
 )
 def test_a_size_is_that_of_views_and_film(monkeypatch, flags, sides):
-    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.experiments.calibrate as calibrate
     import agcxr.training.stages as stages
 
     seen = {}
@@ -134,7 +134,7 @@ def test_an_impossible_size_is_told(capsys, size, message):
 
 
 def test_resume_alone_goes_on_with_the_runs_own_settings_and_films(monkeypatch, tmp_path, capsys):
-    import agcxr.evaluation.calibrate as calibrate
+    import agcxr.experiments.calibrate as calibrate
     import agcxr.training.stages as stages
     from agcxr import config
 

@@ -21,7 +21,7 @@ import pytest
 from agcxr import commands
 from agcxr.cli import main
 from agcxr.data import phantom
-from agcxr.evaluation.calibrate import calibrate
+from agcxr.experiments.calibrate import calibrate
 from agcxr.starter import FILE as STARTER
 from dicom.dicom_made import film as dicom_film
 from evaluation.evaluated import write_prepared, write_run

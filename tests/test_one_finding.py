@@ -23,9 +23,9 @@ from agcxr.data import phantom
 from agcxr.data.prepared import open_prepared
 from agcxr.dicom.results import make_results
 from agcxr.dicom.source import read_source
-from agcxr.evaluation.ablate import ablate
 from agcxr.evaluation.results import load_results
 from agcxr.evaluation.study import study
+from agcxr.experiments.ablate import ablate
 from agcxr.inference.explain import _rows
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.predictor import Predictor

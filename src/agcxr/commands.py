@@ -125,9 +125,9 @@ def evaluate(
         probe: Also measure what is known without training (view, sex, age, follow-up; the run's first weights,
             frozen) and which shortcuts the networks could take, on the same films: a minute or two for 2,000.
     """
-    from agcxr.evaluation.folds import evaluate_folds
-    from agcxr.evaluation.seeds import SEEDS, evaluate_seeds
     from agcxr.evaluation.study import study
+    from agcxr.experiments.folds import evaluate_folds
+    from agcxr.experiments.seeds import SEEDS, evaluate_seeds
     from agcxr.training.folds import FOLDS
 
     options: dict[str, Any] = {
@@ -381,7 +381,7 @@ def calibrate(run: Run, data: Path, *, allow_leak: bool = False, views: ViewSet 
         views: Calibrate the average over these views of a film, as a whole, likewise.
     """
     from agcxr.calibration import MIN_POSITIVES
-    from agcxr.evaluation.calibrate import calibrate as calibrate_run
+    from agcxr.experiments.calibrate import calibrate as calibrate_run
 
     found = calibrate_run(run, data, allow_leak=allow_leak, views=views)
     enough, known = sum(one.enough for one in found.findings.values()), len(found.findings)

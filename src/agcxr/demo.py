@@ -13,8 +13,8 @@ from agcxr.data.phantom_collection import write_phantom
 from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import open_prepared
 from agcxr.data.storing import Storing
-from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.study import Study, study
+from agcxr.experiments.calibrate import calibrate
 from agcxr.inference.batch import Pictures, predict_files
 from agcxr.labels import LABELS
 from agcxr.training.stages import train

@@ -64,7 +64,7 @@ def train(
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from agcxr.evaluation.calibrate import calibrate_once
+    from agcxr.experiments.calibrate import calibrate_once
     from agcxr.training.folds import train_folds
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
@@ -165,7 +165,7 @@ def ablate(
         resamples: Of the bootstrap over patients.
         settings: Every setting of the reference.
     """
-    from agcxr.evaluation.ablate import ablate as run_ablation
+    from agcxr.experiments.ablate import ablate as run_ablation
     from agcxr.training.seeds import parse_seeds
 
     run_ablation(

@@ -15,11 +15,11 @@ from evaluated import SIZE, write_prepared
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agcxr.config import Augment, Fusion, Local, Stage, Train
-from agcxr.evaluation import ablate as ablate_module
-from agcxr.evaluation.ablate import ablate
-from agcxr.evaluation.ablation import Ablation, SeedDifference
-from agcxr.evaluation.ablation_size import read_lesions
-from agcxr.evaluation.ablation_tables import answer, caution, fine, markdown
+from agcxr.experiments import ablate as ablate_module
+from agcxr.experiments.ablate import ablate
+from agcxr.experiments.ablation import Ablation, SeedDifference
+from agcxr.experiments.ablation_size import read_lesions
+from agcxr.experiments.ablation_tables import answer, caution, fine, markdown
 from agcxr.training import run_folder
 from agcxr.training.tasks import StageTask
 

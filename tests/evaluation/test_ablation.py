@@ -13,7 +13,8 @@ from scipy import stats
 
 from agcxr import metrics
 from agcxr.config import Train
-from agcxr.evaluation.ablation import (
+from agcxr.evaluation.analysis import Scores
+from agcxr.experiments.ablation import (
     BinResult,
     Draws,
     Estimate,
@@ -24,7 +25,7 @@ from agcxr.evaluation.ablation import (
     sample,
     usable,
 )
-from agcxr.evaluation.ablation_size import (
+from agcxr.experiments.ablation_size import (
     bins,
     conclusions,
     diameters,
@@ -33,9 +34,8 @@ from agcxr.evaluation.ablation_size import (
     size_study,
     small_findings,
 )
-from agcxr.evaluation.ablation_tables import span
-from agcxr.evaluation.analysis import Scores
-from agcxr.evaluation.controls import arms
+from agcxr.experiments.ablation_tables import span
+from agcxr.experiments.controls import arms
 
 LABELS = ("Nodule", "Mass", "No Finding")
 NAN = math.nan

@@ -9,9 +9,9 @@ import pytest
 import torch
 from evaluated import SIZE, write_prepared
 
-from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.leak import PatientLeak
 from agcxr.evaluation.study import study
+from agcxr.experiments.calibrate import calibrate
 from agcxr.inference.load import load_engine
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Patients

@@ -11,12 +11,12 @@ from evaluated import write_prepared, write_run
 from agcxr.calibration import Calibration, Curve, FindingCalibration, films_digest
 from agcxr.cli import main
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation import calibrate as module
-from agcxr.evaluation.calibrate import calibrate, calibrate_once
 from agcxr.evaluation.evaluate import evaluate
 from agcxr.evaluation.leak import PatientLeak
 from agcxr.evaluation.report import report
 from agcxr.evaluation.study import Study, study
+from agcxr.experiments import calibrate as module
+from agcxr.experiments.calibrate import calibrate, calibrate_once
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, Patients, read_card
 

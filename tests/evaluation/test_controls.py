@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agcxr.config import Fusion, Local, Stage, demo, from_dict, lite, strong
-from agcxr.evaluation.controls import GROUPS, REFERENCE, arms, runs, stage_epochs
+from agcxr.experiments.controls import GROUPS, REFERENCE, arms, runs, stage_epochs
 
 
 def test_every_arm_changes_one_option():

@@ -21,7 +21,6 @@ from evaluated import PARTS, SIZE, write_prepared, write_run
 from agcxr import config
 from agcxr.data.download import HOME, TERMS
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.calibrate import calibrate
 from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
@@ -32,6 +31,7 @@ from agcxr.evaluation.report_tables import difference
 from agcxr.evaluation.results import BranchResult, Results, load_results
 from agcxr.evaluation.study import study
 from agcxr.evaluation.tables import ends, gap_of, number, signed
+from agcxr.experiments.calibrate import calibrate
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc

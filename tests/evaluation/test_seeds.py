@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from evaluated import write_prepared, write_run
 
-from agcxr.evaluation.ablation import over_seeds
 from agcxr.evaluation.report import few_seeds, report
 from agcxr.evaluation.results import load_results
-from agcxr.evaluation.seeds import evaluate_seeds
 from agcxr.evaluation.study import study
 from agcxr.evaluation.tables import gap_of, number, signed
+from agcxr.experiments.ablation import over_seeds
+from agcxr.experiments.seeds import evaluate_seeds
 from agcxr.training.seeds import Seeds, Spread, read_seeds, write_seeds
 
 

@@ -19,11 +19,11 @@ from agcxr.calibration import fit_calibration
 from agcxr.cli import main
 from agcxr.config import from_yaml, to_yaml
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation import folds as evaluation
-from agcxr.evaluation.folds import evaluate_folds, out_of_fold
 from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.results import load_results
+from agcxr.experiments import folds as evaluation
+from agcxr.experiments.folds import evaluate_folds, out_of_fold
 from agcxr.models.checkpoint import read_card
 from agcxr.training.folds import read_folds, train_folds
 from agcxr.training.seeds import read_seeds

@@ -126,7 +126,7 @@ class Card(Frozen):
     source: str | None = None
     """Where imported weights come from; None for a model trained here."""
     calibration: Calibration | None = None
-    """Of the fusion, with its operating points; evaluation/calibrate.py fits it."""
+    """Of the fusion, with its operating points; experiments/calibrate.py fits it."""
     feature_statistics: Section | None = None
     """Of the global branch's features on training films, to tell films that are far from them."""
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from agcxr import metrics
-from agcxr.evaluation.ablation import BinResult, Draws, FindingSize, SeedDifference, SizeStudy, SmallResult, sample
 from agcxr.evaluation.analysis import Scores
-from agcxr.evaluation.controls import NAMES
+from agcxr.experiments.ablation import BinResult, Draws, FindingSize, SeedDifference, SizeStudy, SmallResult, sample
+from agcxr.experiments.controls import NAMES
 from agcxr.labels import FINDINGS, canonical
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate, patients_of_the_rarer

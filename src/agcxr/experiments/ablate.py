@@ -22,15 +22,15 @@ from agcxr import config as configuration
 from agcxr.config import Train
 from agcxr.data.augment import sharp_size
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation import ablation
-from agcxr.evaluation.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
-from agcxr.evaluation.ablation_figure import draw_arms, draw_sizes
-from agcxr.evaluation.ablation_size import bins, ranged_findings, read_lesions, size_study
-from agcxr.evaluation.ablation_tables import markdown, text
 from agcxr.evaluation.analysis import Scores
-from agcxr.evaluation.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.evaluation.evaluate import crop_rows, place_of, to_frame, to_scores
 from agcxr.evaluation.leak import check_leak
+from agcxr.experiments import ablation
+from agcxr.experiments.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
+from agcxr.experiments.ablation_figure import draw_arms, draw_sizes
+from agcxr.experiments.ablation_size import bins, ranged_findings, read_lesions, size_study
+from agcxr.experiments.ablation_tables import markdown, text
+from agcxr.experiments.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from agcxr.evaluation.ablation import Ablation, ArmResult, BinResult, SizeStudy
-from agcxr.evaluation.ablation_size import BRANCHES, FOCAL
-from agcxr.evaluation.controls import GROUPS, NAMES, TITLES
 from agcxr.evaluation.tables import number, signed
+from agcxr.experiments.ablation import Ablation, ArmResult, BinResult, SizeStudy
+from agcxr.experiments.ablation_size import BRANCHES, FOCAL
+from agcxr.experiments.controls import GROUPS, NAMES, TITLES
 
 PAPER_WHITE, INK, MUTED, RULE, ACCENT, WARM = "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea", "#0a6c8f", "#b3541e"
 ROW, HEAD, SPACE = 0.27, 0.38, 0.14

@@ -19,7 +19,7 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.config import Number, Record
 from agcxr.evaluation.analysis import Scores
-from agcxr.evaluation.controls import PAPER_REFERENCE, Arm, Group, Paper
+from agcxr.experiments.controls import PAPER_REFERENCE, Arm, Group, Paper
 from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS, Difference, Estimate

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.ablation import Draws, over_branch, sample
 from agcxr.evaluation.analysis import pairs
 from agcxr.evaluation.report import Written
 from agcxr.evaluation.results import Analysis
 from agcxr.evaluation.study import Study, study
+from agcxr.experiments.ablation import Draws, over_branch, sample
 from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_difference, write_seeds
 
 

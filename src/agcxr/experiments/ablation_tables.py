@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agcxr.evaluation.ablation import Ablation, ArmResult, SeedDifference, SizeStudy, SmallResult
-from agcxr.evaluation.ablation_size import BRANCHES, FOCAL
-from agcxr.evaluation.controls import GROUPS, NAMES, TITLES
 from agcxr.evaluation.tables import NONE, interval, number, signed
+from agcxr.experiments.ablation import Ablation, ArmResult, SeedDifference, SizeStudy, SmallResult
+from agcxr.experiments.ablation_size import BRANCHES, FOCAL
+from agcxr.experiments.controls import GROUPS, NAMES, TITLES
 
 FEW_SEEDS = 5
 """Fewer are said to be few."""

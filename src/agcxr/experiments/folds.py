@@ -25,8 +25,8 @@ from agcxr.evaluation.report import Written, power_of, write_report
 from agcxr.evaluation.report_scores import subgroups
 from agcxr.evaluation.report_seeds import seeds_section
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
-from agcxr.evaluation.seeds import spreads_of
 from agcxr.evaluation.tables import number, signed, text_table, words
+from agcxr.experiments.seeds import spreads_of
 from agcxr.inference.prediction import ViewSet
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
