@@ -176,8 +176,8 @@ def predict(
 
     Args:
         run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
-        inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), or globs in quotes; with
-            --engine ray URIs too, and no archives. Or a DICOMweb service: dicomweb://host/root (docs/dicomweb.md).
+        inputs: Films (PNG, JPEG, WebP, DICOM), folders or archives of them (.zip, .tar.gz), globs in quotes, URIs
+            (s3://, https:// ...), or a DICOMweb service: dicomweb://host/root (docs/dicomweb.md).
         out: CSV to write; with --engine ray a .parquet file, or a folder or URI for many.
         explain: Also write a picture per film into this folder.
         dicom: Also write report, picture and segmentation of each DICOM film into this folder, as DICOM.
@@ -188,9 +188,9 @@ def predict(
         prevalence: Correct calibrated probabilities for how common findings are where the films come from: a share
             for every finding, or pairs such as Effusion=0.1,Mass=0.02.
         batch_size: Films at once.
-        devices: Processes that share the films, one a GPU, or without GPUs one a few cores (docs/scale.md).
-        nodes: Machines that do so, each with that many devices.
-        engine: ray: by actors of a Ray cluster, or of this machine; devices is their number.
+        devices: Ray actors that share the films, one a GPU, or without GPUs one a few cores (docs/scale.md).
+        nodes: Must be 1: which machines there are, the Ray cluster of RAY_ADDRESS knows.
+        engine: ray: by actors of a Ray cluster, or of this machine, also for one device.
         precision: bf16: faster on processors that compute in it (a run; an exported file only with OpenVINO). Boxes
             and probabilities differ then: docs/results/export_parity.md says by how much.
         runtime: Of an exported file (.onnx).
@@ -200,24 +200,18 @@ def predict(
             centre. Box and pictures are those of the first model on the plain view.
     """
     from agcxr.data.dicomweb import with_study
-    from agcxr.inference import launch
+    from agcxr.inference.batch import Request, predict_here
 
-    films, table = with_study(inputs, study), Path(out)
-    beside = (explain, dicom, objects, fhir)
-    request = launch.Request(
-        run, films, table, *beside, point, prevalence, batch_size, precision, runtime, others, views
-    )
-    if engine == "ray":
-        return _predict_on_ray(request, out, devices, nodes)
-    return launch.predict(request, devices, nodes, also=_beside(dicom, objects, fhir))
-
-
-def _predict_on_ray(request: Any, out: str, actors: int, nodes: int) -> int:
+    films, beside = with_study(inputs, study), (explain, dicom, objects, fhir)
+    request = Request(run, films, out, *beside, point, prevalence, batch_size, precision, runtime, others, views)
+    also = _beside(dicom, objects, fhir)
+    if engine == "plain" and (devices, nodes) == (1, 1):
+        return predict_here(request, also)
     if find_spec("ray") is None:
-        raise ValueError(needs("--engine ray", "ray"))
+        raise ValueError(needs("--engine ray" if engine == "ray" else "more than one device", "ray"))
     from agcxr.inference.ray_engine import predict_on_ray
 
-    return predict_on_ray(request, out, actors=actors, nodes=nodes)
+    return predict_on_ray(request, devices=devices, nodes=nodes, also=also)
 
 
 def _beside(dicom: Path | None, objects: str, fhir: Path | None) -> list[Callable[..., Any]]:

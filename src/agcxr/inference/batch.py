@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from agcxr.calibration import Point, Prevalence
+from agcxr.calibration import Point, Prevalence, parse_prevalence
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
@@ -25,7 +25,7 @@ from agcxr.inference.load import load_engine
 from agcxr.inference.onnx_engine import RuntimeName
 from agcxr.inference.prediction import Precision, Prediction, ViewSet
 from agcxr.inference.stream import Film, to_film
-from agcxr.inference.table import Table, Tally, open_csv
+from agcxr.inference.table import Table, Tally, Value, cells_of, open_csv
 from agcxr.progress import ProgressBar
 
 KEPT_FILM = 1024
@@ -90,6 +90,67 @@ class Summary:
         parts += [f"{count:,} without: {reason}" for reason, count in self.without[:5]]
         parts += [self.averaged] if self.averaged else []
         return f"{'; '.join(parts)}; written to {self.csv}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `agcxr predict` was asked for, as far as the table goes."""
+
+    model: str
+    inputs: tuple[str, ...]
+    out: str
+    """A CSV; on Ray also a .parquet file, or a folder or URI for many."""
+    explain: Path | None = None
+    dicom: Path | None = None
+    objects: str = "sr,sc,seg"
+    """DICOM results."""
+    fhir: Path | None = None
+    point: Point = "youden"
+    prevalence: str | None = None
+    batch_size: int = 16
+    precision: Precision = "fp32"
+    runtime: RuntimeName = "onnxruntime"
+    others: tuple[str, ...] = ()
+    """Models averaged with `model`."""
+    views: ViewSet = "plain"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """That are written into."""
+        return tuple(folder for folder in (self.explain, self.dicom, self.fhir) if folder)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Arguments of `load_engine` behind the model."""
+        prevalence = None if self.prevalence is None else parse_prevalence(self.prevalence)
+        options = {"precision": self.precision, "runtime": self.runtime, "others": self.others, "views": self.views}
+        return {"point": self.point, "prevalence": prevalence, **options}
+
+
+def predict_here(request: Request, also: Sequence[MakeSink] = ()) -> int:
+    """Do a request in this process. Returns the exit status. Raises ValueError as `check_alone` and `predict_files`."""
+    check_alone(os.environ)
+    summary = predict_files(
+        request.model,
+        request.inputs,
+        request.out,
+        explain_dir=request.explain,
+        batch_size=request.batch_size,
+        also=also,
+        leave_out=request.folders,
+        **request.engine,
+    )
+    return summary.status
+
+
+def check_alone(environ: Mapping[str, str]) -> None:
+    """Raises ValueError in one of several processes of torchrun or srun, which would all write the same table."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank in environ and environ.get(world, "1") not in ("", "1"):
+            raise ValueError(
+                f"{world} says that {environ[world]} processes were started, and each would write the whole table: "
+                "start the command once, with --devices; for several machines on a Ray cluster (see docs/scale.md)"
+            )
 
 
 def predict_files(
@@ -217,9 +278,9 @@ def write_predictions(
     with open_csv(partial, "w") as file, bar:
         rows = csv.writer(file)
         rows.writerow(table.columns)
-        for cells in predicted(engine, table, films, sinks, batch_size=batch_size, workers=workers):
-            rows.writerow(cells)
-            tally.add(cells)
+        for row in predicted(engine, table, films, sinks, batch_size=batch_size, workers=workers):
+            rows.writerow(cells_of(table.columns, row))
+            tally.add(row)
             bar.update()
             if tally.failed:
                 bar.set_postfix(failed=tally.failed, refresh=False)
@@ -240,8 +301,8 @@ def predicted(
     *,
     batch_size: int = 16,
     workers: int | None = None,
-) -> Iterator[list[str]]:
-    """The rows of films, as cells, in order; what the sinks write is on disk when a row comes."""
+) -> Iterator[list[Value]]:
+    """The rows of films in order; what the sinks write is on disk when a row comes."""
     waiting: deque[FilmFile] = deque()
     inputs = _remembered(films, waiting)
     for result in engine.stream(inputs, batch_size=batch_size, workers=workers, keep_film=KEPT_FILM if sinks else 0):
@@ -250,7 +311,7 @@ def predicted(
         if isinstance(result, Prediction):
             for sink in sinks:
                 also += sink.save(film, result)
-        yield table.cells(table.values(str(film.path), result, also))
+        yield table.values(film.name, result, also)
 
 
 def _remembered(films: Iterable[FilmFile], waiting: deque[FilmFile]) -> Iterator[Film]:

@@ -22,7 +22,7 @@ from agcxr.inference.batch import open_films
 from agcxr.inference.engine import Engine
 from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Failure, Prediction
-from agcxr.inference.stream import batches
+from agcxr.inference.stream import batches, to_film
 from agcxr.progress import ProgressBar
 
 FEATURE = "feature"
@@ -126,7 +126,7 @@ def _of_prepared(engine: Engine, films: Prepared) -> Iterator[list[Row]]:
 
 def _of_files(engine: Engine, inputs: Sequence[str]) -> Iterator[list[Row]]:
     _, walk = open_films(inputs, [])
-    for answers in batches(engine.stream((film.path for film in walk), batch_size=BATCH), BATCH):
+    for answers in batches(engine.stream(map(to_film, walk), batch_size=BATCH), BATCH):
         yield [_row(answer) for answer in answers]
 
 

@@ -1,4 +1,4 @@
-"""Film files among files, folders, archives, globs and DICOMweb studies, found lazily: memory holds few names at once.
+"""Film files among files, folders, archives, globs, URIs and DICOMweb studies, found lazily.
 
 What counts as a film in a folder or an archive is said where films are found for all commands, in data/sources.py.
 """
@@ -18,19 +18,27 @@ from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.dicomweb import DicomWeb, Instance, ServiceError, is_study, parse_study
 from agcxr.data.radiograph import SUFFIXES, RadiographError
 from agcxr.data.sources import Walk, is_left_out, list_folder
+from agcxr.inference.remote import fetch, films_below, is_uri
 
 
 @dataclass(frozen=True)
 class FilmFile:
     """A film, where it lies below the input it was found by, and its place among all films of the walk, from 0.
 
-    path: of its file; of an archive's member the archive's with the member's name behind it. fetch: a member's bytes.
+    path: of its file; of an archive's member the archive's with the member's name behind it. fetch: its bytes, where
+    they are no file's. uri: of a remote film.
     """
 
     path: Path
     relative: Path
     place: int = 0
     fetch: Callable[[], bytes] | None = None
+    uri: str = ""
+
+    @property
+    def name(self) -> str:
+        """As rows have it."""
+        return self.uri or str(self.path)
 
     def read(self) -> bytes:
         """The bytes. Raises OSError, and RadiographError for members that cannot be read."""
@@ -58,7 +66,7 @@ class Films:
     closed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        files = [name for name in self.inputs if not is_study(name)]
+        files = [name for name in self.inputs if not is_study(name) and not is_uri(name)]
         missing = [name for name in files if not os.path.exists(name) and not glob.has_magic(name)]
         if missing:
             raise ValueError(
@@ -84,6 +92,8 @@ class Films:
     def _of(self, name: str) -> Iterator[FilmFile]:
         if is_study(name):
             yield from self._study(name)
+        elif is_uri(name):
+            yield from map(remote_film, films_below(name))
         elif os.path.isdir(name):
             yield from self._walk(Path(name), Path())
         elif os.path.exists(name):
@@ -149,6 +159,12 @@ class Films:
                     yield from self._file(Path(folder) / name, Path(name))
                 elif not everything:  # with "**" the folders below are among the heads
                     yield from self._walk(Path(folder) / name, Path(name))
+
+
+def remote_film(uri: str) -> FilmFile:
+    """The film of a URI; it is fetched when its turn comes."""
+    path = Path(_inside(uri.partition("://")[2]))
+    return FilmFile(path, Path(path.name or "film"), fetch=partial(fetch, uri), uri=uri)
 
 
 def _fetched(service: DicomWeb, instance: Instance) -> bytes:

@@ -1,318 +1,345 @@
-"""`agcxr predict --engine ray`: above one machine's reach, on Ray Data. Film URIs in, Parquet out.
+"""`agcxr predict` by several devices or machines, on Ray Data: those of a cluster, or of this one.
 
-Actors hold a model each and answer for batches of URIs; the films' bytes are fetched where they are read. The columns
-are those of the CSV (see table.py), typed, and `place`, the film's place among all, from 0. A single .parquet file has
-its rows in that order; a folder has parts, each in order within itself.
+One task walks through the films and packs them into batches, a batch a row of the dataset; what only the walk can read
+(members of archives, DICOMweb) goes with its bytes. Actors hold an engine each and write the rows of a batch as a part
+(see parts.py), with pictures and DICOM results beside it. So the driver sees counts only, everything in between is some
+batches, whatever the number of films, and a batch whose actor died is done again by another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-from pyarrow import fs
 
-from agcxr.calibration import Point, parse_prevalence
-from agcxr.data.dicomweb import is_study
-from agcxr.data.radiograph import SUFFIXES
-from agcxr.inference.batch import summarise, table_of
-from agcxr.inference.films import FilmFile, Films
-from agcxr.inference.launch import Request
+from agcxr import __version__
+from agcxr.data.radiograph import RadiographError
+from agcxr.inference.batch import (
+    MakeSink,
+    Pictures,
+    Request,
+    check_alone,
+    open_films,
+    predicted,
+    summarise,
+    table_of,
+)
+from agcxr.inference.ensemble import all_runs, average_file
+from agcxr.inference.films import FilmFile, remote_film, with_pictures
 from agcxr.inference.load import load_engine
 from agcxr.inference.onnx_engine import is_exported
-from agcxr.inference.stream import Film, Remote
-from agcxr.inference.table import EDGES, Table, Tally
+from agcxr.inference.parts import WALK, Job, Parts, Walked, rows_of
+from agcxr.inference.remote import is_uri
+from agcxr.inference.stream import batches
+from agcxr.progress import ProgressBar
+from agcxr.starter import model_path
 
 BATCHES = 4
-"""Of the network in one call of an actor, so that decoding and computing overlap within it."""
+"""Of the network in one part, so that decoding and computing overlap within it."""
 
 FETCHERS = 16
 """Threads of an actor that fetch and decode remote films; they mostly wait."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a walk found; complete after it."""
-
-    ignored: int
-    empty: tuple[str, ...]
-    closed: tuple[str, ...]
-
-
-def predict_on_ray(request: Request, out: str, *, actors: int = 1, nodes: int = 1) -> int:
+def predict_on_ray(request: Request, *, devices: int = 1, nodes: int = 1, also: Sequence[MakeSink] = ()) -> int:
     """Do a request on the Ray cluster that RAY_ADDRESS names, or on one made of this machine. Returns the exit status.
 
     Args:
-        request: its `out` is not used.
-        out: a .parquet file, or a folder or URI for many.
-        actors: how many models; each gets a GPU where the cluster has any.
+        request: all machines must see its model, films and folders under the same paths, or as URIs.
+        devices: actors; each gets a GPU where the cluster has any.
         nodes: must be 1: which machines there are, the cluster knows.
+        also: what else is written of each film; made from the loaded engine.
 
-    Raises ValueError where Ray is not installed, for what this engine does not do, and as `predict_files`.
+    Raises:
+        ValueError: Ray is not installed; devices that are not there; finished rows of another job; as `predict_files`.
+        ChildProcessError: an actor died again and again; what is finished is kept, and it says how to go on.
     """
+    _check(devices, nodes, os.environ)
     ray = _ray()
-    _check(request, out, nodes)
-    start = time.perf_counter()
-    began = not ray.is_initialized()
-    if began:
-        _begin(ray)
-    try:
-        blocks, found = _listed(ray, request.inputs, BATCHES * request.batch_size)
-        answers = _answers(ray, request, blocks, actors)
-        tally = _write(answers, out)
-    finally:
-        if began:
-            ray.shutdown()
+    start, parts = time.perf_counter(), Parts(request.out)
+    open_films(request.inputs, request.folders)  # a mistyped folder is told before anything is started
+    parts.begin(_job(request))
+    with parts.owned(), _Cluster(ray):
+        cpus, gpus = _share(ray, request, devices)
+        work = Work(request, tuple(also), os.getcwd(), cpus, "cuda" if gpus else "cpu")
+        averaged = _run(ray, work, parts, devices, gpus)
+    tally, walked = parts.finish()
     seconds = time.perf_counter() - start
-    summary = summarise(Path(request.out), tally, found.ignored, found.empty, found.closed, seconds)
-    print(str(summary).removesuffix(str(request.out)) + out, file=sys.stderr)
+    summary = summarise(Path(request.out), tally, walked.ignored, walked.empty, walked.closed, seconds, averaged)
+    print(f"{str(summary).removesuffix(str(summary.csv))}{request.out} by {devices} actors", file=sys.stderr)
     return summary.status
+
+
+def _check(devices: int, nodes: int, environ: Mapping[str, str]) -> None:
+    if devices < 1:
+        raise ValueError(f"--devices is {devices}; expected at least 1")
+    if nodes != 1:
+        raise ValueError(
+            f"--nodes is {nodes}, but a Ray cluster knows its machines: leave it out; --devices is the number of actors"
+        )
+    check_alone(environ)
 
 
 def _ray() -> Any:
     # Under `uv run` Ray would pack the working folder and build the environment anew for every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unless asked for
+    os.environ.setdefault("RAY_worker_niceness", "0")  # its workers are the command, and no work beside it
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its messages are about itself
     import ray
     import ray.data
 
     return ray
 
 
-def _check(request: Request, out: str, nodes: int) -> None:
-    if request.explain or request.dicom or request.fhir:
-        raise ValueError(
-            "--engine ray writes the table only; for pictures or DICOM results leave it out: --devices and --nodes "
-            "share films over processes too (see docs/scale.md)"
-        )
-    if (request.precision, request.runtime) != ("fp32", "onnxruntime"):
-        raise ValueError(
-            "--engine ray computes in fp32, exported files on ONNX Runtime: leave out --precision, --runtime"
-        )
-    if request.others or request.views != "plain":
-        raise ValueError("--engine ray computes one model on one view: leave out --also and --views, or the engine")
-    if nodes != 1:
-        raise ValueError(
-            f"--nodes is {nodes}, but a Ray cluster knows its machines: leave it out; --devices is the number of actors"
-        )
-    if out.lower().endswith(".csv"):
-        raise ValueError(f"--engine ray writes Parquet, and --out is {out}; give a .parquet file, a folder or a URI")
-    if not out.lower().endswith(".parquet") and "://" not in out and Path(out).exists() and any(Path(out).iterdir()):
-        raise ValueError(f"{out} is a folder with files in it; give the name of a new one")
+def _job(request: Request) -> Job:
+    """The identity of a request."""
+    runs = all_runs(request.model, request.others)
+    averaged = len(runs) > 1 or request.views != "plain"
+    files = (*runs, *[str(average_file(request.model, request.views))] * averaged)
+    other = {"model", "inputs", "out", "batch_size"}
+    asked = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in other}
+    return Job(
+        version=__version__,
+        model=request.model,
+        fingerprint=" ".join(map(fingerprint, files)),
+        inputs=request.inputs,
+        options=tuple(f"{name} {value}" for name, value in asked.items()),
+        films=BATCHES * request.batch_size,
+    )
 
 
-def _begin(ray: Any) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unless asked for
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(include_dashboard=False, log_to_driver=False)
+def fingerprint(model: str) -> str:
+    """Of a model's files, 16 hex digits; of a hub id, its name (0.2 s for 200 MB)."""
+    root = model_path(model)
+    folder = root if (root / "config.json").is_file() else root / "model"
+    digest = hashlib.blake2b(model.encode() if not root.exists() else b"", digest_size=8)
+    for path in (root, folder / "config.json", folder / "model.safetensors"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
-# --- the films --------------------------------------------------------------------------------------------------------
+class _Cluster:
+    """Ray, begun and ended here unless the process has begun it before."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray, self._ours = ray, not ray.is_initialized()
+
+    def __enter__(self) -> None:
+        if self._ours:
+            local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+
+    def __exit__(self, *error: object) -> None:
+        if self._ours:
+            self._ray.shutdown()
 
 
-def _listed(ray: Any, inputs: Sequence[str], size: int) -> tuple[list[Any], Found]:
-    """References to blocks of (place, image), `size` films each, in Ray's store, and what the walk found."""
-    if any(map(is_study, inputs)):
-        raise ValueError("--engine ray reads no DICOMweb service; leave it out, or save the films as files first")
-    Films([name for name in inputs if "://" not in name])  # what does not exist is told before anything is listed
-    walks: list[Films] = []
-
-    def below(name: str) -> Iterator[str]:
-        if "://" in name:
-            return _remote(name)
-        walks.append(Films([name]))
-        return map(_path, walks[-1])
-
-    names = itertools.chain.from_iterable(map(below, inputs))
-    blocks, place = [], 0
-    while some := list(itertools.islice(names, size)):
-        numbers = np.arange(place, place + len(some))
-        blocks.append(ray.put(pa.table({"place": numbers, "image": pa.array(some, pa.string())})))
-        place += len(some)
-    if not place:
-        raise ValueError(f"no film found in {', '.join(inputs)}; expected films, folders of films, globs or URIs")
-    empty = tuple(one for walk in walks for one in walk.empty)
-    closed = tuple(one for walk in walks for one in walk.closed)
-    return blocks, Found(sum(walk.ignored for walk in walks), empty, closed)
-
-
-def _path(film: FilmFile) -> str:
-    """What actors read a film by. ValueError for a member of an archive, which another machine cannot."""
-    if film.fetch is not None:
-        raise ValueError(f"--engine ray does not look into archives, and {film.path} is in one: unpack it")
-    return str(film.path)
-
-
-def _remote(uri: str) -> Iterator[str]:
-    """The film of a URI, or the films by name below it, sorted."""
-    system, path = _filesystem(uri)
-    (info,) = system.get_file_info([path])
-    if info.type == fs.FileType.File:
-        yield uri
-        return
-    if info.type == fs.FileType.NotFound:
-        raise ValueError(f"there is nothing at {uri}; expected a film, or a folder of films")
-    root = uri.rstrip("/")
-    below = system.get_file_info(fs.FileSelector(path, recursive=True))
-    for one in sorted(below, key=lambda one: str(one.path)):
-        if one.type == fs.FileType.File and Path(one.path).suffix.lower() in SUFFIXES:
-            yield root + str(one.path)[len(path.rstrip("/")) :]
-
-
-def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    try:
-        system, path = fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ValueError(f"{uri} cannot be opened ({error}); expected s3://, gs://, hdfs:// or file://") from error
-    return system, path
-
-
-def _fetch(uri: str) -> bytes:
-    system, path = _filesystem(uri)
-    with system.open_input_stream(path) as stream:
-        return bytes(stream.read())
-
-
-# --- the actors -------------------------------------------------------------------------------------------------------
-
-
-class Answerer:
-    """An actor: a model, and batches of films through it.
-
-    Args:
-        model, point, prevalence, batch_size: of the request.
-        device: "cuda" (Ray shows an actor its own GPU only) or "cpu".
-        threads: of an exported file, and that decode.
-    """
-
-    def __init__(
-        self, model: str, point: Point, prevalence: str | None, batch_size: int, device: str | None, threads: int
-    ) -> None:
-        wanted = None if prevalence is None else parse_prevalence(prevalence)
-        self._engine = load_engine(model, device, "fp32", point, wanted, threads=threads)
-        self._table, self._batch_size, self._threads = table_of(self._engine, ()), batch_size, threads
-
-    def __call__(self, block: dict[str, npt.NDArray[Any]]) -> pa.Table:
-        """place and image of some films -> their rows."""
-        images = [str(image) for image in block["image"]]
-        remote = any("://" in image for image in images)
-        films: Iterator[Film] = (Remote(image, partial(_fetch, image)) if "://" in image else image for image in images)
-        workers = max(FETCHERS, self._threads) if remote else self._threads
-        answers = self._engine.stream(films, batch_size=self._batch_size, workers=workers)
-        rows = [self._table.values(image, answer) for image, answer in zip(images, answers, strict=True)]
-        schema = schema_of(self._table)
-        columns = [pa.array(block["place"], pa.int64())]
-        columns += [
-            pa.array([row[k] for row in rows], kind) for k, kind in enumerate(field.type for field in list(schema)[1:])
-        ]
-        return pa.table(columns, schema=schema)
-
-
-def schema_of(table: Table) -> pa.Schema:
-    """The types of the columns, with `place` before them."""
-    texts = {"image", "intake", "intake_reason", "error"}
-    whole = {"width": pa.int32(), "height": pa.int32(), "fallback": pa.int8()}
-
-    def kind(name: str) -> pa.DataType:
-        if name in texts:
-            return pa.string()
-        return pa.int8() if name.startswith("call_") else whole.get(name, _FLOATS.get(name, pa.float32()))
-
-    return pa.schema([("place", pa.int64()), *((name, kind(name)) for name in table.columns)])
-
-
-_FLOATS = dict.fromkeys(EDGES, pa.float64())
-
-
-def _answers(ray: Any, request: Request, blocks: list[Any], actors: int) -> Any:
-    """The rows as a dataset that is still to be computed."""
+def _share(ray: Any, request: Request, devices: int) -> tuple[int, int]:
+    """Cores and GPUs of an actor. Raises ValueError for more actors than the cluster has devices."""
     have = ray.cluster_resources()
     gpu = have.get("GPU", 0) >= 1 and not is_exported(request.model)
     kind, there = ("GPUs", have.get("GPU", 0)) if gpu else ("processor cores", have.get("CPU", 0))
-    if not 1 <= actors <= there:
+    if devices > there:
         raise ValueError(
-            f"{actors} devices were asked for, but the cluster has {there:.0f} {kind}; "
+            f"{devices} devices were asked for, but the cluster has {there:.0f} {kind}; "
             f"give --devices {there:.0f} or fewer"
         )
-    cpus = max(1, int(have.get("CPU", 1)) // actors)
-    arguments = {
-        "model": request.model if not Path(request.model).exists() else str(Path(request.model).absolute()),
-        "point": request.point,
-        "prevalence": request.prevalence,
-        "batch_size": request.batch_size,
-        "device": "cuda" if gpu else "cpu",
-        "threads": cpus,
-    }
+    return max(1, int(have.get("CPU", 1)) // devices), int(gpu)
+
+
+def _run(ray: Any, work: Work, parts: Parts, devices: int, gpus: int) -> str:
+    """Until all parts are there. Returns what answers are averages of (see `Engine.words`)."""
+    rows, averaged = parts.rows(), ""
+    try:
+        with ProgressBar(
+            unit=" films", desc="Predict", disable=not sys.stderr.isatty(), smoothing=0.1, initial=rows
+        ) as bar:
+            for batch in _dataset(ray, work, devices, gpus).iter_batches(batch_size=None, prefetch_batches=0):
+                if error := next((text for text in batch["error"] if text), None):
+                    raise ValueError(error)
+                averaged = str(batch["averaged"][0]) or averaged
+                bar.update(int(batch["films"].sum()))
+    except ray.exceptions.RayError as error:
+        raise ChildProcessError(
+            f"the actors did not finish ({str(error).splitlines()[0][:200]}). {parts.kept()}"
+        ) from error
+    return averaged
+
+
+def _dataset(ray: Any, work: Work, devices: int, gpus: int) -> Any:
+    """The counts of all batches, still to be computed."""
+    from ray.data.block import BlockMetadata
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Walk(ray.data.Datasource):  # type: ignore[misc, name-defined]
+        def estimate_inmemory_data_size(self) -> None:
+            return None
+
+        def get_read_tasks(self, *_: object, **__: object) -> list[Any]:
+            unknown = dict.fromkeys(("num_rows", "size_bytes", "input_files", "exec_stats"))
+            return [ray.data.ReadTask(work.walk, BlockMetadata(**unknown))]
+
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return ray.data.from_arrow_refs(blocks).map_batches(
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1  # a row is a batch of films: each a block of its own, and on its way at once
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    found = ray.data.read_datasource(Walk(), override_num_blocks=1, num_cpus=0, scheduling_strategy=here)
+    return found.map_batches(
         Answerer,
-        fn_constructor_kwargs=arguments,
-        batch_size=BATCHES * request.batch_size,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=cpus,
-        num_gpus=1 if gpu else 0,
+        fn_constructor_args=(work,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=devices),
+        num_cpus=work.threads,
+        num_gpus=gpus,
     )
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- in the workers ---------------------------------------------------------------------------------------------------
 
 
-def _write(answers: Any, out: str) -> Tally:
-    """Write the parts, and for a .parquet file put them together. Counts what the rows say."""
-    free = {"num_cpus": 0}  # writing is light, and must not wait for a core that an actor holds
-    if "://" in out or not out.lower().endswith(".parquet"):
-        where = out if "://" in out else str(Path(out).absolute())
-        answers.write_parquet(where, ray_remote_args=free)
-        system, path = _filesystem(where) if "://" in where else (fs.LocalFileSystem(), where)
-        return _count(ds.dataset(path, filesystem=system, format="parquet"))
-    target = Path(out).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{target.name}.parts-", dir=target.parent) as folder:
-        answers.write_parquet(folder, ray_remote_args=free)
-        whole = target.with_name(f"{target.name}.partial")
-        _join(list(Path(folder).glob("*.parquet")), whole)
-    tally = _count(ds.dataset(whole, format="parquet"))
-    os.replace(whole, target)
-    return tally
+@dataclass(frozen=True)
+class Work:
+    """What the walk and the actors must know."""
+
+    request: Request
+    also: tuple[MakeSink, ...]
+    folder: str
+    """In which the command was given."""
+    threads: int
+    """That decode, and of an exported file."""
+    device: str
+    """ "cuda" (Ray shows an actor its own GPU only) or "cpu"."""
+
+    def enter(self) -> Parts:
+        """Names mean here what they mean where the command was given."""
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
+        return Parts(self.request.out)
+
+    def walk(self) -> Iterator[pa.Table]:
+        """All batches whose rows are not there yet, one a table of one row; or a row that says what is wrong."""
+        try:
+            yield from map(_packed, self._left(self.enter()))
+        except (ValueError, OSError) as error:
+            yield pa.table({"place": [-1], "error": [str(error)]})
+
+    def _left(self, parts: Parts) -> Iterator[list[FilmFile]]:
+        request, there = self.request, set(parts.places())
+        own = [] if is_uri(request.out) else [Path(parts.where)]
+        films, walk = open_films(request.inputs, [*own, *request.folders])
+        count = 0
+        for batch in batches(with_pictures(walk) if request.explain else walk, BATCHES * request.batch_size):
+            count += len(batch)
+            if batch[0].place not in there:
+                yield batch
+                continue
+            for image, film in itertools.zip_longest(parts.images(batch[0].place), batch):
+                if film is None or image != _text(film.name):
+                    now = "there are no more" if film is None else f"it is {film.name}"
+                    raise ValueError(
+                        f"the films have changed since {parts.where} was begun: its next film is {image}, and now "
+                        f"{now}; delete that folder to begin anew"
+                    )
+        walked = Walked(films=count, ignored=films.ignored, empty=tuple(films.empty), closed=tuple(films.closed))
+        parts.write(WALK, walked.model_dump_json().encode())
 
 
-def _join(parts: Sequence[Path], whole: Path) -> None:
-    """Parts into one file, in the order of the films. Memory holds a batch."""
-    ordered = sorted(
-        parts, key=lambda part: next(pq.ParquetFile(part).iter_batches(1, columns=["place"]))[0][0].as_py()
-    )
-    place = 0
-    with pq.ParquetWriter(whole, pq.read_schema(ordered[0])) as writer:
-        for part in ordered:
-            for batch in pq.ParquetFile(part).iter_batches():
-                if batch["place"].to_numpy().tolist() != list(range(place, place + len(batch))):
-                    raise RuntimeError(f"{part} does not go on with film {place}: Ray gave rows out of order")
-                place += len(batch)
-                writer.write_batch(batch)
+def _packed(batch: list[FilmFile]) -> pa.Table:
+    """A batch as a row. Names are bytes, as a file system may hold any."""
+    films = [
+        {"name": os.fsencode(film.name), "relative": os.fsencode(film.relative), **_carried(film)} for film in batch
+    ]
+    kind = pa.struct([("name", pa.binary()), ("relative", pa.binary()), ("data", pa.binary()), ("reason", pa.string())])
+    return pa.table({"place": [batch[0].place], "films": pa.array([films], pa.list_(kind))})
 
 
-def _count(rows: ds.Dataset) -> Tally:
-    tally = Tally(("error", "intake"))
-    for batch in rows.to_batches(columns=list(tally.columns)):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            tally.add(row)
-    return tally
+def _carried(film: FilmFile) -> dict[str, bytes | str]:
+    """The bytes of a film that only the walk can read, or why it cannot."""
+    if film.fetch is None or film.uri:
+        return {}
+    try:
+        return {"data": film.fetch()}
+    except RadiographError as error:
+        return {"reason": str(error)}
+    except OSError as error:
+        return {"reason": f"{film.name} cannot be fetched: {error}"}
+
+
+def _unpacked(films: Sequence[Mapping[str, Any]], start: int) -> Iterator[FilmFile]:
+    for place, film in enumerate(films, start):
+        name, relative = os.fsdecode(film["name"]), Path(os.fsdecode(film["relative"]))
+        uri = name if is_uri(name) else ""
+        fetch = remote_film(uri).fetch if uri else None
+        if film["data"] is not None or film["reason"] is not None:
+            fetch = partial(_given, film["data"], film["reason"])
+        yield FilmFile(Path(name), relative, place, fetch, uri)
+
+
+def _given(data: bytes | None, reason: str | None) -> bytes:
+    if data is None:
+        raise RadiographError(reason or "it is empty")
+    return data
+
+
+class Answerer:
+    """An actor: an engine, and batches of films through it. What is wrong is an answer too, so that it is told once."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._parts = work, work.enter()
+        self._answer: Callable[[int, Sequence[Mapping[str, Any]]], None] | None = None
+        self._averaged = ""
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """A batch -> how many films it has, when their rows are written."""
+        (batch,) = row.to_pylist()
+        films = batch.get("films") or ()
+        error = batch.get("error")
+        try:
+            if error is None:
+                self._write(batch["place"], films)
+        except (ValueError, OSError) as problem:
+            error = str(problem)
+        told = {"films": [len(films)], "averaged": [self._averaged], "error": [error or ""]}
+        return pa.table(told)
+
+    def _write(self, start: int, films: Sequence[Mapping[str, Any]]) -> None:
+        self._answer = self._answer or self._begun()
+        self._answer(start, films)
+
+    def _begun(self) -> Callable[[int, Sequence[Mapping[str, Any]]], None]:
+        """The engine is loaded with the first batch, where somebody hears what is wrong with it."""
+        work, request = self._work, self._work.request
+        on_file = {"threads": work.threads} if is_exported(request.model) else {"device": work.device}
+        engine = load_engine(request.model, **on_file, **request.engine)
+        sinks = [*([Pictures(request.explain)] if request.explain else []), *(make(engine) for make in work.also)]
+        table, self._averaged = table_of(engine, sinks), engine.words
+
+        def answer(start: int, films: Sequence[Mapping[str, Any]]) -> None:
+            remote = any(b"://" in film["name"] for film in films)
+            workers = max(FETCHERS, work.threads) if remote else work.threads
+            size = request.batch_size
+            rows = predicted(engine, table, _unpacked(films, start), sinks, batch_size=size, workers=workers)
+            self._parts.begin_part(start)
+            self._parts.write_part(start, rows_of(table, start, [[_text(str(row[0])), *row[1:]] for row in rows]))
+
+        return answer
+
+
+def _text(name: str) -> str:
+    """A name as tables hold it: valid UTF-8."""
+    return name.encode(errors="backslashreplace").decode()

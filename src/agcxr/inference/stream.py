@@ -178,7 +178,7 @@ def each_film(films: Iterable[Film] | Film) -> Iterable[Film]:
 
 def to_film(file: FilmFile) -> Path | Remote:
     """A film that was found, for an engine."""
-    return file.path if file.fetch is None else Remote(str(file.path), file.fetch)
+    return file.path if file.fetch is None else Remote(file.name, file.fetch)
 
 
 def prediction_of(

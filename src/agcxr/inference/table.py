@@ -11,13 +11,12 @@ refused holds nothing that the model says of it: no probabilities, calls, box, f
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import BinaryIO, Literal, TextIO, TypeAlias
+from typing import Literal, TextIO, TypeAlias
 
 from agcxr.inference.prediction import Failure, Prediction
 
@@ -76,16 +75,13 @@ class Table:
             *last,
         ]
 
-    def cells(self, values: Sequence[Value]) -> list[str]:
-        """The row as the CSV has it: probabilities to six digits, pixels to two."""
-        return [
-            f"{value:.{places}f}" if isinstance(value, float) else "" if value is None else str(value)
-            for value, places in zip(values, self._digits, strict=True)
-        ]
 
-    @cached_property
-    def _digits(self) -> list[int]:
-        return [2 if name in EDGES else 6 for name in self.columns]
+def cells_of(columns: Sequence[str], row: Sequence[Value]) -> list[str]:
+    """A row as the CSV has it: probabilities to six digits, pixels to two."""
+    return [
+        f"{value:.{2 if name in EDGES else 6}f}" if isinstance(value, float) else "" if value is None else str(value)
+        for name, value in zip(columns, row, strict=True)
+    ]
 
 
 @dataclass
@@ -104,7 +100,7 @@ class Tally:
     """Films without DICOM results although they were asked for, by the reason."""
 
     def add(self, row: Sequence[Value]) -> None:
-        """Count a row, as values or as cells."""
+        """Count a row."""
         self.rows += 1
         self.failed += bool(row[self._place["error"]])
         self.refused += row[self._place["intake"]] == "refuse"
@@ -126,20 +122,3 @@ def open_csv(file: str | os.PathLike[str] | int, mode: Literal["w", "a"]) -> Tex
     """
     own = not isinstance(file, int)
     return open(file, mode, newline="", encoding="utf-8", errors="backslashreplace", closefd=own)
-
-
-def whole_rows(file: BinaryIO) -> Iterator[tuple[list[str], bytes]]:
-    """The whole rows of a CSV, cells and bytes, the header first. Ends before one that is cut off."""
-    lines: list[bytes] = []
-
-    def taken() -> Iterator[str]:
-        for line in file:
-            lines.append(line)
-            yield line.decode("utf-8", errors="replace")
-
-    for cells in csv.reader(taken()):
-        raw = b"".join(lines)
-        lines.clear()
-        if not raw.endswith(b"\r\n"):
-            return
-        yield cells, raw
