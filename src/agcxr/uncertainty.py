@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -92,6 +92,18 @@ def cluster_weights(cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Gen
     name, cluster = np.unique(np.asarray(cluster_N), return_inverse=True)
     for count in _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (8 * max(1, len(cluster)))):
         yield count[cluster].astype(np.float64)
+
+
+def resample(
+    measure: Callable[[Floats], Sequence[Floats]], cluster_N: npt.ArrayLike, resamples: int, rng: np.random.Generator
+) -> tuple[Floats, ...]:
+    """What `measure` makes of the films on resamples over clusters (patients): of weights N x r, as `cluster_weights`
+    has them, some arrays ... x r; all resamples together ... x R."""
+    return _joined(in_threads(measure, cluster_weights(cluster_N, resamples, rng)))
+
+
+def _joined(chunks: Iterable[Sequence[Floats]]) -> tuple[Floats, ...]:
+    return tuple(np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
 
 
 def in_threads(work: Callable[[In], Out], chunks: Iterable[In]) -> Iterator[Out]:
@@ -207,8 +219,8 @@ def bootstrap(
         auroc, ap = (np.stack(part).reshape(branches, labels, -1) for part in zip(*ranked, strict=True))
         return (auroc, ap, *sums.measures(count_CR))
 
-    chunks = list(in_threads(measured, _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name))))))
-    auroc, ap, brier, sensitivity, specificity = (np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True))
+    counts = _drawn(len(name), resamples, rng, step=CHUNK_BYTES // (4 * max(1, len(name))))
+    auroc, ap, brier, sensitivity, specificity = _joined(in_threads(measured, counts))
     return Replicates(auroc, ap, brier, sensitivity, specificity, clusters=len(name))
 
 

@@ -98,9 +98,11 @@ class Tally:
 
 def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int, seed: int) -> list[Measures]:
     """Every tally's measures on the same resamples of whole clusters (patients)."""
-    weights = uncertainty.cluster_weights(cluster_N, resamples, np.random.default_rng(seed))
-    chunks = uncertainty.in_threads(lambda weight_NR: [tally.measures(weight_NR) for tally in tallies], weights)
-    return [Measures(*map(np.concatenate, zip(*own, strict=True))) for own in zip(*chunks, strict=True)]
+    rng, width = np.random.default_rng(seed), len(Measures._fields)
+    flat = uncertainty.resample(
+        lambda weight_NR: [each for tally in tallies for each in tally.measures(weight_NR)], cluster_N, resamples, rng
+    )
+    return [Measures(*flat[start : start + width]) for start in range(0, len(flat), width)]
 
 
 def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> Estimate:

@@ -19,7 +19,7 @@ from agcxr.evaluation.tables import chance as p_words
 from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, paired
-from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, Difference, cluster_weights, mean_over, p_floor
+from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, Difference, mean_over, p_floor, resample
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"
@@ -121,14 +121,22 @@ def coverage(
         ]
     ).round(12)  # equal boxes are no difference, whatever the last bits of their edges
     patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
-    weight_NR = np.concatenate(list(cluster_weights(patient, resamples, np.random.default_rng(seed))), axis=1)
-    rows, gaps = [], []
-    for name in (label for label in LABELS if label in set(finding)):
+    names = [label for label in LABELS if label in set(finding)]
+
+    def gaps_of(weight_NR: Floats) -> list[Floats]:
+        """2 x R of every finding: coverage minus chance, and minus the centre."""
+        out = []
+        for some in (finding == name for name in names):
+            total_R = weight_NR[some].sum(axis=0)
+            gap_2R = (share_3N[0] - share_3N[1:])[:, some] @ weight_NR[some]
+            out.append(np.divide(gap_2R, total_R, where=total_R > 0, out=np.full_like(gap_2R, np.nan)))
+        return out
+
+    gaps = resample(gaps_of, patient, resamples, np.random.default_rng(seed))
+    rows = []
+    for name, gap_2R in zip(names, gaps, strict=True):
         some = finding == name
-        total_R = weight_NR[some].sum(axis=0)
-        gap_2R = (share_3N[0] - share_3N[1:])[:, some] @ weight_NR[some]
-        gaps.append(np.divide(gap_2R, total_R, where=total_R > 0, out=np.full_like(gap_2R, np.nan)))
-        rows.append(_row(name, share_3N[:, some], Clustered.of(patient[some]), gaps[-1]))
+        rows.append(_row(name, share_3N[:, some], Clustered.of(patient[some]), gap_2R))
     fewest = min(row.patients for row in rows)
     whole = _row(MEAN, share_3N, Clustered.of(patient, finding), mean_over(np.stack(gaps)), fewest)
     return Coverage(resamples=resamples, rows=(*rows, whole))

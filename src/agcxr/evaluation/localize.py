@@ -48,7 +48,7 @@ from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.progress import ProgressBar
 from agcxr.proportions import Clustered, against_chance, mean_of, paired
-from agcxr.uncertainty import RESAMPLES, cluster_weights, mean_over
+from agcxr.uncertainty import RESAMPLES, mean_over, resample
 
 LOCALIZATION = "localization.json"
 PICTURE = "localization.png"
@@ -284,16 +284,20 @@ def _replicates(
     tracks: Sequence[Track], groups: Sequence[Group], patients: Sequence[str], resamples: int, rng: np.random.Generator
 ) -> dict[Method, list[Floats]]:
     """R x V means of every method on the resamples: one a finding and, last, their mean; NaN where one is missing."""
-    chunks: dict[Method, list[list[Floats]]] = {track.method: [[] for _ in groups[:-1]] for track in tracks}
-    for weight_Nr in cluster_weights(patients, resamples, rng):
-        for at, group in enumerate(groups[:-1]):
+
+    def means(weight_Nr: Floats) -> list[Floats]:
+        """V x r of every finding and method."""
+        out = []
+        for group in groups[:-1]:
             weight_rN = weight_Nr[group.mine_N].T
             total_r1 = weight_rN.sum(axis=1, keepdims=True)
             share_rN = np.divide(weight_rN, total_r1, where=total_r1 > 0, out=np.full_like(weight_rN, np.nan))
-            for track in tracks:
-                chunks[track.method][at].append(share_rN @ track.value_NV[group.mine_N])
-    joined = {method: [np.concatenate(part) for part in each] for method, each in chunks.items()}
-    return {method: [*each, mean_over(np.stack(each))] for method, each in joined.items()}
+            out += [(share_rN @ track.value_NV[group.mine_N]).T for track in tracks]
+        return out
+
+    found = [each_VR.T for each_VR in resample(means, patients, resamples, rng)]
+    by_method = {track.method: found[at :: len(tracks)] for at, track in enumerate(tracks)}
+    return {method: [*each, mean_over(np.stack(each))] for method, each in by_method.items()}
 
 
 def summarise(

@@ -141,24 +141,18 @@ def averages(
     value_MBK = np.array(values, np.float64).reshape(*shape, target.shape[1])
     used = np.flatnonzero(~np.isnan(value_MBK).any(axis=(0, 1)))
 
-    def means(weight_NR: npt.ArrayLike) -> Floats:
-        """M x B x R."""
-        return np.stack(
-            [
-                np.stack(
-                    [
-                        uncertainty.mean_over(np.stack([m(target[:, k], b[:, k], weight_NR) for k in used]))
-                        for b in score
-                    ]
-                )
-                for m in measures
-            ]
-        )
+    def means(weight_NR: npt.ArrayLike) -> list[Floats]:
+        """R numbers of every measure and branch."""
+        return [
+            uncertainty.mean_over(np.stack([m(target[:, k], b[:, k], weight_NR) for k in used]))
+            for m in measures
+            for b in score
+        ]
 
     if not len(used) or not len(score):
         return Averages(value_MBK, np.full(shape, np.nan), np.full((*shape, resamples), np.nan), 0, 0)
-    weights = uncertainty.cluster_weights(patient_N, resamples, np.random.default_rng(seed))
-    replicate_MBR = np.concatenate(list(uncertainty.in_threads(means, weights)), axis=2)
+    replicates = uncertainty.resample(means, patient_N, resamples, np.random.default_rng(seed))
+    replicate_MBR = np.stack(replicates).reshape(*shape, resamples)
     fewest = min(uncertainty.patients_of_the_rarer(target[:, k], patient_N) for k in used)
     return Averages(value_MBK, value_MBK[:, :, used].mean(axis=2), replicate_MBR, fewest, len(used))
 
