@@ -54,7 +54,6 @@ def test_a_set_survives_json():
     [
         (["Edema", "edema"], "labels 'Edema' and 'edema' cannot be told apart; rename one of them"),
         (["Rib-fracture", "rib fracture"], "labels 'Rib-fracture' and 'rib fracture' cannot be told apart"),
-        (["Normal"], "'Normal' is the only label, and says that there is none; expected a finding too"),
         (["a", " "], "the label ' ' cannot name a finding; expected 1 to 100 letters"),
         (["a\nb"], r"the label 'a\\nb' cannot name a finding"),
         (["x" * 101], "cannot name a finding"),
@@ -71,6 +70,11 @@ def test_nothing_is_stated_of_a_name_that_is_no_label():
         Findings.model_validate({"labels": ["A"], "codes": {"TB": {"scheme": "SCT", "value": "1", "meaning": "x"}}})
     with pytest.raises(ValidationError, match="'A' cannot be both localised and diffuse"):
         Findings(labels=("A",), localised=("A",), diffuse=("A",))
+
+
+def test_a_label_that_stands_alone_is_the_question_itself():
+    assert (Findings.of(["Normal"]).none, Findings.of(["Normal"]).names) == (None, ("Normal",))
+    assert CHESTXRAY14.restricted(("No Finding",)).names == ()
 
 
 def test_a_part_of_a_set():

@@ -70,8 +70,6 @@ class Findings(Frozen):
             raise ValueError(
                 f"the labels {' and '.join(map(repr, twice[:2]))} cannot be told apart; rename one of them"
             )
-        if not self.names:
-            raise ValueError(f"{self.none!r} is the only label, and says that there is none; expected a finding too")
         stated = {
             "none": () if self.none is None else (self.none,),
             "aliases": tuple(self.aliases.values()),
@@ -90,8 +88,8 @@ class Findings(Frozen):
     @classmethod
     def of(cls, labels: Iterable[str], name: str = "own") -> Findings:
         """A set of these names, in this order, with what is known of standard findings among them: other spellings,
-        short names, where they lie, codes. One that reads "No Finding" or "Normal" says that there is none. Raises
-        ValueError for names that cannot be told apart or name nothing."""
+        short names, where they lie, codes. One that reads "No Finding" or "Normal" beside others says that there
+        is none of them. Raises ValueError for names that cannot be told apart or name nothing."""
         labels = tuple(labels)
         if labels == CHESTXRAY14.labels:
             return CHESTXRAY14
@@ -111,7 +109,9 @@ class Findings(Frozen):
         return cls(
             name=name,
             labels=labels,
-            none=next((label for label, known in standard.items() if known == _STANDARD.none), None),
+            none=next(
+                (label for label, known in standard.items() if known == _STANDARD.none and len(labels) > 1), None
+            ),
             # Where two labels mean one standard finding, no other spelling can say which is meant.
             aliases={
                 alias: label

@@ -163,7 +163,7 @@ def test_an_empty_section_of_the_first_cards_is_passed_over(folder):
         ({"model": {"backbone": "resnet18", "depth": 3}}, r"model\.depth: Extra inputs"),
         ({"model": {"backbone": "resnet18", "pooling": "sum"}}, r"model\.pooling: Input should be 'avg' or 'max'"),
         ({"model": {"backbone": "resnet18", "image_size": 10**9}}, r"model\.image_size: Input should be less than"),
-        ({"model": {"backbone": "hf-hub:evil/model"}}, "unknown backbone 'hf-hub:evil/model'"),
+        ({"model": {"backbone": "hf-hub:evil/model"}, "findings": None}, "unknown backbone 'hf-hub:evil/model'"),
         ({"model": {}}, r"model\.backbone: Field required"),
     ],
 )

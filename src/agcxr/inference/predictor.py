@@ -118,6 +118,7 @@ class Predictor(Engine):
         card = model.card or model.new_card()
         # First cards do not say what was taught: such a model keeps the fingerprint that it had.
         left_out = {"versions"} if card.taught else {"versions", "taught"}
+        left_out |= {"findings"} if card.usual else set()
         digest.update(card.model_dump_json(exclude=left_out).encode())
         if self.precision != "fp32":
             digest.update(self.precision.encode())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agcxr import config, geometry
-from agcxr.labels import LABELS
+from agcxr.findings import CHESTXRAY14
 from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
 from agcxr.models.backbones import Backbone
@@ -170,7 +170,7 @@ class AGCNN(
         attention: config.Attention | None = None,
         crop_source: str = "view",
         look: str = "attention",
-        labels: Sequence[str] = LABELS,
+        labels: Sequence[str] = CHESTXRAY14.labels,
         weights: str | Path = "imagenet",
         strict: bool = True,
     ) -> None:

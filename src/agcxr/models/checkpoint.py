@@ -27,7 +27,7 @@ from agcxr.calibration import Calibration
 from agcxr.config import Attention, Frozen, Look, Normalisation
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
-from agcxr.labels import LABELS
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
 from agcxr.starter import model_path
@@ -56,7 +56,7 @@ class ModelArguments(Frozen):
     attention: Attention = Attention()
     crop_source: Literal["view", "prepared"] = "view"
     look: Look = "attention"
-    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = LABELS
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = CHESTXRAY14.labels
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +122,8 @@ class Card(Frozen):
     taught: dict[str, tuple[PositiveInt, PositiveInt]] | None = None
     """Labels that the training films taught: how many of them are known to have each, and known not to have it, at
     least one of either. None: not known, as of imported weights and first cards; then every label counts as taught."""
+    findings: Findings
+    """What is known of the model's labels. Cards that do not say: what is known of labels so called."""
     seed: int | None = None
     source: str | None = None
     """Where imported weights come from; None for a model trained here."""
@@ -134,6 +136,31 @@ class Card(Frozen):
     def labels(self) -> tuple[str, ...]:
         """The labels that the model answers for, in its order. Its other outputs were never taught."""
         return tuple(label for label in self.model.labels if self.taught is None or label in self.taught)
+
+    @property
+    def usual(self) -> bool:
+        """The findings are what is known of labels so called, so that they say no more than these do."""
+        return self.findings == Findings.of(self.model.labels)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _findings_of_the_labels(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("findings") is not None:
+            return given
+        model = given.get("model")
+        labels = model.get("labels", CHESTXRAY14.labels) if isinstance(model, dict) else getattr(model, "labels", None)
+        if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+            return given
+        return given | {"findings": Findings.of(labels)}
+
+    @model_validator(mode="after")
+    def _findings_are_about_the_labels(self) -> Card:
+        if self.findings.labels != self.model.labels:
+            raise ValueError(
+                f"findings are about {', '.join(self.findings.labels)}; expected the model's labels, "
+                f"{', '.join(self.model.labels)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _taught_labels(self) -> Card:

@@ -17,7 +17,6 @@ from agcxr import config as configuration
 from agcxr.config import Train
 from agcxr.data.prepared import PartCount, Prepared, SplitPlan, open_prepared
 from agcxr.data.splits import PARTS, assign_folds, check_leaks
-from agcxr.labels import FINDINGS
 from agcxr.training.run_folder import atomic
 from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
@@ -127,7 +126,7 @@ def _begin(root: Path, found: Folds, prepared: Prepared, resume: bool) -> None:
     elif root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty and holds no folds; give --out a new or an empty folder")
     index = prepared.index
-    parts = assign_folds(index, found.folds, found.seed, FINDINGS)
+    parts = assign_folds(index, found.folds, found.seed, prepared.findings.names)
     for fold, (folder, part) in enumerate(zip(found.films(root), parts, strict=True), start=1):
         rule = f"fold {fold} of {found.folds}"
         _write_films(prepared, folder, SplitPlan(rule=rule, seed=found.seed), index.assign(split=part))

@@ -51,7 +51,7 @@ class Keeper(L.Callback):
             if best is None or better(row, best):
                 weights = self.averaging.average if self.averaging else stage_state(task.model, task.stage)
                 run_folder.write_weights(self.folder / "best.safetensors", weights)
-            run_folder.write_metrics(self.folder / "metrics.csv", self.rows)
+            run_folder.write_metrics(self.folder / "metrics.csv", self.rows, task.data.val.findings.labels)
         self._save(trainer)
         self._stop_early(trainer)
 

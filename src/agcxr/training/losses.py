@@ -30,7 +30,7 @@ ALONE = Peers(1, lambda count: count)
 
 
 class Loss(Protocol):
-    """(logit_BK, target_BK in {0, 1, NaN}, who shares the batch) -> scalar."""
+    """(logit_BK, target_BK in [0, 1] or NaN, who shares the batch) -> scalar."""
 
     def __call__(self, logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Tensor: ...
 
@@ -88,7 +88,7 @@ def asymmetric(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Ten
     q_BK = (p_BK - CLIP).clamp(min=0)  # shifted probability of a negative
     positive_BK = -((1 - p_BK) ** GAMMA_POSITIVE) * F.logsigmoid(logit_BK.float())
     negative_BK = -(q_BK**GAMMA_NEGATIVE) * torch.log1p(-q_BK)
-    return _mean(torch.where(target_BK > 0.5, positive_BK, negative_BK), known_BK, peers)
+    return _mean(target_BK * positive_BK + (1 - target_BK) * negative_BK, known_BK, peers)
 
 
 def positive_weights(label_NK: Tensor) -> Tensor:
@@ -138,7 +138,11 @@ def normal_less(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE, *, no
 def make(name: str, train_label_NK: Tensor, normal: int | None = None, normal_weight: float = 1.0) -> Loss:
     """The loss of that name (config.Train.loss); `train_label_NK` are the labels `balanced-dataset` and
     `balanced-finding` count. `normal_weight`: see `normal_less`; of `bce` alone."""
-    if normal_weight != 1 and normal is not None:
+    if normal_weight != 1:
+        if normal is None:
+            raise ValueError(
+                f"normal_weight is {normal_weight:g}, but none of the labels says that a film is normal; leave it at 1"
+            )
         return partial(normal_less, normal=normal, weight=normal_weight)
     if name == "balanced-dataset":
         beta_positive, beta_negative = (float(beta) for beta in betas(train_label_NK))

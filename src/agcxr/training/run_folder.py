@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -30,7 +30,6 @@ from torch import Tensor
 
 from agcxr import config as configuration
 from agcxr.config import Train
-from agcxr.labels import LABELS
 from agcxr.models.backbones import usual_statistics
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
@@ -38,7 +37,8 @@ PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of metrics.csv. auc_K follows LABELS; NaN where a class is absent. seconds and films_per_s: training."""
+    """One line of metrics.csv. auc_K follows the labels of the films; NaN where a class is absent. seconds and
+    films_per_s: training."""
 
     epoch: int
     train_loss: float
@@ -340,12 +340,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def write_metrics(path: Path, rows: list[EpochRow]) -> None:
+def write_metrics(path: Path, rows: list[EpochRow], labels: Sequence[str]) -> None:
     """metrics.csv: one line an epoch, AUROC per label as auc_<label>, empty where a class is absent."""
     text = io.StringIO()
     names = [field.name for field in fields(EpochRow) if field.name != "auc_K"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *(f"auc_{label}" for label in LABELS)])
+    writer.writerow([*names, *(f"auc_{label}" for label in labels)])
     for row in rows:
         values = [getattr(row, name) for name in names] + list(row.auc_K)
         writer.writerow(["" if value != value else value for value in values])

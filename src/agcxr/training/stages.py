@@ -21,7 +21,7 @@ from tqdm import tqdm
 from agcxr.config import Train, parts_of, starts_from_global
 from agcxr.data.dataset import films
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.labels import FINDINGS, LABELS
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
@@ -106,7 +106,7 @@ def train(
 
 def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, progress: bool) -> RunSummary:
     torch.manual_seed(config.seed)
-    model = build(config)
+    model = build(config, data.train.findings)
     if progress:
         tqdm.write(_header(model, config, data, run))
         _say_absent(data)
@@ -131,8 +131,9 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
     return RunSummary(run.root, run.model, tuple(summaries))
 
 
-def build(config: Train) -> AGCNN:
-    """The network of a configuration with its first weights; random ones follow torch's global generator."""
+def build(config: Train, findings: Findings = CHESTXRAY14) -> AGCNN:
+    """The network of a configuration for some findings, with its first weights; random ones follow torch's global
+    generator."""
     model = AGCNN(
         backbone=config.backbone,
         pooling=config.pooling,
@@ -145,6 +146,7 @@ def build(config: Train) -> AGCNN:
         crop_source=config.local.crop_source,
         look=config.local.look,
         weights=config.weights,
+        labels=findings.labels,
     )
     model.fixed_norms = config.norms == "fixed"
     return model
@@ -283,6 +285,7 @@ def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: t
         ),
         metrics=scores,
         taught=both_classes(data.train),
+        findings=data.train.findings,
         seed=config.seed,
     )
 
@@ -294,7 +297,9 @@ def _summary(name: str, keeper: Keeper, data: Data) -> StageSummary:
         stage=name,
         best_epoch=best.epoch,
         val_auc=best.val_auc,
-        val_auc_per_finding=dict(zip(FINDINGS, best.auc_K, strict=False)),
+        val_auc_per_finding={
+            name: best.auc_K[k] for k, name in zip(data.val.findings.positions, data.val.findings.names, strict=True)
+        },
         absent=absent(data),
         epochs=len(keeper.rows),
         seconds=round(sum(row.seconds for row in keeper.rows), 2),
@@ -326,12 +331,12 @@ def _going_on(config: Train, run: RunFolder) -> str:
 
 def _say_absent(data: Data) -> None:
     learnt, scored = both_classes(data.train), both_classes(data.val)
-    if lacking := [label for label in LABELS if label not in learnt]:
+    if lacking := [label for label in data.train.findings.labels if label not in learnt]:
         tqdm.write(
             f"Training lacks a positive or a negative film of {', '.join(lacking)}: the model will not answer for "
             f"{'it' if len(lacking) == 1 else 'them'}."
         )
-    if lacking := [finding for finding in FINDINGS if finding not in scored]:
+    if lacking := [name for name in data.val.findings.names if name not in scored]:
         tqdm.write(
             f"Validation lacks a positive or a negative film of {', '.join(lacking)}: left out of the mean AUROC."
         )

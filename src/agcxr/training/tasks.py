@@ -31,7 +31,8 @@ from agcxr.config import Stage, Train, parts_of
 from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import Batches, FilmBatch, Films, Shard, epoch_seed, evaluation_batches, train_batches
-from agcxr.labels import FINDINGS, LABELS, NO_FINDING
+from agcxr.data.prepared import measurable
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models.agcnn import AGCNN
 from agcxr.ridge import fit_head
 from agcxr.training import frozen, losses
@@ -67,11 +68,13 @@ class Validation:
 
     loss: float
     auc_K: tuple[float, ...]
+    findings: Findings = CHESTXRAY14
+    """Whose labels they are."""
 
     @property
     def mean_auc(self) -> float:
-        """Mean over the findings (not No Finding) whose AUROC is defined; NaN where none is."""
-        known = [auc for auc in self.auc_K[: len(FINDINGS)] if not np.isnan(auc)]
+        """Mean over the findings (not "none of them") whose AUROC is defined; NaN where none is."""
+        known = [self.auc_K[k] for k in self.findings.positions if not np.isnan(self.auc_K[k])]
         return float(np.mean(known)) if known else float("nan")
 
 
@@ -83,13 +86,14 @@ def both_classes(films: Films) -> dict[str, tuple[int, int]]:
     sure its scores look.
     """
     counts_2K = np.stack([(films.label_NK == value).sum(axis=0) for value in (1, 0)])
-    return {label: (int(w), int(wo)) for label, w, wo in zip(LABELS, *counts_2K, strict=True) if w and wo}
+    each = zip(films.findings.labels, *counts_2K, strict=True)
+    return {label: (int(positive), int(negative)) for label, positive, negative in each if positive and negative}
 
 
 def absent(data: Data) -> tuple[str, ...]:
     """Findings that training, or validation, has no positive or no negative film of: means leave them out."""
     both = both_classes(data.train).keys() & both_classes(data.val).keys()
-    return tuple(finding for finding in FINDINGS if finding not in both)
+    return tuple(finding for finding in data.train.findings.names if finding not in both)
 
 
 def only(model: AGCNN, stage: str) -> None:
@@ -127,9 +131,9 @@ class StageTask(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config, self.stage, self.parts, self.data = config, stage, parts_of(stage), data
         self.settings: Stage = config.stage(stage)
-        self.loss = losses.make(
-            config.loss, torch.from_numpy(data.train.label_NK), LABELS.index(NO_FINDING), config.normal_weight
-        )
+        findings = data.train.findings
+        normal = None if findings.none is None else findings.labels.index(findings.none)
+        self.loss = losses.make(config.loss, torch.from_numpy(data.train.label_NK), normal, config.normal_weight)
         self.validation: Validation | None = None
         self.films_seen, self.loss_sum = 0, torch.zeros(())  # of the epoch under way, in this process
         self.epoch_loss: tuple[float, int] = (float("nan"), 0)
@@ -175,7 +179,7 @@ class StageTask(L.LightningModule):
             else:
                 views = frozen.centre(len(train), train, config)
                 feature_ND = frozen.film_features(model, train, views, config, batch_size, machine).chunk(2, 1)[1]
-            weights = fit_head(feature_ND.cpu().numpy(), train.label_NK, train.patient_N, seed=config.seed)
+            weights = fit_head(feature_ND.cpu().numpy(), measurable(train.label_NK), train.patient_N, seed=config.seed)
             head = (model.global_branch if part == "global" else model.local_branch).head
             for parameter, value in zip(head.parameters(), weights, strict=True):
                 parameter.data.copy_(torch.from_numpy(value))
@@ -367,8 +371,8 @@ class StageTask(L.LightningModule):
         chosen = [self.parts.index("fusion")] if "fusion" in self.parts else range(len(self.parts))
         auc_K = np.mean([metrics.auroc_table(films.label_NK, logit_PNK[p].numpy()) for p in chosen], axis=0)
         known = both_classes(self.data.train)
-        auc_K[[label not in known for label in LABELS]] = np.nan
-        self.validation = Validation(loss, tuple(auc_K.tolist()))
+        auc_K[[label not in known for label in films.findings.labels]] = np.nan
+        self.validation = Validation(loss, tuple(auc_K.tolist()), films.findings)
 
     def _stages_kept(self) -> str:
         done = self.config.stages[: self.config.stages.index(self.stage)]
