@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from agcxr.config import Frozen
-from agcxr.labels import NO_FINDING, canonical
+from agcxr.findings import Findings
 
 Array = NDArray[np.float64]
 Kind = Literal["none", "temperature", "platt", "isotonic"]
@@ -171,8 +171,10 @@ class Scale:
         labels: tuple[str, ...],
         point: Point = "youden",
         prevalence: Prevalence | None = None,
+        findings: Findings | None = None,
     ) -> Scale:
-        """`prevalence`: a number goes to every finding with enough validation films, and not to No Finding.
+        """`prevalence`: a number goes to every finding with enough validation films, and not to "none of them".
+        `findings`: what is known of the labels.
 
         Raises ValueError for an unknown point, label or share, and for a label without enough films.
         """
@@ -180,8 +182,9 @@ class Scale:
             raise ValueError(f"operating point is {point!r}; expected one of {', '.join(POINTS)}")
         wanted = np.full(len(labels), np.nan)
         if prevalence is not None:
-            for name, share in _by_finding(prevalence, calibration).items():
-                k = _label_row(name, labels)
+            findings = findings or Findings.of(labels)
+            for name, share in _by_finding(prevalence, calibration, findings).items():
+                k = _label_row(name, labels, findings)
                 wanted[k] = _checked_share(labels[k], share, calibration)
         return cls(calibration, labels, point, wanted)
 
@@ -222,13 +225,13 @@ def parse_prevalence(text: str) -> Prevalence:
     )
 
 
-def _by_finding(prevalence: Prevalence, calibration: Calibration) -> Mapping[str, float]:
+def _by_finding(prevalence: Prevalence, calibration: Calibration, findings: Findings) -> Mapping[str, float]:
     """A number goes to every finding with enough films."""
     if isinstance(prevalence, Mapping):
         return prevalence
     if not 0 < prevalence < 1:
         raise ValueError(f"prevalence is {prevalence:g}; expected a share between 0 and 1, both excluded: 10 % is 0.1")
-    names = [name for name, one in calibration.findings.items() if name != NO_FINDING and one.enough]
+    names = [name for name, one in calibration.findings.items() if name != findings.none and one.enough]
     if not names:
         raise ValueError(
             f"no finding can be corrected for a prevalence of {prevalence:g}, as none is calibrated: none had "
@@ -237,8 +240,8 @@ def _by_finding(prevalence: Prevalence, calibration: Calibration) -> Mapping[str
     return dict.fromkeys(names, prevalence)
 
 
-def _label_row(name: str, labels: tuple[str, ...]) -> int:
-    label = name if name in labels else canonical(name)
+def _label_row(name: str, labels: tuple[str, ...], findings: Findings) -> int:
+    label = name if name in labels else findings.canonical(name)
     if label not in labels:
         raise ValueError(f"prevalence names {name!r}, which this model does not know; it knows {', '.join(labels)}")
     return labels.index(label)

@@ -15,8 +15,8 @@ from agcxr.data.prepared import open_prepared
 from agcxr.data.storing import Storing
 from agcxr.evaluation.study import Study, study
 from agcxr.experiments.calibrate import calibrate
+from agcxr.findings import CHESTXRAY14
 from agcxr.inference.batch import Pictures, predict_files
-from agcxr.labels import LABELS
 from agcxr.training.stages import train
 
 FILM_SIZE = 256
@@ -111,9 +111,11 @@ def _explain(run: Path, raw: Path, prepared: Path, pictures: Path) -> tuple[Path
     """Three test films, with a small, a middling and a large finding where there are such."""
     index = open_prepared(prepared).index
     test = index[index["split"] == "test"]
-    order = ("Nodule", "Effusion", "Cardiomegaly", *LABELS)
+    order = ("Nodule", "Effusion", "Cardiomegaly", *CHESTXRAY14.labels)
     films = [film for finding in order for film in test.loc[test[finding] == 1, "image_id"].head(1)]
     chosen = [str(raw / "images" / film) for film in dict.fromkeys(films)][:3]
-    truth = {str(row["image_id"]): [label for label in LABELS if row[label] == 1] for _, row in test.iterrows()}
+    truth = {
+        str(row["image_id"]): [label for label in CHESTXRAY14.labels if row[label] == 1] for _, row in test.iterrows()
+    }
     predict_files(str(run), chosen, pictures / "predictions.csv", also=[lambda engine: Pictures(pictures, truth)])
     return tuple(sorted(pictures.glob("*.png")))

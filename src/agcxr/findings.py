@@ -26,13 +26,17 @@ LARGEST_FILE = 2**20
 """Bytes of a findings file."""
 
 
+Words = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]+$")]
+"""DICOM keeps the backslash for itself."""
+
+
 class Code(Frozen):
     """What a finding is called in a coding scheme, as DICOM writes it: SCT (SNOMED CT), DCM, RADLEX, or one that begins
     with 99 (private)."""
 
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
-    value: Annotated[str, Field(min_length=1, max_length=16)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+    scheme: Annotated[Words, Field(max_length=16)]
+    value: Annotated[Words, Field(max_length=16)]
+    meaning: Annotated[Words, Field(max_length=64)]
 
 
 class Findings(Frozen):
@@ -63,8 +67,10 @@ class Findings(Frozen):
     @model_validator(mode="after")
     def _names_that_can_be_told_apart(self) -> Findings:
         for name in self.labels:
-            if not name.strip() or name != name.strip() or len(name) > LONGEST or not name.isprintable():
-                raise ValueError(f"the label {name[:LONGEST]!r} cannot name a finding; expected 1 to {LONGEST} letters")
+            if name != name.strip() or not 0 < len(name) <= LONGEST or not name.isprintable() or "\\" in name:
+                raise ValueError(
+                    f"the label {name[:LONGEST]!r} cannot name a finding; expected 1 to {LONGEST} letters, no backslash"
+                )
         count = Counter(map(spelling, self.labels))
         if twice := [name for name in self.labels if count[spelling(name)] > 1]:
             raise ValueError(
@@ -81,6 +87,9 @@ class Findings(Frozen):
         for field, names in stated.items():
             if unknown := [name for name in names if name not in self.labels]:
                 raise ValueError(f"{field} names {unknown[0]!r}, which is none of the labels {', '.join(self.labels)}")
+        codes = Counter((code.scheme, code.value) for code in self.codes.values())
+        if shared := [label for label, code in self.codes.items() if codes[code.scheme, code.value] > 1]:
+            raise ValueError(f"{' and '.join(map(repr, shared[:2]))} have one code; expected one for each")
         if both := set(self.localised) & set(self.diffuse):
             raise ValueError(f"{min(both)!r} cannot be both localised and diffuse")
         return self
@@ -123,7 +132,11 @@ class Findings(Frozen):
             short={label: _STANDARD.short[known] for label, known in standard.items() if known in _STANDARD.short},
             localised=tuple(label for label, known in standard.items() if known in _STANDARD.localised),
             diffuse=tuple(label for label, known in standard.items() if known in _STANDARD.diffuse),
-            codes={label: _STANDARD.codes[known] for label, known in standard.items() if known in _STANDARD.codes},
+            codes={
+                label: _STANDARD.codes[known]
+                for label, known in standard.items()
+                if known in _STANDARD.codes and twice[known] == 1
+            },
         )
 
     @classmethod
@@ -157,6 +170,25 @@ class Findings(Frozen):
     def column(self, label: str, other: Findings) -> str | None:
         """The label of `other` that means what a label of this set does, by the spellings that either knows."""
         return other.canonical(label) or next((name for name in other.labels if self.canonical(name) == label), None)
+
+    def union(self, other: Findings) -> Findings:
+        """These labels, then those of another set that mean none of them, with what is known of either. Where both
+        have a label for "none of them", this set's counts; one that this set lacks stays a label for it."""
+        more = [label for label in other.labels if other.column(label, self) is None]
+        if not more:
+            return self
+        own = {spelling(text) for text in (*self.labels, *self.aliases)}
+        kept = other.restricted(more)
+        return Findings(
+            name=self.name if self.name == other.name else f"{self.name} and {other.name}"[:LONGEST],
+            labels=(*self.labels, *more),
+            none=self.none or kept.none,
+            aliases={text: label for text, label in kept.aliases.items() if spelling(text) not in own} | self.aliases,
+            short=kept.short | self.short,
+            localised=(*self.localised, *kept.localised),
+            diffuse=(*self.diffuse, *kept.diffuse),
+            codes=kept.codes | self.codes,
+        )
 
     def short_name(self, label: str) -> str:
         """At most four letters for tight tables: the standard ones, else the first letters of its words, which may be

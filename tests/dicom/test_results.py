@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from dicom_made import CR, DX, SC, film, pixels, written
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from agcxr.calibration import Scale
 from agcxr.data.radiograph import RadiographError
@@ -24,6 +25,7 @@ from agcxr.dicom.objects import result_uid
 from agcxr.dicom.region import region_mask
 from agcxr.dicom.results import Refused, make_results, to_bytes, to_zip
 from agcxr.dicom.source import Source, read_source
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.inference import explain
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.overlay import WARNING
@@ -62,7 +64,7 @@ def finding_groups(report: Dataset) -> dict[str, Dataset]:
 
 def state(group: Dataset, label: str) -> str:
     """What a group says of its label: the value of the evaluation named as the finding."""
-    value = child(group, codes.finding_code(label).value).ConceptCodeSequence[0]
+    value = child(group, codes.finding_code(label, CHESTXRAY14).value).ConceptCodeSequence[0]
     assert value.CodingSchemeDesignator == "SCT"
     return value.CodeMeaning
 
@@ -466,13 +468,31 @@ def test_other_classes_and_sizes_are_refused(predictor, algorithm):
 
 
 def test_codes_are_complete_and_short():
-    assert set(codes.FINDING_CODES) == set(LABELS)
-    assert len({code[:2] for code in codes.FINDING_CODES.values()}) == len(LABELS)
-    assert sum(codes.FINDING_CODES[name].scheme_designator == "99AGCXR" for name in FINDINGS) == 1
+    every = {label: codes.finding_code(label, CHESTXRAY14) for label in LABELS}
+    assert len({code[:2] for code in every.values()}) == len(LABELS)
+    assert [name for name in FINDINGS if every[name].scheme_designator == "99AGCXR"] == ["Pleural_Thickening"]
+    assert every["No Finding"].meaning == "None of the 14 findings"
     for code in (one for one in vars(codes).values() if isinstance(one, type(codes.SCORE))):
         assert len(code.value) <= 16
         assert len(code.meaning) <= 64
-    assert codes.finding_code("Something else entirely").value == "SOMETHING_ELSE_E"
+
+
+def test_own_findings_have_the_codes_that_are_given_or_words_of_their_own():
+    own = Findings.of(
+        ["Tuberculosis", "Something else entirely", "Something else and more", "Nodule/Mass", "Threshold"]
+    )
+    given = {"Nodule/Mass": {"scheme": "99X", "value": "NM", "meaning": "N or M"}}
+    own = Findings.model_validate({**own.model_dump(), "codes": {**own.codes, **given}})
+    every = {label: codes.finding_code(label, own) for label in own.labels}
+    assert every["Tuberculosis"] == Code("56717001", "SCT", "Tuberculosis")
+    assert every["Nodule/Mass"] == Code("NM", "99X", "N or M")
+    long, other = every["Something else entirely"], every["Something else and more"]
+    assert (long.scheme_designator, long.meaning) == ("99AGCXR", "Something else entirely")
+    assert long.value[:12] == other.value[:12] == "SOMETHING_E_"
+    assert long.value != other.value
+    assert every["Threshold"].value != codes.THRESHOLD.value
+    assert all(len(code.value) <= 16 for code in every.values())
+    assert codes.finding_code("Lungenödem", Findings.of(["Lungenödem", "x"])).value.startswith("LUNGENODEM_")
 
 
 ANSWERS = {

@@ -1,19 +1,26 @@
 """The codes our DICOM objects speak in: standard ones where the meaning is the same, else the private scheme 99AGCXR.
 
-Findings take a code of SNOMED CT (SCT) or DICOM (DCM, PS3.16) where one means what the label of ChestX-ray14 means. The
-rest, and what only this method knows (scores of branches, thresholds), is 99AGCXR; every report that uses it says so in
-its Coding Scheme Identification Sequence.
+Findings take the code that their set states (`findings.Findings.codes`): of SNOMED CT (SCT) or DICOM (DCM, PS3.16)
+where one surely means what the label means, or what the user gave. The rest, and what only this method knows (scores of
+branches, thresholds), is 99AGCXR; every report that uses it says so in its Coding Scheme Identification Sequence.
 """
 
 from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from agcxr.calibration import Point
-from agcxr.labels import NO_FINDING
+from agcxr.findings import Findings
+from agcxr.labels import spelling
 
 SCHEME = "99AGCXR"
+LONGEST_VALUE = 16
+"""Letters of a code value (VR SH)."""
 
 
 def scheme() -> CodingSchemeIdentificationItem:
@@ -27,30 +34,28 @@ def _private(value: str, meaning: str) -> Code:
     return Code(value, SCHEME, meaning)
 
 
-FINDING_CODES: dict[str, Code] = {
-    "Atelectasis": Code("46621007", "SCT", "Atelectasis"),
-    "Cardiomegaly": Code("8186001", "SCT", "Cardiomegaly"),
-    "Effusion": Code("60046008", "SCT", "Pleural effusion"),
-    "Infiltration": Code("112121", "DCM", "Infiltrate"),
-    "Mass": Code("4147007", "SCT", "Mass"),
-    "Nodule": Code("27925004", "SCT", "Nodule"),
-    "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
-    "Pneumothorax": Code("36118008", "SCT", "Pneumothorax"),
-    "Consolidation": Code("95436008", "SCT", "Lung consolidation"),
-    "Edema": Code("19242006", "SCT", "Pulmonary edema"),
-    "Emphysema": Code("87433001", "SCT", "Pulmonary emphysema"),
-    "Fibrosis": Code("51615001", "SCT", "Fibrosis of lung"),
-    "Pleural_Thickening": _private("PLEURAL_THICK", "Pleural thickening"),
-    "Hernia": Code("39839004", "SCT", "Diaphragmatic hernia"),
-    NO_FINDING: _private("NO_FINDING", "None of the 14 findings"),
-}
-"""The labels of this project. A label of another model is private, by its own name (`finding_code`)."""
+OWN_WORDS = {"Pleural_Thickening": _private("PLEURAL_THICK", "Pleural thickening")}
+"""Labels whose private code is not made of their name."""
 
 
-def finding_code(label: str) -> Code:
-    """Code of a label; private for a label that is not one of the 15."""
-    short = "".join(letter if letter.isalnum() else "_" for letter in label).upper()[:16]
-    return FINDING_CODES.get(label) or _private(short, label[:64])
+def finding_code(label: str, findings: Findings) -> Code:
+    """Code of a label: the one that its findings state, else a private one of its own words. Two labels of a set never
+    share one."""
+    if code := findings.codes.get(label):
+        return Code(code.value, code.scheme, code.meaning)
+    if label == findings.none:
+        return _private("NO_FINDING", f"None of the {len(findings.names)} findings")
+    return OWN_WORDS.get(label) or _private(_value(label), label.replace("_", " ")[:64])
+
+
+def _value(label: str) -> str:
+    """At most 16 capitals, digits and underscores: a name that says no more in them, or else with a digest of it."""
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
+    value = re.sub(r"[^A-Z0-9]+", "_", plain.upper()).strip("_")
+    if len(value) <= LONGEST_VALUE and spelling(value) == spelling(label) and value not in METHOD:
+        return value
+    digest = hashlib.sha256(label.encode()).hexdigest()[:4].upper()
+    return f"{value[: LONGEST_VALUE - 5].strip('_')}_{digest}"
 
 
 CHEST_FILM = Code("399208008", "SCT", "Plain X-ray of chest")
@@ -98,3 +103,11 @@ BELOW = _private("BELOW", "Below the operating point")
 REGION_KIND = _private("REGION_KIND", "How the region came about")
 ATTENDED = _private("ATTENDED", "Largest region of high attention")
 WHOLE_VIEW = _private("WHOLE_VIEW", "No region stood out: the whole view")
+
+METHOD = frozenset(
+    code.value
+    for name, value in list(globals().items())
+    for code in (value.values() if isinstance(value, dict) else (value,))
+    if isinstance(code, Code) and code.scheme_designator == SCHEME and name != "OWN_WORDS"
+)
+"""Values of private codes that are no findings; no finding takes one of them."""

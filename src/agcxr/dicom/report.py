@@ -17,7 +17,6 @@ from pydicom.sr.coding import Code
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.inference.prediction import Prediction
-from agcxr.labels import NO_FINDING
 
 DIGITS = 6
 
@@ -157,7 +156,7 @@ def _finding(
     ]
     if prediction.calibrated_K is not None and fitted:
         numbers.append(_number(codes.PROBABILITY, float(prediction.calibrated_K[k])))
-    concept, state = codes.finding_code(label), codes.UNDETERMINED
+    concept, state = codes.finding_code(label, prediction.findings), codes.UNDETERMINED
     point = [(codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE)]
     side = prediction.calls()[k]
     if side is not None and cut is not None:
@@ -172,7 +171,7 @@ def _finding(
         tracking_identifier=sr.TrackingIdentifier(
             derived_uid(str(header.SOPInstanceUID), algorithm.version, "finding", label), label.replace("_", " ")
         ),
-        finding_type=concept if state == codes.PRESENT and label != NO_FINDING else None,
+        finding_type=concept if state == codes.PRESENT and label != prediction.findings.none else None,
         algorithm_id=_identification(algorithm),
         measurements=numbers,
         qualitative_evaluations=[sr.QualitativeEvaluation(name, value) for name, value in ((concept, state), *point)],

@@ -27,7 +27,7 @@ from agcxr.evaluation.results import (
     OperatingResult,
     Resampling,
 )
-from agcxr.labels import FINDINGS, LOCALISED, NO_FINDING
+from agcxr.findings import Findings
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, mean_of, paired
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, RESAMPLES, Difference, Estimate, Replicates, mean_over
@@ -45,6 +45,12 @@ class Scores:
     """Probabilities in [0, 1]."""
     patient_N: npt.NDArray[np.generic]
     """Names or numbers; or film names, where patients are not known."""
+    findings: Findings = None  # type: ignore[assignment]
+    """The labels, and perhaps others, with what is known of them; default: what is known of labels so called."""
+
+    def __post_init__(self) -> None:
+        if self.findings is None:
+            object.__setattr__(self, "findings", Findings.of(self.labels))
 
     def subset(self, keep_N: npt.NDArray[np.bool_]) -> Scores:
         """The films where `keep_N` is true: a subgroup."""
@@ -101,17 +107,19 @@ def analyse(
     )
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
-    found = _together([_finding(scores, k, replicates, points, level, rarer_K) for k in range(labels)])
+    found = [_finding(scores, k, replicates, points, level, rarer_K) for k in range(labels)]
+    found = _together(found, scores.findings.none)
     kinds = _kinds(scores, found, replicates, level, rarer_K)
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
         branches=scores.branches,
-        labels=found,
+        labels=tuple(found),
         mean=_mean(scores, found, replicates, points, level, rarer_K),
         resampling=Resampling(
             resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
         ),
+        findings=scores.findings,
         kinds=kinds,
         kinds_gap=_kinds_gap(kinds, scores, replicates, level, rarer_K) if len(scores.branches) > 1 and kinds else None,
     )
@@ -122,10 +130,8 @@ def _kinds(
 ) -> tuple[KindResult, ...]:
     """Means over localised and over diffuse findings, without operating points; none where either kind is missing."""
     no_points = Points.none(len(scores.branches), len(scores.labels))
-    diffuse = [name for name in FINDINGS if name not in LOCALISED]
-    localised, spread = (
-        _mean(scores, found, replicates, no_points, level, rarer_K, among) for among in (LOCALISED, diffuse)
-    )
+    both = (scores.findings.localised, scores.findings.diffuse)
+    localised, spread = (_mean(scores, found, replicates, no_points, level, rarer_K, among) for among in both)
     if not (localised.findings and spread.findings):
         return ()
     return KindResult(kind="localised", mean=localised), KindResult(kind="diffuse", mean=spread)
@@ -268,7 +274,7 @@ def _mean(
 ) -> MeanResult:
     """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean
     rests on the patients of the finding that has the fewest."""
-    names = [name for name in among or scores.labels if name != NO_FINDING]
+    names = scores.findings.names if among is None else among
     findings = [k for k, result in enumerate(found) if result.finding in names]
     used = [k for k in findings if found[k].defined]
     alone = len(used) == 1
@@ -355,18 +361,18 @@ def _gaps(
             )
 
 
-def _together(found: Sequence[FindingResult]) -> tuple[FindingResult, ...]:
+def _together(found: Sequence[FindingResult], none: str | None) -> list[FindingResult]:
     """The findings' differences with their p for all findings at once, measure by measure."""
     family: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for k, result in enumerate(found):
-        for g, gap in enumerate(result.gaps if result.finding != NO_FINDING else ()):
+        for g, gap in enumerate(result.gaps if result.finding != none else ()):
             family.setdefault((gap.against, gap.measure, gap.point), []).append((k, g))
     gaps = [list(result.gaps) for result in found]
     for places in family.values():
         p = [gaps[k][g].p for k, g in places]
         for (k, g), sure, few_false in zip(places, uncertainty.holm(p), uncertainty.false_discovery(p), strict=True):
             gaps[k][g] = gaps[k][g].model_copy(update={"holm": float(sure), "false_discovery": float(few_false)})
-    return tuple(one.model_copy(update={"gaps": tuple(own)}) for one, own in zip(found, gaps, strict=True))
+    return [one.model_copy(update={"gaps": tuple(own)}) for one, own in zip(found, gaps, strict=True)]
 
 
 def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure, int | None, Floats]]:

@@ -16,7 +16,6 @@ from agcxr.config import Number, Record
 from agcxr.evaluation.results import Stored
 from agcxr.evaluation.tables import DAGGER, ends, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
-from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, paired
 from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, Difference, mean_over, p_floor, resample
@@ -121,7 +120,8 @@ def coverage(
         ]
     ).round(12)  # equal boxes are no difference, whatever the last bits of their edges
     patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
-    names = [label for label in LABELS if label in set(finding)]
+    order = [str(name).removeprefix("label_") for name in predictions]
+    names = sorted(set(finding), key=lambda name: order.index(name) if name in order else len(order))
 
     def gaps_of(weight_NR: Floats) -> list[Floats]:
         """2 x R of every finding: coverage minus chance, and minus the centre."""

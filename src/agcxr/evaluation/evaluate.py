@@ -31,6 +31,7 @@ from agcxr.evaluation.results import PREDICTIONS, Analysis, CropRow, Environment
 from agcxr.evaluation.strata import RESAMPLES as SAME_VIEW_RESAMPLES
 from agcxr.evaluation.strata import same_view
 from agcxr.evaluation.tables import text_table, untaught
+from agcxr.findings import Findings
 from agcxr.inference.engine import Engine
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.load import load_runs
@@ -118,13 +119,16 @@ def evaluate(
     start = time.perf_counter()
     films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
-    rows = _rows(films, split, engine.labels)
+    rows, findings = _rows(films, split, engine.findings), engine.findings.union(films.findings)
     leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), place_of(split, views, 1 + len(more)), out)
     _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
-    (predictions := to_frame(films, rows, answers)).to_parquet(folder / PREDICTIONS, index=False)
-    scores, chosen = to_scores(predictions, engine.labels), choose_points(engine, films, split, batch_size=batch_size)
+    (predictions := to_frame(films, rows, answers, engine.findings)).to_parquet(folder / PREDICTIONS, index=False)
+    scores, chosen = (
+        to_scores(predictions, engine.labels, findings),
+        choose_points(engine, films, split, batch_size=batch_size),
+    )
     analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points)
     results = Results(
         run=_run_name(run, engine),
@@ -144,7 +148,7 @@ def evaluate(
     )
     results.save(folder)
     if progress:
-        print(_shown(results, engine.words, films.unstated(engine.labels)))
+        print(_shown(results, engine.words, films.unstated(engine.findings)))
     return Evaluation(folder, films, split, engine, first, predictions, results, answers.feature_ND)
 
 
@@ -188,18 +192,21 @@ def _folder(run: Path, name: str, out: str | Path | None) -> Path:
     return folder
 
 
-def _rows(films: Prepared, split: str, labels: tuple[str, ...]) -> np.ndarray:
+def _rows(films: Prepared, split: str, findings: Findings) -> np.ndarray:
     """The films of the split. Raises ValueError where there are none, or where nothing is known of any label."""
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
         raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
-    films.targets(rows[:1], labels)
+    films.targets(rows[:1], findings)
     return rows
 
 
-def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.DataFrame:
-    """The columns of predictions.parquet: a row a film; boxes are fractions of the prepared film."""
+def to_frame(
+    films: Prepared, rows: np.ndarray, answers: BatchPrediction, findings: Findings | None = None
+) -> pd.DataFrame:
+    """The columns of predictions.parquet: a row a film; boxes are fractions of the prepared film. findings: what is
+    known of the labels."""
     index = films.index.iloc[rows]
     columns: dict[str, object] = {
         "image_id": index["image_id"].astype(str).to_numpy(),
@@ -207,7 +214,7 @@ def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.
         "row": rows,
         **{name: index[name].to_numpy() for name in ("age", "sex", "view")},
     }
-    target_NK = films.targets(rows, answers.labels)
+    target_NK = films.targets(rows, findings or answers.labels)
     columns |= {f"label_{name}": target_NK[:, k] for k, name in enumerate(answers.labels)}
     by_branch = (answers.global_NK, answers.local_NK, answers.fusion_NK)
     for branch, score_NK in zip(BRANCHES, by_branch, strict=True):
@@ -219,8 +226,8 @@ def to_frame(films: Prepared, rows: np.ndarray, answers: BatchPrediction) -> pd.
     return pd.DataFrame({**columns, "plateau": answers.plateau_N})
 
 
-def to_scores(predictions: pd.DataFrame, labels: tuple[str, ...]) -> Scores:
-    """The rows of predictions.parquet as arrays."""
+def to_scores(predictions: pd.DataFrame, labels: tuple[str, ...], findings: Findings | None = None) -> Scores:
+    """The rows of predictions.parquet as arrays. findings: what is known of the labels."""
     return Scores(
         labels=labels,
         branches=tuple(BRANCHES),
@@ -229,6 +236,7 @@ def to_scores(predictions: pd.DataFrame, labels: tuple[str, ...]) -> Scores:
             [predictions[[f"{branch}_{name}" for name in labels]].to_numpy(np.float64) for branch in BRANCHES]
         ),
         patient_N=predictions["patient"].to_numpy(dtype=object),
+        findings=findings or Findings.of(labels),
     )
 
 

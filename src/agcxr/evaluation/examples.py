@@ -16,12 +16,12 @@ import pandas as pd
 
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchProbability, Example
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.inference.engine import Engine
 from agcxr.inference.maps import place
 from agcxr.inference.overlay import WARNING, draw_box, overlay
 from agcxr.inference.prediction import BRANCHES, Box, Bytes
 from agcxr.inference.stream import BatchPrediction
-from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats, box_iobb, box_iou
 
 SIDE = 512
@@ -41,12 +41,12 @@ class Candidate:
     iobb: float = float("nan")
 
 
-def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate]:
+def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame, findings: Findings = CHESTXRAY14) -> list[Candidate]:
     """One per boxed film, by the IoU of the attention box with its best-hit annotated box; where no film has boxes,
     one per positive film, by the fusion's probability of its most probable true finding. Only findings that the model
     has an output for."""
-    here, findings = predictions.set_index("row"), _answered(predictions.columns)
-    annotated = boxes[boxes["row"].isin(here.index) & boxes["finding"].isin(findings)].reset_index(drop=True)
+    here, names = predictions.set_index("row"), _answered(predictions.columns, findings)
+    annotated = boxes[boxes["row"].isin(here.index) & boxes["finding"].isin(names)].reset_index(drop=True)
     if len(annotated):
         edges = ["x0", "y0", "x1", "y1"]
         detected = here.loc[annotated["row"], [f"box_{edge}" for edge in edges]].to_numpy(np.float64)
@@ -58,20 +58,20 @@ def candidates(predictions: pd.DataFrame, boxes: pd.DataFrame) -> list[Candidate
             Candidate(int(row), str(finding), float(iou), float(iou), float(iobb))
             for row, finding, iou, iobb in best[["row", "finding", "iou", "iobb"]].itertuples(index=False)
         ]
-    if not findings:
+    if not names:
         return []
-    positive_NK = predictions[[f"label_{name}" for name in findings]].to_numpy(np.float64) == 1
-    score_NK = np.where(positive_NK, predictions[[f"fusion_{name}" for name in findings]].to_numpy(np.float64), -1.0)
+    positive_NK = predictions[[f"label_{name}" for name in names]].to_numpy(np.float64) == 1
+    score_NK = np.where(positive_NK, predictions[[f"fusion_{name}" for name in names]].to_numpy(np.float64), -1.0)
     top = score_NK.argmax(axis=1)
     return [
-        Candidate(int(predictions["row"].iloc[n]), findings[top[n]], float(score_NK[n, top[n]]))
+        Candidate(int(predictions["row"].iloc[n]), names[top[n]], float(score_NK[n, top[n]]))
         for n in np.flatnonzero(positive_NK.any(axis=1))
     ]
 
 
-def _answered(columns: Container[str]) -> list[str]:
+def _answered(columns: Container[str], findings: Findings) -> list[str]:
     """The findings that the model has an output for, by the columns of its predictions."""
-    return [name for name in FINDINGS if f"fusion_{name}" in columns]
+    return [name for name in findings.names if f"fusion_{name}" in columns]
 
 
 def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
@@ -108,14 +108,17 @@ def draw_examples(
 ) -> tuple[Example, ...]:
     """Choose films, look at them once more for their heatmaps, and write three pictures of each into
     `folder`/pictures."""
-    chosen = choose(candidates(predictions, prepared.boxes), each) if each else []
+    chosen = choose(candidates(predictions, prepared.boxes, engine.findings), each) if each else []
     if not chosen:
         return ()
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     answers = engine.predict_arrays(prepared.images, [one.row for _, one in chosen], details=True)
     place_of = {int(row): n for n, row in enumerate(predictions["row"])}
     said = [predictions.iloc[place_of[one.row]] for _, one in chosen]
-    return tuple(_example(kind, one, prepared, answers, at, said[at], folder) for at, (kind, one) in enumerate(chosen))
+    findings = engine.findings
+    return tuple(
+        _example(kind, one, prepared, answers, at, said[at], findings, folder) for at, (kind, one) in enumerate(chosen)
+    )
 
 
 def _example(
@@ -125,6 +128,7 @@ def _example(
     answers: BatchPrediction,
     at: int,
     said: pd.Series,
+    findings: Findings,
     folder: Path,
 ) -> Example:
     assert answers.heat_NHW is not None
@@ -154,7 +158,7 @@ def _example(
         iou=one.iou,
         iobb=one.iobb,
         fallback=bool(answers.fallback_N[at]),
-        truth=tuple(name for name in _answered(said.index) if said[f"label_{name}"] == 1),
+        truth=tuple(name for name in _answered(said.index, findings) if said[f"label_{name}"] == 1),
         film=paths["film"],
         attention=paths["attention"],
         crop=paths["crop"],

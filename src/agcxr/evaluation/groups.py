@@ -15,7 +15,6 @@ import pandas as pd
 from agcxr import metrics, uncertainty
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
 from agcxr.evaluation.meaning import Group, GroupFinding, Grouping, LeftOut
-from agcxr.labels import FINDINGS
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
 
@@ -123,11 +122,6 @@ def measure_groups(
             )
         )
     return tuple(out)
-
-
-def findings_of(labels: Sequence[str]) -> tuple[str, ...]:
-    """Those of a model's labels that are findings."""
-    return tuple(label for label in labels if label in FINDINGS)
 
 
 def fewest(target_NK: Floats, patient_N: npt.NDArray[np.object_]) -> tuple[int, int, int]:

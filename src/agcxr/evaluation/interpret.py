@@ -16,7 +16,7 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
-from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, findings_of, measure_groups
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, measure_groups
 from agcxr.evaluation.meaning import (
     DIAGRAM_BINS,
     DIAGRAM_POSITIVES,
@@ -28,7 +28,6 @@ from agcxr.evaluation.meaning import (
     Version,
 )
 from agcxr.evaluation.results import Results
-from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
 
@@ -77,9 +76,8 @@ def interpret(
     scores = _scores(frame, labels, calibration, as_predicted)
     patient_N = frame["patient"].to_numpy(dtype=object)
     agreed = _agree(scores, patient_N, how.resamples, how.seed)
-    averaged = [
-        k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != NO_FINDING
-    ]
+    none = results.analysis.findings.none
+    averaged = [k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != none]
     rests_on = fewest(scores.target_NK[:, averaged], patient_N)
     return Meaning(
         split=results.split,
@@ -96,12 +94,14 @@ def interpret(
         mean=_mean([agreed[k] for k in averaged], how.level, *rests_on),
         mean_brier_change=_change([agreed[k] for k in averaged], how.level, rests_on[0]),
         averaged=tuple(scores.labels[k] for k in averaged),
-        groupings=_groups(frame, scores, patient_N, how.resamples, how.seed, how.level, (patients, positives)),
+        groupings=_groups(frame, scores, none, patient_N, how.resamples, how.seed, how.level, (patients, positives)),
         group_patients=patients,
         group_positives=positives,
         resamples=how.resamples,
         level=how.level,
         seed=how.seed,
+        none=none,
+        asked=len(results.analysis.findings.names),
     )
 
 
@@ -239,14 +239,15 @@ def _bins(target_N: Floats, probability_N: Floats) -> tuple[Bin, ...]:
 def _groups(
     frame: pd.DataFrame,
     scores: _Scores,
+    none: str | None,
     patient_N: np.ndarray,
     resamples: int,
     seed: int,
     level: float,
     least: tuple[int, int],
 ) -> tuple[Grouping, ...]:
-    findings = findings_of(scores.labels)
-    if not findings:  # the model answers for No Finding alone
+    findings = tuple(label for label in scores.labels if label != none)
+    if not findings:  # the model answers for "none of them" alone
         return ()
     columns = [scores.labels.index(name) for name in findings]
     probability = scores.versions.get("calibrated", scores.versions["raw"])

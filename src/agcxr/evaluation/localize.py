@@ -42,9 +42,9 @@ from agcxr.evaluation.localization import (
     Threshold,
 )
 from agcxr.evaluation.localize_picture import example_picture
+from agcxr.findings import CHESTXRAY14
 from agcxr.inference.maps import Rectify
 from agcxr.inference.predictor import Predictor
-from agcxr.labels import LABELS
 from agcxr.metrics import Floats
 from agcxr.progress import ProgressBar
 from agcxr.proportions import Clustered, against_chance, mean_of, paired
@@ -110,7 +110,7 @@ def localize(
     folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
     looks = look_at(predictor, data.images, cases, batch_size=batch_size, rectify=rectify, progress=progress)
     tracks = [_first(track, len(chosen.scored)) for track in tracks_of(cases, looks, folds, rng)]
-    scores, gaps = summarise(chosen.scored, tracks, resamples, rng)
+    scores, gaps = summarise(chosen.scored, tracks, resamples, rng, predictor.labels)
     found = Localization(
         run=name if isinstance(run, Predictor) else Path(run).name,
         split=split,
@@ -128,8 +128,10 @@ def localize(
         thresholds=tuple(_thresholds(tracks, folds)),
         scores=scores,
         gaps=gaps,
-        crops=_crops_of(chosen.scored, looks),
-        examples=examples_of(chosen.scored, next(track for track in tracks if track.method == "fusion"), looks),
+        crops=_crops_of(chosen.scored, looks, predictor.labels),
+        examples=examples_of(
+            chosen.scored, next(track for track in tracks if track.method == "fusion"), looks, predictor.labels
+        ),
         published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if folder := _folder(run, split, out):
@@ -301,11 +303,15 @@ def _replicates(
 
 
 def summarise(
-    cases: Sequence[Case], tracks: Sequence[Track], resamples: int, rng: np.random.Generator
+    cases: Sequence[Case],
+    tracks: Sequence[Track],
+    resamples: int,
+    rng: np.random.Generator,
+    labels: Sequence[str] = CHESTXRAY14.labels,
 ) -> tuple[tuple[Score, ...], tuple[FloorDifference, ...]]:
     """Scores of every method and finding and their paired differences from the floors; values of scored cases only."""
     names = {case.finding for case in cases}
-    findings = [label for label in LABELS if label in names]
+    findings = [label for label in labels if label in names]
     rests_on = [len({case.patient for case in cases if case.finding == finding}) for finding in findings]
     groups = [Group.of(cases, *each) for each in zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)]
     replicates = _replicates(tracks, groups, [case.patient for case in cases], resamples, rng)
@@ -369,11 +375,11 @@ def _crops(finding: str, area: Floats, fallback: npt.NDArray[np.bool_]) -> Crops
     )
 
 
-def _crops_of(cases: Sequence[Case], looks: Looks) -> tuple[Crops, ...]:
+def _crops_of(cases: Sequence[Case], looks: Looks, labels: Sequence[str]) -> tuple[Crops, ...]:
     """Of the scored cases, which come first in `looks`."""
     finding_N = np.array([case.finding for case in cases])
     area_N, fallback_N = looks.area_N[: len(cases)], looks.fallback_N[: len(cases)]
-    each = [(label, finding_N == label) for label in LABELS if label in finding_N]
+    each = [(label, finding_N == label) for label in labels if label in finding_N]
     _, once = np.unique([case.row for case in cases], return_index=True)
     return (
         *(_crops(label, area_N[m], fallback_N[m]) for label, m in each),
@@ -381,11 +387,11 @@ def _crops_of(cases: Sequence[Case], looks: Looks) -> tuple[Crops, ...]:
     )
 
 
-def examples_of(cases: Sequence[Case], fusion: Track, looks: Looks) -> tuple[Example, ...]:
+def examples_of(cases: Sequence[Case], fusion: Track, looks: Looks, labels: Sequence[str]) -> tuple[Example, ...]:
     """Per finding the case with the best, the (lower) median and the worst IoU of the fusion map's box."""
     iou, finding_N = fusion.value_NV[:, MEASURES.index("iou")], np.array([case.finding for case in cases])
     found = []
-    for finding in (label for label in LABELS if label in finding_N):
+    for finding in (label for label in labels if label in finding_N):
         mine = np.flatnonzero(finding_N == finding)
         order = mine[np.argsort(-iou[mine], kind="stable")]
         for rank, at in (("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])):

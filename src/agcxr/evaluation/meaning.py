@@ -7,6 +7,7 @@ from typing import Literal
 from agcxr.calibration import MIN_POSITIVES, FittedOn
 from agcxr.config import Number, Record
 from agcxr.evaluation.results import Stored
+from agcxr.findings import CHESTXRAY14
 from agcxr.uncertainty import Estimate
 
 SCORES = "scores.json"
@@ -104,7 +105,7 @@ class Group(Record):
     auroc: Estimate
     """Mean over the grouping's `compared` findings; NaN where some of them are too rare here."""
     observed_expected: Estimate
-    """All 14 findings together: positives over the sum of their probabilities."""
+    """All findings together: positives over the sum of their probabilities."""
     ece: Estimate
     """Mean over the grouping's `compared` findings."""
     findings: tuple[GroupFinding, ...]
@@ -165,6 +166,10 @@ class Meaning(Stored):
     resamples: int
     level: float
     seed: int
+    none: str | None = CHESTXRAY14.none
+    """The label that says that there is none of the findings."""
+    asked: int = len(CHESTXRAY14.names)
+    """Findings that the films state or the model answers for."""
 
     @property
     def mapped(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_digest, operating_points
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
+from agcxr.findings import Findings
 from agcxr.inference.engine import Engine
 from agcxr.inference.prediction import BRANCHES
 from agcxr.metrics import Floats
@@ -37,18 +38,18 @@ def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: in
     branches get theirs by the same rule where the prepared folder holds the same validation films and these are not the
     evaluated ones, so that branches compare; elsewhere they have none.
     """
-    labels, calibration = engine.labels, engine.own
+    labels, calibration, findings = engine.labels, engine.own, engine.findings
     rows = np.flatnonzero((films.index["split"] == "val").to_numpy() & (split != "val"))
-    target_NK = films.targets(rows, labels).astype(np.float64)
+    target_NK = films.targets(rows, findings).astype(np.float64)
     if calibration is None and not len(rows):
         nothing = Points.none(len(BRANCHES), len(labels))
         return Chosen(nothing, "nowhere: there are no validation films apart from this split", here=False)
     if calibration is not None and not (
-        _same_films(calibration, films, rows, labels) and _same_labels(calibration, target_NK, labels)
+        _same_films(calibration, films, rows, findings) and _same_labels(calibration, target_NK, labels)
     ):
         threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
         points = Points(tuple(POINTS), _kept(threshold, calibration, labels), _positives(calibration, labels))
-        here = _same_films(calibration, films, np.flatnonzero((films.index["split"] == split).to_numpy()), labels)
+        here = _same_films(calibration, films, np.flatnonzero((films.index["split"] == split).to_numpy()), findings)
         return Chosen(points, f"{'these very films: ' * here}{calibration.words}, and are kept in the checkpoint", here)
     answers = engine.predict_arrays(films.images, rows, batch_size=batch_size)
     score_BNK = np.stack([answers.global_NK, answers.local_NK, answers.fusion_NK]).astype(np.float64)
@@ -59,11 +60,12 @@ def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: in
     return Chosen(Points(tuple(POINTS), threshold, (target_NK == 1).sum(axis=0)), words, here=False)
 
 
-def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, labels: tuple[str, ...]) -> bool:
+def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, findings: Findings) -> bool:
     """The calibration was fitted on these rows. A checkpoint that does not say is taken by its counts."""
     index, known = films.index.iloc[rows], calibration.fitted_on
     if known is None:
-        return len(rows) > 0 and _same_labels(calibration, films.targets(rows, labels).astype(np.float64), labels)
+        target_NK = films.targets(rows, findings).astype(np.float64)
+        return len(rows) > 0 and _same_labels(calibration, target_NK, findings.labels)
     digest = films_digest(index["image_id"].astype(str), index["patient"].astype(str))
     return known.same(digest, films.plan.source.collection)
 

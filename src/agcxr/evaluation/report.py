@@ -189,7 +189,7 @@ def power_of(results: Results) -> str:
         f"Power: with films and patients like these, intervals would leave out 0 four times in five for a true "
         f"difference of {number(least)}"
     )
-    if not results.synthetic:
+    if results.comparable:
         paper = published(PAPER, "fusion").mean_of(analysis.mean.findings)
         paper -= published(PAPER, "global").mean_of(analysis.mean.findings)
         seen = percent(uncertainty.power(paper, gap.error, level), 0)

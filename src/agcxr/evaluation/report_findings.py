@@ -8,11 +8,10 @@ from pathlib import Path
 from agcxr import config
 from agcxr.data.prepared import Plan
 from agcxr.evaluation.page import Cell, Section, Table, Text
-from agcxr.evaluation.published import LITE, PAPER, published
+from agcxr.evaluation.published import FINDINGS, LITE, PAPER, published
 from agcxr.evaluation.report_tables import BOLD, cell, difference, percent
 from agcxr.evaluation.results import FindingResult, KindResult, Results
 from agcxr.evaluation.tables import NONE, chance, gap_of, marked, number, signed, words
-from agcxr.labels import FINDINGS
 from agcxr.uncertainty import p_floor
 
 EACH = 3
@@ -30,7 +29,7 @@ def best_and_worst(results: Results) -> Section:
     each = min(EACH, len(ranked) // 2)
     if each < 2:
         return Section("Best and worst findings", ())
-    beside = () if results.synthetic else (LITE, PAPER)
+    beside = (LITE, PAPER) if results.comparable else ()
 
     def row(place: int, r: FindingResult) -> tuple[Cell, ...]:
         gap, auroc = gap_of(r.gaps, first), r.branches[-1].auroc
@@ -95,9 +94,10 @@ def _kinds_apart(results: Results) -> tuple[Text, ...]:
 
 def recipe(results: Results, facts: Path) -> Table | None:
     """This run, the lite recipe and the paper in one table: films, epochs, batch, mean AUROC and its share of the
-    paper's. None for synthetic films. facts: the results' folder with config.yaml and plan.json, where there are."""
+    paper's. None for synthetic films or other findings. facts: the results' folder with config.yaml and plan.json, if
+    there are."""
     mean = results.analysis.mean
-    if results.synthetic or not mean.findings:
+    if not results.comparable or not mean.findings:
         return None
     paper = published(PAPER, "fusion").mean_of(mean.findings)
     settings, (films, split) = _settings(facts / "config.yaml"), _films(facts / "plan.json")

@@ -8,7 +8,6 @@ from agcxr.evaluation.page import Block, Cell, Section, Table, Text
 from agcxr.evaluation.report_tables import BOLD, cell, difference, mean_row, over
 from agcxr.evaluation.results import Analysis, BranchDifference, FindingResult, Results
 from agcxr.evaluation.tables import NONE, few_patients, gap_of, interval, marked
-from agcxr.labels import NO_FINDING
 
 NAMES = {"youden": "Youden", "sensitivity95": "95 % sensitivity", "specificity95": "95 % specificity"}
 SIDES = ("sensitivity", "specificity")
@@ -69,7 +68,7 @@ def _compared(analysis: Analysis, shown: list[FindingResult]) -> tuple[Block, ..
     rows = [(Cell(marked(r)), *cells(r.gaps)) for r in shown if any(gap.point for gap in r.gaps)]
     if not rows:
         return ()
-    averaged = [r.finding for r in shown if r.finding != NO_FINDING]
+    averaged = [r.finding for r in shown if r.finding != analysis.findings.none]
     mean = mean_row(averaged, (cells(analysis.mean.gaps),))
     head = ("Finding", *(side for _ in points for side in ("Sens.", "Spec.")))
     groups = ("", *(NAMES.get(point, point) for point in points for _ in SIDES))

@@ -9,7 +9,6 @@ from agcxr.evaluation.meaning import DIAGRAM_POSITIVES, Bin, FindingMeaning, Fit
 from agcxr.evaluation.page import Block, Cell, Heading, Legend, Multiples, Section, Table, Text
 from agcxr.evaluation.report_tables import BOLD, cell, difference, over, percent
 from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed, words
-from agcxr.labels import FINDINGS
 from agcxr.uncertainty import Estimate
 
 CELL = (170, 170)
@@ -303,8 +302,8 @@ def _grouping(grouping: Grouping, found: Meaning) -> list[Block]:
 
 def _about(grouping: Grouping, found: Meaning) -> str:
     if grouping.by.startswith("Findings"):
-        stated = [one for one in found.findings if one.films and one.finding in FINDINGS]
-        among = f"Counted among the {len(stated)} findings that these films state. " * (len(stated) < len(FINDINGS))
+        stated = [one for one in found.findings if one.films and one.finding != found.none]
+        among = f"Counted among the {len(stated)} findings that these films state. " * (len(stated) < found.asked)
         return (
             f"{among}Read with care: films are grouped here by the truth itself, so even perfect probabilities expect "
             "too many findings where there are none and too few where there are several; only the AUROCs and false "

@@ -18,7 +18,6 @@ from agcxr.evaluation.page import (
 )
 from agcxr.evaluation.results import BranchDifference, BranchResult, Results
 from agcxr.evaluation.tables import NONE, chance, ends, few_patients, gap_of, marked, number, p_floor, signed, words
-from agcxr.labels import FINDINGS, NO_FINDING, SHORT
 from agcxr.uncertainty import Estimate
 
 Cells: TypeAlias = tuple[Cell, ...]
@@ -66,7 +65,7 @@ def per_finding(results: Results) -> Section:
     """AUROC a finding, beside the published fusion for real films; then average precision and calibration."""
     analysis = results.analysis
     first, last = analysis.branches[0], analysis.branches[-1]
-    beside = () if results.synthetic else (published.LITE, published.PAPER)
+    beside = (published.LITE, published.PAPER) if results.comparable else ()
     theirs = [published.published(source, "fusion") for source in beside]
     titles = (*(name.capitalize() for name in analysis.branches), f"{last.capitalize()} − {first}", "p")
     head = ("Finding", "Positives", *titles, *("Lite", "Paper")[: len(beside)])
@@ -99,12 +98,14 @@ def per_finding(results: Results) -> Section:
 
 def _means(results: Results) -> str:
     """What is in the means, and what Lite and Paper are."""
-    mean = results.analysis.mean
-    said = f"{NO_FINDING} is not in the mean. " if len(mean.findings) > 1 else ""
-    if results.synthetic:
+    mean, none = results.analysis.mean, results.analysis.findings.none
+    said = f"{words(none)} is not in the mean. " if none and len(mean.findings) > 1 else ""
+    if not results.comparable:
         return said.strip()
     said += "Lite and Paper: published fusion AUROCs with ResNet-50, measured on other films and splits"
-    return f"{said}, averaged over the same findings." if 1 < len(mean.findings) < len(FINDINGS) else f"{said}."
+    return (
+        f"{said}, averaged over the same findings." if 1 < len(mean.findings) < len(published.FINDINGS) else f"{said}."
+    )
 
 
 def _precision(results: Results) -> tuple[Block, ...]:
@@ -148,7 +149,11 @@ def fusion_gain(results: Results) -> Section:
         )
 
     found = sorted(
-        ((marked(r), gap_of(r.gaps, first)) for r in analysis.labels if r.defined and r.finding != NO_FINDING),
+        (
+            (marked(r), gap_of(r.gaps, first))
+            for r in analysis.labels
+            if r.defined and r.finding != analysis.findings.none
+        ),
         key=lambda pair: -pair[1].value if pair[1] else 0,
     )
     rows = [row(name, gap) for name, gap in found]
@@ -234,14 +239,15 @@ def _second_opinion(results: Results) -> tuple[Block, ...]:
 
 
 def beside_published(results: Results, recipes: Table | None = None) -> Section:
-    """All published rows under those of this run, over the same findings; none for synthetic films. recipes: a table of
+    """All published rows under those of this run, over the same findings; none for synthetic films, and for
+    findings that were not published. recipes: a table of
     what each was trained on, to go first."""
     analysis = results.analysis
-    columns = [r for r in analysis.stated if r.finding in FINDINGS]
-    if results.synthetic or not columns:
+    columns = [r for r in analysis.stated if r.finding in published.FINDINGS]
+    if not results.comparable or not columns:
         return Section("Beside published numbers", ())
-    head = ("Source", "Branch", "Mean", *(SHORT[r.finding] for r in columns))
-    whole = len(analysis.mean.findings) == len(FINDINGS)
+    head = ("Source", "Branch", "Mean", *(analysis.findings.short_name(r.finding) for r in columns))
+    whole = len(analysis.mean.findings) == len(published.FINDINGS)
     ours = [
         (
             Cell("This run", strong=True),

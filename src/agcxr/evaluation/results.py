@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from agcxr.config import Number, Record
 from agcxr.data.synthetic import is_synthetic
+from agcxr.evaluation import published
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.uncertainty import Difference, Estimate
 
 RESULTS = "results.json"
@@ -122,7 +124,7 @@ class FindingResult(Record):
 
 
 class MeanResult(Record):
-    """Means over the findings that have both classes (No Finding is not one of them)."""
+    """Means over the findings that have both classes ("none of them" is not one)."""
 
     findings: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -132,7 +134,7 @@ class MeanResult(Record):
 
 
 class KindResult(Record):
-    """Means over the findings of a kind (see `labels.LOCALISED`)."""
+    """Means over the findings of a kind (see `findings.Findings.localised`)."""
 
     kind: Literal["localised", "diffuse"]
     mean: MeanResult
@@ -159,6 +161,9 @@ class Analysis(Record):
     labels: tuple[FindingResult, ...]
     mean: MeanResult
     resampling: Resampling
+    findings: Findings = CHESTXRAY14
+    """What is known of the labels, and of findings that the films state and the model does not answer for. Files of
+    before this field are about the fifteen."""
     kinds: tuple[KindResult, ...] = ()
     """Where both kinds have a finding with both classes."""
     kinds_gap: Difference | None = None
@@ -294,6 +299,12 @@ class Results(Stored):
     """They are the evaluated films themselves, so calibration and points look better here than they are."""
     examples: tuple[Example, ...]
     environment: Environment
+
+    @property
+    def comparable(self) -> bool:
+        """Published numbers may stand beside these: of real films, and of no finding that was not published."""
+        names = [result.finding for result in self.analysis.stated if result.finding != self.analysis.findings.none]
+        return not self.synthetic and set(names) <= set(published.FINDINGS)
 
     @property
     def synthetic(self) -> bool:

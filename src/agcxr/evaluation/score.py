@@ -30,9 +30,10 @@ from agcxr.evaluation.score_tables import (
     own_labels,
     read_labels,
     read_predictions,
+    shared_findings,
     whose,
 )
-from agcxr.labels import LABELS, NO_FINDING
+from agcxr.findings import Findings
 from agcxr.metrics import Floats
 from agcxr.uncertainty import RESAMPLES
 
@@ -71,6 +72,7 @@ def score(
     """
     _check_level(level)
     how = Reading(image_column, patient_column, logits)
+    how = replace(how, findings=shared_findings(Path(predictions), Path(labels), how))
     said, known = read_predictions(Path(predictions), how), read_labels(Path(labels), how)
     check_columns(how, said, known)
     found, branches, tables = match(said, known), said.branches, [said]
@@ -78,8 +80,8 @@ def score(
         other = read_predictions(Path(against), how)
         branches, found = _beside(said, other, found)
         tables = [said, other]
-    findings, left_out = _common(branches, known.truth)
-    films = _joined(branches, findings, said, known, found)
+    findings, left_out = _common(branches, known.truth, how.findings)
+    films = _joined(branches, how.findings.restricted(findings), said, known, found)
     points, chosen_on = _points(_listed(points_from), tables, known, how, films.scores)
     return Scored(
         predictions=str(predictions),
@@ -128,14 +130,16 @@ def _beside(said: Predictions, other: Predictions, found: Match) -> tuple[dict[s
     return {names[0]: aligned, names[1]: own}, replace(found, rows_M2=found.rows_M2[both])
 
 
-def _common(branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+def _common(
+    branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame, asked: Findings
+) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The findings that every branch scores and that have labels; the others by why they are left out."""
     predicted = set.intersection(*(set(frame.columns) for frame in branches.values()))
     anywhere = set.union(*(set(frame.columns) for frame in branches.values()))
-    findings = [label for label in LABELS if label in predicted and label in truth.columns]
-    if not set(findings) - {NO_FINDING}:
+    findings = [label for label in asked.labels if label in predicted and label in truth.columns]
+    if not set(findings) - {asked.none}:
         raise ValueError(
-            f"no finding{' but No Finding' if findings else ''} is on both sides: predicted are "
+            f"no finding{f' but {asked.none}' if findings else ''} is on both sides: predicted are "
             f"{', '.join(sorted(anywhere))}, labelled {', '.join(truth.columns)}"
         )
     reasons = {
@@ -143,7 +147,9 @@ def _common(branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> tuple[
         "not predicted by all": set(truth.columns) & anywhere - predicted,
         "without labels": anywhere - set(truth.columns),
     }
-    return findings, {why: tuple(one for one in LABELS if one in those) for why, those in reasons.items() if those}
+    return findings, {
+        why: tuple(one for one in asked.labels if one in those) for why, those in reasons.items() if those
+    }
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,13 @@ class _Films:
 
 
 def _joined(
-    branches: Mapping[str, pd.DataFrame], findings: list[str], said: Predictions, known: Labels, found: Match
+    branches: Mapping[str, pd.DataFrame], findings: Findings, said: Predictions, known: Labels, found: Match
 ) -> _Films:
     row_M, truth_row_M = found.rows_M2.T
-    target_MK = known.truth.reindex(columns=findings).to_numpy(np.float64)[truth_row_M]
-    score_BMK = np.stack([frame.reindex(columns=findings).to_numpy(np.float64)[row_M] for frame in branches.values()])
+    target_MK = known.truth.reindex(columns=list(findings.labels)).to_numpy(np.float64)[truth_row_M]
+    score_BMK = np.stack(
+        [frame.reindex(columns=list(findings.labels)).to_numpy(np.float64)[row_M] for frame in branches.values()]
+    )
     lacking_MK = np.isnan(score_BMK).any(axis=0)
     kept_M = ~lacking_MK.all(axis=1)
     if not kept_M.any():
@@ -191,9 +199,8 @@ def _joined(
         )
     _check(score_BMK[~np.isnan(score_BMK)], said.path)
     patients_from, patient_M = whose(found, said, known)
-    scores = Scores(
-        tuple(findings), tuple(branches), np.where(lacking_MK, np.nan, target_MK), np.nan_to_num(score_BMK), patient_M
-    )
+    target_MK = np.where(lacking_MK, np.nan, target_MK)
+    scores = Scores(findings.labels, tuple(branches), target_MK, np.nan_to_num(score_BMK), patient_M, findings)
     return _Films(scores.subset(kept_M), lacking_MK[kept_M], patients_from)
 
 
@@ -226,7 +233,7 @@ def _points(
     for place, (file, said) in enumerate(zip(files, tables, strict=False)):
         # Beside another file each is one branch, its last, and the first file's comes last: see _beside.
         places = {-1 - place: list(said.branches)[-1]} if len(tables) > 1 else dict(enumerate(said.branches))
-        apart, labels_file = _validation(file, said, tuple(places.values()), list(scores.labels), known, how)
+        apart, labels_file = _validation(file, said, tuple(places.values()), scores.findings, known, how)
         for b, branch in places.items():
             threshold_PBK[:, b] = _thresholds(apart.target_NK, apart.score_BNK[apart.branches.index(branch)])
         if place == 0:
@@ -244,7 +251,7 @@ def _points(
 
 
 def _validation(
-    file: Path, said: Predictions, branches: tuple[str, ...], findings: list[str], known: Labels, how: Reading
+    file: Path, said: Predictions, branches: tuple[str, ...], findings: Findings, known: Labels, how: Reading
 ) -> tuple[Scores, Path]:
     """The films of a file that points are chosen on, and where their labels stand: beside the scores, or in `known`."""
     films = read_predictions(file, how)

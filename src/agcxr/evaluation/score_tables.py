@@ -1,6 +1,6 @@
 """Tables of any program -> scores, labels and patients, image by image.
 
-Columns are found by what they are called, in any spelling `labels.canonical` knows, with or without a prefix
+Columns are found by what they are called, in any spelling that is known of a finding, with or without a prefix
 ("prob_Edema", "fusion_Edema", "Lung Mass") or a usual suffix ("Edema_score"). Images are found by the ends of their
 names.
 """
@@ -18,11 +18,20 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
-from agcxr.data.label_cells import LISTS, NIH_LIST, PREFIXES, letters, read_statements, unmangled, what_lists_hold
+from agcxr.data.label_cells import (
+    LISTS,
+    NIH_LIST,
+    PREFIXES,
+    letters,
+    own_findings,
+    read_statements,
+    unmangled,
+    what_lists_hold,
+)
 from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, delimited
 from agcxr.data.patients import read_patients
 from agcxr.data.radiograph import without_suffix
-from agcxr.labels import LABELS, canonical
+from agcxr.findings import CHESTXRAY14, Findings
 
 IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
@@ -60,6 +69,7 @@ class Reading:
     image_column: str | None = None
     patient_column: str | None = None
     logits: bool = False
+    findings: Findings = CHESTXRAY14
 
 
 @dataclass(frozen=True)
@@ -74,12 +84,14 @@ class Predictions:
     branches: Mapping[str, pd.DataFrame]
     not_scored: tuple[str, ...]
     """Kinds of columns that hold nothing but 0 and 1 beside others with probabilities."""
+    findings: Findings = CHESTXRAY14
+    """That were looked for."""
 
     @property
     def labelled(self) -> bool:
         """The table holds labels too."""
         names = [str(name) for name in self.table.columns]
-        prefixes = {parts[0] for name in names if (parts := split_column(name))}
+        prefixes = {parts[0] for name in names if (parts := split_column(name, self.findings))}
         return (
             any(letters(name) in LABELLED for name in names)
             or not prefixes.isdisjoint(PREFIXES)
@@ -103,10 +115,28 @@ class Labels:
     """What was odd in them, for people."""
 
 
+def shared_findings(predictions: Path, labels: Path, how: Reading) -> Findings:
+    """The findings to score: the fifteen, unless the labels state others that the predictions name too; then those that
+    both have."""
+    text = _read(labels).apply(_text)
+    facts, asked = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS), (how.image_column, how.patient_column)
+    kept = [
+        name
+        for name in map(str, text)
+        if letters(name) not in facts and name not in asked and not name.lower().startswith(f"{CALLS}_")
+    ]
+    own = own_findings(text[kept], labels) if kept else None
+    if own is None or own.is_default:
+        return CHESTXRAY14
+    named = {parts[1] for column in _read(predictions) if (parts := split_column(str(column), own))}
+    shared = [label for label in own.labels if label in named]
+    return CHESTXRAY14 if all(map(CHESTXRAY14.canonical, shared)) else own.restricted(shared)
+
+
 def read_predictions(path: Path, how: Reading) -> Predictions:
     """The scores of a table (.csv, .csv.gz, .parquet). ValueError says what is missing or wrong."""
     table = _read(path)
-    columns = _score_columns(table, path)
+    columns = _score_columns(table, path, how.findings)
     if not {"prob", "fusion"}.isdisjoint(columns):
         columns.pop(CALIBRATED, None)  # the same order, and no values for findings that could not be calibrated
     binary = [
@@ -117,7 +147,8 @@ def read_predictions(path: Path, how: Reading) -> Predictions:
     )
     if not_scored:
         columns = {prefix: branch for prefix, branch in columns.items() if prefix not in binary}
-    return Predictions(path, table, *_whose_images(table, path, how), _branches(columns, how.logits), not_scored)
+    branches = _branches(columns, how.logits)
+    return Predictions(path, table, *_whose_images(table, path, how), branches, not_scored, how.findings)
 
 
 def _branches(columns: Mapping[str, Mapping[str, pd.Series]], logits: bool) -> dict[str, pd.DataFrame]:
@@ -200,26 +231,26 @@ def _whose_images(table: pd.DataFrame, path: Path, how: Reading) -> tuple[pd.Ser
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def split_column(column: str) -> tuple[str, str] | None:
+def split_column(column: str, findings: Findings) -> tuple[str, str] | None:
     """(prefix, finding) of a column such as "prob_Edema", ("", finding) of "Edema"; None if it is no finding's."""
-    finding = canonical(column)
+    finding = findings.canonical(column)
     if finding:
         return "", finding
     for at, letter in enumerate(column):
-        if letter in "_-.: /" and (finding := canonical(column[at + 1 :])):
+        if letter in "_-.: /" and (finding := findings.canonical(column[at + 1 :])):
             return column[:at].strip().lower(), finding
     for at, letter in enumerate(column):
         last = column[at + 1 :].strip().lower()
-        if letter in "_-.: /" and last in SUFFIXES and (finding := canonical(column[:at])):
+        if letter in "_-.: /" and last in SUFFIXES and (finding := findings.canonical(column[:at])):
             return last, finding
     return None
 
 
-def _score_columns(table: pd.DataFrame, path: Path) -> dict[str, dict[str, pd.Series]]:
+def _score_columns(table: pd.DataFrame, path: Path, findings: Findings) -> dict[str, dict[str, pd.Series]]:
     """Prefix -> finding -> scores, without columns that are empty."""
     columns: dict[str, dict[str, pd.Series]] = {}
     for column in table.columns:
-        parts = split_column(unmangled(str(column), table.columns))
+        parts = split_column(unmangled(str(column), table.columns), findings)
         if parts is None or parts[0] in (*PREFIXES, CALLS):
             continue
         branch = columns.setdefault(parts[0], {})
@@ -229,7 +260,7 @@ def _score_columns(table: pd.DataFrame, path: Path) -> dict[str, dict[str, pd.Se
     if not columns:
         raise ValueError(
             f"{path} has no column named after a finding; it has {_some(list(table.columns))}; "
-            f"expected some of {', '.join(LABELS)}, with or without a prefix such as prob_"
+            f"expected some of {', '.join(findings.labels)}, with or without a prefix such as prob_"
         )
     filled = {prefix: {n: v for n, v in branch.items() if v.notna().any()} for prefix, branch in columns.items()}
     columns = {prefix: branch for prefix, branch in filled.items() if branch}
@@ -255,7 +286,7 @@ def _numbers(cells: pd.Series, path: Path, column: str) -> pd.Series:
 
 def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
     text = table.apply(_text)
-    stated = read_statements(text, path)
+    stated = read_statements(text, path, findings=how.findings)
     if stated is None:
         raise ValueError(
             f"{path} has no labels: neither a column `Finding Labels` or `label` of class names, nor one named after a "
@@ -276,7 +307,8 @@ def not_read(known: Predictions | Labels, how: Reading) -> tuple[str, ...]:
     return tuple(
         name
         for name in names
-        if not (name in used or name in asked or letters(name) in expected or split_column(name)) and name.strip()
+        if not (name in used or name in asked or letters(name) in expected or split_column(name, how.findings))
+        and name.strip()
     )
 
 

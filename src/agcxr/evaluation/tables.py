@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from agcxr import uncertainty
 from agcxr.evaluation.results import Analysis, BranchDifference, BranchResult, FindingResult
-from agcxr.labels import FINDINGS, canonical
 from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Estimate
 
 NONE, DAGGER = "–", "†"
@@ -83,8 +82,8 @@ def dagger_note(stands: bool, unit: str = "patient") -> str:
 
 def untaught(analysis: Analysis) -> str:
     """Which findings the model has no answer for; empty where it has one for all."""
-    answered = {canonical(result.finding) for result in analysis.labels}
-    names = [words(finding) for finding in FINDINGS if finding not in answered]
+    answered = {result.finding for result in analysis.labels}
+    names = [words(finding) for finding in analysis.findings.names if finding not in answered]
     return f"The model was not taught, and so says nothing of: {', '.join(names)}." if names else ""
 
 

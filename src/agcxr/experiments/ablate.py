@@ -33,7 +33,6 @@ from agcxr.experiments.ablation_tables import markdown, text
 from agcxr.experiments.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import ViewSet
-from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
 from agcxr.training.stages import first_process, train, wait_for_each_other
 
@@ -83,7 +82,11 @@ def ablate(
     if table is not None:  # before hours of training
         here = films.index[films.index["split"] == split]
         bins(
-            here["image_id"].astype(str).tolist(), LABELS, here[list(LABELS)].to_numpy(), table, ranged_findings(table)
+            here["image_id"].astype(str).tolist(),
+            films.findings.labels,
+            here[list(films.findings.labels)].to_numpy(),
+            table,
+            ranged_findings(table),
         )
     if first_process():
         _claim(root, base)
@@ -225,9 +228,11 @@ def _compare(
         for name, views in keys
     }
     labels = tuple(
-        label for label in LABELS if all(f"fusion_{label}" in frame for each in frames.values() for frame in each)
+        label
+        for label in films.findings.labels
+        if all(f"fusion_{label}" in frame for each in frames.values() for frame in each)
     )
-    scores = {name: [to_scores(frame, labels) for frame in each] for name, each in frames.items()}
+    scores = {name: [to_scores(frame, labels, films.findings) for frame in each] for name, each in frames.items()}
     draws = Draws(*how, seed=0)
     first = scores[PLAIN][0]
     used, left_out = ablation.usable(first)
@@ -247,7 +252,7 @@ def _compare(
         patients=len(np.unique(first.patient_N)),
         seeds=tuple(seeds),
         findings=tuple(first.labels[k] for k in used),
-        left_out=(*left_out, *(name for name in FINDINGS if name not in labels)),
+        left_out=(*left_out, *(name for name in films.findings.names if name not in labels)),
         base=(root / SETTINGS).read_text(encoding="utf-8"),
         arms=tuple(_arm(arm, base, root, seeds, frames[arm.key], first, sampled, draws) for arm in rows),
         resampled=Resampled(

@@ -20,7 +20,6 @@ from agcxr import metrics, uncertainty
 from agcxr.config import Number, Record
 from agcxr.evaluation.analysis import Scores
 from agcxr.experiments.controls import PAPER_REFERENCE, Arm, Group, Paper
-from agcxr.labels import NO_FINDING
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS, Difference, Estimate
 
@@ -285,7 +284,7 @@ def usable(scores: Scores) -> tuple[list[int], tuple[str, ...]]:
     """Places of the findings with both classes, and the names of those without."""
     target = scores.target_NK
     both = [(target[:, k] == 1).any() and (target[:, k] == 0).any() for k in range(target.shape[1])]
-    findings = [k for k, name in enumerate(scores.labels) if name != NO_FINDING]
+    findings = [k for k, name in enumerate(scores.labels) if name != scores.findings.none]
     return [k for k in findings if both[k]], tuple(scores.labels[k] for k in findings if not both[k])
 
 

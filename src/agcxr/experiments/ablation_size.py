@@ -18,7 +18,7 @@ from agcxr import metrics
 from agcxr.evaluation.analysis import Scores
 from agcxr.experiments.ablation import BinResult, Draws, FindingSize, SeedDifference, SizeStudy, SmallResult, sample
 from agcxr.experiments.controls import NAMES
-from agcxr.labels import FINDINGS, canonical
+from agcxr.findings import CHESTXRAY14
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate, patients_of_the_rarer
 
@@ -41,9 +41,9 @@ def read_lesions(path: str | Path) -> pd.DataFrame:
         ) from error
     if missing := sorted({"image", "finding", "diameter_cm"} - set(table.columns)):
         raise ValueError(f"{path} has no column {missing[0]!r}; expected the lesions.csv of `agcxr phantom`")
-    named = {name: canonical(str(name)) for name in table["finding"].unique()}
-    if unknown := sorted(str(name) for name, known in named.items() if known not in FINDINGS):
-        raise ValueError(f"{path} names the finding {unknown[0]!r}; expected any of {', '.join(FINDINGS)}")
+    named = {name: CHESTXRAY14.canonical(str(name)) for name in table["finding"].unique()}
+    if unknown := sorted(str(name) for name, known in named.items() if known not in CHESTXRAY14.names):
+        raise ValueError(f"{path} names the finding {unknown[0]!r}; expected any of {', '.join(CHESTXRAY14.names)}")
     table = table.assign(finding=table["finding"].map(named)).rename(columns={"image": "image_id"})
     return table[["image_id", "finding", "diameter_cm"]]
 
@@ -60,13 +60,13 @@ def diameters(lesions: pd.DataFrame) -> tuple[FindingSize, ...]:
 def small_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
     """Findings whose median diameter is at most `small_cm`, in label order."""
     small = {one.finding for one in diameters(lesions) if one.median_cm <= small_cm}
-    return tuple(name for name in FINDINGS if name in small)
+    return tuple(name for name in CHESTXRAY14.names if name in small)
 
 
 def ranged_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
     """Findings that are looked at by ranges of diameter, in label order: the small ones, nodules and masses."""
     wanted = {*small_findings(lesions, small_cm), *FOCAL} & set(lesions["finding"])
-    return tuple(name for name in FINDINGS if name in wanted)
+    return tuple(name for name in CHESTXRAY14.names if name in wanted)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def calibrate(
     answers = engine.predict_arrays(films.images, rows, progress=progress)
     index = films.index.iloc[rows]
     found = fit_calibration(
-        films.targets(rows, answers.labels).astype(np.float64),
+        films.targets(rows, engine.findings).astype(np.float64),
         answers.fusion_NK.astype(np.float64),
         index["patient"].to_numpy(dtype=object),
         answers.labels,

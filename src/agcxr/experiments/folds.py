@@ -28,7 +28,6 @@ from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
 from agcxr.evaluation.tables import number, signed, text_table, words
 from agcxr.experiments.seeds import spreads_of
 from agcxr.inference.prediction import ViewSet
-from agcxr.labels import FINDINGS, LABELS
 from agcxr.training.folds import Folds, read_folds
 from agcxr.training.seeds import SEEDS, Seeds, Spread, write_seeds
 from agcxr.uncertainty import RESAMPLES
@@ -108,7 +107,7 @@ def _pool(
     labels = tuple(name for name in answered[0] if all(name in names for names in answered))
     frames = [one.frame.assign(fold=fold) for fold, one in enumerate(done, start=1)]
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
-    scores = to_scores(frame, labels)
+    scores = to_scores(frame, labels, first.analysis.findings)
     analysis = analyse(scores, resamples=resamples)
     results = first.model_copy(
         update={
@@ -214,8 +213,8 @@ def _section(done: Sequence[Evaluation], analysis: Analysis, frame: pd.DataFrame
     )
     rows = tuple(row(one, whole) for one, whole in zip(folds, pooled, strict=True))
     answered = {result.finding for one in done for result in one.results.analysis.labels}
-    lacking = [words(name) for name in LABELS if name in answered and name not in labels]
-    texts = [_brier(frame, [name for name in labels if name in FINDINGS])]
+    lacking = [words(name) for name in analysis.findings.labels if name in answered and name not in labels]
+    texts = [_brier(frame, [name for name in labels if name in analysis.findings.names])]
     if lacking:
         texts.insert(0, f"Left out, as the model of some fold does not answer for it: {', '.join(lacking)}.")
     return Section("Folds", (Table(head, rows, caption, summary=True), *map(Text, filter(None, texts))))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from agcxr.calibration import POINTS, Calibration, Curve, Cut, FindingCalibration, Point, Prevalence, Scale
 from agcxr.data.radiograph import RadiographError
+from agcxr.findings import Findings
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Failure, Prediction, ViewSet
 from agcxr.inference.stream import (
@@ -73,6 +74,11 @@ class Engine(ABC):
     @abstractmethod
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector."""
+
+    @property
+    def findings(self) -> Findings:
+        """The labels and what is known of them: names, order, codes, which of them says "none of the others"."""
+        return Findings.of(self.labels)
 
     @property
     @abstractmethod
@@ -221,8 +227,8 @@ class Engine(ABC):
         """A batch of films that were read before, here or in another process, through the model at once, in order."""
         answers = self._predict(np.stack([film.image_SS for film in films]), True)
         cut, model = None if self.scale is None else self.scale.cut, self.algorithm.version
-        trained_on = self.about.trained_on
-        return [prediction_of(film, answers, row, cut, model, trained_on) for row, film in enumerate(films)]
+        trained_on, findings = self.about.trained_on, self.findings
+        return [prediction_of(film, answers, row, findings, cut, model, trained_on) for row, film in enumerate(films)]
 
     def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
         """Grad-CAM of one finding on each prepared film; a film with several findings is repeated.
@@ -247,12 +253,12 @@ class Engine(ABC):
 
 
 def scale_of(
-    calibration: Calibration | None, labels: tuple[str, ...], point: Point, prevalence: Prevalence | None
+    calibration: Calibration | None, findings: Findings, point: Point, prevalence: Prevalence | None
 ) -> Scale | None:
     """How scores are read; None for a model that is not calibrated. Raises ValueError where a prevalence is asked of
     such a one, and as `Scale.of`."""
     if calibration is not None:
-        return Scale.of(calibration, labels, point, prevalence)
+        return Scale.of(calibration, findings.labels, point, prevalence, findings)
     if prevalence is not None:
         raise ValueError(
             f"the model is not calibrated, so its scores cannot be corrected for a prevalence of {prevalence}; "

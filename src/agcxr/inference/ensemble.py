@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Frozen
 from agcxr.data.synthetic import is_synthetic
+from agcxr.findings import Findings
 from agcxr.inference.engine import About, Engine, mean_scale
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
@@ -82,7 +83,7 @@ class Ensemble(Engine):
 
     def _scale(self, point: Point, prevalence: Prevalence | None) -> Scale | None:
         if self._own is not None:
-            return Scale.of(self._own, self._labels, point, prevalence)
+            return Scale.of(self._own, self._labels, point, prevalence, self.findings)
         scales = [member.scale for member in self._members if member.scale is not None]
         if len(scales) < len(self._members):
             return None
@@ -91,6 +92,11 @@ class Ensemble(Engine):
     @property
     def labels(self) -> tuple[str, ...]:
         return self._labels
+
+    @property
+    def findings(self) -> Findings:
+        """As the first model knows them."""
+        return self._members[0].findings.restricted(self._labels)
 
     @property
     def window(self) -> tuple[float, ...]:

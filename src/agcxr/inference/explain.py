@@ -25,11 +25,11 @@ from PIL.PngImagePlugin import PngInfo
 from agcxr.calibration import Point
 from agcxr.inference.identity import NAME
 from agcxr.inference.lettering import Colour, font, short_name, shorten
+from agcxr.inference.lettering import fitting as _fitting
 from agcxr.inference.lettering import lines_of as _lines
 from agcxr.inference.lettering import text_at as _text
 from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
 from agcxr.inference.prediction import Bytes, Prediction
-from agcxr.labels import NO_FINDING
 
 RESEARCH_ONLY = "Research use only. Not a medical device."
 
@@ -46,6 +46,8 @@ HEADER = 92
 ROW = 33
 """Of the facts beneath the film."""
 FINDING = 26
+MOST_ROWS = 30
+"""Findings that a picture lists, those of highest rank; tables and answers hold all of any set."""
 """Of the findings."""
 DOUBT = 25
 """Of a line of a warning."""
@@ -174,7 +176,7 @@ def _layout(prediction: Prediction, doubts: int) -> _Layout:
         crop=(crop_x, top, side, side),
         caption_y=caption_y,
         table_y=table_y,
-        height=table_y + 32 + max(len(prediction.labels) * FINDING + 8, 5 * ROW) + 52,
+        height=table_y + 32 + max((len(_rows(prediction)) + bool(_left_out(prediction))) * FINDING + 8, 5 * ROW) + 52,
     )
 
 
@@ -320,7 +322,7 @@ class _Row:
 
 
 def _rows(prediction: Prediction) -> list[_Row]:
-    """All findings: called ones, then those calibrated, each by probability; "No Finding" last."""
+    """The first MOST_ROWS findings: called ones, then those calibrated, each by probability; "none of them" last."""
     shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
     cut = prediction.cut
     thresholds = [np.nan] * len(shown) if cut is None else cut.probability_K.tolist()
@@ -329,7 +331,17 @@ def _rows(prediction: Prediction) -> list[_Row]:
         _Row(*row)
         for row in zip(prediction.labels, shown.tolist(), thresholds, prediction.calls(), fitted, strict=True)
     ]
-    return [rows[k] for k in prediction.ranked()]
+    places = prediction.ranked()
+    none = [k for k in places if prediction.labels[k] == prediction.findings.none]
+    return [rows[k] for k in (*[k for k in places if k not in none][:MOST_ROWS], *none)]
+
+
+def _left_out(prediction: Prediction) -> str:
+    """How many findings have no row, and whether some of them are called."""
+    shown = {row.finding for row in _rows(prediction)}
+    left = [k for k, label in enumerate(prediction.labels) if label not in shown]
+    called = sum(bool(prediction.calls()[k]) for k in left)
+    return f"and {len(left)} more, {called or 'none'} of them called; the table and the API hold all" if left else ""
 
 
 def _findings(
@@ -356,11 +368,12 @@ def _findings(
         _text(draw, (value_x, head_y), "Probability", 15, ACCENT, anchor="rs")
     for name, x in branches.items():
         _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
-    for i, row in enumerate(_rows(prediction)):
-        base = head_y + 30 + i * FINDING + (8 if row.finding == NO_FINDING else 0)
-        quiet = row.finding == NO_FINDING or (judged and not row.called)
+    none, rows = prediction.findings.none, _rows(prediction)
+    for i, row in enumerate(rows):
+        base = head_y + 30 + i * FINDING + (8 if row.finding == none else 0)
+        quiet = row.finding == none or (judged and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
-        _text(draw, (name_x, base), row.finding.replace("_", " "), 18, ink)
+        _text(draw, (name_x, base), _fitting(draw, row.finding.replace("_", " "), 18, bar_x - name_x - 14), 18, ink)
         if truth is not None and row.finding in truth:
             _dot(draw, name_x - 13, base)
         _bar(draw, (bar_x, bar_end, base), row, fill)
@@ -371,6 +384,7 @@ def _findings(
             value = prediction.probability(row.finding, name.lower())  # type: ignore[arg-type]
             first = name == "Fusion" and not calibrated
             _text(draw, (x, base), f"{value:.2f}", 18, ink if first else MUTED, anchor="rs")
+    _text(draw, (name_x, head_y + 38 + len(rows) * FINDING), _left_out(prediction), 15, MUTED)
 
 
 def _dot(draw: ImageDraw.ImageDraw, x: int, base: int) -> None:

@@ -220,9 +220,9 @@ def facts(engine: Engine) -> Facts:
     """The file's metadata. It names the collection trained on; the hashes of its patients stay out of it."""
     first = torch_members(engine)[0]
     model, size = first.model, first.prepared_size
-    card = (model.card or model.new_card(prepared_size=size)).model_dump(
-        mode="json", exclude={"train_patients", "calibration", "feature_statistics"}
-    )
+    stated = model.card or model.new_card(prepared_size=size)
+    left_out = {"train_patients", "calibration", "feature_statistics", *(("findings",) if stated.usual else ())}
+    card = stated.model_dump(mode="json", exclude=left_out)
     names = ("agcxr", "torch", "onnx", "onnxscript", "onnxruntime")
     return Facts(
         labels=engine.labels,

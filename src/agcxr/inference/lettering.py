@@ -65,6 +65,17 @@ def short_name(name: str) -> str:
     return shorten("".join(letter if letter.isprintable() else "?" for letter in last), 60)
 
 
+def fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """The text, cut at its end where it is wider than so many pixels."""
+    plain = all(letter.isascii() or letter in "·…" for letter in text)
+    if draw.textlength(text, font=_font(size, plain)) <= width:
+        return text
+    kept = next(
+        n for n in range(len(text) - 1, -1, -1) if draw.textlength(f"{text[:n].rstrip()}…", _font(size, plain)) <= width
+    )
+    return f"{text[:kept].rstrip()}…"
+
+
 def shorten(text: str, limit: int) -> str:
     """Cut out the middle of a long text: both the start and the end of a file name tell films apart."""
     if len(text) <= limit:

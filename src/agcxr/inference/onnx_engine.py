@@ -28,6 +28,7 @@ from agcxr.calibration import Calibration, Point, Prevalence, Scale
 from agcxr.config import Attention
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.extras import needs
+from agcxr.findings import Findings, problems
 from agcxr.inference.engine import About, Engine, mean_scale, scale_of, trained_on
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
@@ -145,11 +146,13 @@ class OnnxPredictor(Engine):
         self.facts = _facts(self._session.metadata, self.path)
         self._outputs = _outputs(self._session.outputs, self.path)
         average, labels = self.facts.average, self.facts.labels
-        self._scales = [Scale.of(one, labels, point, prevalence) for one in average.calibrations] if average else []
+        self._findings = findings = _findings(self.facts, self.path)
+        calibrations = average.calibrations if average else ()
+        self._scales = [Scale.of(one, labels, point, prevalence, findings) for one in calibrations]
         if self._scales:
             self.scale = mean_scale(self._scales, labels)
         else:
-            self.scale = scale_of(self.facts.calibration, labels, point, prevalence)
+            self.scale = scale_of(self.facts.calibration, findings, point, prevalence)
         self.statistics = self.facts.feature_statistics
         self.prepared_size = self.facts.prepared_size
 
@@ -160,6 +163,11 @@ class OnnxPredictor(Engine):
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector."""
         return self.facts.labels
+
+    @property
+    def findings(self) -> Findings:
+        """As the file's card says; of a file that does not say, what is known of labels so called."""
+        return self._findings
 
     @property
     def window(self) -> tuple[float, ...]:
@@ -375,6 +383,19 @@ def _facts(text: str | None, path: Path) -> Facts:
             f"resizes by {RESIZE_RULE!r}; use version {facts.versions.get('agcxr')}"
         )
     return facts
+
+
+def _findings(facts: Facts, path: Path) -> Findings:
+    """What the card says of the labels. Raises ValueError for what is none, or of other labels."""
+    if (stated := facts.card.get("findings")) is None:
+        return Findings.of(facts.labels)
+    try:
+        findings = Findings.model_validate(stated)
+    except ValidationError as error:
+        raise ValueError(f"the findings in {path} are not understood: {problems(error)}; export it again") from None
+    if absent := [label for label in facts.labels if label not in findings.labels]:
+        raise ValueError(f"the findings in {path} lack its label {absent[0]!r}; export it again")
+    return findings.restricted(facts.labels)
 
 
 def _outputs(there: list[str], path: Path) -> list[str]:

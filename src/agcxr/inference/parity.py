@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from agcxr.data.phantom import film
 from agcxr.data.radiograph import resize
+from agcxr.findings import CHESTXRAY14
 from agcxr.inference.engine import Engine
 from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Bytes
 from agcxr.inference.stream import BatchPrediction
-from agcxr.labels import FINDINGS
 
 PROBABILITY = 1e-5
 """Largest difference of any probability."""
@@ -75,8 +75,8 @@ class Parity:
 def made_films(size: int, n: int = 5) -> tuple[Bytes, ...]:
     """Batches of n films: as prepared, twice that size, and of two sizes at which the file's resize may differ from
     OpenCV's by a gray level. Phantoms, and one of noise."""
-    rng = np.random.default_rng(0)
-    drawn = [film(rng, [FINDINGS[i % len(FINDINGS)]], size=max(size, 256)).pixels_HW for i in range(n - 1)]
+    rng, names = np.random.default_rng(0), CHESTXRAY14.names
+    drawn = [film(rng, [names[i % len(names)]], size=max(size, 256)).pixels_HW for i in range(n - 1)]
     drawn.append(rng.integers(0, 256, (max(size, 256),) * 2, dtype=np.uint8))
     shapes = [(size, size), (2 * size, 2 * size)]
     shapes += [(2 * size + 37, 3 * size + 11), (size + 7, 4 * size)]

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from agcxr import attended
 from agcxr.calibration import Cut
+from agcxr.findings import Findings
 from agcxr.intake import Intake
-from agcxr.labels import NO_FINDING, canonical
 
 Branch = Literal["global", "local", "fusion"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "fusion")
@@ -78,6 +78,12 @@ class Prediction:
     """Pooled features of the global branch, D numbers, for search, probes and drift; None: the engine gives none."""
     film_HW: Bytes | None = None
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
+    findings: Findings = None  # type: ignore[assignment]
+    """The labels and what is known of them; default: what is known of labels so called."""
+
+    def __post_init__(self) -> None:
+        if self.findings is None:
+            object.__setattr__(self, "findings", Findings.of(self.labels))
 
     def __repr__(self) -> str:
         """On one line: the film, the three most probable findings (of the fusion), the box, what the intake says."""
@@ -128,8 +134,8 @@ class Prediction:
         return by_name[branch]
 
     def probability(self, finding: str, branch: Branch = "fusion") -> float:
-        """Probability of a finding, written in any spelling `labels.canonical` knows."""
-        name = canonical(finding) or finding
+        """Probability of a finding, written in any spelling that is known of it."""
+        name = self.findings.canonical(finding) or finding
         if name not in self.labels:
             raise ValueError(f"unknown finding {finding!r}; this model knows {', '.join(self.labels)}")
         return float(self.branch(branch)[self.labels.index(name)])
@@ -143,20 +149,20 @@ class Prediction:
 
     def ranked(self) -> tuple[int, ...]:
         """Places of all labels in the order of reading: called ones, then those calibrated, each by probability (of the
-        fusion, calibrated where it is); "No Finding" last."""
+        fusion, calibrated where it is); "none of them" last."""
         shown = self.fusion_K if self.calibrated_K is None else self.calibrated_K
         fitted = np.ones(len(shown), bool) if self.cut is None else self.cut.fitted_K
         calls = self.calls()
 
         def place(k: int) -> tuple[bool, bool, bool, float]:
-            return self.labels[k] == NO_FINDING, not calls[k], not fitted[k], -float(shown[k])
+            return self.labels[k] == self.findings.none, not calls[k], not fitted[k], -float(shown[k])
 
         return tuple(sorted(range(len(self.labels)), key=place))
 
     def top(self, n: int = 5, branch: Branch = "fusion") -> tuple[Score, ...]:
-        """The n most probable findings, best first. "No Finding" is not a finding and is left out."""
+        """The n most probable findings, best first. "None of them" is not a finding and is left out."""
         scores = (Score(name, float(p)) for name, p in zip(self.labels, self.branch(branch), strict=True))
-        return tuple(sorted((s for s in scores if s.finding != NO_FINDING), key=lambda s: -s.probability)[:n])
+        return tuple(sorted((s for s in scores if s.finding != self.findings.none), key=lambda s: -s.probability)[:n])
 
     def heat_in_original(self, height: int | None = None, width: int | None = None) -> Floats:
         """The attention on the film: float32 [0, 1], `height` x `width` (default: the original size).

@@ -24,6 +24,7 @@ from agcxr.attended import plateau
 from agcxr.calibration import Point, Prevalence
 from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
 from agcxr.data.radiograph import RESIZE_RULE
+from agcxr.findings import Findings
 from agcxr.inference.engine import About, Engine, scale_of, trained_on
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
@@ -69,8 +70,9 @@ class Predictor(Engine):
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.prepared_size = prepared_size or _trained_on(model) or model.resize
         self._labels = model.card.labels if model.card else tuple(model.labels)
+        self._findings = (model.card.findings if model.card else Findings.of(model.labels)).restricted(self._labels)
         self._taught_K = [model.labels.index(label) for label in self._labels]
-        self.scale = scale_of(model.card.calibration if model.card else None, self._labels, point, prevalence)
+        self.scale = scale_of(model.card.calibration if model.card else None, self._findings, point, prevalence)
         known = model.card.feature_statistics if model.card else None
         self.statistics = None if known is None else FeatureStatistics.model_validate(known)
 
@@ -100,6 +102,11 @@ class Predictor(Engine):
     def labels(self) -> tuple[str, ...]:
         """Order of every probability vector: the model's labels without those that it was never taught."""
         return self._labels
+
+    @property
+    def findings(self) -> Findings:
+        """As the card says, without what the model was never taught."""
+        return self._findings
 
     @property
     def window(self) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from agcxr.calibration import Cut
 from agcxr.data.isolation import ChildError
 from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_file, resize
+from agcxr.findings import Findings
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.novelty import judge_distance, judge_kind
 from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
@@ -182,10 +183,16 @@ def to_film(file: FilmFile) -> Path | Remote:
 
 
 def prediction_of(
-    film: PreparedFilm, answers: BatchPrediction, row: int, cut: Cut | None, model: str, trained_on: str | None
+    film: PreparedFilm,
+    answers: BatchPrediction,
+    row: int,
+    findings: Findings,
+    cut: Cut | None,
+    model: str,
+    trained_on: str | None,
 ) -> Prediction:
-    """One row of an engine's answers, in film coordinates. cut, model, trained_on: the operating point, who answered,
-    and the collection that it learnt on."""
+    """One row of an engine's answers, in film coordinates. findings, cut, model, trained_on: what is known of the
+    labels, the operating point, who answered, and the collection that it learnt on."""
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
@@ -195,6 +202,7 @@ def prediction_of(
     return Prediction(
         name=film.name,
         labels=answers.labels,
+        findings=findings,
         global_K=answers.global_NK[row],
         local_K=answers.local_NK[row],
         fusion_K=answers.fusion_NK[row],

@@ -17,7 +17,6 @@ from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.inference.reading import ReadFilm, encode_png
-from agcxr.labels import NO_FINDING
 from agcxr.serve.decoder import Unreadable
 from agcxr.serve.limits import Limits
 
@@ -298,7 +297,7 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
         )
 
     def place(row: FindingAnswer) -> tuple[bool, bool, float, float]:
-        return row.finding == NO_FINDING, row.calibrated is None, -(row.calibrated or 0), -row.fusion
+        return row.finding == prediction.findings.none, row.calibrated is None, -(row.calibrated or 0), -row.fusion
 
     return tuple(sorted(rows, key=place))
 

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from agcxr.findings import LONGEST
 from agcxr.inference.engine import Engine
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch
@@ -132,7 +133,7 @@ async def film(request: Request) -> Response:
 
 @router.post("/v1/map", responses=openapi.MAP, openapi_extra=openapi.FILM, tags=["films"])
 async def finding_map(
-    request: Request, finding: Annotated[str, Query(max_length=40)], branch: Branch = "fusion"
+    request: Request, finding: Annotated[str, Query(max_length=LONGEST)], branch: Branch = "fusion"
 ) -> MapAnswer:
     """Where one finding is read on a film: Grad-CAM of one branch."""
     service, films = await _receive(request, one=True)
