@@ -126,6 +126,16 @@ def test_imports_go_one_way():
     assert not wrong, "\n".join(wrong)
 
 
+FIFTEEN = {"findings", "data/nih", "data/phantom", "data/phantom_collection", "evaluation/published"}
+"""Files that are about ChestX-ray14 itself, or say what the default findings are."""
+
+
+def test_only_what_is_about_chestxray14_knows_its_names():
+    """Everything else reads names, order and codes from the findings of a prepared folder or a model."""
+    users = {name for name, path in MODULES.items() if any(each.target == "labels" for each in imports_of(path))}
+    assert users <= FIFTEEN, f"{sorted(users - FIFTEEN)} import the fifteen names; take them from a Findings"
+
+
 def test_no_file_imports_itself_by_way_of_others():
     graph = {name: {each.target for each in imports_of(path)} & set(MODULES) for name, path in MODULES.items()}
     try:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from agcxr import labels as chestxray14
 from agcxr.config import Frozen
-from agcxr.labels import spelling
+from agcxr.labels import spelling as spelling
 
 LONGEST = 100
 """Letters of a name: it heads columns, rows of pictures and groups of reports."""

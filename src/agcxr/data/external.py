@@ -19,6 +19,7 @@ from agcxr.data import nih
 from agcxr.data.external_tables import FRAME, ShippedTable, extent, read_reports, shipped
 from agcxr.data.external_terms import (
     CHEXPERT_COLUMNS,
+    NO_FINDING,
     OPENI_SILENT,
     OPENI_TERMS,
     PADCHEST_SILENT,
@@ -33,7 +34,6 @@ from agcxr.data.sources import find_files
 from agcxr.data.splits import Rule
 from agcxr.data.storing import USUAL, Storing
 from agcxr.findings import CHESTXRAY14, Findings
-from agcxr.labels import NO_FINDING
 
 Name = Literal["chexpert", "mimic", "padchest", "openi", "rsna", "vindr", "siim"]
 COLLECTIONS: tuple[Name, ...] = get_args(Name)

@@ -4,7 +4,8 @@ Looking for "nodule" inside a report's terms also finds "pseudonodule", "emphyse
 "effusion" also "pericardial effusion"; so every term that counts is written out here.
 """
 
-from agcxr.labels import NO_FINDING
+NO_FINDING = "No Finding"
+"""What the CheXpert labeler, VinDr-CXR and ChestX-ray14 call "none of them"."""
 
 PADCHEST_TERMS: dict[str, tuple[str, ...]] = {
     "Atelectasis": (

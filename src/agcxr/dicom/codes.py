@@ -15,8 +15,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from agcxr.calibration import Point
-from agcxr.findings import Findings
-from agcxr.labels import spelling
+from agcxr.findings import Findings, spelling
 
 SCHEME = "99AGCXR"
 LONGEST_VALUE = 16

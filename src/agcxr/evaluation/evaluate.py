@@ -116,8 +116,7 @@ def evaluate(
     Labels of the model's own are left out. Raises ValueError for a split without films, films of another size than the
     model's, or no label in common, and PatientLeak for patients trained on, unless `allow_leak` (the report says so).
     """
-    start = time.perf_counter()
-    films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
+    start, films = time.perf_counter(), prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
     rows, findings = _rows(films, split, engine.findings), engine.findings.union(films.findings)
     leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
@@ -125,10 +124,8 @@ def evaluate(
     _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
     (predictions := to_frame(films, rows, answers, engine.findings)).to_parquet(folder / PREDICTIONS, index=False)
-    scores, chosen = (
-        to_scores(predictions, engine.labels, findings),
-        choose_points(engine, films, split, batch_size=batch_size),
-    )
+    scores = to_scores(predictions, engine.labels, findings)
+    chosen = choose_points(engine, films, split, batch_size=batch_size)
     analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points)
     results = Results(
         run=_run_name(run, engine),

@@ -129,9 +129,7 @@ def localize(
         scores=scores,
         gaps=gaps,
         crops=_crops_of(chosen.scored, looks, predictor.labels),
-        examples=examples_of(
-            chosen.scored, next(track for track in tracks if track.method == "fusion"), looks, predictor.labels
-        ),
+        examples=examples_of(chosen.scored, tracks, looks, predictor.labels),
         published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if folder := _folder(run, split, out):
@@ -387,8 +385,11 @@ def _crops_of(cases: Sequence[Case], looks: Looks, labels: Sequence[str]) -> tup
     )
 
 
-def examples_of(cases: Sequence[Case], fusion: Track, looks: Looks, labels: Sequence[str]) -> tuple[Example, ...]:
+def examples_of(
+    cases: Sequence[Case], tracks: Sequence[Track], looks: Looks, labels: Sequence[str]
+) -> tuple[Example, ...]:
     """Per finding the case with the best, the (lower) median and the worst IoU of the fusion map's box."""
+    fusion = next(track for track in tracks if track.method == "fusion")
     iou, finding_N = fusion.value_NV[:, MEASURES.index("iou")], np.array([case.finding for case in cases])
     found = []
     for finding in (label for label in labels if label in finding_N):

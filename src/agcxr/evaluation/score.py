@@ -71,8 +71,7 @@ def score(
         ValueError: a column, a match, or probabilities are missing or not as above; it says which and what to do.
     """
     _check_level(level)
-    how = Reading(image_column, patient_column, logits)
-    how = replace(how, findings=shared_findings(Path(predictions), Path(labels), how))
+    how = shared_findings(Path(predictions), Path(labels), Reading(image_column, patient_column, logits))
     said, known = read_predictions(Path(predictions), how), read_labels(Path(labels), how)
     check_columns(how, said, known)
     found, branches, tables = match(said, known), said.branches, [said]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +115,9 @@ class Labels:
     """What was odd in them, for people."""
 
 
-def shared_findings(predictions: Path, labels: Path, how: Reading) -> Findings:
-    """The findings to score: the fifteen, unless the labels state others that the predictions name too; then those that
-    both have."""
+def shared_findings(predictions: Path, labels: Path, how: Reading) -> Reading:
+    """`how` with the findings to score: the fifteen, unless the labels state others that the predictions name too; then
+    those that both have."""
     text = _read(labels).apply(_text)
     facts, asked = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS), (how.image_column, how.patient_column)
     kept = [
@@ -127,10 +127,10 @@ def shared_findings(predictions: Path, labels: Path, how: Reading) -> Findings:
     ]
     own = own_findings(text[kept], labels) if kept else None
     if own is None or own.is_default:
-        return CHESTXRAY14
+        return how
     named = {parts[1] for column in _read(predictions) if (parts := split_column(str(column), own))}
     shared = [label for label in own.labels if label in named]
-    return CHESTXRAY14 if all(map(CHESTXRAY14.canonical, shared)) else own.restricted(shared)
+    return how if all(map(CHESTXRAY14.canonical, shared)) else replace(how, findings=own.restricted(shared))
 
 
 def read_predictions(path: Path, how: Reading) -> Predictions:

@@ -80,14 +80,9 @@ def ablate(
     if table is not None and "controls" not in groups:
         raise ValueError("the comparison by lesion size is with the controls; add `controls` to --only")
     if table is not None:  # before hours of training
-        here = films.index[films.index["split"] == split]
-        bins(
-            here["image_id"].astype(str).tolist(),
-            films.findings.labels,
-            here[list(films.findings.labels)].to_numpy(),
-            table,
-            ranged_findings(table),
-        )
+        here, labels = films.index[films.index["split"] == split], films.findings.labels
+        images = here["image_id"].astype(str).tolist()
+        bins(images, labels, here[list(labels)].to_numpy(), table, ranged_findings(table))
     if first_process():
         _claim(root, base)
     asked = arms(base, groups)

@@ -67,13 +67,9 @@ def short_name(name: str) -> str:
 
 def fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """The text, cut at its end where it is wider than so many pixels."""
-    plain = all(letter.isascii() or letter in "·…" for letter in text)
-    if draw.textlength(text, font=_font(size, plain)) <= width:
-        return text
-    kept = next(
-        n for n in range(len(text) - 1, -1, -1) if draw.textlength(f"{text[:n].rstrip()}…", _font(size, plain)) <= width
-    )
-    return f"{text[:kept].rstrip()}…"
+    face = font(size, all(letter.isascii() or letter in "·…" for letter in text))
+    cuts = (text, *(f"{text[:n].rstrip()}…" for n in range(len(text) - 1, 0, -1)))
+    return next((cut for cut in cuts if draw.textlength(cut, font=face) <= width), "…")
 
 
 def shorten(text: str, limit: int) -> str:

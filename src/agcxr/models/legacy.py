@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from agcxr import config
-from agcxr.labels import FINDINGS, LABELS, canonical
+from agcxr.findings import CHESTXRAY14
 from agcxr.models.agcnn import AGCNN, Branch
 from agcxr.models.weights import COMMON_PREFIX, State, load_strictly, read_checkpoint, states_in
 
@@ -56,7 +56,7 @@ def import_chexnet(files: Sequence[str | os.PathLike[str]], labels: Sequence[str
         )
     contents = {path: read_checkpoint(path) for path in paths}
     order = outputs_of({path: class_names(content) for path, content in contents.items()}, labels)
-    taken = tuple(label for label in LABELS if label in order)
+    taken = tuple(label for label in CHESTXRAY14.labels if label in order)
     model = AGCNN(
         "densenet121",
         in_channels=3,
@@ -114,22 +114,26 @@ def outputs_of(kept: dict[Path, tuple[str, ...] | None], stated: Sequence[str]) 
     """What each output is, in this project's names, None where it has none: as stated, else as the files keep it, else
     NIH's order. Raises ValueError where the two differ, or a name stands twice."""
     order = [name.strip() for names in stated for name in names.split(",") if name.strip()]
-    plain = _canonical(order, "--labels") if order else FINDINGS
+    plain = _canonical(order, "--labels") if order else CHESTXRAY14.names
     for path, names in kept.items():
         if names is None:
             continue
         own = _canonical(names, f"the class names in {path}")
-        if _keys(names) != _keys(order or FINDINGS):
-            given = f"--labels names {', '.join(order)}" if order else f"NIH's order is {', '.join(FINDINGS)}"
-            cure = "leave --labels out if" if order and own == FINDINGS else f"give --labels {','.join(names)} if"
+        if _keys(names) != _keys(order or CHESTXRAY14.names):
+            given = f"--labels names {', '.join(order)}" if order else f"NIH's order is {', '.join(CHESTXRAY14.names)}"
+            cure = (
+                "leave --labels out if" if order and own == CHESTXRAY14.names else f"give --labels {','.join(names)} if"
+            )
             raise ValueError(f"{path} keeps other class names, {', '.join(names)}; {given}; {cure} its own are right")
     if not any(plain):
-        raise ValueError(f"none of --labels {', '.join(order)} is known here; expected some of {', '.join(LABELS)}")
+        raise ValueError(
+            f"none of --labels {', '.join(order)} is known here; expected some of {', '.join(CHESTXRAY14.labels)}"
+        )
     return plain
 
 
 def _canonical(names: Sequence[str], source: str) -> tuple[str | None, ...]:
-    found = tuple(map(canonical, names))
+    found = tuple(map(CHESTXRAY14.canonical, names))
     twice = [name for name, label in zip(names, found, strict=True) if label and found.count(label) > 1]
     if twice:
         raise ValueError(f"{source} name one finding twice: {', '.join(twice)}; every output needs a name of its own")
@@ -137,7 +141,7 @@ def _canonical(names: Sequence[str], source: str) -> tuple[str | None, ...]:
 
 
 def _keys(names: Sequence[str]) -> list[str]:
-    return [canonical(name) or name.strip().casefold() for name in names]
+    return [CHESTXRAY14.canonical(name) or name.strip().casefold() for name in names]
 
 
 def reorder(state: State, order: Sequence[str | None], taken: Sequence[str], path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from agcxr.labels import FINDINGS
+from agcxr.findings import CHESTXRAY14
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.legacy import class_names, fill_branch, outputs_of, reorder, repeat_global
 from agcxr.models.weights import COMMON_PREFIX, read_checkpoint, states_in
@@ -40,14 +40,14 @@ TARGETS = (
 """Their 18 outputs, in order."""
 CHEXPERT = ("Atelectasis", "Consolidation", "Pneumothorax", "Edema", "Effusion", "Pneumonia", "Cardiomegaly")
 TAUGHT: dict[str, tuple[str, ...]] = {
-    "densenet121-res224-all": FINDINGS,
-    "densenet121-res224-nih": FINDINGS,
-    "densenet121-res224-pc": FINDINGS,
+    "densenet121-res224-all": CHESTXRAY14.names,
+    "densenet121-res224-nih": CHESTXRAY14.names,
+    "densenet121-res224-pc": CHESTXRAY14.names,
     "densenet121-res224-chex": CHEXPERT,
     "densenet121-res224-mimic_nb": CHEXPERT,
     "densenet121-res224-mimic_ch": CHEXPERT,
     "densenet121-res224-rsna": ("Pneumonia",),
-    "resnet50-res512-all": FINDINGS,
+    "resnet50-res512-all": CHESTXRAY14.names,
 }
 """The findings that each set of weights was taught."""
 SUFFIX = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
@@ -146,14 +146,14 @@ def _read(path: Path, name: str | None) -> dict[str, object]:
 def _taken(name: str | None, thresholds: Tensor | None, path: Path) -> tuple[str, ...]:
     """The findings that were taught: by the name of the weights, else those that have a threshold of their own."""
     if name is not None:
-        return tuple(label for label in FINDINGS if label in TAUGHT[name])
+        return tuple(label for label in CHESTXRAY14.names if label in TAUGHT[name])
     if thresholds is None or tuple(thresholds.shape) != (len(TARGETS),):
         raise ValueError(
             f"{path} does not say which outputs were taught (no op_threshs); run `agcxr import xrv NAME --file {path}` "
             f"with one of {', '.join(TAUGHT)}"
         )
     has = dict(zip(TARGETS, (~thresholds.isnan()).tolist(), strict=True))
-    return tuple(label for label in FINDINGS if has[label])
+    return tuple(label for label in CHESTXRAY14.names if has[label])
 
 
 def _thresholds(order: tuple[str | None, ...], thresholds: Tensor | None, taken: tuple[str, ...]) -> str:
