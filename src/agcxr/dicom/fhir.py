@@ -12,6 +12,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SYSTEMS = {
     "SCT": "http://snomed.info/sct",
+    "RADLEX": "http://radlex.org",
     "DCM": "http://dicom.nema.org/resources/ontology/DCM",
     codes.SCHEME: "urn:agcxr:codes",
 }
-"""Designators of coding schemes in DICOM -> their addresses in FHIR."""
+"""Designators of coding schemes in DICOM -> their addresses in FHIR; one that a findings file gives has a URN of its
+name."""
 IMAGING = {
     "coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}],
     "text": "Chest film read by a model, for research only",
@@ -99,7 +102,9 @@ def to_fhir(prediction: Prediction, algorithm: Algorithm, film: str, header: Dat
         report["result"] = [{"reference": url} for url, _ in observations]
     present = [] if prediction.refused else called(prediction)
     if present:
-        report["conclusionCode"] = [_concept(codes.finding_code(prediction.labels[k])) for k in present]
+        report["conclusionCode"] = [
+            _concept(codes.finding_code(prediction.labels[k], prediction.findings)) for k in present
+        ]
     resources = [(address("report"), report), *observations, (device, _device(algorithm))]
     return {
         "resourceType": "Bundle",
@@ -150,7 +155,7 @@ def _finding(prediction: Prediction, algorithm: Algorithm, k: int) -> Json:
         kinds.append((codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE))
     one = {"unit": "1", "system": "http://unitsofmeasure.org", "code": "1"}
     return {
-        "code": _concept(codes.finding_code(prediction.labels[k])),
+        "code": _concept(codes.finding_code(prediction.labels[k], prediction.findings)),
         "valueCodeableConcept": _concept(state),
         "component": [
             *(
@@ -173,7 +178,7 @@ def _measured(algorithm: Algorithm, label: str, point: Point) -> list[tuple[Code
 def _conclusion(prediction: Prediction) -> str:
     if prediction.refused:
         return " ".join([RESEARCH_ONLY, f"Not read: {'; '.join(reasons_of(prediction))}."])
-    names = [codes.finding_code(prediction.labels[k]).meaning for k in called(prediction)]
+    names = [codes.finding_code(prediction.labels[k], prediction.findings).meaning for k in called(prediction)]
     calls = f"Called: {', '.join(names)}." if names else "No finding called."
     return " ".join([*reservations(prediction), calls])
 
@@ -224,5 +229,5 @@ def _header(data: bytes) -> Dataset | None:
 
 
 def _concept(code: Code) -> Json:
-    system = SYSTEMS[code.scheme_designator]
+    system = SYSTEMS.get(code.scheme_designator, f"urn:agcxr:scheme:{quote(code.scheme_designator)}")
     return {"coding": [{"system": system, "code": code.value, "display": code.meaning}], "text": code.meaning}

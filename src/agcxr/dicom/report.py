@@ -96,7 +96,7 @@ def reasons_of(prediction: Prediction) -> tuple[str, ...]:
 def called(prediction: Prediction) -> list[int]:
     """Places of the findings that are called, in the order of reading."""
     calls = prediction.calls()
-    return [k for k in prediction.ranked() if calls[k] and prediction.labels[k] != NO_FINDING]
+    return [k for k in prediction.ranked() if calls[k] and prediction.labels[k] != prediction.findings.none]
 
 
 def has_call(prediction: Prediction) -> bool:

@@ -96,7 +96,9 @@ def _placed(source: Source, algorithm: Algorithm) -> Dataset:
 
 def key_object(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
     """A film with calls, as one of interest; its description names what was called."""
-    findings = ", ".join(codes.finding_code(prediction.labels[k]).meaning for k in called(prediction))
+    findings = ", ".join(
+        codes.finding_code(prediction.labels[k], prediction.findings).meaning for k in called(prediction)
+    )
     return KeyObjectSelectionDocument(
         evidence=[source.dataset],
         content=KeyObjectSelection(
@@ -197,6 +199,6 @@ def _caption(prediction: Prediction, algorithm: Algorithm) -> str:
     lines = [f"{NAME} {algorithm.version}", *reservations(prediction)]
     for k in called(prediction):
         share = None if prediction.calibrated_K is None else float(prediction.calibrated_K[k])
-        name = codes.finding_code(prediction.labels[k]).meaning
+        name = codes.finding_code(prediction.labels[k], prediction.findings).meaning
         lines.append(f"{name}: called" if share is None else f"{name}: called, probability {share:.2f}")
     return "\r\n".join([*lines, *([] if called(prediction) else ["No finding called"])])

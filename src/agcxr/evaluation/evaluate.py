@@ -75,7 +75,7 @@ class Evaluation:
     @property
     def scores(self) -> Scores:
         """The answers beside the truth, as arrays."""
-        return to_scores(self.frame, self.engine.labels)
+        return to_scores(self.frame, self.engine.labels, self.results.analysis.findings)
 
     @property
     def boxes(self) -> pd.DataFrame:

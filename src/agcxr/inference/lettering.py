@@ -37,14 +37,18 @@ def _wide_font(size: int) -> ImageFont.FreeTypeFont | None:
 def text_at(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: Colour, anchor: str = "ls"
 ) -> None:
-    letters_font = font(size)
-    if not all(letter.isascii() or letter in "·…" for letter in text):
-        if wide := _wide_font(size):
-            letters_font = wide
-        else:  # é as e, and ж as ?
-            letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
-            text = "".join(letters).encode("ascii", "replace").decode()
+    text, letters_font = _with_font(text, size)
     draw.text(at, text, font=letters_font, fill=colour, anchor=anchor)
+
+
+def _with_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """A font that has the letters, and the text; where there is none, é as e, and ж as ?."""
+    if all(letter.isascii() or letter in "·…" for letter in text):
+        return text, font(size)
+    if wide := _wide_font(size):
+        return text, wide
+    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
+    return "".join(letters).encode("ascii", "replace").decode(), font(size)
 
 
 def lines_of(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
@@ -67,7 +71,7 @@ def short_name(name: str) -> str:
 
 def fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """The text, cut at its end where it is wider than so many pixels."""
-    face = font(size, all(letter.isascii() or letter in "·…" for letter in text))
+    face = _with_font(text, size)[1]
     cuts = (text, *(f"{text[:n].rstrip()}…" for n in range(len(text) - 1, 0, -1)))
     return next((cut for cut in cuts if draw.textlength(cut, font=face) <= width), "…")
 
