@@ -50,7 +50,7 @@ def check_pixels(made: Prepared, films: Path) -> None:
 def test_prepared_folder(films, capsys):
     made = prepared(films)
     assert sorted(p.name for p in made.folder.iterdir()) == sorted(
-        ["images.npy", "index.parquet", "boxes.parquet", "rejected.csv", "plan.json"]
+        ["images.npy", "index.parquet", "boxes.parquet", "croissant.json", "rejected.csv", "plan.json"]
     )
     assert not made.folder.with_name("prepared.partial").exists()
     assert made.images.shape == (40, 16, 16)

@@ -16,6 +16,7 @@ from typing import BinaryIO, Self, TextIO
 
 import numpy as np
 
+from agcxr.data.croissant import write_croissant
 from agcxr.data.workers import Done, Target
 
 FLUSH_SECONDS = 2.0
@@ -156,6 +157,7 @@ def finish(partial: Path, out: Path, films: int, size: int) -> None:
         file.truncate(offset + films * size * size)
         file.flush()
         os.fsync(file.fileno())
+    write_croissant(partial)
     for name in ("journal.csv", "settings.json", "lock"):
         (partial / name).unlink(missing_ok=True)
     if out.is_dir():

@@ -28,6 +28,7 @@ from agcxr.evaluation.page import (
 from agcxr.evaluation.probe import PROBE, Probe
 from agcxr.evaluation.published import PAPER, published
 from agcxr.evaluation.report_findings import best_and_worst, localised, recipe
+from agcxr.evaluation.report_items import items
 from agcxr.evaluation.report_known import above_known, known_section, shortcuts_section, with_runs_probe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
@@ -116,6 +117,7 @@ def compose(
         training(folder),
         beside_published(results, recipe(results, folder / "facts")),
         _facts(results, folder),
+        items(results, folder),
         _reading(results),
         _provider(results),
     ]

@@ -17,6 +17,7 @@ from agcxr.evaluation.known import by_split, keep, known_before
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
 from agcxr.evaluation.meaning import Meaning
+from agcxr.evaluation.model_card import write_model_card
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.report import Written, write_report
@@ -113,6 +114,8 @@ def study(
             print(f"\n{summary(localization)}")
     sections += meaning_sections(meaning)
     report = write_report(done.folder, done.results, done.frame, probe_result, sections)
+    if not others and views == "plain":
+        write_model_card(run)
     return Study(done, meaning, localization, probe_result, sections, report)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from agcxr.calibration import Calibration, FittedOn, films_digest, fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.leak import check_each
+from agcxr.evaluation.model_card import write_model_card
 from agcxr.inference.describe import describe_features
 from agcxr.inference.ensemble import Average, all_runs, average_file, weights_digest
 from agcxr.inference.load import load_runs
@@ -71,6 +72,7 @@ def calibrate(
     model = AGCNN.from_pretrained(folder)
     card = model.card or model.new_card(prepared_size=films.images.shape[1])
     model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))  # last: with it, all is there
+    write_model_card(run)
     return found
 
 
