@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agcxr import config
+from agcxr.training.tracking import LoggerName, check_loggers
 
 if TYPE_CHECKING:
     from agcxr.calibration import Calibration
@@ -38,6 +39,7 @@ def train(
     folds: int | None = None,
     resume: bool = False,
     reuse: Path | None = None,
+    log: tuple[LoggerName, ...] = (),
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
 ) -> int:
     """Train the three branches: global, then local, then fusion.
@@ -56,12 +58,15 @@ def train(
             with.
         reuse: Another run on the same films, or with --folds a folder of the same folds: take over those of its
             finished stages that would be trained alike.
+        log: Also send the numbers of every epoch to csv, tensorboard, wandb or mlflow: files in out/logs, or where the
+            platform's environment variables say.
         settings: Every setting.
     """
     if seeds is not None and reuse is not None:
         raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
+    check_loggers(log)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.experiments.calibrate import calibrate_once
@@ -73,12 +78,16 @@ def train(
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if folds is not None:
         several = None if seeds is None else parse_seeds(seeds)
-        train_folds(data, settings, out, folds, seeds=several, resume=resume, reuse=reuse, after=calibrated)
+        train_folds(
+            data, settings, out, folds, seeds=several, resume=resume, reuse=reuse, after=calibrated, loggers=log
+        )
     elif seeds is None:
-        train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse])
+        train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse], loggers=log)
         calibrated(out, data)
     else:
-        train_seeds(data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data))
+        train_seeds(
+            data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data), loggers=log
+        )
     rank_zero_only(_say_end)(out, data)
     return 0
 

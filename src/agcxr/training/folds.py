@@ -20,6 +20,7 @@ from agcxr.data.splits import PARTS, assign_folds, check_leaks
 from agcxr.training.run_folder import atomic
 from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
+from agcxr.training.tracking import LoggerName
 
 FOLDS = "folds.json"
 
@@ -68,6 +69,7 @@ def train_folds(
     reuse: Path | None = None,
     after: Callable[[Path, Path], object] = lambda run, films: None,
     progress: bool = True,
+    loggers: Sequence[LoggerName] = (),
 ) -> Folds:
     """Part ALL films of a prepared folder into folds by patient, whatever its own split, and train `config` on each,
     once or once a seed. The folds are the same for every seed.
@@ -97,11 +99,11 @@ def train_folds(
             rank_zero_only(print)(f"\nFold {fold} of {folds} in {run}", flush=True)
         if seeds is None:
             donors = [] if reuse is None else [reuse / run.name]
-            train(films, config, run, resume=run.exists(), reuse=donors, progress=progress)
+            train(films, config, run, resume=run.exists(), reuse=donors, progress=progress, loggers=loggers)
             after(run, films)
         else:
             then = partial(_after, after, films)
-            train_seeds(films, config, run, seeds, resume=True, after=then, progress=progress)
+            train_seeds(films, config, run, seeds, resume=True, after=then, progress=progress, loggers=loggers)
     return found
 
 

@@ -208,28 +208,17 @@ def _rate(films_per_s: float) -> str:
     return f"{films_per_s:,.0f}" if films_per_s >= 1000 else f"{films_per_s:.4g}"
 
 
-class TensorBoard(L.Callback):
-    """The rows of metrics.csv as scalars, where the extra `tensorboard` is installed."""
+class Tracking(L.Callback):
+    """The rows of metrics.csv to the trainer's loggers, under the name of the stage: global/val_auc."""
 
     def __init__(self, keeper: Keeper) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.keeper, self.make = keeper, SummaryWriter
-        self.writer: Any = None
+        self.keeper = keeper
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: StageTask) -> None:  # type: ignore[override]
-        """Add the epoch; what a killed run wrote of it before is purged."""
-        if not trainer.is_global_zero:
-            return
+        """Hand over the epoch (the keeper has run before); the step is its number in the stage."""
         row = self.keeper.rows[-1]
-        if self.writer is None:
-            self.writer = self.make(str(self.keeper.folder), purge_step=row.epoch)
         values = {"train_loss": row.train_loss, "val_loss": row.val_loss, "val_auc": row.val_auc, "lr": row.lr}
-        for name, value in {**values, "films_per_s": row.films_per_s}.items():
-            self.writer.add_scalar(name, value, row.epoch)
-        self.writer.flush()
-
-    def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """Close the file."""
-        if self.writer is not None:
-            self.writer.close()
+        values["films_per_s"] = row.films_per_s
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{task.stage}/{name}": value for name, value in values.items()}, step=row.epoch)
+            logger.save()

@@ -14,6 +14,7 @@ from agcxr import config as configuration
 from agcxr.config import Number, Record, Train
 from agcxr.training.run_folder import atomic
 from agcxr.training.stages import RunSummary, train
+from agcxr.training.tracking import LoggerName
 from agcxr.uncertainty import Difference
 
 Kept = TypeVar("Kept", bound=BaseModel)
@@ -138,11 +139,13 @@ def train_seeds(
     resume: bool = False,
     after: Callable[[Path], object] = lambda run: None,
     progress: bool = True,
+    loggers: Sequence[LoggerName] = (),
 ) -> Seeds:
     """Train `config` once a seed into OUT/seed0, OUT/seed1, ..., and write OUT/seeds.json: validation AUROC per stage.
 
     `after` is called with each finished run folder. With `resume`, finished runs are kept, the one under way goes on,
-    and seeds may be added to those of an earlier call. Raises ValueError as `train` does.
+    and seeds may be added to those of an earlier call. `loggers` are made for each run. Raises ValueError as
+    `train` does.
     """
     root, say = Path(out), rank_zero_only(print)  # a process that was started for a device writes and says nothing
     if not resume:
@@ -153,7 +156,9 @@ def train_seeds(
         if progress:
             say(f"\nSeed {seed} ({place} of {len(seeds)}) in {folder}", flush=True)
         settings = config.model_copy(update={"seed": seed})
-        runs.append(train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress))
+        runs.append(
+            train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress, loggers=loggers)
+        )
         after(folder)
     spreads = [Spread.of(one.stage, [run.stage(one.stage).val_auc for run in runs]) for one in runs[0].stages]
     found = Seeds(

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
@@ -27,10 +27,11 @@ from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
 from agcxr.training.averaging import Averaging
 from agcxr.training.frozen import attended
-from agcxr.training.keeper import Keeper, Progress, TensorBoard
+from agcxr.training.keeper import Keeper, Progress, Tracking
 from agcxr.training.norms import SharedNorms
 from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
 from agcxr.training.tasks import Data, StageTask, absent, both_classes, load_stage
+from agcxr.training.tracking import LoggerName, make_loggers
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def train(
     resume: bool = False,
     reuse: Sequence[str | Path] = (),
     progress: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+    loggers: Sequence[Logger | LoggerName] = (),
 ) -> RunSummary:
     """Train all stages of the configuration's strategy on a prepared folder and write the run folder (see run_folder).
 
@@ -61,6 +64,8 @@ def train(
     result is that of a run that was never stopped, and a finished run is left as it is, to the byte. `reuse`: other run
     folders on the same films with the same backbone; finished stages of theirs that this run would train in exactly
     the same way are copied from them, with the same result. The run folder says which precision `auto` came to.
+    `callbacks`: of Lightning, for the Trainer of every stage, behind our own. `loggers`: Lightning's, or the names of
+    some, which get the rows of metrics.csv after every epoch.
 
     Raises ValueError for an existing run without `resume`, another configuration or other films with it, a run to
     reuse that cannot fit, a part without films, more devices than there are, a batch that cannot be shared by them, and
@@ -75,7 +80,7 @@ def train(
         )
     if not first_process():  # a process that another one started for its device: the first one keeps the folder
         wait_for_each_other()
-        return _train(run, config, data, prepared, progress=False)
+        return _train(run, config, data, prepared, progress=False, callbacks=callbacks, loggers=loggers)
     check_devices(config, len(data.train))
     donors, plan = [RunFolder(Path(folder)) for folder in reuse], Path(prepared_folder) / "plan.json"
     for donor in donors:
@@ -93,7 +98,7 @@ def train(
         return RunSummary(run.root, run.model, tuple(filter(None, map(run.done, config.stages))))
     with run.status(run_folder.hardware(), Path(prepared_folder)) as finished:
         try:
-            summary = _train(run, config, data, prepared, progress=progress)
+            summary = _train(run, config, data, prepared, progress=progress, callbacks=callbacks, loggers=loggers)
         except SystemExit:  # Lightning's answer to Ctrl-C
             tqdm.write(f"Stopped. Whole epochs are kept in {run.root}; the same command with --resume goes on.")
             raise SystemExit(130) from None
@@ -104,7 +109,17 @@ def train(
     return summary
 
 
-def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, progress: bool) -> RunSummary:
+def _train(
+    run: RunFolder,
+    config: Train,
+    data: Data,
+    prepared: Prepared,
+    *,
+    progress: bool,
+    callbacks: Sequence[L.Callback],
+    loggers: Sequence[Logger | LoggerName],
+) -> RunSummary:
+    watching: dict[str, Any] = {"callbacks": callbacks, "loggers": make_loggers(loggers, run.root)}
     torch.manual_seed(config.seed)
     model = build(config, data.train.findings)
     if progress:
@@ -121,7 +136,7 @@ def _train(run: RunFolder, config: Train, data: Data, prepared: Prepared, *, pro
             model.local_branch.load_state_dict(model.global_branch.state_dict())
         if config.fusion.start != "random" and name == "fusion":
             model.start_fusion(0.5 if config.fusion.start == "mean" else 0.0)
-        summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress)
+        summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress, **watching)
         load_stage(model, name, run_folder.read_weights(run.stage(name) / "best.safetensors"))
         if progress and "global" in parts_of(name):
             _say_attention(model, config, data)
@@ -160,6 +175,8 @@ def train_stage(
     run: RunFolder,
     *,
     progress: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+    loggers: Sequence[Logger] = (),
 ) -> StageSummary:
     """Train one stage to its end, from its last.ckpt where there is one. Its folder then holds its best weights.
 
@@ -172,15 +189,14 @@ def train_stage(
     settings = config.stage(name)
     averaging = Averaging(settings.ema) if settings.ema else None
     keeper = Keeper(folder, averaging, settings.patience)
-    callbacks: list[L.Callback] = [averaging, keeper] if averaging else [keeper]
+    own: list[L.Callback] = [averaging, keeper] if averaging else [keeper]
+    own.append(Tracking(keeper))
     if progress:
         behind = config.stages[config.stages.index(name) + 1 :]
-        callbacks.append(Progress(keeper, sum(config.stage(stage).epochs for stage in behind)))
-    if find_spec("tensorboard"):
-        callbacks.append(TensorBoard(keeper))
+        own.append(Progress(keeper, sum(config.stage(stage).epochs for stage in behind)))
     last = folder / "last.ckpt"
     with _quiet(), _norms_in_words(name, config, len(data.train)):
-        trainer = make_trainer(config, settings.epochs, callbacks, run.root, settings.accumulate)
+        trainer = make_trainer(config, settings.epochs, [*own, *callbacks], run.root, settings.accumulate, loggers)
         trainer.fit(StageTask(model, config, name, data), ckpt_path=last if last.exists() else None, weights_only=True)
     summary = _summary(name, keeper, data)
     if trainer.is_global_zero:
@@ -227,8 +243,15 @@ def devices_here() -> tuple[int, str]:
     return cores, f"core{'s' * (cores > 1)} and no GPU"
 
 
-def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: Path, accumulate: int = 1) -> L.Trainer:
-    """A Lightning Trainer that leaves logging, checkpoints, samplers and bars to us."""
+def make_trainer(
+    config: Train,
+    epochs: int,
+    callbacks: list[L.Callback],
+    root: Path,
+    accumulate: int = 1,
+    loggers: Sequence[Logger] = (),
+) -> L.Trainer:
+    """A Lightning Trainer that leaves checkpoints, samplers and bars to us."""
     world = config.devices * config.nodes
     cuda = torch.cuda.is_available()
     return L.Trainer(
@@ -244,7 +267,8 @@ def make_trainer(config: Train, epochs: int, callbacks: list[L.Callback], root: 
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
         callbacks=callbacks,
-        logger=False,
+        logger=list(loggers),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

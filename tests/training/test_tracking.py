@@ -1,0 +1,76 @@
+"""Lightning's own loggers and callbacks, from the command line and from Python."""
+
+import csv
+import re
+
+import lightning as L
+import pytest
+from tiny import short, write_prepared
+
+from agcxr.cli import main
+from agcxr.training.stages import train
+from agcxr.training.tracking import make_loggers
+
+ROWS = ["films_per_s", "lr", "train_loss", "val_auc", "val_loss"]
+
+
+class Counting(L.Callback):
+    def __init__(self):
+        self.stages = []
+
+    def on_train_epoch_end(self, trainer, task):
+        self.stages.append(task.stage)
+
+
+class Recording(L.pytorch.loggers.logger.DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+
+def test_callbacks_and_loggers_of_ones_own_see_every_stage(tmp_path):
+    counting, recording = Counting(), Recording()
+    train(
+        *(write_prepared(tmp_path / "films"), short(), tmp_path / "run"),
+        progress=False,
+        callbacks=[counting],
+        loggers=[recording, "csv"],
+    )
+    assert counting.stages == ["global", "local", "fusion"]
+    assert [(step, sorted(values)) for step, values in recording.rows] == [
+        (1, [f"{stage}/{name}" for name in ROWS]) for stage in ("global", "local", "fusion")
+    ]
+    (table,) = (tmp_path / "run" / "logs" / "csv").glob("version_0/metrics.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    kept = list(csv.DictReader((tmp_path / "run" / "fusion" / "metrics.csv").read_text().splitlines()))
+    assert float(rows[-1]["fusion/val_loss"]) == pytest.approx(float(kept[-1]["val_loss"]), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_platforms_get_the_rows(name, tmp_path, monkeypatch):
+    pytest.importorskip(name, reason="the extra `tracking` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (logger,) = make_loggers([name], tmp_path / "run")
+    logger.log_metrics({"global/val_auc": 0.75, "global/lr": 0.01}, step=1)
+    logger.save()
+    logger.finalize("success")
+    if name == "wandb":
+        logger.experiment.finish()
+    written = [path for path in (tmp_path / "run" / "logs").rglob("*") if path.is_file()]
+    assert any(b"val_auc" in path.read_bytes() or "val_auc" in path.name for path in written), written
+
+
+def test_a_logger_that_is_none_or_absent_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=re.escape("there is no logger 'csvs'; expected one of csv, tensorboard")):
+        make_loggers(["csvs"], tmp_path)
+    monkeypatch.setattr("agcxr.training.tracking.find_spec", lambda name: None)
+    assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--log", "csv", "wandb"]) == 2
+    assert capsys.readouterr().err == (
+        "agcxr train: logging to wandb needs the extra 'tracking': uv pip install 'agcxr[tracking]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
