@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agcxr.flags import Inputs, Run
+from agcxr.preflight import check_backbone, check_prepared
 
 
 def feature_commands() -> dict[str, Callable[..., int | None]]:
@@ -59,6 +60,9 @@ def probe(
         resamples: Of the bootstrap over patients.
         seed: Of folds and resamples.
     """
+    check_prepared(data)
+    if features is None:
+        check_backbone(backbone)
     from agcxr.data.prepared import open_prepared
     from agcxr.evaluation.probe import frozen_features
     from agcxr.evaluation.probe import probe as probe_films

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agcxr import config
+from agcxr.preflight import check_backbone, check_devices, check_prepared
 from agcxr.training.tracking import LoggerName, check_loggers
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def train(
             with.
         reuse: Another run on the same films, or with --folds a folder of the same folds: take over those of its
             finished stages that would be trained alike.
-        log: Also send the numbers of every epoch to csv, tensorboard, wandb or mlflow: files in out/logs, or where the
-            platform's environment variables say.
+        log: Also send the numbers of every epoch there: to files in out/logs, or where the platform's variables say.
         settings: Every setting.
     """
     if seeds is not None and reuse is not None:
@@ -67,6 +67,7 @@ def train(
     if data is None and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     check_loggers(log)
+    _check_early(None if resume else data, settings)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.experiments.calibrate import calibrate_once
@@ -74,22 +75,26 @@ def train(
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    data = _films_of(out, data, seeds, folds)
+    data, options = _films_of(out, data, seeds, folds), {"resume": resume, "loggers": log}
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if folds is not None:
         several = None if seeds is None else parse_seeds(seeds)
-        train_folds(
-            data, settings, out, folds, seeds=several, resume=resume, reuse=reuse, after=calibrated, loggers=log
-        )
+        train_folds(data, settings, out, folds, seeds=several, reuse=reuse, after=calibrated, **options)
     elif seeds is None:
-        train_stages(data, settings, out, resume=resume, reuse=[] if reuse is None else [reuse], loggers=log)
+        train_stages(data, settings, out, reuse=[] if reuse is None else [reuse], **options)
         calibrated(out, data)
     else:
-        train_seeds(
-            data, settings, out, parse_seeds(seeds), resume=resume, after=lambda run: calibrated(run, data), loggers=log
-        )
+        train_seeds(data, settings, out, parse_seeds(seeds), after=lambda run: calibrated(run, data), **options)
     rank_zero_only(_say_end)(out, data)
     return 0
+
+
+def _check_early(data: Path | None, settings: config.Train) -> None:
+    """Refuse before the seconds that torch takes: films, devices and a network that are not there."""
+    if data is not None:
+        check_prepared(data)
+    check_devices(settings.devices)
+    check_backbone(settings.backbone)
 
 
 def _films_of(out: Path, data: Path | None, seeds: str | None, folds: int | None) -> Path:
@@ -174,6 +179,7 @@ def ablate(
         resamples: Of the bootstrap over patients.
         settings: Every setting of the reference.
     """
+    _check_early(data, settings)
     from agcxr.experiments.ablate import ablate as run_ablation
     from agcxr.training.seeds import parse_seeds
 

@@ -17,6 +17,7 @@ from agcxr.config import Frozen
 from agcxr.data.nih import BOX_COLUMNS
 from agcxr.data.splits import LeakCheck
 from agcxr.findings import CHESTXRAY14, Findings
+from agcxr.preflight import CURE, PLAN, check_prepared
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -40,9 +41,6 @@ def check_names(findings: Findings) -> None:
             "table, "
             "or choose other label columns"
         )
-
-
-CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
 
 
 class SourceFile(Frozen):
@@ -199,11 +197,8 @@ def measurable(label_NK: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def read_plan(folder: str | Path) -> Plan:
     """plan.json of a prepared folder. ValueError says how to make the folder where there is none."""
-    path = Path(folder) / "plan.json"
-    if not path.is_file():
-        partial = Path(folder).with_name(Path(folder).name + ".partial")
-        hint = f"{partial.name} is unfinished: run the same command again to continue" if partial.is_dir() else CURE
-        raise ValueError(f"{folder} is not a prepared folder (no plan.json); {hint}")
+    check_prepared(folder)
+    path = Path(folder) / PLAN
     try:
         plan = Plan.model_validate_json(path.read_bytes())
     except ValidationError as error:

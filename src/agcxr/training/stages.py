@@ -64,8 +64,7 @@ def train(
     result is that of a run that was never stopped, and a finished run is left as it is, to the byte. `reuse`: other run
     folders on the same films with the same backbone; finished stages of theirs that this run would train in exactly
     the same way are copied from them, with the same result. The run folder says which precision `auto` came to.
-    `callbacks`: of Lightning, for the Trainer of every stage, behind our own. `loggers`: Lightning's, or the names of
-    some, which get the rows of metrics.csv after every epoch.
+    `callbacks` join the Trainer of every stage; `loggers` (Lightning's, or names) get the rows of metrics.csv.
 
     Raises ValueError for an existing run without `resume`, another configuration or other films with it, a run to
     reuse that cannot fit, a part without films, more devices than there are, a batch that cannot be shared by them, and

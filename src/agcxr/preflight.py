@@ -1,0 +1,70 @@
+"""What can be refused before torch is imported, which takes seconds: films, devices and networks that are not there."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+PLAN = "plan.json"
+"""Of a prepared folder."""
+CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+"""Of the drivers of NVIDIA, of Windows under Linux, and of AMD; without one of them Linux has no GPU that computes."""
+
+
+def check_prepared(folder: str | os.PathLike[str]) -> None:
+    """Raises ValueError for anything but a prepared folder, saying what it is instead."""
+    folder = Path(folder)
+    if (folder / PLAN).is_file():
+        return
+    partial = folder.with_name(f"{folder.name}.partial")
+    if (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{folder} is a run folder: it holds a trained model, and no films. Give the prepared folder that it was "
+            f"trained on{_films_of_run(folder)}, or {CURE}"
+        )
+    hint = f"{partial.name} is unfinished: run the same command again to continue" if partial.is_dir() else CURE
+    raise ValueError(f"{folder} is not a prepared folder (no {PLAN}); {hint}")
+
+
+def _films_of_run(run: Path) -> str:
+    try:
+        films = json.loads((run / "run.json").read_text(encoding="utf-8")).get("data")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f" ({films})" if isinstance(films, str) else ""
+
+
+def may_have_gpus() -> bool:
+    """False only where there is certainly no GPU."""
+    return sys.platform != "linux" or any(os.path.exists(path) for path in GPU_FILES)
+
+
+def check_devices(devices: int) -> None:
+    """Raises ValueError for more devices than cores on a machine that has no GPU. (What a GPU can do, torch knows.)"""
+    cores = os.cpu_count() or 1
+    if devices > cores and not may_have_gpus():
+        raise ValueError(
+            f"{devices} devices were asked for, but this machine has {cores} core{'s' * (cores > 1)} and no GPU; "
+            f"give --devices {cores} or fewer"
+        )
+
+
+def check_backbone(name: str) -> None:
+    """Raises ValueError for the name of a network that timm's source nowhere defines, with the nearest one."""
+    timm = find_spec("timm")
+    if timm is None or timm.origin is None or ":" in name:  # a hub id or a folder: timm itself looks there
+        return
+    folder = Path(timm.origin).parent / "models"
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py")))
+    networks = re.findall(r"^@register_model\s+def (\w+)\(", source, flags=re.M)
+    architecture = name.partition(".")[0]
+    if networks and architecture not in networks and not re.search(rf"['\"]{re.escape(architecture)}['\"]", source):
+        near = difflib.get_close_matches(architecture, networks, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown backbone {name!r}{hint}; expected a timm model such as 'resnet50'")
