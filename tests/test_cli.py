@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,7 @@ def test_every_command_explains_itself(name, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: agcxr {name}" in shown
+    assert not re.search(r"\{None|default: None|default: \)", shown)
     assert (COMMANDS[name].__doc__ or "").splitlines()[0].split(":")[0][:40] in shown
 
 
@@ -88,6 +90,15 @@ def test_an_impossible_value_is_told_in_words(capsys):
     )
 
 
+@pytest.fixture
+def prepared_d(tmp_path, monkeypatch):
+    """A folder `d` that passes for a prepared one."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "plan.json").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("prepared_d")
 def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     import agcxr.experiments.calibrate as calibrate
     import agcxr.training.stages as stages
@@ -104,6 +115,7 @@ def test_flags_start_from_the_preset_and_the_yaml(monkeypatch, tmp_path):
     assert str(seen["calibrated"]) == "o"
 
 
+@pytest.mark.usefixtures("prepared_d")
 @pytest.mark.parametrize(
     ("flags", "sides"),
     [
@@ -124,6 +136,7 @@ def test_a_size_is_that_of_views_and_film(monkeypatch, flags, sides):
     assert (seen["settings"].image_size, seen["settings"].resize) == sides
 
 
+@pytest.mark.usefixtures("prepared_d")
 @pytest.mark.parametrize(
     ("size", "message"), [("16", "image_size is 16: Input should be greater"), ("large", "--size")]
 )
@@ -293,3 +306,54 @@ def test_another_way_to_rectify_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "run", "--data", "prepared", "--rectify", "abs"])
     assert "minmax" in capsys.readouterr().err
+
+
+def refuse(*words):
+    """What the program says, and whether it had imported torch by then."""
+    code = (
+        "import sys; from agcxr.cli import main; status = main(sys.argv[1:]); "
+        "print('torch' in sys.modules); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n"), done.stderr
+    return done.stderr
+
+
+def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
+    run, films = tmp_path / "run", tmp_path / "films"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    (run / "run.json").write_text(json.dumps({"data": "prepared"}))
+    films.mkdir()
+    (films / "plan.json").touch()
+    out = ["--out", str(tmp_path / "out")]
+    assert f"{tmp_path / 'none'} is not a prepared folder (no plan.json); make one with `agcxr prepare nih" in refuse(
+        "train", "--data", str(tmp_path / "none"), *out
+    )
+    assert (
+        f"{run} is a run folder: it holds a trained model, and no films. Give the prepared folder that it was trained "
+        "on (prepared), or make one with" in refuse("train", "--data", str(run), *out)
+    )
+    assert "unknown backbone 'resnet51' (did you mean 'resnet" in refuse(
+        "train", "--data", str(films), "--backbone", "resnet51", *out
+    )
+    assert "unknown backbone 'resnet51'" in refuse("probe", "--data", str(films), "--backbone", "resnet51")
+
+
+def test_more_devices_than_cores_are_refused_where_no_gpu_can_be(monkeypatch):
+    from agcxr import preflight
+
+    monkeypatch.setattr(preflight.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(preflight, "may_have_gpus", lambda: False)
+    preflight.check_devices(2)
+    with pytest.raises(ValueError, match="3 devices were asked for, but this machine has 2 cores and no GPU; give --d"):
+        preflight.check_devices(3)
+    monkeypatch.setattr(preflight, "may_have_gpus", lambda: True)
+    preflight.check_devices(3)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50.tv_in1k", "hf-hub:timm/resnet50", "tf_efficientnet_lite0"])
+def test_networks_of_timm_are_known_without_importing_it(name):
+    from agcxr.preflight import check_backbone
+
+    check_backbone(name)

@@ -6,6 +6,7 @@ Each command is a function in `commands.py`; its parameters are the flags and it
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import select
 import sys
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO, get_args
 
 from agcxr.extras import needs_for
 
@@ -63,7 +64,7 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
     from agcxr.train_commands import with_preset
 
     try:
-        made = with_preset(command, flags)
+        made = _with_plain_help(with_preset(command, flags))
         with _warnings_in_words(name):
             call = tyro.cli(
                 made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
@@ -141,16 +142,38 @@ def _warnings_in_words(name: str) -> Iterator[None]:
 def _settings_in_words() -> Any:
     """tyro's own way of making settings from flags, but impossible values are told as those of a YAML file are."""
     from pydantic import ValidationError
-    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        PrimitiveTypeInfo,
+        StructConstructorSpec,
+        StructTypeInfo,
+    )
 
     from agcxr import config
+    from agcxr.data.storing import Storing
 
     registry, inside = ConstructorRegistry(), False
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        """PATH, not {None}|PATH: to leave a flag out is how None is said."""
+        nonlocal inside
+        if inside or type(None) not in get_args(info.type):
+            return None
+        inside = True
+        try:
+            usual = ConstructorRegistry.get_primitive_spec(info)
+        finally:
+            inside = False
+        if not isinstance(usual, PrimitiveConstructorSpec):
+            return None
+        return replace(usual, metavar=usual.metavar.replace("{None}|", "").replace("{None,", "{"))
 
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         nonlocal inside
-        if inside or not (isinstance(info.type, type) and issubclass(info.type, config.Frozen)):
+        if inside or not (isinstance(info.type, type) and issubclass(info.type, config.Frozen | Storing)):
             return None
         inside = True
         try:
@@ -166,9 +189,33 @@ def _settings_in_words() -> Any:
             except ValidationError as error:
                 raise ValueError(config.in_words(error)) from None
 
-        return replace(usual, instantiate=make)
+        fields = tuple(replace(field, type=_plain(field.type, field.default)) for field in usual.fields)
+        return replace(usual, instantiate=make, fields=fields)
 
     return registry
+
+
+def _with_plain_help(command: Callable[..., int | None]) -> Callable[..., Any]:
+    """The same function; the help of its flags leaves out a default that says nothing."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        each.replace(annotation=_plain(each.annotation, each.default)) for each in signature.parameters.values()
+    ]
+
+    def call(*args: Any, **flags: Any) -> Any:
+        return command(*args, **flags)
+
+    call.__doc__, call.__name__ = command.__doc__, command.__name__
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": int}
+    return call
+
+
+def _plain(annotation: Any, default: Any) -> Any:
+    """The type of a flag, with the default left out of its help where it is None or empty."""
+    import tyro
+
+    return Annotated[annotation, tyro.conf.arg(help_behavior_hint="")] if default in (None, ()) else annotation
 
 
 def _overview(commands: dict[str, Callable[..., int | None]]) -> str:

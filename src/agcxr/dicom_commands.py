@@ -17,7 +17,7 @@ from agcxr.flags import Others, Run, ViewSet
 if TYPE_CHECKING:
     from agcxr.dicom.queue import Entry, Queue, State
 
-Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...")]
+Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...", help_behavior_hint="")]
 QUEUE = Path("agcxr-queue.sqlite")
 
 

@@ -7,6 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...")]
+Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILM...", help_behavior_hint="")]
 Others = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="also", metavar="RUN")]
 ViewSet = Literal["plain", "flip", "five"]

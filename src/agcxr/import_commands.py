@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
+Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...", help_behavior_hint="")]
 Weights = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")]
 
 
