@@ -200,12 +200,18 @@ def predict(
             centre. Box and pictures are those of the first model on the plain view.
     """
     from agcxr.data.dicomweb import with_study
-    from agcxr.inference.batch import Request, predict_here
+    from agcxr.inference.batch import Request
 
     films, beside = with_study(inputs, study), (explain, dicom, objects, fhir)
     request = Request(run, films, out, *beside, point, prevalence, batch_size, precision, runtime, others, views)
-    also = _beside(dicom, objects, fhir)
+    return _predicted(request, engine, devices, nodes, _beside(dicom, objects, fhir))
+
+
+def _predicted(request: Any, engine: str, devices: int, nodes: int, also: list[Callable[..., Any]]) -> int:
+    """The status of a prediction, in this process or on Ray."""
     if engine == "plain" and (devices, nodes) == (1, 1):
+        from agcxr.inference.batch import predict_here
+
         return predict_here(request, also)
     if find_spec("ray") is None:
         raise ValueError(needs("--engine ray" if engine == "ray" else "more than one device", "ray"))
