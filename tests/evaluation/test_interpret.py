@@ -17,10 +17,10 @@ from agcxr import metrics
 from agcxr.calibration import Calibration
 from agcxr.evaluation.agreement import Tally, reflected, replicates
 from agcxr.evaluation.analysis import analyse
+from agcxr.evaluation.calibration_report import CalibrationReport
 from agcxr.evaluation.evaluate import to_scores
 from agcxr.evaluation.groups import AGE_BANDS, Films, divisions, measure_groups
 from agcxr.evaluation.interpret import interpret
-from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.page import Page, Section, to_html, to_markdown
 from agcxr.evaluation.report_scores import meaning_sections
 from agcxr.evaluation.results import Results
@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
 
 
 @pytest.fixture(scope="module")
-def found(results: tuple[Path, Results], calibration: Calibration) -> Meaning:
+def found(results: tuple[Path, Results], calibration: Calibration) -> CalibrationReport:
     folder, evaluated = results
     return interpret(pd.read_parquet(folder / "predictions.parquet"), evaluated, calibration)
 
@@ -95,7 +95,7 @@ def test_replicates_repeat_and_the_ece_interval_allows_for_its_bias() -> None:
     assert math.isnan(reflected(math.nan, first.ece, 0.95).low)
 
 
-def test_calibration_mends_the_scores_and_the_oracle_mends_the_shift(found: Meaning) -> None:
+def test_calibration_mends_the_scores_and_the_oracle_mends_the_shift(found: CalibrationReport) -> None:
     raw, calibrated, corrected = found.mean
     assert [fit.version for fit in found.mean] == ["raw", "calibrated", "corrected"]
     assert raw.ece.value > 0.4 > 0.1 > calibrated.ece.value > corrected.ece.value
@@ -111,7 +111,7 @@ def test_calibration_mends_the_scores_and_the_oracle_mends_the_shift(found: Mean
         assert all(b.low <= b.frequency <= b.high for b in one.bins)
 
 
-def test_labels_agree_with_plain_measures(found: Meaning, results: tuple[Path, Results]) -> None:
+def test_labels_agree_with_plain_measures(found: CalibrationReport, results: tuple[Path, Results]) -> None:
     frame = pd.read_parquet(results[0] / "predictions.parquet")
     one = next(one for one in found.findings if one.finding == "Edema")
     target, score = frame["label_Edema"], frame["fusion_Edema"]
@@ -123,7 +123,7 @@ def test_labels_agree_with_plain_measures(found: Meaning, results: tuple[Path, R
     assert one.prevalence == pytest.approx(target.mean())
 
 
-def test_groups_are_cut_and_counted(found: Meaning, results: tuple[Path, Results]) -> None:
+def test_groups_are_cut_and_counted(found: CalibrationReport, results: tuple[Path, Results]) -> None:
     frame = pd.read_parquet(results[0] / "predictions.parquet")
     sex, age, view, shown = found.groupings
     assert [grouping.by for grouping in found.groupings] == ["Sex", "Age", "View", "Findings on the film"]
@@ -167,7 +167,7 @@ def test_small_groups_are_named_and_left_out() -> None:
     assert math.isnan(rare.groups[0].auroc.value)
 
 
-def test_films_with_unknown_findings_are_in_no_group_by_their_number(found: Meaning, tmp_path: Path) -> None:
+def test_films_with_unknown_findings_are_in_no_group_by_their_number(found: CalibrationReport, tmp_path: Path) -> None:
     frame = pd.DataFrame({"age": [50.0] * 4, "sex": ["F"] * 4, "view": ["PA"] * 4})
     unknown = math.nan
     target = np.array([[0, 0, unknown], [1, 1, unknown], [unknown, 0, unknown], [unknown, 1, unknown]])
@@ -184,14 +184,14 @@ def test_films_with_unknown_findings_are_in_no_group_by_their_number(found: Mean
     assert "Counted among the 13 findings that these films state." in shown
 
 
-def test_a_map_that_leaves_scores_as_they_are_is_no_gain(found: Meaning, tmp_path: Path) -> None:
+def test_a_map_that_leaves_scores_as_they_are_is_no_gain(found: CalibrationReport, tmp_path: Path) -> None:
     told = found.model_copy(update={"method": "none"})
     shown = to_html(Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(told))), tmp_path)
     assert "the mean calibration error (ECE) is ." in shown
     assert "raw score</span>" not in shown
 
 
-def test_findings_of_few_patients_in_a_group_are_marked(found: Meaning, tmp_path: Path) -> None:
+def test_findings_of_few_patients_in_a_group_are_marked(found: CalibrationReport, tmp_path: Path) -> None:
     """Nine patients with Mass, one with all nodules: marked both, and one patient gives no interval."""
     target = np.zeros((80, 2))
     target[:36:4, 0] = target[40:60, 1] = 1
@@ -239,19 +239,19 @@ def test_without_a_calibration_scores_are_as_they_are(results: tuple[Path, Resul
     assert "The checkpoint holds no calibration" in to_html(page, tmp_path)
 
 
-def test_scores_json_is_written_and_read(found: Meaning, tmp_path: Path) -> None:
+def test_scores_json_is_written_and_read(found: CalibrationReport, tmp_path: Path) -> None:
     found.save(tmp_path / "results")
-    assert Meaning.load(tmp_path / "results").model_dump_json() == found.model_dump_json()
+    assert CalibrationReport.load(tmp_path / "results").model_dump_json() == found.model_dump_json()
     with pytest.raises(ValueError, match=r"there is no scores.json in .*; make it with `agcxr evaluate RUN"):
-        Meaning.load(tmp_path)
+        CalibrationReport.load(tmp_path)
     (tmp_path / "scores.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"is not a results file of this version \(split: Field required\); run `agcxr evaluate`"
     ):
-        Meaning.load(tmp_path)
+        CalibrationReport.load(tmp_path)
 
 
-def test_sections_say_it_in_both_formats(found: Meaning, tmp_path: Path) -> None:
+def test_sections_say_it_in_both_formats(found: CalibrationReport, tmp_path: Path) -> None:
     page = Page("t", "s", "n", (Section("Summary", ()), *meaning_sections(found)))
     html, text = to_html(page, tmp_path), to_markdown(page, tmp_path)
     for shown in (html, text):

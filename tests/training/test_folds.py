@@ -19,7 +19,7 @@ from agcxr.calibration import fit_calibration
 from agcxr.cli import main
 from agcxr.config import from_yaml, to_yaml
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.meaning import Meaning
+from agcxr.evaluation.calibration_report import CalibrationReport
 from agcxr.evaluation.probe import Probe
 from agcxr.evaluation.results import load_results
 from agcxr.experiments import folds as evaluation
@@ -95,7 +95,7 @@ def test_the_pooled_report_has_folds_power_and_calibration(crossed):
     pooled = pd.read_parquet(crossed / "evaluation" / "test" / "predictions.parquet")
     fits = {
         fit.version: fit
-        for one in Meaning.load(crossed / "evaluation" / "test").findings
+        for one in CalibrationReport.load(crossed / "evaluation" / "test").findings
         if one.finding == "Mass"
         for fit in one.fits
     }

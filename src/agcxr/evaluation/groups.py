@@ -14,7 +14,7 @@ import pandas as pd
 
 from agcxr import metrics, uncertainty
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
-from agcxr.evaluation.meaning import Group, GroupFinding, Grouping, LeftOut
+from agcxr.evaluation.calibration_report import Group, GroupFinding, Grouping, LeftOut
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
 

@@ -16,17 +16,17 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
 from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
-from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, measure_groups
-from agcxr.evaluation.meaning import (
+from agcxr.evaluation.calibration_report import (
     DIAGRAM_BINS,
     DIAGRAM_POSITIVES,
     Bin,
-    FindingMeaning,
+    CalibrationReport,
+    FindingAgreement,
     Fit,
     Grouping,
-    Meaning,
     Version,
 )
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, measure_groups
 from agcxr.evaluation.results import Results
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
@@ -62,7 +62,7 @@ def interpret(
     as_predicted: bool = False,
     patients: int = PATIENTS,
     positives: int = POSITIVES,
-) -> Meaning:
+) -> CalibrationReport:
     """Measure an evaluation's predictions, `frame` as predictions.parquet has them; seed and resamples (up to
     MOST_RESAMPLES) are the evaluation's.
 
@@ -79,7 +79,7 @@ def interpret(
     none = results.analysis.findings.none
     averaged = [k for k, result in enumerate(results.analysis.labels) if result.defined and result.finding != none]
     rests_on = fewest(scores.target_NK[:, averaged], patient_N)
-    return Meaning(
+    return CalibrationReport(
         split=results.split,
         films=len(frame),
         patients=results.analysis.patients,
@@ -145,13 +145,13 @@ def _finding(
     level: float,
     few_patients: bool,
     patient_N: np.ndarray,
-) -> FindingMeaning:
+) -> FindingAgreement:
     label, target = scores.labels[k], scores.target_NK[:, k]
     labelled = uncertainty.patients_with_a_label(target, patient_N)
     rarer = uncertainty.patients_of_the_rarer(target, patient_N)
     known = calibration.findings.get(label) if calibration else None
     last: Version = "calibrated" if "calibrated" in agreed.now else "raw"
-    return FindingMeaning(
+    return FindingAgreement(
         finding=label,
         films=int((~np.isnan(target)).sum()),
         positives=int((target == 1).sum()),

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 
+from agcxr.evaluation.calibration_report import (
+    DIAGRAM_POSITIVES,
+    Bin,
+    CalibrationReport,
+    FindingAgreement,
+    Fit,
+    Group,
+    Grouping,
+    Version,
+)
 from agcxr.evaluation.charts import Line, RangeRow, axis_over, lines, ranges
-from agcxr.evaluation.meaning import DIAGRAM_POSITIVES, Bin, FindingMeaning, Fit, Group, Grouping, Meaning, Version
 from agcxr.evaluation.page import Block, Cell, Heading, Legend, Multiples, Section, Table, Text
 from agcxr.evaluation.report_tables import BOLD, cell, difference, over, percent
 from agcxr.evaluation.tables import DAGGER, NONE, dagger_note, number, signed, words
@@ -15,12 +24,12 @@ CELL = (170, 170)
 MAPS = {"none": "none", "temperature": "temperature", "platt": "Platt", "isotonic": "isotonic"}
 
 
-def meaning_sections(found: Meaning) -> tuple[Section, Section]:
+def meaning_sections(found: CalibrationReport) -> tuple[Section, Section]:
     """What a score means, and the same for subgroups."""
     return scores(found), subgroups(found)
 
 
-def scores(found: Meaning) -> Section:
+def scores(found: CalibrationReport) -> Section:
     """Reliability diagrams, ECE and Brier before and after, and the shift of prevalence."""
     blocks: list[Block] = [*_said(found), *_diagrams(found), _errors(found)]
     if any(one.calibrated for one in found.findings):
@@ -28,7 +37,7 @@ def scores(found: Meaning) -> Section:
     return Section("What a score means", tuple(blocks))
 
 
-def _said(found: Meaning) -> list[Block]:
+def _said(found: CalibrationReport) -> list[Block]:
     mean = {fit.version: fit for fit in found.mean}
     if found.method is None:
         return [
@@ -68,7 +77,7 @@ def _said(found: Meaning) -> list[Block]:
     return out
 
 
-def _gain(found: Meaning, raw: Fit, after: Fit) -> str:
+def _gain(found: CalibrationReport, raw: Fit, after: Fit) -> str:
     """What calibration did to the ECE, and how many findings the probabilities expect."""
     if not after.observed_expected.value > 0:
         return "No finding occurs on these films."
@@ -81,11 +90,11 @@ def _gain(found: Meaning, raw: Fit, after: Fit) -> str:
     )
 
 
-def _total(found: Meaning) -> int:
+def _total(found: CalibrationReport) -> int:
     return sum(one.positives for one in found.findings if one.finding in found.averaged)
 
 
-def _diagrams(found: Meaning) -> list[Block]:
+def _diagrams(found: CalibrationReport) -> list[Block]:
     shown = [one for one in found.findings if 0 < one.positives < one.films]
     if not shown:
         return []
@@ -114,7 +123,7 @@ def _diagrams(found: Meaning) -> list[Block]:
     ]
 
 
-def _diagram(one: FindingMeaning, *, raw_too: bool) -> str:
+def _diagram(one: FindingAgreement, *, raw_too: bool) -> str:
     parts = [*one.bins, *(one.raw_bins if raw_too else ())]
     axis = axis_over([v for b in parts for v in (b.probability, b.frequency)], include=(0.0,))
     series = [_series(one.raw_bins, "muted")] if raw_too else []
@@ -131,7 +140,7 @@ def _series(bins: tuple[Bin, ...], role: str) -> Line:
     return Line(x, y, "accent", spread=tuple((b.low, b.high) for b in bins))
 
 
-def _errors(found: Meaning) -> Table:
+def _errors(found: CalibrationReport) -> Table:
     """ECE and Brier score before and after."""
     after = found.mapped
     head = (
@@ -180,7 +189,7 @@ def _errors(found: Meaning) -> Table:
     return Table(head, tuple(rows), caption, summary=several, groups=groups, accent=4 if after else None)
 
 
-def _shift(found: Meaning) -> str:
+def _shift(found: CalibrationReport) -> str:
     moved = [
         (abs(math.log(one.prevalence / one.fitted_prevalence)), one)
         for one in found.findings
@@ -208,7 +217,7 @@ def _shift(found: Meaning) -> str:
     return text
 
 
-def _prevalence(found: Meaning) -> Table:
+def _prevalence(found: CalibrationReport) -> Table:
     head = (
         "Finding",
         "Validation",
@@ -251,7 +260,7 @@ def _prevalence(found: Meaning) -> Table:
     return Table(head, tuple(rows), caption, summary=several, groups=groups)
 
 
-def subgroups(found: Meaning) -> Section:
+def subgroups(found: CalibrationReport) -> Section:
     """AUROC and calibration in groups of films; empty where the model answers for no finding."""
     if not found.groupings:
         return Section("Subgroups", ())
@@ -271,7 +280,7 @@ def subgroups(found: Meaning) -> Section:
     return Section("Subgroups", tuple(blocks))
 
 
-def _grouping(grouping: Grouping, found: Meaning) -> list[Block]:
+def _grouping(grouping: Grouping, found: CalibrationReport) -> list[Block]:
     everyone, groups = grouping.everyone, grouping.groups
     charts = [
         ranges(
@@ -300,7 +309,7 @@ def _grouping(grouping: Grouping, found: Meaning) -> list[Block]:
     ]
 
 
-def _about(grouping: Grouping, found: Meaning) -> str:
+def _about(grouping: Grouping, found: CalibrationReport) -> str:
     if grouping.by.startswith("Findings"):
         stated = [one for one in found.findings if one.films and one.finding != found.none]
         among = f"Counted among the {len(stated)} findings that these films state. " * (len(stated) < found.asked)
@@ -312,7 +321,7 @@ def _about(grouping: Grouping, found: Meaning) -> str:
     return ""
 
 
-def _left_out(grouping: Grouping, found: Meaning) -> str:
+def _left_out(grouping: Grouping, found: CalibrationReport) -> str:
     parts = [f"{one.name} ({one.films:,} films of {one.patients:,} patients)" for one in grouping.left_out]
     said = f"Left out, with fewer than {found.group_patients} patients: {', '.join(parts)}." if parts else ""
     if grouping.unknown:
@@ -337,7 +346,7 @@ def _counts(grouping: Grouping, caption: str) -> Table:
     return Table(head, tuple(row(group) for group in (grouping.everyone, *grouping.groups)), said.strip())
 
 
-def _by_finding(grouping: Grouping, found: Meaning) -> list[Block]:
+def _by_finding(grouping: Grouping, found: CalibrationReport) -> list[Block]:
     groups = [group for group in grouping.groups if group.findings]
     names = [one.finding for one in found.findings if any(group.of(one.finding) for group in groups)]
     if not names:
@@ -357,5 +366,5 @@ def _by_finding(grouping: Grouping, found: Meaning) -> list[Block]:
     return [Table(head, rows, caption, groups=over, folded=f"Each finding, by {grouping.by.lower()}")]
 
 
-def _level(found: Meaning) -> str:
+def _level(found: CalibrationReport) -> str:
     return f"{100 * found.level:g} %"

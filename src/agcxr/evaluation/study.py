@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation.calibration_report import CalibrationReport
 from agcxr.evaluation.coverage import coverage, text
 from agcxr.evaluation.evaluate import EXAMPLES, Evaluation, evaluate
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import by_split, keep, known_before
 from agcxr.evaluation.localization import Localization, summary
 from agcxr.evaluation.localize import PICTURE, localize
-from agcxr.evaluation.meaning import Meaning
 from agcxr.evaluation.model_card import write_model_card
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.probe import Probe
@@ -38,7 +38,7 @@ class Study:
     by, or maps were not asked for."""
 
     evaluation: Evaluation
-    meaning: Meaning
+    meaning: CalibrationReport
     localization: Localization | None
     probe: Probe | None
     """What was known before training; None where it was not asked for, or has nothing to be measured on."""

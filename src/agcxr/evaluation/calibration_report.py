@@ -43,7 +43,7 @@ class Fit(Record):
     in_the_large: Estimate
 
 
-class FindingMeaning(Record):
+class FindingAgreement(Record):
     """One label's scores before and after calibration."""
 
     finding: str
@@ -88,7 +88,7 @@ class GroupFinding(Record):
     positives: int
     negatives: int
     few_patients: bool = False
-    """As of `FindingMeaning`, in the group."""
+    """As of `FindingAgreement`, in the group."""
     auroc: Estimate
     observed_expected: Estimate
     ece: Estimate
@@ -136,7 +136,7 @@ class Grouping(Record):
     """Films that do not say."""
 
 
-class Meaning(Stored):
+class CalibrationReport(Stored):
     """All of it, as stored in scores.json."""
 
     FILE = SCORES
@@ -153,7 +153,7 @@ class Meaning(Stored):
     """The films that the calibration was fitted on, as the checkpoint says; None: it does not, or holds none."""
     fitted_here: bool = False
     """They are these films, so the calibration looks better here than it is."""
-    findings: tuple[FindingMeaning, ...]
+    findings: tuple[FindingAgreement, ...]
     mean: tuple[Fit, ...]
     """Means over the findings that have both classes here; ratios are of all positives over all expected."""
     mean_brier_change: Estimate
