@@ -71,7 +71,7 @@ def cases_of(boxes: pd.DataFrame, index: pd.DataFrame, split: str) -> tuple[Case
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenCases:
     """Which boxes are used for what."""
 
     scored: tuple[Case, ...]
@@ -90,7 +90,7 @@ class Chosen:
         return what + (f"; the prior also on {len(self.extra):,} of other patients' films" if self.extra else "")
 
 
-def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> Chosen:
+def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> ChosenCases:
     """Cases of a split to score, and those of other patients to fit on. Raises ValueError for nothing to score."""
 
     def of(part: str) -> list[Case]:
@@ -112,8 +112,8 @@ def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> Chosen:
     validation = others.get("val", [])
     fitting = validation[:: max(1, -(-len(validation) // MAX_FITTING))]
     if len(fitting) < MIN_FITTING:
-        return Chosen(tuple(scored), (), tuple(c for part in others.values() for c in part), left_out)
-    return Chosen(tuple(scored), tuple(fitting), tuple(others.get("train", [])), left_out)
+        return ChosenCases(tuple(scored), (), tuple(c for part in others.values() for c in part), left_out)
+    return ChosenCases(tuple(scored), tuple(fitting), tuple(others.get("train", [])), left_out)
 
 
 @dataclass(frozen=True, eq=False)

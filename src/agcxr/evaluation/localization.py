@@ -83,7 +83,7 @@ class FloorDifference(Difference):
     measure: str
 
 
-class Published(Record):
+class PublishedAccuracies(Record):
     """Accuracies from the literature, mean of the 8 findings of the NIH boxes."""
 
     source: str
@@ -93,9 +93,9 @@ class Published(Record):
 
 
 PUBLISHED = (
-    Published(source="Wang 2017", overlap="iobb", accuracies=(0.629, 0.486, 0.330, 0.244, 0.209)),
-    Published(source="Grad-CAM++", overlap="iou", accuracies=(0.62, 0.42, 0.28, 0.18, 0.10)),
-    Published(source="random map", overlap="iou", accuracies=(0.29, 0.17, 0.10, 0.05, 0.03)),
+    PublishedAccuracies(source="Wang 2017", overlap="iobb", accuracies=(0.629, 0.486, 0.330, 0.244, 0.209)),
+    PublishedAccuracies(source="Grad-CAM++", overlap="iou", accuracies=(0.62, 0.42, 0.28, 0.18, 0.10)),
+    PublishedAccuracies(source="random map", overlap="iou", accuracies=(0.29, 0.17, 0.10, 0.05, 0.03)),
 )
 """NIH ChestX-ray14 boxes; comparable with runs on those boxes only, and there with the definitions in mind."""
 
@@ -121,7 +121,7 @@ class Crops(Record):
         return self.fallbacks / self.films
 
 
-class Example(Record):
+class CaseExample(Record):
     """A case in the picture: where the fusion map's box lies, and the annotated boxes, as fractions of the film."""
 
     rank: Literal["best", "median", "worst"]
@@ -169,8 +169,8 @@ class Localization(Record):
     gaps: tuple[FloorDifference, ...]
     crops: tuple[Crops, ...]
     """On the scored films only; results.json has those of the whole split."""
-    examples: tuple[Example, ...]
-    published: tuple[Published, ...] = PUBLISHED
+    examples: tuple[CaseExample, ...]
+    published: tuple[PublishedAccuracies, ...] = PUBLISHED
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ def _row(title: str, score: Score) -> TableRow:
     return TableRow(title, kind, score.cases, tuple(score.of(name) for name in COLUMNS))
 
 
-def _published_row(published: Published) -> TableRow:
+def _published_row(published: PublishedAccuracies) -> TableRow:
     levels = IOU_LEVELS if published.overlap == "iou" else IOBB_LEVELS
     known = {f"{published.overlap}>{t:g}": v for t, v in zip(levels, published.accuracies, strict=True)}
     cells = tuple(

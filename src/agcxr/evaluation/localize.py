@@ -32,8 +32,8 @@ from agcxr.evaluation.localization import (
     LOOKS,
     MEAN,
     PUBLISHED,
+    CaseExample,
     Crops,
-    Example,
     FloorDifference,
     Localization,
     MeasureEstimate,
@@ -262,7 +262,7 @@ def tracks_of(
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class CaseGroup:
     """The cases of a finding, or all of them for the mean over findings, which weighs findings alike."""
 
     finding: str
@@ -273,7 +273,7 @@ class Group:
     """On whom it rests; for the mean those of the finding that has the fewest."""
 
     @classmethod
-    def of(cls, cases: Sequence[Case], finding: str, patients: int) -> Group:
+    def of(cls, cases: Sequence[Case], finding: str, patients: int) -> CaseGroup:
         mine_N = np.array([finding in (case.finding, MEAN) for case in cases])
         own = tuple(case for case, mine in zip(cases, mine_N, strict=True) if mine)
         sample = Clustered.of([case.patient for case in own], [case.finding for case in own])
@@ -281,7 +281,11 @@ class Group:
 
 
 def _replicates(
-    tracks: Sequence[Track], groups: Sequence[Group], patients: Sequence[str], resamples: int, rng: np.random.Generator
+    tracks: Sequence[Track],
+    groups: Sequence[CaseGroup],
+    patients: Sequence[str],
+    resamples: int,
+    rng: np.random.Generator,
 ) -> dict[Method, list[Floats]]:
     """R x V means of every method on the resamples: one a finding and, last, their mean; NaN where one is missing."""
 
@@ -311,7 +315,7 @@ def summarise(
     names = {case.finding for case in cases}
     findings = [label for label in labels if label in names]
     rests_on = [len({case.patient for case in cases if case.finding == finding}) for finding in findings]
-    groups = [Group.of(cases, *each) for each in zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)]
+    groups = [CaseGroup.of(cases, *each) for each in zip([*findings, MEAN], [*rests_on, min(rests_on)], strict=True)]
     replicates = _replicates(tracks, groups, [case.patient for case in cases], resamples, rng)
     by_method = {track.method: track for track in tracks}
     scores, gaps = [], []
@@ -326,7 +330,7 @@ def summarise(
     return tuple(scores), tuple(gaps)
 
 
-def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
+def _score(track: Track, group: CaseGroup, replicate_RV: Floats) -> Score:
     measured = []
     for v, name in enumerate(MEASURES):
         value_N = track.value_NV[group.mine_N, v]
@@ -343,7 +347,7 @@ def _score(track: Track, group: Group, replicate_RV: Floats) -> Score:
     )
 
 
-def _gap(track: Track, floor: Track, group: Group, measure: str, replicate_RV: Floats) -> FloorDifference:
+def _gap(track: Track, floor: Track, group: CaseGroup, measure: str, replicate_RV: Floats) -> FloorDifference:
     """Random maps are chance; the prior is another method, which hits or misses as the looks do."""
     v = MEASURES.index(measure)
     mine_N, theirs_N = track.value_NV[group.mine_N, v], floor.value_NV[group.mine_N, v]
@@ -387,7 +391,7 @@ def _crops_of(cases: Sequence[Case], looks: Looks, labels: Sequence[str]) -> tup
 
 def examples_of(
     cases: Sequence[Case], tracks: Sequence[Track], looks: Looks, labels: Sequence[str]
-) -> tuple[Example, ...]:
+) -> tuple[CaseExample, ...]:
     """Per finding the case with the best, the (lower) median and the worst IoU of the fusion map's box."""
     fusion = next(track for track in tracks if track.method == "fusion")
     iou, finding_N = fusion.value_NV[:, MEASURES.index("iou")], np.array([case.finding for case in cases])
@@ -398,7 +402,7 @@ def examples_of(
         for rank, at in (("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])):
             box = looks.fusion_box_NT4[at, fusion.chosen_N[at]]
             found.append(
-                Example.model_validate(
+                CaseExample.model_validate(
                     {
                         "rank": rank,
                         "finding": finding,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from agcxr.evaluation.localization import CAM, Example, Localization
+from agcxr.evaluation.localization import CAM, CaseExample, Localization
 from agcxr.evaluation.tables import number, words
 from agcxr.inference.maps import FindingMaps, Rectify
 from agcxr.inference.overlay import ACCENT, WARNING
@@ -38,7 +38,9 @@ def example_picture(found: Localization, predictor: Predictor, images: npt.NDArr
     return buffer.getvalue()
 
 
-def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: FindingMaps, rectify: Rectify) -> Figure:
+def _figure(
+    examples: tuple[CaseExample, ...], films: npt.NDArray[np.uint8], maps: FindingMaps, rectify: Rectify
+) -> Figure:
     findings = list(dict.fromkeys(example.finding for example in examples))
     rows = (len(findings) + 1) // 2
     figure = Figure(figsize=(13.2, 2.46 * rows + 0.55), layout="constrained", facecolor="white")
@@ -61,7 +63,7 @@ def _figure(examples: tuple[Example, ...], films: npt.NDArray[np.uint8], maps: F
 
 def _draw(
     axis: Axes,
-    example: Example,
+    example: CaseExample,
     film_SS: npt.NDArray[np.uint8],
     heat_SS: npt.NDArray[np.float32],
     crop_4: npt.NDArray[np.float64],

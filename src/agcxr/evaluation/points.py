@@ -21,7 +21,7 @@ FUSION = BRANCHES.index("fusion")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenPoints:
     """Thresholds, and the films that they were chosen on."""
 
     points: Points
@@ -31,7 +31,7 @@ class Chosen:
     """They are the evaluated films, so the points look better there than they are."""
 
 
-def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: int) -> Chosen:
+def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: int) -> ChosenPoints:
     """Thresholds of every branch for `split`, and on which films they were chosen.
 
     The checkpoint holds those of the fusion, which are in use and so are measured wherever they were fitted. The other
@@ -43,21 +43,23 @@ def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: in
     target_NK = films.targets(rows, findings).astype(np.float64)
     if calibration is None and not len(rows):
         nothing = Points.none(len(BRANCHES), len(labels))
-        return Chosen(nothing, "nowhere: there are no validation films apart from this split", here=False)
+        return ChosenPoints(nothing, "nowhere: there are no validation films apart from this split", here=False)
     if calibration is not None and not (
         _same_films(calibration, films, rows, findings) and _same_labels(calibration, target_NK, labels)
     ):
         threshold = np.full((len(POINTS), len(BRANCHES), len(labels)), np.nan)
         points = Points(tuple(POINTS), _kept(threshold, calibration, labels), _positives(calibration, labels))
         here = _same_films(calibration, films, np.flatnonzero((films.index["split"] == split).to_numpy()), findings)
-        return Chosen(points, f"{'these very films: ' * here}{calibration.words}, and are kept in the checkpoint", here)
+        return ChosenPoints(
+            points, f"{'these very films: ' * here}{calibration.words}, and are kept in the checkpoint", here
+        )
     answers = engine.predict_arrays(films.images, rows, batch_size=batch_size)
     score_BNK = np.stack([answers.global_NK, answers.local_NK, answers.fusion_NK]).astype(np.float64)
     threshold, words = _chosen(target_NK, score_BNK), f"the {len(rows):,} validation films"
     if calibration is not None:
         threshold = _kept(threshold, calibration, labels)
         words = f"{calibration.words}, and those of the fusion are kept in the checkpoint"
-    return Chosen(Points(tuple(POINTS), threshold, (target_NK == 1).sum(axis=0)), words, here=False)
+    return ChosenPoints(Points(tuple(POINTS), threshold, (target_NK == 1).sum(axis=0)), words, here=False)
 
 
 def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, findings: Findings) -> bool:
