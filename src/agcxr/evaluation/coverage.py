@@ -121,7 +121,7 @@ def coverage(
     ).round(12)  # equal boxes are no difference, whatever the last bits of their edges
     patient, finding = cases["patient"].astype(str).to_numpy(), cases["finding"].to_numpy()
     order = [str(name).removeprefix("label_") for name in predictions]
-    names = sorted(set(finding), key=lambda name: order.index(name) if name in order else len(order))
+    names = sorted(set(finding), key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def gaps_of(weight_NR: Floats) -> list[Floats]:
         """2 x R of every finding: coverage minus chance, and minus the centre."""
