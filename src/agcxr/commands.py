@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -20,6 +20,9 @@ from agcxr.flags import Inputs, Others, Run, ViewSet
 from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
 from agcxr.train_commands import train_commands
+
+if TYPE_CHECKING:
+    from agcxr.inference.batch import Request
 
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
@@ -213,11 +216,15 @@ def _predicted(request: Any, engine: str, devices: int, nodes: int, also: list[C
         from agcxr.inference.batch import predict_here
 
         return predict_here(request, also)
+    return _predict_on_ray(engine, request, devices=devices, nodes=nodes, also=also)
+
+
+def _predict_on_ray(engine: str, request: Request, **options: Any) -> int:
     if find_spec("ray") is None:
         raise ValueError(needs("--engine ray" if engine == "ray" else "more than one device", "ray"))
     from agcxr.inference.ray_engine import predict_on_ray
 
-    return predict_on_ray(request, devices=devices, nodes=nodes, also=also)
+    return predict_on_ray(request, **options)
 
 
 def _beside(dicom: Path | None, objects: str, fhir: Path | None) -> list[Callable[..., Any]]:

@@ -75,7 +75,8 @@ def train(
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    data, options = _films_of(out, data, seeds, folds), {"resume": resume, "loggers": log}
+    data = _films_of(out, data, seeds, folds)
+    options: dict[str, Any] = {"resume": resume, "loggers": log}
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
     if folds is not None:
         several = None if seeds is None else parse_seeds(seeds)
