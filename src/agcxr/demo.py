@@ -13,6 +13,7 @@ from agcxr.data.phantom_collection import write_phantom
 from agcxr.data.prepare import prepare_nih
 from agcxr.data.prepared import open_prepared
 from agcxr.data.storing import Storing
+from agcxr.evaluation.report import conclusion
 from agcxr.evaluation.study import Study, study
 from agcxr.experiments.calibrate import calibrate
 from agcxr.findings import CHESTXRAY14
@@ -49,10 +50,18 @@ def run_demo(out: Path, *, films: int = 2000, seed: int = 0, settings: config.Tr
     found = _step(4, "evaluate on the test films", lambda: study(run, prepared, out=results, maps=False))
     pictures = _step(5, "explain three films", lambda: _explain(run, raw, prepared, out / "explained"))
     done = Demo(found, pictures, time.perf_counter() - start)
-    print(f"\nDone in {done.seconds / 60:.1f} minutes. Open:")
-    for path in (found.report.html, *pictures):
-        print(f"  {path}")
+    print(f"\n{closing(done, run)}")
     return done
+
+
+def closing(done: Demo, run: Path) -> str:
+    """What came of it, in words, what to open, and the next command."""
+    opened = "\n".join(f"  {path}" for path in (done.study.report.html, *done.pictures))
+    return (
+        f"Done in {done.seconds / 60:.1f} minutes. {conclusion(done.study.results)} It learnt on synthetic films only: "
+        f"what it says of a real film means nothing.\n\nOpen:\n{opened}\n\n"
+        f"Next: agcxr serve {run}  (a page in the browser with synthetic films to try)"
+    )
 
 
 def check_place(out: Path) -> None:

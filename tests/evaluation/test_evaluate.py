@@ -10,6 +10,7 @@ from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,17 @@ from evaluated import PARTS, SIZE, write_prepared, write_run
 
 from agcxr import config
 from agcxr.data.download import HOME, TERMS
-from agcxr.data.prepared import open_prepared
+from agcxr.data.prepared import Source, SourceFile, open_prepared
+from agcxr.demo import Demo, closing
 from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
-from agcxr.evaluation.page import to_html, to_markdown
+from agcxr.evaluation.page import Number, to_html, to_markdown
 from agcxr.evaluation.probe import probe
-from agcxr.evaluation.report import CITATION, compose, report
+from agcxr.evaluation.report import CITATION, _crop_tile, compose, conclusion, report
 from agcxr.evaluation.report_tables import difference
-from agcxr.evaluation.results import BranchResult, Results, load_results
-from agcxr.evaluation.study import study
+from agcxr.evaluation.results import BranchResult, CropRow, Results, load_results
+from agcxr.evaluation.study import boxes_beside, study
 from agcxr.evaluation.tables import ends, gap_of, number, signed
 from agcxr.experiments.calibrate import calibrate
 from agcxr.inference.predictor import Predictor
@@ -302,6 +304,41 @@ def test_html_is_one_closed_page_that_fetches_nothing(html: str) -> None:
     assert "nan" not in re.sub(r"base64,[^\"]+", "", html)
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "near", "detail"),
+    [
+        (0, 0, ""),
+        (0, None, ""),
+        (3, 0, "30.0 % of films: no region stood out"),
+        (3, 5, "30.0 % of films: no region stood out; 50 % of crops nearly the whole view"),
+    ],
+)
+def test_the_tile_of_crops_counts_what_there_is(fallbacks, near, detail) -> None:
+    row = CropRow.model_construct(films=10, fallbacks=fallbacks, near_whole=near, area_median=0.21)
+    assert _crop_tile(row) == Number("21 %", "Median box, share of the film", detail)
+
+
+def test_boxes_that_were_not_given_are_named(tmp_path) -> None:
+    table = SourceFile(path=str(tmp_path / "labels.csv"), bytes=0, sha256="")
+    films = SimpleNamespace(boxes=pd.DataFrame(), plan=SimpleNamespace(source=Source(name="nih", tables=(table,))))
+    assert boxes_beside(films) is None
+    beside = tmp_path / "BBox_List_2017.csv"
+    beside.touch()
+    assert boxes_beside(films) == beside
+    films.boxes = pd.DataFrame({"row": [0]})
+    assert boxes_beside(films) is None
+
+
+def test_the_demo_ends_with_a_verdict_and_the_next_command(done: Evaluation) -> None:
+    written = SimpleNamespace(html=Path("results/report.html"))
+    made = Demo(SimpleNamespace(results=done.results, report=written), (Path("a.png"),), 90.0)
+    said = closing(made, Path("demo/run"))
+    assert said.startswith(f"Done in 1.5 minutes. {conclusion(done.results)} It learnt on synthetic films only: ")
+    assert "\n  results/report.html\n  a.png\n" in said
+    assert said.splitlines()[-1].startswith("Next: agcxr serve demo/run  ")
+    assert re.search(r"the fusion (ranks films (better|worse) than|differs from) the global branch", said)
+
+
 def test_html_says_what_must_be_said(html: str, done: Evaluation) -> None:
     for heading in (
         "Per finding",
@@ -315,6 +352,8 @@ def test_html_says_what_must_be_said(html: str, done: Evaluation) -> None:
         "How to read this",
     ):
         assert f"<h2>{heading}</h2>" in html, heading
+    assert html.index("<h2>How to read this</h2>") < html.index("<h2>Per finding</h2>")
+    assert html.count('<a href="#how-to-read-this">') == 2  # beside the text, and folded above it
     assert "Left out for want of a class: Hernia." in html
     assert "Only 24 patients: read the intervals before the values." in html
     assert html.count('aria-label="ROC of') == 14

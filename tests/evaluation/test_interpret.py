@@ -92,6 +92,8 @@ def test_replicates_repeat_and_the_ece_interval_allows_for_its_bias() -> None:
     own = reflected(value, first.ece, 0.95)
     assert 0 <= own.low < 0.02
     assert own.high < np.quantile(first.ece, 0.975)
+    above = reflected(0.05, np.full(200, 0.08), 0.95)  # every resample is larger: the interval holds the value
+    assert (above.low, above.high) == (pytest.approx(0.02), 0.05)
     assert math.isnan(reflected(math.nan, first.ece, 0.95).low)
 
 

@@ -107,12 +107,13 @@ def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int
 
 def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> Estimate:
     """The basic bootstrap interval, 2 value - percentiles, in [0, 1]: for measures that noise only makes larger.
-    `patients` as for `uncertainty.interval`.
+    Widened to the value itself where it would not hold it. `patients` as for `uncertainty.interval`.
 
     An ECE measured on few films is too large, and on a resample of them too large twice; a percentile interval would
     lie above the truth.
     """
-    return uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
+    found = uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
+    return found.model_copy(update={"low": min(found.low, value), "high": max(found.high, value)})
 
 
 def _groups(probability_N: Floats, most: int) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -182,16 +182,18 @@ class Page:
 def to_html(page: Page, folder: Path) -> str:
     """One file that needs no other: styles, charts and pictures are inside. Pictures are read from `folder`."""
     css = files("agcxr.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{_slug(s.title)}">{escape(s.title)}</a>' for s in page.sections[1:])
+    links = "".join(f'<a href="#{_slug(s.title)}">{escape(s.title)}</a>' for s in page.sections)
     body = "".join(_html_section(section, folder, first=i == 0) for i, section in enumerate(page.sections))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(page.title)}</title><style>{css}{charts.STYLE}</style></head><body><main>"
-        f'<header><p class="notice">{escape(page.notice)}</p><h1>{escape(page.title)}</h1>'
+        f"<title>{escape(page.title)}</title><style>{css}{charts.STYLE}</style></head><body>"
+        # Beside the text where there is room; else above it, folded.
+        f'<nav aria-label="Contents"><details><summary>Contents</summary>{links}</details><div>{links}</div></nav>'
+        f'<main><header><p class="notice">{escape(page.notice)}</p><h1>{escape(page.title)}</h1>'
         f'<p class="subtitle">{escape(page.subtitle)}</p></header>'
-        f"<nav>{links}</nav>{body}</main></body></html>\n"
+        f"{body}</main></body></html>\n"
     )
 
 

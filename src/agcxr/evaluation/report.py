@@ -33,7 +33,7 @@ from agcxr.evaluation.report_known import above_known, known_section, shortcuts_
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
 from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent
-from agcxr.evaluation.results import PREDICTIONS, Analysis, BranchDifference, Results, load_results
+from agcxr.evaluation.results import PREDICTIONS, Analysis, BranchDifference, CropRow, Results, load_results
 from agcxr.evaluation.tables import NONE, chance, ends, gap_of, lone, number, p_floor, signed, untaught, words
 from agcxr.inference.prediction import BRANCHES
 from agcxr.training.seeds import Gain, Seeds, seeds_beside
@@ -104,6 +104,7 @@ def compose(
     probes = with_runs_probe(probe, folder)
     sections = [
         _summary(results, seeds, probes),
+        _reading(results),
         known_section(results, probes),
         shortcuts_section(probes),
         per_finding(results),
@@ -118,7 +119,6 @@ def compose(
         beside_published(results, recipe(results, folder / "facts")),
         _facts(results, folder),
         items(results, folder),
-        _reading(results),
         _provider(results),
     ]
     how = results.analysis
@@ -141,15 +141,19 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
         *above_known(results, probes),
     ]
     tiles += [_gain_tile(results, gap, seeds) for gap in mean.gaps if gap.measure == "auroc"]
-    whole = results.crops[0]
-    area = f"of films; median box {percent(whole.area_median, 0)} of the film"
-    if whole.near_whole is not None:
-        area += f"; {percent(whole.near_whole_share, 0)} of crops nearly the whole view"
-    tiles.append(Number(percent(whole.fallback_share), "No region stood out", area))
+    tiles.append(_crop_tile(results.crops[0]))
     said = list(filter(None, [_guesses(analysis), _verdict(results, seeds), power_of(results), untaught(analysis)]))
     if analysis.unstated:
         said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
     return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
+
+
+def _crop_tile(crops: CropRow) -> Number:
+    """How large the boxes are; and how many films have none, where any."""
+    detail = f"{percent(crops.fallback_share)} of films: no region stood out" if crops.fallback_share else ""
+    if crops.near_whole:
+        detail += "; " * bool(detail) + f"{percent(crops.near_whole_share, 0)} of crops nearly the whole view"
+    return Number(percent(crops.area_median, 0), "Median box, share of the film", detail)
 
 
 def _gain_tile(results: Results, gap: BranchDifference, seeds: Seeds | None) -> Number:
@@ -248,6 +252,11 @@ def _guesses(analysis: Analysis) -> str:
         f"No branch is told from guessing: the mean AUROC of the {last.branch} is {number(last.auroc.value)} "
         f"({ends(last.auroc)}), and guessing gives .500. What follows compares guesses."
     )
+
+
+def conclusion(results: Results) -> str:
+    """Whether the branches are told from guessing, and how the fusion compares with the global branch, of one run."""
+    return " ".join(filter(None, (_guesses(results.analysis), _verdict(results))))
 
 
 def _verdict(results: Results, seeds: Seeds | None = None) -> str:

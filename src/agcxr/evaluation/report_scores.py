@@ -183,8 +183,8 @@ def _errors(found: CalibrationReport) -> Table:
     caption = (
         "ECE: mean distance between probability and share of positives, over 15 bins of equal width. By chance: what "
         f"right probabilities would show on as many films. Brier score: mean squared error. 0 is best for both. {BOLD} "
-        f"{_level(found)} intervals over patients; those of the ECE allow for its being too large on few films, so "
-        "they may lie below it."
+        f"{_level(found)} intervals over patients; those of the ECE allow for its being too large on few films, and "
+        "are widened to hold it."
     )
     return Table(head, tuple(rows), caption, summary=several, groups=groups, accent=4 if after else None)
 

@@ -106,6 +106,11 @@ def study(
         sections += (crops(shown),)
         if progress:
             print(f"\n{text(shown)}\n")
+    elif progress and (path := boxes_beside(films)):
+        print(
+            f"\n{films.folder} holds no annotated boxes, so where the model looks is not scored. {path} lies beside "
+            f"its labels and was not given: prepare again with --boxes {path}"
+        )
     if maps and sections:
         whose: dict[str, Any] = {"name": Path(first).name, "out": done.folder, "picture": pictures, "rectify": rectify}
         localization = localize(done.predictor, films, split, **whose, **options)
@@ -126,3 +131,12 @@ def _known(run: str, done: Evaluation, device: str | None, progress: bool) -> Pr
         return None
     options: dict[str, Any] = {"name": results.run, "device": device, "progress": progress}
     return known_before(Path(run), done.films, done.frame, results.analysis, design, done.feature_ND, **options)
+
+
+def boxes_beside(films: Prepared) -> Path | None:
+    """A list of boxes beside the tables that a folder without any was prepared from; None too where these are not on
+    this machine."""
+    if len(films.boxes):
+        return None
+    folders = {Path(table.path).parent for table in films.plan.source.tables}
+    return next((path for folder in sorted(folders) for path in sorted(folder.glob("BBox_List*.csv*"))), None)

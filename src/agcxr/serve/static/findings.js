@@ -11,7 +11,8 @@ const two = (share) => share.toFixed(2);
 
 /** Fill the table. choose(finding) is called for a finding whose map is wanted. */
 export function showFindings({ head, body, note }, findings, point, choose) {
-  const calibrated = findings.some((one) => one.calibrated !== null);
+  // A calibration of the kind "none" leaves the fusion's scores as they are: a column would say them twice.
+  const calibrated = findings.some((one) => one.calibrated !== null && Math.abs(one.calibrated - one.fusion) > 1e-6);
   const columns = [["Finding", ""], ...(calibrated ? [["Calibrated", "number main"]] : []), ["Fusion", calibrated ? "number minor" : "number main"], ["Global", "number minor"], ["Local", "number minor"]];
   head.replaceChildren(...columns.map(([text, kind]) => element("th", { text, scope: "col", class: kind })));
   body.replaceChildren(...findings.map((one) => row(one, point, calibrated, choose)));
