@@ -49,6 +49,15 @@ def test_a_line_goes_through_its_points_and_breaks_at_nan() -> None:
     assert 'd="M32.0 108.0M132.0 8.0"' in svg
 
 
+def test_points_that_make_no_curve_are_dots() -> None:
+    axis = axis_over([0, 1])
+    dots = lines([Line([0.2, 0.5, math.nan], [0.4, 0.1, 0.3], joined=False)], axis, axis)
+    assert dots.count("<circle") == 2
+    assert "<path" not in dots
+    barred = lines([Line([0.2, 0.5], [0.4, 0.1], spread=((0.3, 0.6), (0.0, 0.2)), joined=False)], axis, axis)
+    assert (barred.count("<circle"), barred.count('class="bar accent"')) == (2, 2)
+
+
 def test_single_points_get_a_dot_and_empty_lines_none() -> None:
     unit = Axis(0, 1, (0, 1))
     assert "<circle" in lines([Line([0.5], [0.5])], unit, unit)

@@ -45,6 +45,8 @@ class Line:
     """Index of a point to mark with a dot."""
     spread: Sequence[tuple[float, float]] = ()
     """(low, high) of every point: drawn as a bar through a dot, as far as the axis goes."""
+    joined: bool = True
+    """Else dots alone: what goes up and down by chance is no curve."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def lines(
         (x0, y0), (x1, y1) = at(x.low, y.low), at(x.high, y.high)
         parts.append(f'<line class="grid" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
     for one in series:
-        parts += [*_spread(one, y, at), _line(one, at)]
+        parts += [*_spread(one, y, at), _line(one, at) if one.joined else _dots(one, at)]
     return _svg(width, height, parts, name)
 
 
@@ -130,8 +132,14 @@ def _spread(one: Line, y: Axis, at) -> list[str]:  # type: ignore[no-untyped-def
     for vx, vy, (low, high) in zip(one.x, one.y, one.spread, strict=True) if one.spread else ():
         (px, top), (_, bottom), (_, middle) = at(vx, min(high, y.high)), at(vx, max(low, y.low)), at(vx, vy)
         parts.append(f'<line class="bar {one.role}" x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{middle:.1f}" r="2.4"/>')
+        if one.joined:
+            parts.append(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{middle:.1f}" r="2.4"/>')
     return parts
+
+
+def _dots(one: Line, at) -> str:  # type: ignore[no-untyped-def]
+    places = [at(vx, vy) for vx, vy in zip(one.x, one.y, strict=True) if math.isfinite(vx) and math.isfinite(vy)]
+    return "".join(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{py:.1f}" r="2.4"/>' for px, py in places)
 
 
 def _line(one: Line, at) -> str:  # type: ignore[no-untyped-def]

@@ -100,10 +100,10 @@ def _diagrams(found: CalibrationReport) -> list[Block]:
         return []
     version: Version = "calibrated" if found.mapped else "raw"
     legend: list[tuple[str, bool, str]] = [("accent", False, f"{version}, with intervals")]
-    legend += [("muted", True, "raw score")] if found.mapped else []
+    legend += [("muted", False, "raw score, without intervals")] if found.mapped else []
     notes = tuple(number(fit.ece.value) if (fit := one.fit(version)) else "" for one in shown)
     caption = (
-        "Share of films with the finding (up) against the probability given (right), in up to "
+        "Share of films with the finding (up) against the probability given (right), a dot for each of up to "
         f"{max(len(one.bins) for one in shown)} groups of as equal a number of positive films as ties allow, at least "
         f"{DIAGRAM_POSITIVES} in each where there are as many; the number is the ECE ({version}). On the thin diagonal "
         "a probability of 30 % means that 30 of 100 such films show the finding; below it, probabilities are too high. "
@@ -136,8 +136,8 @@ def _diagram(one: FindingAgreement, *, raw_too: bool) -> str:
 def _series(bins: tuple[Bin, ...], role: str) -> Line:
     x, y = [b.probability for b in bins], [b.frequency for b in bins]
     if role == "muted":
-        return Line(x, y, "muted", dashed=True)
-    return Line(x, y, "accent", spread=tuple((b.low, b.high) for b in bins))
+        return Line(x, y, "muted", joined=False)
+    return Line(x, y, "accent", spread=tuple((b.low, b.high) for b in bins), joined=False)
 
 
 def _errors(found: CalibrationReport) -> Table:

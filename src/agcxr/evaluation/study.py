@@ -32,6 +32,12 @@ from agcxr.training.seeds import Seeds
 from agcxr.uncertainty import RESAMPLES
 
 
+NOT_GIVEN = (
+    "holds no annotated boxes, so where the model looks is not scored. {0} lies beside its labels and was not given: "
+    "prepare again with --boxes {0}"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """An evaluation and all that was measured from it. `localization`: None where the split has no boxes to measure
@@ -107,10 +113,7 @@ def study(
         if progress:
             print(f"\n{text(shown)}\n")
     elif progress and (path := boxes_beside(films)):
-        print(
-            f"\n{films.folder} holds no annotated boxes, so where the model looks is not scored. {path} lies beside "
-            f"its labels and was not given: prepare again with --boxes {path}"
-        )
+        print(f"\n{films.folder} {NOT_GIVEN.format(path)}")
     if maps and sections:
         whose: dict[str, Any] = {"name": Path(first).name, "out": done.folder, "picture": pictures, "rectify": rectify}
         localization = localize(done.predictor, films, split, **whose, **options)
