@@ -31,7 +31,6 @@ from agcxr.inference.prediction import ViewSet
 from agcxr.training.seeds import Seeds
 from agcxr.uncertainty import RESAMPLES
 
-
 NOT_GIVEN = (
     "holds no annotated boxes, so where the model looks is not scored. {0} lies beside its labels and was not given: "
     "prepare again with --boxes {0}"
