@@ -97,6 +97,27 @@ def test_the_answer_says_beforehand_whether_there_are_results(client, film):
         )
 
 
+def test_spacing_is_stated_and_whose_film_it_is_only_where_asked(client):
+    data = make.dicom(
+        make.pixels(), PatientName="Somebody^Else", PatientID="77", StudyDate="20240506",
+        ImagerPixelSpacing=[0.2, 0.1], PatientOrientation=["L", "F"],
+    )  # fmt: skip
+    plain = post(client, data, "/v1/predict")
+    assert "Somebody" not in plain.text
+    (film,) = plain.json()["films"]
+    assert film["identity"] is None
+    facts = film["film"]
+    assert (facts["spacing"], facts["spacing_at"], facts["orientation"]) == ([0.2, 0.1], "detector", ["L", "F"])
+    (film,) = post(client, data, "/v1/predict?identity=true").json()["films"]
+    named = {name: film["identity"][name] for name in ("patient", "patient_id", "study_date")}
+    assert named == {"patient": "Somebody^Else", "patient_id": "77", "study_date": "20240506"}
+    calibrated = make.dicom(make.pixels(), ImagerPixelSpacing=[0.2, 0.2], PixelSpacing=[0.18, 0.18])
+    (film,) = post(client, calibrated, "/v1/predict?identity=true").json()["films"]
+    assert (film["film"]["spacing"], film["film"]["spacing_at"]) == ([0.18, 0.18], "calibrated")
+    (film,) = post(client, make.encode(make.pixels()), "/v1/predict?identity=true").json()["films"]
+    assert (film["identity"], film["film"]["spacing"]) == (None, None)
+
+
 def test_other_errors_are_those_of_every_route(client, film):
     assert post(client, b"GIF89a").json()["error"]["code"] == "unreadable"
     two = [("file", ("a.dcm", film)), ("file", ("b.dcm", film))]

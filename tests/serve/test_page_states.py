@@ -157,6 +157,80 @@ def test_the_wheel_zooms_about_the_pointer_and_a_drag_pans(page):
     assert np.abs(moved[200:400, 200:400] - near[200:400, 200:400]).mean() > 5
 
 
+def test_a_film_is_turned_and_mirrored_and_says_so(page):
+    from playwright.sync_api import expect
+
+    drop(page, ("a.png", make.encode(make.pixels(400, 400))))
+    wait_for_film(page)
+    plain = shot(page)
+    page.locator("#turn").click()
+    expect(page.locator("#hud")).to_contain_text("turned 90°")
+    quarter = shot(page)
+    y, x = (side // 2 for side in plain.shape[:2])
+    r = min(y, x) - 20
+
+    def middle(picture):
+        return picture[y - r : y + r, x - r : x + r].astype(float)
+
+    assert np.abs(np.rot90(middle(plain), -1) - middle(quarter)).mean() < 3
+    page.keyboard.press("f")
+    expect(page.locator("#hud")).to_contain_text("mirrored: left is right")
+    assert np.abs(middle(quarter)[:, ::-1] - middle(shot(page))).mean() < 3
+    page.keyboard.press("r")  # to the right as it looks, mirrored too
+    assert np.abs(np.rot90(middle(quarter)[:, ::-1], -1) - middle(shot(page))).mean() < 3
+    page.locator("#zoom-in").click()
+    before, box = shot(page), page.locator("#film").bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + x + 40, box["y"] + y + 20, steps=4)
+    page.mouse.up()
+    after = shot(page)  # the film follows the pointer, however it is turned
+    assert np.abs(middle(after)[20:-20, 40:] - middle(before)[:-40, :-40]).mean() < 3
+
+
+def test_a_length_is_in_millimetres_where_the_film_states_its_spacing(page):
+    from playwright.sync_api import expect
+
+    header = {"BodyPartExamined": "CHEST", "ImagerPixelSpacing": [0.5, 0.25], "PatientOrientation": ["L", "F"]}
+    film = make.dicom(make.pixels(400, 400, dtype=np.uint16), PatientName="Somebody^Else", PatientID="77", **header)
+    drop(page, ("a.dcm", film), ("b.png", make.encode(make.pixels(400, 400))))
+    wait_for_film(page)
+    expect(page.locator("#identity")).to_contain_text("Somebody Else · 77")
+    expect(page.locator("#facts")).to_contain_text("left side on the right")
+    zoom = float(page.evaluate("async () => (await import('./static/stage.js')).viewer.zoomShown"))
+    box = page.locator("#film").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.keyboard.press("m")
+    for dx, dy, spacing in ((80, 0, 0.25), (0, 80, 0.5)):
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + dx, y + dy, steps=3)
+        page.mouse.up()
+        told = page.locator("#hud").inner_text().split("length ")[1]
+        assert told.endswith("mm at the detector")
+        assert abs(float(told.split()[0]) - 80 / zoom * spacing) < 0.6
+    page.keyboard.press("j")
+    wait_for_film(page)
+    expect(page.locator("#identity")).to_be_empty()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y, steps=3)
+    page.mouse.up()
+    expect(page.locator("#hud")).to_contain_text("pixels (no spacing is known)")
+
+
+def test_the_list_shows_calls_and_no_bare_numbers(page):
+    from playwright.sync_api import expect
+
+    drop(page, *((f"{i}.png", make.encode(make.pixels(seed=i))) for i in range(2)))
+    wait_for_film(page)
+    expect(page.locator(".film-state").nth(1)).not_to_contain_text("reading")
+    called = page.locator("#rows tr.above .finding").all_inner_texts()
+    assert page.locator(".film-state").first.inner_text() == (", ".join(called) or "no call")
+    expect(page.locator("#calls")).to_have_text(f"Called: {', '.join(called)}" if called else "Nothing called")
+    expect(page.locator("#opacity-value")).to_have_text("35 %")
+
+
 def test_what_the_model_saw_is_outlined(page):
     from playwright.sync_api import expect
 

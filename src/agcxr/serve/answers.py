@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,7 @@ from agcxr.serve.limits import Limits
 
 MAP_SIDE = 384
 """Longest side of a finding's map, in pixels; the grids beneath are far coarser."""
+Millimetres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 FourNumbers = Annotated[tuple[float, float, float, float], Field(description="x0, y0, x1, y1")]
 IDENTITY = "which model: another text where an answer may differ; DICOM results state the same"
@@ -72,7 +74,28 @@ class FilmFacts(Answer):
     bits: Literal[8, 16]
     format: str = Field(examples=["dicom"])
     view_position: str | None = None
+    spacing: tuple[Millimetres, Millimetres] | None = Field(
+        default=None, description="of a DICOM film that states it: from row to row, from column to column"
+    )
+    spacing_at: Literal["detector", "calibrated"] | None = Field(
+        default=None, description="detector: what lies before it is smaller than it measures"
+    )
+    orientation: tuple[str, str] | None = Field(
+        default=None, description="of a DICOM film: where its rows and its columns go in the patient, such as L and F"
+    )
     notes: tuple[str, ...] = Field(examples=[["inverted (MONOCHROME1)"]])
+
+
+class IdentityAnswer(Answer):
+    """Whose film it is, by its DICOM header; only with ?identity=true, and kept nowhere."""
+
+    patient: str | None = None
+    patient_id: str | None = None
+    birth_date: str | None = None
+    sex: str | None = None
+    study_date: str | None = None
+    study: str | None = Field(default=None, description="its description")
+    accession: str | None = None
 
 
 class IntakeAnswer(Answer):
@@ -113,6 +136,7 @@ class FilmAnswer(Answer):
     status: Literal["read", "refused", "unreadable"]
     reason: str | None = Field(default=None, description="why there are no findings")
     film: FilmFacts | None = None
+    identity: IdentityAnswer | None = Field(default=None, description="null unless asked for, and of other files")
     intake: IntakeAnswer | None = Field(default=None, description="null where this server has no intake check")
     findings: tuple[FindingAnswer, ...] | None = Field(default=None, description="most probable first, No Finding last")
     attention: AttentionAnswer | None = None
@@ -183,6 +207,7 @@ def film_answer(
     engine: Engine,
     *,
     pictures: bool = False,
+    identity: bool = False,
     no_dicom: str | None = None,
 ) -> FilmAnswer:
     """The answer for one film; `prediction` is None for one that could not be read or whose pixels were refused.
@@ -199,6 +224,7 @@ def film_answer(
         status="refused" if told is None else "read",
         reason="; ".join(intake.reasons) if told is None and intake else None,
         film=_facts(read),
+        identity=_identity(read) if identity else None,
         intake=None if intake is None else IntakeAnswer(decision=intake.decision, reasons=intake.reasons),
         findings=None if told is None else _findings(told, engine),
         attention=None if told is None else AttentionAnswer(box=told.box, window=told.window, fallback=told.fallback),
@@ -265,14 +291,48 @@ def _calibration_of(engine: Engine, label: str) -> FindingCalibration | None:
 
 
 def _facts(read: ReadFilm) -> FilmFacts:
+    header = _header(read)
+    orientation = header.get("PatientOrientation")
     return FilmFacts(
         width=read.width,
         height=read.height,
         bits=read.bits,  # type: ignore[arg-type]
         format=read.format,
         view_position=read.view_position,
+        orientation=tuple(orientation) if isinstance(orientation, list) and len(orientation) == 2 else None,
+        **_spacing(header),
         notes=read.notes,
     )
+
+
+def _header(read: ReadFilm) -> dict[str, Any]:
+    """What the header of a DICOM film says, by keyword; empty of other films."""
+    return dict(json.loads(read.header)["fields"]) if read.header else {}
+
+
+def _spacing(header: dict[str, Any]) -> dict[str, Any]:
+    """The film's own spacing where it was calibrated, else that of the detector (PS3.3 10.7.1.3)."""
+    at_detector, own = header.get("ImagerPixelSpacing"), header.get("PixelSpacing")
+    spacing = own or at_detector
+    if not isinstance(spacing, list) or len(spacing) != 2 or min(map(float, spacing)) <= 0:
+        return {}
+    kind = "detector" if own is None or own == at_detector else "calibrated"
+    return {"spacing": tuple(map(float, spacing)), "spacing_at": kind}
+
+
+def _identity(read: ReadFilm) -> IdentityAnswer | None:
+    header = _header(read)
+    keywords = {
+        "patient": "PatientName",
+        "patient_id": "PatientID",
+        "birth_date": "PatientBirthDate",
+        "sex": "PatientSex",
+        "study_date": "StudyDate",
+        "study": "StudyDescription",
+        "accession": "AccessionNumber",
+    }
+    texts = {name: str(header.get(keyword) or "") or None for name, keyword in keywords.items()}
+    return IdentityAnswer(**texts) if header else None
 
 
 def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ...]:

@@ -110,14 +110,15 @@ def route_of(path: str) -> str:
 @router.post(
     "/v1/predict", response_model=PredictAnswer, responses=openapi.PREDICT, openapi_extra=openapi.FILMS, tags=["films"]
 )
-async def predict(request: Request, pictures: bool = False) -> JSONResponse:
+async def predict(request: Request, pictures: bool = False, identity: bool = False) -> JSONResponse:
     """Probabilities, the attended box and the three branches for one or several films.
 
     Files are answered in their order; one that cannot be read or is refused says why in its place. The status is 422
-    where none could be read. `pictures=true` adds the attention, the crop and a thumbnail as PNGs.
+    where none could be read. `pictures=true` adds the attention, the crop and a thumbnail as PNGs;
+    `identity=true` whose film a DICOM film is.
     """
     service, films = await _receive(request)
-    answers = await _unless_gone(request, service.predict(films, pictures=pictures))
+    answers = await _unless_gone(request, service.predict(films, pictures=pictures, identity=identity))
     unreadable = all(one.status == "unreadable" for one in answers)
     error = Mistake(code="unreadable", message=answers[0].reason or "") if unreadable else None
     answer = PredictAnswer(model=service.engine.algorithm.version, films=tuple(answers), error=error)

@@ -97,11 +97,13 @@ class Service:
             await self.batcher.close()
             self._drawing.shutdown(wait=True, cancel_futures=True)
 
-    async def predict(self, uploads: list[Upload], *, pictures: bool) -> list[FilmAnswer]:
+    async def predict(self, uploads: list[Upload], *, pictures: bool, identity: bool = False) -> list[FilmAnswer]:
         """Answers in the order of the uploads."""
         with self.room.take(len(uploads)):
             async with self._in_time():
-                return list(await asyncio.gather(*(self._predict(i, one, pictures) for i, one in enumerate(uploads))))
+                return list(
+                    await asyncio.gather(*(self._predict(i, one, pictures, identity) for i, one in enumerate(uploads)))
+                )
 
     async def film(self, upload: Upload) -> bytes:
         """The film at its full depth as a PNG."""
@@ -154,12 +156,14 @@ class Service:
     async def _draw(self, call: partial[bytes] | object) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._drawing, call)  # type: ignore[arg-type]
 
-    async def _predict(self, index: int, upload: Upload, pictures: bool) -> FilmAnswer:
+    async def _predict(self, index: int, upload: Upload, pictures: bool, identity: bool) -> FilmAnswer:
         read = await self.decoders.read(upload.data)
         wanted = isinstance(read, ReadFilm) and not (read.intake is not None and read.intake.decision == "refuse")
         prediction = await self.batcher.submit(read) if wanted and isinstance(read, ReadFilm) else None
         no_dicom = None if self.has_dicom else NO_EXTRA
-        answer = film_answer(index, upload.name, read, prediction, self.engine, pictures=pictures, no_dicom=no_dicom)
+        answer = film_answer(
+            index, upload.name, read, prediction, self.engine, pictures=pictures, identity=identity, no_dicom=no_dicom
+        )
         self.measures.films.labels(answer.status).inc()
         return answer
 

@@ -35,7 +35,7 @@ function form(file) {
   return { method: "POST", body };
 }
 
-export const predict = async (file) => (await ask("v1/predict?pictures=true", form(file))).json();
+export const predict = async (file) => (await ask("v1/predict?pictures=true&identity=true", form(file))).json();
 export const film = async (file) => new Uint8Array(await (await ask("v1/film", form(file))).arrayBuffer());
 export const picture = async (file) => (await ask("v1/picture", form(file))).blob();
 export const dicom = async (file) => (await ask("v1/dicom", form(file))).blob();

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { showModel } from "./dialogs.js";
 import { $, element, say } from "./dom.js";
-import { first } from "./findings.js";
+import { callsOf } from "./findings.js";
 import { showPanel } from "./panel.js";
 import { patiently } from "./patience.js";
 import { decodePng, fromBase64 } from "./png.js";
@@ -53,7 +53,7 @@ async function read(film) {
 }
 
 function spokenResult(film) {
-  if (film.state === "read") return `${film.name} is read. Most probable: ${first(film.answer.findings).join(" ")}`;
+  if (film.state === "read") return `${film.name} is read. ${callsOf(film.answer.findings)}`;
   return `${film.name}: ${film.reason}`;
 }
 
@@ -159,7 +159,7 @@ async function showExamples() {
 
 const press = (id) => () => { if ($(id).checkVisibility()) $(id).click(); };
 const KEYS = {
-  o: press("open"), h: press("heat-on"), b: press("box-on"), i: press("invert"), c: press("crop-open"),
+  o: press("open"), h: press("heat-on"), b: press("box-on"), i: press("invert"), m: press("measure"), r: press("turn"), f: press("mirror"), c: press("crop-open"),
   a: () => viewer.auto(), w: press("window-reset"), "0": () => viewer.fit(), j: () => step(1), k: () => step(-1),
   "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(0.8),
   "[": () => setOpacity(Number($("opacity").value) - 10), "]": () => setOpacity(Number($("opacity").value) + 10),

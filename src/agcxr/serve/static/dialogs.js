@@ -41,6 +41,12 @@ export function askToken() {
   return asking;
 }
 
+/** "fusion 0.81, global 0.80, local 0.74": means over findings, as the model's card has them. */
+function aurocs(metrics) {
+  const known = ["fusion", "global", "local"].filter((branch) => typeof metrics[`${branch}_val_auc`] === "number");
+  return known.length ? `${known.map((branch) => `${branch} ${metrics[`${branch}_val_auc`].toFixed(3)}`).join(", ")} (mean over findings)` : "not known";
+}
+
 export function showModel(model) {
   $("notice").textContent = model.research_only;
   const rows = [
@@ -48,7 +54,7 @@ export function showModel(model) {
     ["Trained on", `${model.trained_on || "films that its card does not name"}${model.synthetic ? ": synthetic films only" : ""}`],
     ["Backbone", `${model.backbone}, ${model.image_size} pixels`], ["Films prepared at", `${model.prepared_size} pixels`],
     ["Attention", Object.entries(model.attention).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ")],
-    ["Calibration", model.calibration || "none"], ["Intake check", model.intake ? "yes" : "none"],
+    ["Validation AUROC", aurocs(model.metrics)], ["Calibration", model.calibration || "none"], ["Intake check", model.intake ? "yes" : "none"],
     ["Runs on", `${model.device}, ${model.precision}`], ["agcxr", model.version],
     ["Limits", `${Math.round(model.limits.file_bytes / 2 ** 20)} MiB and ${model.limits.pixels / 1e6} megapixels a film`],
   ];

@@ -91,10 +91,14 @@ export function markChosen(body, finding) {
   }
 }
 
-/** The most probable finding as [words, number], for the list of films and for screen readers; raw scores only where there
- *  are no others. */
-export function first(findings) {
-  const [one] = findings.filter((each) => each.finding !== NONE);
-  if (!one) return ["", ""];
-  return [spoken(one.finding), `${two(one.calibrated ?? one.fusion)}${one.uncalibrated ? " raw" : ""}`];
+/** Names of what is called at an operating point; null where there is none. A number by itself is no call. */
+export function calledNames(findings, point = pointsOf(findings)[0]) {
+  if (!point) return null;
+  return findings.filter((one) => one.finding !== NONE && one.operating_points[point]?.above).map((one) => spoken(one.finding));
+}
+
+/** The same as a sentence, for the head of the panel and screen readers. */
+export function callsOf(findings, point) {
+  const names = calledNames(findings, point);
+  return names === null ? "No operating point, so no call" : names.length ? `Called: ${names.join(", ")}` : "Nothing called";
 }

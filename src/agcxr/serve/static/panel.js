@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, say } from "./dom.js";
-import { pointName, pointsOf, markChosen, showFindings } from "./findings.js";
+import { callsOf, pointName, pointsOf, markChosen, showFindings } from "./findings.js";
 import { grayCanvas } from "./paint.js";
 import { patiently } from "./patience.js";
 import { decodePng, fromBase64 } from "./png.js";
@@ -26,16 +26,26 @@ export function showPanel(film, chooseFinding) {
 }
 
 function showHead(film) {
-  const { width, height, bits, format, view_position: position, notes } = film.answer.film;
+  const { width, height, bits, format, view_position: position, orientation, notes } = film.answer.film;
+  const who = film.answer.identity;
+  $("identity").textContent = who ? [who.patient?.replaceAll("^", " "), who.patient_id, day(who.birth_date), who.sex, who.study, day(who.study_date), who.accession].filter(Boolean).join(" · ") : "";
   $("name").textContent = film.name;
   $("name").title = film.name;
-  $("facts").textContent = [`${width} × ${height}`, `${bits} bit`, KINDS[format] || format, position, ...notes].filter(Boolean).join(" · ");
+  $("facts").textContent = [`${width} × ${height}`, `${bits} bit`, KINDS[format] || format, position && `view ${position}`, sides(orientation), ...notes].filter(Boolean).join(" · ");
   const intake = film.answer.intake, refused = film.state === "refused";
   $("intake").hidden = !(refused || intake?.decision === "warn");
   $("intake").classList.toggle("refused", refused);
   $("intake-title").textContent = refused ? "The model does not read this film" : "Read with care";
   $("intake-text").textContent = (intake?.reasons || []).map((reason) => api.sentence(advised(reason))).join(" ");
   $("intake-rest").textContent = refused ? "No probabilities are shown for it. You can still look at it, and save the reason as JSON." : "";
+}
+
+const day = (date) => date?.replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
+
+/** Where the patient's left is in the file, by its header: ["L", "F"] means that rows go to the left. */
+function sides(orientation) {
+  const [across] = orientation || [];
+  return { L: "left side on the right", R: "left side on the left: mirrored" }[across?.[0]] || "";
 }
 
 /** The page's own Invert button is no cure for an inverted file. */
@@ -52,6 +62,7 @@ function showTable(film) {
   $("point").replaceChildren(...points.map((key) => new Option(pointName(key), key, false, key === point)));
   showFindings({ head: $("columns"), body: $("rows"), note: $("findings-note") }, findings, point, choose);
   markChosen($("rows"), film.chosen);
+  $("calls").textContent = callsOf(findings, points.length ? point : undefined);
   const [x0, y0, x1, y1] = attention.box.map(Math.round);
   const share = (x1 - x0) * (y1 - y0) / (film.answer.film.width * film.answer.film.height);
   $("crop-text").textContent = attention.fallback
@@ -96,9 +107,9 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-/** The answer as it came, without its pictures, and which model gave it. */
+/** The answer as it came, without its pictures and whose film it is, and which model gave it. */
 function reportJson(film) {
-  const { pictures, ...answer } = film.answer;
+  const { pictures, identity, ...answer } = film.answer;
   return new Blob([JSON.stringify({ ...film.model, ...answer }, null, 2)], { type: "application/json" });
 }
 

@@ -1,7 +1,7 @@
 // The list of films, shown where there are several.
 
 import { $, element } from "./dom.js";
-import { first } from "./findings.js";
+import { calledNames } from "./findings.js";
 import { grayCanvas } from "./paint.js";
 
 const SIDE = 72;
@@ -31,7 +31,7 @@ export function showCurrent() {
 
 /** The state of a film in a few words. */
 export function stateText(film) {
-  if (film.state === "read") return first(film.answer.findings).reverse().join(" "); // the number is never cut off
+  if (film.state === "read") return calledNames(film.answer.findings)?.join(", ") || "no call";
   if (film.state === "reading") return film.reason ? "server busy" : "reading …";
   return STATES[film.state];
 }

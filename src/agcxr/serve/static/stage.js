@@ -164,9 +164,20 @@ function showView() {
   $("invert").setAttribute("aria-pressed", String(inverted));
   if (!film) { $("hud").textContent = ""; return; }
   const value = (share) => Math.round(share * (2 ** film.bits - 1)).toLocaleString("en");
-  $("hud").textContent = `Level ${value(centre)} · Window ${value(width)}`;
+  const turned = [viewer.turns ? `turned ${90 * viewer.turns}°` : "", viewer.mirrored ? "mirrored: left is right" : ""].filter(Boolean);
+  $("hud").textContent = [`Level ${value(centre)}`, `Window ${value(width)}`, ...turned, length()].filter(Boolean).join(" · ");
+  $("mirror").setAttribute("aria-pressed", String(viewer.mirrored));
   $("level").setAttribute("aria-valuetext", value(centre));
   $("window").setAttribute("aria-valuetext", value(width));
+}
+
+/** Of the line that was drawn: in mm where the film states its spacing, by rows and columns. */
+function length() {
+  if (!viewer.line) return viewer.measuring ? "drag to measure" : "";
+  const [x0, y0, x1, y1] = viewer.line, { spacing, spacing_at: at } = onStage.answer.film;
+  if (!spacing) return `length ${Math.round(Math.hypot(x1 - x0, y1 - y0))} pixels (no spacing is known)`;
+  const millimetres = Math.hypot((x1 - x0) * spacing[1], (y1 - y0) * spacing[0]).toFixed(1);
+  return `length ${millimetres} mm${at === "detector" ? " at the detector" : ""}`;
 }
 
 function toggle(id, property) {
@@ -196,3 +207,14 @@ $("window-reset").onclick = () => viewer.setWindow(0.5, 1);
 $("zoom-in").onclick = () => viewer.zoom(1.25);
 $("zoom-out").onclick = () => viewer.zoom(0.8);
 $("zoom-fit").onclick = () => viewer.fit();
+$("measure").onclick = () => {
+  viewer.measuring = !viewer.measuring;
+  viewer.line = null;
+  $("measure").setAttribute("aria-pressed", String(viewer.measuring));
+  $("film").style.cursor = viewer.measuring ? "crosshair" : "";
+  $("film").style.touchAction = viewer.measuring ? "none" : "pan-y";
+  viewer.draw();
+  showView();
+};
+$("turn").onclick = () => { viewer.turn(); say($("hud").textContent); };
+$("mirror").onclick = () => { viewer.mirror(); say($("hud").textContent); };

@@ -1,7 +1,7 @@
 // The film on a canvas: window and level on its true values, zoom, pan, an overlay and a box.
 
 const SMALLEST = 0.1, LARGEST = 32;
-const UNTOUCHED = { centre: 0.5, width: 1, inverted: false, fitted: true };
+const UNTOUCHED = { centre: 0.5, width: 1, inverted: false, fitted: true, turns: 0, mirrored: false };
 
 export class Viewer {
   /** changed(): called when zoom or window changed. */
@@ -13,38 +13,71 @@ export class Viewer {
     this.film = null;
     this.levels = [];
     this.heat = this.box = this.outline = null;
-    this.opacity = 0.6;
+    this.opacity = 0.35;
     this.showHeat = this.showBox = true;
     this.inverted = false;
     this.centre = 0.5;
     this.width = 1;
     this.fitted = true;
+    this.turns = 0; // quarters, clockwise; then mirrored left to right. left and top are of the film before both
+    this.mirrored = false;
+    this.measuring = false;
+    this.line = null; // [x0, y0, x1, y1] in pixels of the film
     this.pointers = new Map();
     this.listen();
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
 
   /** film: {width, height, bits}, its own measures. pixels: {width, height, bits, data} of it at any size. view: of view(). */
-  show(film, pixels, { centre, width, inverted, fitted, scale, x, y } = UNTOUCHED) {
+  show(film, pixels, { centre, width, inverted, fitted, turns, mirrored, scale, x, y } = UNTOUCHED) {
     this.film = film;
     this.levels = pyramid(pixels);
-    Object.assign(this, { centre, width, inverted });
+    Object.assign(this, { centre, width, inverted, turns, mirrored });
     if (fitted) { this.fit(); return; }
     this.scale = scale;
-    this.left = this.canvas.width / 2 - x * scale;
-    this.top = this.canvas.height / 2 - y * scale;
+    this.centreOn(x, y);
+  }
+
+  /** Put a point of the film into the middle. */
+  centreOn(x, y) {
+    this.left = this.wide / 2 - x * this.scale;
+    this.top = this.high / 2 - y * this.scale;
     this.moved();
+  }
+
+  /** The canvas as the film sees it before it is turned. */
+  get wide() { return this.turns % 2 ? this.canvas.height : this.canvas.width; }
+  get high() { return this.turns % 2 ? this.canvas.width : this.canvas.height; }
+
+  /** Before the turn and the mirror -> on the canvas. */
+  turned() {
+    const { canvas, turns, mirrored, wide, high } = this;
+    return new DOMMatrix().translate(canvas.width / 2, canvas.height / 2).scale(mirrored ? -1 : 1, 1).rotate(90 * turns).translate(-wide / 2, -high / 2);
+  }
+
+  /** A quarter to the right, as it looks on the screen. */
+  turn() { this.changeView(() => { this.turns = (this.turns + (this.mirrored ? 3 : 1)) % 4; }); }
+
+  /** Left for right. */
+  mirror() { this.changeView(() => { this.mirrored = !this.mirrored; }); }
+
+  changeView(change) {
+    if (!this.film) return;
+    const { x, y } = this.view();
+    change();
+    if (this.fitted) this.fit();
+    else this.centreOn(x, y);
   }
 
   /** How the film is looked at: its window, the zoom, and the point of it that is in the middle. */
   view() {
-    const { centre, width, inverted, fitted, scale, left, top, canvas } = this;
-    return { centre, width, inverted, fitted, scale, x: (canvas.width / 2 - left) / scale, y: (canvas.height / 2 - top) / scale };
+    const { centre, width, inverted, fitted, turns, mirrored, scale, left, top, wide, high } = this;
+    return { centre, width, inverted, fitted, turns, mirrored, scale, x: (wide / 2 - left) / scale, y: (high / 2 - top) / scale };
   }
 
   /** No film, and nothing over it. */
   clear() {
-    this.film = this.heat = this.box = this.outline = null;
+    this.film = this.heat = this.box = this.outline = this.line = null;
     this.levels = [];
     Object.assign(this, UNTOUCHED);
     this.draw();
@@ -77,9 +110,9 @@ export class Viewer {
     this.fitted = true;
     if (this.film) {
       const { width, height } = this.film;
-      this.scale = Math.min(this.canvas.width / width, this.canvas.height / height) * 0.985;
-      this.left = (this.canvas.width - width * this.scale) / 2;
-      this.top = (this.canvas.height - height * this.scale) / 2;
+      this.scale = this.fitScale() * 0.985;
+      this.left = (this.wide - width * this.scale) / 2;
+      this.top = (this.high - height * this.scale) / 2;
     }
     this.canvas.style.touchAction = "pan-y";
     this.draw();
@@ -87,8 +120,9 @@ export class Viewer {
   }
 
   /** Zoom about a point of the canvas, in its own pixels; its middle by default. */
-  zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+  zoom(factor, ...point) {
     if (!this.film) return;
+    const { x, y } = point.length ? this.turned().inverse().transformPoint({ x: point[0], y: point[1] }) : { x: this.wide / 2, y: this.high / 2 };
     const scale = Math.min(Math.max(this.scale * factor, SMALLEST * this.fitScale()), LARGEST);
     this.left = x - (x - this.left) * (scale / this.scale);
     this.top = y - (y - this.top) * (scale / this.scale);
@@ -96,23 +130,25 @@ export class Viewer {
     this.moved();
   }
 
+  /** By pixels of the canvas, as it looks. */
   pan(dx, dy) {
-    this.left += dx;
-    this.top += dy;
+    const back = this.turned().inverse();
+    this.left += back.a * dx + back.c * dy;
+    this.top += back.b * dx + back.d * dy;
     this.moved();
   }
 
   moved() {
     const { width, height } = this.film, keep = 60;
-    this.left = Math.min(Math.max(this.left, keep - width * this.scale), this.canvas.width - keep);
-    this.top = Math.min(Math.max(this.top, keep - height * this.scale), this.canvas.height - keep);
+    this.left = Math.min(Math.max(this.left, keep - width * this.scale), this.wide - keep);
+    this.top = Math.min(Math.max(this.top, keep - height * this.scale), this.high - keep);
     this.fitted = false;
     this.canvas.style.touchAction = "none";
     this.draw();
     this.changed();
   }
 
-  fitScale() { return Math.min(this.canvas.width / this.film.width, this.canvas.height / this.film.height); }
+  fitScale() { return Math.min(this.wide / this.film.width, this.high / this.film.height); }
 
   /** Screen pixels for one film pixel. */
   get zoomShown() { return this.film ? this.scale / devicePixelRatio : 1; }
@@ -120,11 +156,11 @@ export class Viewer {
   resize() {
     const width = Math.round(this.canvas.clientWidth * devicePixelRatio), height = Math.round(this.canvas.clientHeight * devicePixelRatio);
     if (!width || (width === this.canvas.width && height === this.canvas.height)) return;
-    const dx = (width - this.canvas.width) / 2, dy = (height - this.canvas.height) / 2;
+    const { x, y } = this.view();
     this.canvas.width = width;
     this.canvas.height = height;
     if (this.fitted || !this.film) this.fit();
-    else this.pan(dx, dy);
+    else this.centreOn(x, y);
   }
 
   draw() {
@@ -138,9 +174,29 @@ export class Viewer {
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!this.film) return;
     this.paintFilm();
-    context.setTransform(this.scale, 0, 0, this.scale, this.left, this.top);
+    context.setTransform(this.turned().multiply(new DOMMatrix([this.scale, 0, 0, this.scale, this.left, this.top])));
     if (this.heat && this.showHeat) this.paintHeat();
     if (this.box && this.showBox) this.strokeRect(this.box.rect, this.box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, this.box.faint ? [6, 6] : []);
+    if (this.line) this.paintLine();
+  }
+
+  paintLine() {
+    const { context } = this, [x0, y0, x1, y1] = this.line, pixel = devicePixelRatio / this.scale;
+    for (const [stroke, width] of [["rgba(0,0,0,.65)", 4], ["#ffe082", 2]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = width * pixel;
+      context.beginPath();
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
+      for (const [x, y] of [[x0, y0], [x1, y1]]) { context.moveTo(x + 4 * pixel, y); context.arc(x, y, 4 * pixel, 0, 2 * Math.PI); }
+      context.stroke();
+    }
+  }
+
+  /** A point of the canvas -> of the film. */
+  filmPoint(x, y) {
+    const point = this.turned().inverse().transformPoint({ x, y });
+    return [(point.x - this.left) / this.scale, (point.y - this.top) / this.scale];
   }
 
   /** The overlay, and a fine line around what the model saw: beyond it the overlay ends because nothing was looked at. */
@@ -160,8 +216,8 @@ export class Viewer {
     const k = Math.min(Math.max(wanted, 0), this.levels.length - 1), level = this.levels[k];
     const scaleX = this.scale * (this.film.width / level.width), scaleY = this.scale * (this.film.height / level.height);
     const x0 = Math.max(Math.floor(-this.left / scaleX), 0), y0 = Math.max(Math.floor(-this.top / scaleY), 0);
-    const x1 = Math.min(Math.ceil((this.canvas.width - this.left) / scaleX), level.width);
-    const y1 = Math.min(Math.ceil((this.canvas.height - this.top) / scaleY), level.height);
+    const x1 = Math.min(Math.ceil((this.wide - this.left) / scaleX), level.width);
+    const y1 = Math.min(Math.ceil((this.high - this.top) / scaleY), level.height);
     if (x1 <= x0 || y1 <= y0) return;
     this.scratch.width = x1 - x0;
     this.scratch.height = y1 - y0;
@@ -171,7 +227,7 @@ export class Viewer {
       for (let x = x0, i = y * level.width + x0; x < x1; x++) out[o++] = table[level.data[i++]];
     }
     scratch.putImageData(image, 0, 0);
-    this.context.setTransform(1, 0, 0, 1, 0, 0);
+    this.context.setTransform(this.turned());
     this.context.imageSmoothingEnabled = this.scale < 6;
     this.context.imageSmoothingQuality = "high";
     this.context.drawImage(this.scratch, this.left + x0 * scaleX, this.top + y0 * scaleY, (x1 - x0) * scaleX, (y1 - y0) * scaleY);
@@ -221,6 +277,10 @@ export class Viewer {
     canvas.addEventListener("pointerdown", (event) => {
       if (!this.film) return;
       const windowing = event.button === 2 || event.shiftKey;
+      if (this.measuring && !windowing) {
+        const point = this.filmPoint(...at(event));
+        this.line = [...point, ...point];
+      }
       this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, windowing });
       canvas.setPointerCapture(event.pointerId);
     });
@@ -233,7 +293,11 @@ export class Viewer {
     if (!last || !this.film) return;
     const dx = event.clientX - last.x, dy = event.clientY - last.y;
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
-    if (last.windowing) {
+    if (this.measuring && this.line && !last.windowing) {
+      this.line = [...this.line.slice(0, 2), ...this.filmPoint(...at(event))];
+      this.draw();
+      this.changed();
+    } else if (last.windowing) {
       this.setWindow(this.centre - dy / 600, this.width + dx / 600);
     } else if (others.length) {
       const [other] = others, before = Math.hypot(last.x - other.x, last.y - other.y);
