@@ -1,4 +1,4 @@
-"""A soak of the DICOM node: films come in while the node is killed (SIGKILL) and the archive goes away, at random times.
+"""A soak of the DICOM node: films come in while the node is killed (SIGKILL) and the archive goes away, at random.
 
 The sender does what a modality does: it sends a film again until it is told success. The first two thirds of the films
 come while the node is killed and started again; the last third in one life of it, in which its memory is looked at.
@@ -6,7 +6,7 @@ Then everything is waited for. Counted: films without all their results (lost), 
 than one UID or with more than one content (doubled), and results that came twice under one UID, since the node was
 killed between the archive's answer and its note of it (an archive has them once).
 
-Run: python -m benchmarks.node_soak [--films 1000] [--model starter] [--seed 1] [--out docs/results/soak.md]
+Run: python -m benchmarks.node_soak [--films 1000] [--model starter] [--seed 1] [--out PAGE.md]
 """
 
 from __future__ import annotations

@@ -342,6 +342,10 @@ def serve(
     verbose: bool = False,
     others: Others = (),
     views: ViewSet = "plain",
+    point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
+    prevalence: str | None = None,
+    token_file: Path | None = None,
+    audit: Path | None = None,
 ) -> int:
     """A web page and an API over a model: drop films, see where the model looks and what it says.
 
@@ -359,7 +363,13 @@ def serve(
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre.
+        point: Operating point at which findings are called (a calibrated model has all three).
+        prevalence: How common findings are where the films come from, as in `agcxr predict`.
+        token_file: Tokens that clients may send, a line each: NAME TOKEN. Read anew when it changes.
+        audit: File to add a line of JSON to for each film: time, name of the token, route, the film's SHA-256, model
+            and outcome. Nothing of a patient.
     """
+    from agcxr.calibration import parse_prevalence
     from agcxr.serve.run import serve as serve_model
 
     serve_model(
@@ -373,6 +383,10 @@ def serve(
         verbose=verbose,
         others=others,
         views=views,
+        point=point,
+        prevalence=None if prevalence is None else parse_prevalence(prevalence),
+        token_file=token_file,
+        audit=audit,
     )
     return 0
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from agcxr.flags import Others, Run, ViewSet
 
 if TYPE_CHECKING:
-    from agcxr.dicom.queue import Entry, Queue, State
+    from agcxr.dicom.peers import Caller, Peer
+    from agcxr.dicom.queue import Day, Entry, Queue, State
+    from agcxr.dicom.web_archive import WebPeer
 
 Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...", help_behavior_hint="")]
 QUEUE = Path("agcxr-queue.sqlite")
@@ -34,6 +36,11 @@ def dicom_node(
     queue: Path = QUEUE,
     others: Others = (),
     views: ViewSet = "plain",
+    point: Literal["youden", "sensitivity95", "specificity95"] = "youden",
+    prevalence: str | None = None,
+    tls: tuple[Path, Path, Path] | None = None,
+    metrics_port: int | None = None,
+    shadow: str | None = None,
 ) -> int:
     """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
 
@@ -52,22 +59,27 @@ def dicom_node(
             senders must show that token; addresses of other machines need it.
         queue: File that holds what waits. Private: it holds patients' films for a while.
         others: Another model to average with, as often as wanted: --also B --also C.
-        views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
-            centre.
+        views: Views of every film to average over, as in `agcxr predict`.
+        point: Operating point at which findings are called (a calibrated model has all three).
+        prevalence: How common findings are where the films come from, as in `agcxr predict`.
+        tls: All DICOM by TLS, in both directions; files (PEM) of certificate, key and authorities: docs/node.md.
+        metrics_port: Port to answer /health and /metrics on (Prometheus).
+        shadow: A second model that reads every film too; what it says is noted (journal, days, metrics) and not sent.
     """
+    from agcxr.calibration import parse_prevalence
     from agcxr.dicom.node import run_node
     from agcxr.dicom.objects import parse_roles
-    from agcxr.dicom.peers import Peer, check_title, parse_caller
+    from agcxr.dicom.peers import check_title
+    from agcxr.dicom.tls import Tls
     from agcxr.dicom.web_archive import parse_archive
 
     archive, roles = parse_archive(send_to), parse_roles(objects)
-    titles = caller or ((archive.title,) if isinstance(archive, Peer) else ())
-    if not titles and stow_port is None:
-        raise ValueError(f"nobody may send films: {send_to} has no title that could call; give --caller or --stow-port")
-    callers = tuple(parse_caller(text) for text in titles)
-    where: dict[str, Any] = {"queue": queue, "host": host, "port": port, "objects": roles}
-    where |= {"stow_port": stow_port, "token": os.environ.get("AGCXR_TOKEN")}
-    run_node(run, title=check_title(ae), archive=archive, callers=callers, others=others, views=views, **where)
+    callers = _callers(caller, archive, anybody_else=stow_port is not None)
+    shares = None if prevalence is None else parse_prevalence(prevalence)
+    what: dict[str, Any] = {"others": others, "views": views, "point": point, "prevalence": shares, "shadow": shadow}
+    where: dict[str, Any] = {"queue": queue, "host": host, "port": port, "stow_port": stow_port, "objects": roles}
+    where |= {"token": os.environ.get("AGCXR_TOKEN"), "metrics_port": metrics_port, "tls": tls and Tls(*tls)}
+    run_node(run, title=check_title(ae), archive=archive, callers=callers, **where, **what)
     return 0
 
 
@@ -120,12 +132,28 @@ def drop(keys: Keys, *, queue: Path = QUEUE) -> int:
     return 0
 
 
+def days(*, queue: Path = QUEUE, since: str = "") -> int:
+    """What a node's models made of the films, day by day (UTC): how many they read and refused, and mean scores.
+
+    A table with tabs between, for a spreadsheet: a rate of refusals that rises, or a mean that drifts, is a camera, a
+    clinic or a model that changed.
+
+    Args:
+        queue: File of the node.
+        since: First day to show, such as 2026-05-06.
+    """
+    with _beside_its_node(queue) as films:
+        print("\n".join(_days(films.days(since))))
+    return 0
+
+
 def dicom_commands() -> dict[str, Callable[..., int | None]]:
     """Names such as "dicom-node" and "dicom-node status" -> what they do."""
     return {
         "dicom-node": dicom_node,
         "dicom-node status": status,
         "dicom-node list": list_films,
+        "dicom-node days": days,
         "dicom-node retry": retry,
         "dicom-node drop": drop,
     }
@@ -138,6 +166,34 @@ WORDS: dict[State, str] = {
     "ignored": "ignored",
     "done": "done",
 }
+
+
+def _callers(titles: Sequence[str], archive: Peer | WebPeer, *, anybody_else: bool) -> tuple[Caller, ...]:
+    """Those that are named, or else the archive. Raises ValueError where nobody could send a film."""
+    from agcxr.dicom.peers import Peer, parse_caller
+
+    titles = titles or ((archive.title,) if isinstance(archive, Peer) else ())
+    if not titles and not anybody_else:
+        raise ValueError(f"nobody may send films: {archive} has no title that could call; give --caller or --stow-port")
+    return tuple(parse_caller(text) for text in titles)
+
+
+def _days(days: Sequence[Day]) -> list[str]:
+    outcomes = ("read", "refused", "ignored", "failed")
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    means: dict[tuple[str, str], dict[str, float]] = {}
+    for day in days:
+        counts.setdefault((day.day, day.model), dict.fromkeys(outcomes, 0))[day.outcome] += day.films
+        means.setdefault((day.day, day.model), {}).update(day.means)
+    findings = list(dict.fromkeys(finding for row in means.values() for finding in row))
+    lines = ["\t".join(("day", "model", *outcomes, "refusal_rate", *(f"mean_{name}" for name in findings)))]
+    for (date, model), row in counts.items():
+        judged = row["read"] + row["refused"]
+        rate = f"{row['refused'] / judged:.4f}" if judged else ""
+        scores = means[date, model]
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in findings]
+        lines.append("\t".join((date, model, *(str(row[name]) for name in outcomes), rate, *cells)))
+    return lines
 
 
 def _beside_its_node(queue: Path) -> contextlib.closing[Queue]:

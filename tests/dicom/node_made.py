@@ -34,6 +34,7 @@ class FakeArchive:
         self.hangs_up_on: str | None = None
         """A SOP class."""
         self.associations = 0
+        self.tls = None
         self._ae = AE(ae_title="ARCHIVE")
         self._ae.maximum_pdu_size = 1 << 20
         for sop_class in classes:
@@ -43,7 +44,8 @@ class FakeArchive:
 
     def up(self) -> FakeArchive:
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
-        self._server = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        where = ("127.0.0.1", self.port)
+        self._server = self._ae.start_server(where, block=False, evt_handlers=handlers, ssl_context=self.tls)
         return self
 
     def down(self) -> None:

@@ -5,9 +5,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
+from agcxr.dicom import queue as queue_module
 from agcxr.dicom.queue import Queue
 
 
@@ -325,10 +327,28 @@ INSERT INTO film VALUES (6, 'done', 'done', 0, 15.5, 15.5, NULL, NULL);
 """A queue as the version before wrote it."""
 
 
-def test_a_queue_of_the_version_before_goes_on(tmp_path):
+FORMAT_2 = f"""{FORMAT_1}
+ALTER TABLE film ADD COLUMN model TEXT;
+ALTER TABLE film ADD COLUMN troubles INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE film ADD COLUMN due REAL NOT NULL DEFAULT 0;
+ALTER TABLE film ADD COLUMN said TEXT;
+ALTER TABLE result ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE result ADD COLUMN due REAL NOT NULL DEFAULT 0;
+ALTER TABLE result ADD COLUMN said TEXT;
+CREATE INDEX film_next ON film (state, attempts, troubles, number, due, key, received, said);
+CREATE INDEX result_next ON result (sent, attempts, film, role, due, said);
+UPDATE result SET sent = 2 WHERE film = 3;
+UPDATE film SET said = reason WHERE number = 3;
+UPDATE meta SET value = x'32' WHERE name = 'format';
+"""
+"""A queue as the version after that wrote it."""
+
+
+@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2], ids=["format 1", "format 2"])
+def test_a_queue_of_a_version_before_goes_on(tmp_path, written):
     path = tmp_path / "q.sqlite"
     with sqlite3.connect(path) as db:
-        db.executescript(FORMAT_1)
+        db.executescript(written)
     db.close()
     for _ in range(2):  # opened again it stays as it is
         queue = Queue(path)
@@ -393,3 +413,35 @@ def test_what_a_person_drops_while_it_is_worked_on_stays_dropped_until_it_is_sen
     assert queue.counts() == {"received": 0, "made": 0, "done": 0, "ignored": 2, "failed": 0}
     assert queue.add("a", b"again")
     assert queue.next_received().file == b"again"
+
+
+def test_reading_is_counted_by_day_model_and_outcome(queue, monkeypatch):
+    day = 6
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 5, day, 23, 59, tzinfo=tz)
+
+    monkeypatch.setattr(queue_module, "datetime", Clock)
+    for number, score in enumerate([0.25, 0.75, 1.0]):
+        day = 6 + number // 2
+        queue.add(f"film {number}", b"film")
+        film = queue.next_received()
+        for _ in range(2):  # the second time it is made already, and does not count
+            queue.made(film.number, (("sr", b"report"),), model="ours", scores={"Mass": score})
+        queue.note("shadow", {"Mass": 0.5})
+    for state, outcome in (("ignored", "refused"), ("ignored", None), ("failed", None)):
+        queue.add(f"{state} {outcome}", b"film")
+        queue.close_film(queue.next_received().number, state, "reason", model="ours", outcome=outcome)
+    days = [(one.day, one.model, one.outcome, one.films, one.means) for one in queue.days()]
+    assert days == [
+        ("2026-05-06", "ours", "read", 2, {"Mass": 0.5}),
+        ("2026-05-06", "shadow", "read", 2, {"Mass": 0.5}),
+        ("2026-05-07", "ours", "failed", 1, {}),
+        ("2026-05-07", "ours", "ignored", 1, {}),
+        ("2026-05-07", "ours", "read", 1, {"Mass": 1.0}),
+        ("2026-05-07", "ours", "refused", 1, {}),
+        ("2026-05-07", "shadow", "read", 1, {"Mass": 0.5}),
+    ]
+    assert {one.day for one in queue.days("2026-05-07")} == {"2026-05-07"}

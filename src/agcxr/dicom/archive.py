@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ssl
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -66,9 +67,14 @@ class Archive:
     """A place to send objects of some SOP classes to. Connects when needed; `close` hangs up. One thread at a time."""
 
     def __init__(
-        self, peer: Peer, calling: str, timeouts: Timeouts = Timeouts(), classes: Collection[str] = CLASSES
+        self,
+        peer: Peer,
+        calling: str,
+        timeouts: Timeouts = Timeouts(),
+        classes: Collection[str] = CLASSES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.peer = peer
+        self.peer, self._tls = peer, tls
         self._ae = AE(ae_title=calling)
         for sop_class in classes:
             self._ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -117,7 +123,8 @@ class Archive:
 
     def _connected(self) -> Association:
         if self._association is None or not self._association.is_established:
-            association = self._ae.associate(self.peer.host, self.peer.port, ae_title=self.peer.title)
+            tls = None if self._tls is None else (self._tls, self.peer.host)
+            association = self._ae.associate(self.peer.host, self.peer.port, ae_title=self.peer.title, tls_args=tls)
             if not association.is_established:
                 raise ArchiveDown(_why(association))
             self._association = association

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -24,14 +25,20 @@ class Journal:
         self._stream = stream or sys.stderr
         self._lock = threading.Lock()
 
-    def __call__(self, event: str, **facts: str | int | float | bool) -> None:
-        """Write `event` with its facts, floats rounded to milliseconds."""
-        rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in facts.items()}
+    def __call__(self, event: str, **facts: str | float | bool | Mapping[str, float]) -> None:
+        """Write `event` with its facts, floats rounded to thousandths."""
+        rounded = {name: _rounded(value) for name, value in facts.items()}
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **rounded})
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
+
+
+def _rounded(value: str | float | bool | Mapping[str, float]) -> object:
+    if isinstance(value, Mapping):
+        return {name: _rounded(number) for name, number in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def silence_libraries() -> None:

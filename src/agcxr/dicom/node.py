@@ -24,6 +24,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 from pynetdicom.transport import ThreadedAssociationServer
 
+from agcxr.calibration import Point, Prevalence
 from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
@@ -31,15 +32,17 @@ from agcxr.dicom.archive import ArchiveDown, ArchiveRefused, ArchiveSilent, Held
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.objects import ROLES, SOP_CLASSES, Role
 from agcxr.dicom.peers import Caller, Peer
-from agcxr.dicom.queue import Outgoing, Queue, Waiting
+from agcxr.dicom.queue import Outcome, Outgoing, Queue, Waiting
 from agcxr.dicom.reading import read_apart
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import is_uid
 from agcxr.dicom.stow import StowService
+from agcxr.dicom.tls import Tls
+from agcxr.dicom.watch import ArchiveState, Watch
 from agcxr.dicom.web_archive import WebPeer, open_archive
 from agcxr.inference.engine import Engine
 from agcxr.inference.load import load_engine
-from agcxr.inference.prediction import ViewSet
+from agcxr.inference.prediction import Prediction, ViewSet
 from agcxr.inference.reading import NoResults
 
 TRANSFER_SYNTAXES = (
@@ -93,6 +96,10 @@ class NodeSettings:
     """Where films are taken by STOW-RS too (0: any free one); None: nowhere."""
     token: str | None = field(default=None, repr=False)
     """What senders by STOW-RS must show; see `StowService`."""
+    tls: Tls | None = None
+    """For calls by DICOM, to this node and to the archive; STOW-RS is by HTTPS then."""
+    metrics_port: int | None = None
+    """Where /health and /metrics are answered (0: any free one); None: nowhere."""
 
 
 class Node:
@@ -103,13 +110,18 @@ class Node:
         settings: see there.
         queue: opened for this node; closed by whoever opened it.
         journal: where events are written.
+        shadow: another model that reads every film too; what it says is noted and not sent.
     """
 
-    def __init__(self, predictor: Engine, settings: NodeSettings, queue: Queue, journal: Journal) -> None:
+    def __init__(
+        self, predictor: Engine, settings: NodeSettings, queue: Queue, journal: Journal, shadow: Engine | None = None
+    ) -> None:
+        self._shadow = shadow
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = predictor.algorithm
         classes = {SOP_CLASSES[role] for role in settings.objects}
-        self._archive = open_archive(settings.archive, settings.title, Timeouts(), classes)
+        self._archive = open_archive(settings.archive, settings.title, Timeouts(), classes, settings.tls)
+        self._archive_state = ArchiveState()
         self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._survived: set[int] = set()
         self._held = Held(60 * LONGEST_PAUSE)
@@ -119,7 +131,16 @@ class Node:
         self._server: ThreadedAssociationServer | None = None
         self.stow: StowService | None = None
         if settings.stow_port is not None:
-            self.stow = StowService(self.keep, settings.host, settings.stow_port, token=settings.token)
+            files = (
+                {}
+                if settings.tls is None
+                else {"certificate": str(settings.tls.certificate), "key": str(settings.tls.key)}
+            )
+            self.stow = StowService(self.keep, settings.host, settings.stow_port, token=settings.token, **files)
+        self.watch: Watch | None = None
+        if settings.metrics_port is not None:
+            where = (settings.host, settings.metrics_port)
+            self.watch = Watch(queue, self._algorithm.version, self._archive_state, *where)
 
     @property
     def port(self) -> int:
@@ -149,12 +170,15 @@ class Node:
         ]
         unwanted = self._queue.keep_roles(given.objects)
         again = self._queue.retry_refused()
-        self._server = ae.start_server((given.host, given.port), block=False, evt_handlers=handlers)
+        tls = None if given.tls is None else given.tls.accepting()
+        self._server = ae.start_server((given.host, given.port), block=False, evt_handlers=handlers, ssl_context=tls)
         for name, work in (("read", self._read_all), ("send", self._send_all)):
             self._threads.append(threading.Thread(target=work, name=f"agcxr-{name}", daemon=True))
             self._threads[-1].start()
         if self.stow is not None:
             self.stow.start()
+        if self.watch is not None:
+            self.watch.start()
         counts = self._queue.counts()
         self._journal(
             "listening", host=given.host, port=self.port, title=given.title, model=self._algorithm.version,
@@ -171,6 +195,8 @@ class Node:
             self._server.ae.shutdown()
         if self.stow is not None:
             self.stow.stop()
+        if self.watch is not None:
+            self.watch.stop()
         for thread in self._threads:
             thread.join()
         self._archive.close()
@@ -207,10 +233,12 @@ class Node:
         """Keep the film; success is said only once it is on the disk."""
         request = cast(C_STORE, event.request)
         length = request.DataSet.getbuffer().nbytes if request.DataSet else 0
-        return self.keep(str(request.AffectedSOPInstanceUID or ""), length, event.encoded_dataset)
+        # Only titles of the settings come so far, so this is no stranger's text.
+        caller = str(event.assoc.requestor.ae_title).strip()
+        return self.keep(str(request.AffectedSOPInstanceUID or ""), length, event.encoded_dataset, caller)
 
-    def keep(self, uid: str, length: int, file: Callable[[], bytes]) -> int:
-        """Keep a film of so many bytes; the status to answer with."""
+    def keep(self, uid: str, length: int, file: Callable[[], bytes], caller: str = "STOW-RS") -> int:
+        """Keep a film of so many bytes; the status to answer with. `caller`: for the journal."""
         try:
             if not is_uid(uid) or not length:
                 self._journal("not understood", bytes=length)
@@ -224,7 +252,7 @@ class Node:
         except Exception as error:  # whatever it is, the sender must not believe the film is here
             self._journal("not kept", error=_said(error))
             return OUT_OF_RESOURCES
-        self._journal("received" if new else "known already", film=key, bytes=length)
+        self._journal("received" if new else "known already", film=key, bytes=length, caller=caller)
         if new:
             self._received.set()
         return SUCCESS
@@ -273,12 +301,31 @@ class Node:
         models = (self._algorithm.version, film.model or "")  # it may have been received under another model
         if film.model is not None and film.key not in {self._queue.key(source.sop_instance_uid, m) for m in models}:
             raise RadiographError("its UID is not the one it was sent under")
-        results = make_results(source, self._predictor(read), self._algorithm, self._settings.objects)
+        prediction, version = self._predictor(read), self._algorithm.version
+        results = make_results(source, prediction, self._algorithm, self._settings.objects)
         if not any(results):
             raise NoResults("none of the objects that are sent applies to it")
-        self._queue.made(film.number, tuple((role, to_bytes(dataset)) for role, dataset in results))
-        self._journal("read", film=film.key, seconds=time.perf_counter() - start)
+        files = tuple((role, to_bytes(dataset)) for role, dataset in results)
+        outcome: Outcome = "refused" if prediction.refused else "read"
+        self._queue.made(film.number, files, model=version, outcome=outcome, scores=_scores(prediction))
+        self._journal("read", film=film.key, seconds=time.perf_counter() - start, model=version)
         self._made.set()
+        if self._shadow is not None:
+            self._read_beside(film, self._shadow, prediction, patience)
+
+    def _read_beside(self, film: Waiting, shadow: Engine, prediction: Prediction, patience: float) -> None:
+        """What another model says of a film, into the journal and the days. Its trouble is no trouble of the film's."""
+        version = shadow.algorithm.version
+        try:
+            _, read = read_apart(film.file, shadow.prepared_size, patience)
+            scores = _scores(shadow(read))
+            self._queue.note(version, scores)
+        except Exception as error:  # the film has its results already
+            self._journal("shadow failed", film=film.key, model=version, error=_said(error))
+            return
+        ours = _scores(prediction)
+        apart = max((abs(scores[label] - ours[label]) for label in scores.keys() & ours.keys()), default=0.0)
+        self._journal("shadow", film=film.key, model=version, largest_difference=apart, scores=scores)
 
     def _judge(self, film: Waiting, error: Exception) -> None:
         """No results, for a reason that lies in the film; or a second try where it may not."""
@@ -286,7 +333,8 @@ class Node:
             self._close(film, "ignored", str(error), said=str(error))
         elif isinstance(error, Refused):
             # Such a reason may quote the film, so it goes into the queue, which is as private as the film.
-            self._close(film, "ignored", f"refused: {error}", said="no film for this model; the queue holds the reason")
+            words = "no film for this model; the queue holds the reason"
+            self._close(film, "ignored", f"refused: {error}", said=words, outcome="refused")
         elif isinstance(error, ChildError) and (isinstance(error, NotStarted) or film.troubles == 0):
             self._defer(film, error)
             self._journal("put off", film=film.key, reason=_said(error))
@@ -303,10 +351,18 @@ class Node:
         self._queue.defer(film.number, _said(error), 10 * LONGEST_PAUSE)
         self._survived.discard(film.number)
 
-    def _close(self, film: Waiting, state: Literal["ignored", "failed"], reason: str, said: str) -> None:
+    def _close(
+        self,
+        film: Waiting,
+        state: Literal["ignored", "failed"],
+        reason: str,
+        said: str,
+        outcome: Outcome | None = None,
+    ) -> None:
         """No results of this film. `said`: what journal and lists may hold in place of the reason."""
-        self._queue.close_film(film.number, state, reason, said)
-        self._journal(state, film=film.key, reason=said)
+        version = self._algorithm.version
+        self._queue.close_film(film.number, state, reason, said, model=version, outcome=outcome)
+        self._journal(state, film=film.key, reason=said, model=version)
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
@@ -323,7 +379,9 @@ class Node:
             start = time.monotonic()
             try:
                 note = self._archive.store(file)
+                self._archive_state.note(reachable=True)
             except ArchiveRefused as error:
+                self._archive_state.note(reachable=True)
                 if isinstance(error, ArchiveSilent):
                     self._held.hold(role, time.monotonic() - start)
                 self._put_off(film, role, error)
@@ -354,11 +412,19 @@ class Node:
                 pause = 1.0
                 continue
             except ArchiveDown as error:
+                self._archive_state.note(reachable=False)
                 self._journal("archive down", reason=str(error), pause=pause)
             except Exception as error:  # such as a full disk: the queue still holds everything, so try again
                 self._journal("trouble", error=_said(error), pause=pause)
             self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _scores(prediction: Prediction) -> dict[str, float]:
+    """Finding -> score of the fusion; none of a film that the model may not speak of."""
+    if prediction.refused:
+        return {}
+    return {label: float(score) for label, score in zip(prediction.labels, prediction.fusion_K, strict=True)}
 
 
 def _said(error: Exception) -> str:
@@ -383,23 +449,30 @@ def run_node(
     journal: Journal | None = None,
     others: Sequence[str] = (),
     views: ViewSet = "plain",
+    point: Point = "youden",
+    prevalence: Prevalence | None = None,
+    tls: Tls | None = None,
+    metrics_port: int | None = None,
+    shadow: str | None = None,
 ) -> None:
     """Be a node until SIGTERM or SIGINT.
 
     model: run folder, model folder, hub id, or an exported file (.onnx; torch is not imported then). others, views:
-    what to average over; see `load.load_engine`.
+    what to average over; see `load.load_engine`. point, prevalence: as there. shadow: a model that reads beside it.
 
-    Raises ValueError for a model or a queue that cannot be opened.
+    Raises ValueError for a model, a queue or files of TLS that cannot be opened.
     """
-    settings = NodeSettings(title, archive, callers, host, port, objects=objects, stow_port=stow_port, token=token)
-    predictor = load_engine(model, others=others, views=views)
+    services: dict[str, Any] = {"stow_port": stow_port, "token": token, "tls": tls, "metrics_port": metrics_port}
+    settings = NodeSettings(title, archive, callers, host, port, objects=objects, **services)
+    predictor = load_engine(model, point=point, prevalence=prevalence, others=others, views=views)
+    beside = None if shadow is None else load_engine(shadow, point=point, prevalence=prevalence)
     store = Queue(queue)
     silence_libraries()
     try:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        with Node(predictor, settings, store, journal or Journal()):
+        with Node(predictor, settings, store, journal or Journal(), beside):
             stop.wait()
     finally:
         store.close()

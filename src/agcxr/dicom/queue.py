@@ -18,8 +18,9 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,10 @@ OPEN: tuple[State, ...] = ("received", "made", "failed")
 """States of films that the queue still holds something of."""
 
 DROPPED = "dropped by a person"
+
+Outcome = Literal["read", "refused", "ignored", "failed"]
+"""What came of reading a film: results; none, since the model may not speak of it, its header says it is no film for
+the model, or it cannot be read."""
 
 HEADROOM = 32 << 20
 """Bytes of the disk that the results of one film and SQLite's own files may need."""
@@ -79,6 +84,18 @@ class Entry:
     waiting: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     """Roles of its results, those to be sent and those that the archive refused."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """What a model made of the films of one day."""
+
+    day: str
+    model: str
+    outcome: Outcome
+    films: int
+    means: dict[str, float] = field(default_factory=dict)
+    """Finding -> mean of its fusion scores."""
 
 
 class Queue(QueueFile):
@@ -161,11 +178,20 @@ class Queue(QueueFile):
                 (said, time.time(), longest, number),
             )
 
-    def made(self, number: int, results: tuple[tuple[str, bytes], ...]) -> None:
-        """Keep a film's results in place of the film."""
+    def made(
+        self,
+        number: int,
+        results: tuple[tuple[str, bytes], ...],
+        *,
+        model: str = "",
+        outcome: Outcome = "read",
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Keep a film's results in place of the film. model, outcome, scores: for `days`."""
         with self.transaction() as db:
             if not self._waits(db, number):
                 return
+            self._tally(db, model, outcome, scores)
             self._move(db, number, "made")  # first, so that they may take its place in the file
             db.executemany(
                 "INSERT INTO result (film, role, file) VALUES (?, ?, ?)",
@@ -173,13 +199,41 @@ class Queue(QueueFile):
             )
 
     def close_film(
-        self, number: int, state: Literal["ignored", "failed"], reason: str, said: str | None = None
+        self,
+        number: int,
+        state: Literal["ignored", "failed"],
+        reason: str,
+        said: str | None = None,
+        *,
+        model: str = "",
+        outcome: Outcome | None = None,
     ) -> None:
         """No results will be made of this film. One that failed keeps its file. `said`: the reason as people may read
-        it aloud."""
+        it aloud. model, outcome: for `days`; by default the state."""
         with self.transaction() as db:
             if self._waits(db, number):
                 self._move(db, number, state, reason, said)
+                self._tally(db, model, outcome or state)
+
+    def note(self, model: str, scores: Mapping[str, float]) -> None:
+        """That a model beside that of the node read a film; for `days`."""
+        with self.transaction() as db:
+            self._tally(db, model, "read", scores)
+
+    def days(self, since: str = "") -> list[Day]:
+        """What came of reading, day by day (UTC), oldest first; from the day `since`, as 2026-05-06."""
+        with self.looked_into() as db:
+            rows = db.execute(
+                "SELECT day, model, outcome, finding, films, score FROM day WHERE day >= ? "
+                "ORDER BY day, model, outcome, rowid",
+                (since,),
+            ).fetchall()
+        days: dict[tuple[str, str, Outcome], Day] = {}
+        for day, model, outcome, finding, films, score in rows:
+            entry = days.setdefault((day, model, outcome), Day(day, model, outcome, films))
+            if finding:
+                entry.means[finding] = score / films
+        return list(days.values())
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
@@ -302,6 +356,16 @@ class Queue(QueueFile):
         with self.looked_into() as db:
             rows = db.execute("SELECT reason FROM film WHERE reason IS NOT NULL ORDER BY number").fetchall()
         return tuple(row[0] for row in rows)
+
+    @staticmethod
+    def _tally(db: sqlite3.Connection, model: str, outcome: Outcome, scores: Mapping[str, float] | None = None) -> None:
+        day = datetime.now(UTC).date().isoformat()
+        rows = [("", 0.0), *(scores or {}).items()]
+        db.executemany(
+            "INSERT INTO day (day, model, outcome, finding, films, score) VALUES (?, ?, ?, ?, 1, ?) "
+            "ON CONFLICT DO UPDATE SET films = films + 1, score = score + excluded.score",
+            [(day, model, outcome, finding, score) for finding, score in rows],
+        )
 
     # --- within -------------------------------------------------------------------------------------------------------
 

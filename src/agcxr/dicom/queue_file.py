@@ -41,6 +41,15 @@ _SINCE_1 = (
 )
 
 
+_SINCE_2 = (
+    # What came of reading, day by day: numbers of films, sums of scores. Nothing of a film or a patient.
+    """CREATE TABLE day (
+    day TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL, finding TEXT NOT NULL DEFAULT '',
+    films INTEGER NOT NULL DEFAULT 0, score REAL NOT NULL DEFAULT 0, PRIMARY KEY (day, model, outcome, finding))""",
+    "UPDATE meta SET value = x'33' WHERE name = 'format'",
+)
+
+
 class QueueFile:
     """The file opened (or made), and brought up to this version. Any thread may use it.
 
@@ -124,7 +133,10 @@ class QueueFile:
         if self.meta("format") == b"1":
             for statement in _SINCE_1:
                 self._db.execute(statement)
-        if self.meta("format") != b"2":
+        if self.meta("format") == b"2":
+            for statement in _SINCE_2:
+                self._db.execute(statement)
+        if self.meta("format") != b"3":
             raise ValueError(f"{self.path} was written by a newer agcxr; upgrade, or name another file")
 
 

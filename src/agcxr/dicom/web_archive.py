@@ -19,6 +19,7 @@ from agcxr.dicom.archive import (
     Timeouts,
 )
 from agcxr.dicom.peers import Peer, parse_peer
+from agcxr.dicom.tls import Tls
 
 USUAL = Timeouts()
 FAILED, STORED = "00081198", "00081199"
@@ -70,10 +71,16 @@ class WebArchive:
 
 
 def open_archive(
-    peer: Peer | WebPeer, calling: str, timeouts: Timeouts = USUAL, classes: Collection[str] = CLASSES
+    peer: Peer | WebPeer,
+    calling: str,
+    timeouts: Timeouts = USUAL,
+    classes: Collection[str] = CLASSES,
+    tls: Tls | None = None,
 ) -> Archive | WebArchive:
-    """What sends to `peer`. Raises ValueError, OSError for a file of logins that is none."""
-    return WebArchive(peer, timeouts) if isinstance(peer, WebPeer) else Archive(peer, calling, timeouts, classes)
+    """What sends to `peer`; `tls`: of DICOM. Raises ValueError, OSError for a file of logins that is none."""
+    if isinstance(peer, WebPeer):
+        return WebArchive(peer, timeouts)
+    return Archive(peer, calling, timeouts, classes, None if tls is None else tls.calling())
 
 
 def parse_archive(text: str) -> Peer | WebPeer:

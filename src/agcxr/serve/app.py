@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -33,8 +34,9 @@ from agcxr.serve.answers import (
     PredictAnswer,
     model_answer,
 )
+from agcxr.serve.audit import Audit
 from agcxr.serve.examples import EXAMPLES
-from agcxr.serve.guard import INTERNAL, Access, Guard
+from agcxr.serve.guard import FILMS, INTERNAL, Access, Guard
 from agcxr.serve.held import LEASE
 from agcxr.serve.limits import Limits
 from agcxr.serve.measures import Measures
@@ -63,24 +65,29 @@ def create_app(
     limits: Limits | None = None,
     access: Access | None = None,
     judge: Judge | None = None,
+    audit: Path | None = None,
 ) -> ASGIApp:
     """The whole server as an ASGI app; decoders and threads start with its lifespan.
 
     Args:
         judge: looks at each film before the network does, such as `agcxr.intake.judge`; default: nobody.
+        audit: file that gets a line for each film; see `Audit`.
     """
     limits, measures = limits or Limits(), Measures()
     service = Service(engine, limits, measures, judge)
+    log = None if audit is None else Audit(audit, engine.algorithm.version)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.running():
             yield
+        if log is not None:
+            log.close()
 
     access = access or Access()
     app = openapi.Described(
         access.public,
-        needs_token=access.token is not None,
+        needs_token=access.token is not None or access.token_file is not None,
         title="agcxr",
         version=version("agcxr"),
         summary="Attention-guided classification of chest X-rays",
@@ -98,7 +105,7 @@ def create_app(
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _internal)
-    return Guard(app, access, measures, service.held, route_of)
+    return Guard(app, access, measures, service.held, route_of, log)
 
 
 def route_of(path: str) -> str:
@@ -242,6 +249,7 @@ def _service(request: Request) -> Service:
 async def _receive(request: Request, *, one: bool = False) -> tuple[Service, list[Upload]]:
     service = _service(request)
     films = await receive_films(request, service.limits, request.scope[LEASE].add)
+    request.scope[FILMS].extend(films)
     if one and len(films) != 1:
         raise Problem(400, "one_film", f"{len(films)} files were sent; this address takes one film a request")
     return service, films

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +18,11 @@ from agcxr.serve.held import LEASE, Held, Lease
 from agcxr.serve.limits import LOCAL_NAMES, PORTS, Authority, Origin, PublicUrl
 from agcxr.serve.measures import Measures
 from agcxr.serve.problem import Problem
+from agcxr.serve.tokens import Tokens
+from agcxr.serve.upload import Upload
 
+FILMS = "agcxr.films"
+"""Where a request keeps what it uploaded, for the audit."""
 LOG = logging.getLogger("agcxr.serve")
 
 POLICY = (
@@ -50,21 +54,33 @@ class Access:
 
     local_only: only under this machine's own names and that of `public` (a foreign name means DNS rebinding).
     public: the address of the proxy before the server, where there is one.
+    token, token_file: see `Tokens`.
     """
 
     token: str | None = None
     local_only: bool = True
     public: PublicUrl | None = None
+    token_file: Path | None = None
+
+    def tokens(self) -> Tokens:
+        return Tokens(self.token, self.token_file)
 
 
 class Guard:
     """ASGI middleware."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, measures: Measures, held: Held, routes: Callable[[str], str]
+        self,
+        app: ASGIApp,
+        access: Access,
+        measures: Measures,
+        held: Held,
+        routes: Callable[[str], str],
+        audit: Callable[[str, str, int, Sequence[Upload]], None] | None = None,
     ) -> None:
-        """`routes`: path -> one of a few fixed names, for logs and counters."""
+        """`routes`: path -> one of a few fixed names, for logs and counters. audit: told of films; see `Audit`."""
         self._app, self._access, self._measures, self._held, self._routes = app, access, measures, held, routes
+        self._tokens, self._audit = access.tokens(), audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,10 +91,13 @@ class Guard:
             return
         answer, lease = _Sender(send), Lease(self._held)
         scope[LEASE] = lease
+        films: list[Upload] = []
+        scope[FILMS] = films
+        client = "-"
         scope = self._inner(scope)
         route, start = self._routes(scope["path"]), time.perf_counter()
         try:
-            self._check(scope)
+            client = self._check(scope)
             await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, answer)
         except Problem as problem:
             await answer.problem(problem)
@@ -90,6 +109,8 @@ class Guard:
         finally:
             lease.release()
         seconds = time.perf_counter() - start
+        if self._audit is not None and films:
+            self._audit(client, route, answer.status, films)
         self._measures.requests.labels(route, answer.status).inc()
         self._measures.request_seconds.labels(route).observe(seconds)
         LOG.info("%s %s %.3f s", route, answer.status, seconds)
@@ -101,7 +122,8 @@ class Guard:
             return scope
         return {**scope, "path": scope["path"][len(prefix) :], "raw_path": None}
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> str:
+        """The name of the token that was shown; "-" where none was needed."""
         headers, public = Headers(scope=scope), self._access.public
         host = Authority.parse(headers.get("host", ""))
         if self._access.local_only and not _known(host, public):
@@ -110,12 +132,17 @@ class Guard:
             raise Problem(421, "wrong_host", f"this server answers only to {names}; {cure}")
         if scope["method"] not in ("GET", "HEAD") and not _same_site(headers, host, public):
             raise Problem(403, "cross_site", "requests from other web sites are not answered")
-        token, path = self._access.token, scope["path"]
-        if token is None or path in OPEN_PATHS or path.startswith("/static/"):
-            return
+        if not self._tokens.needed or scope["path"] in OPEN_PATHS or scope["path"].startswith("/static/"):
+            return "-"
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise Problem(401, "token", "send the server's token in the header `Authorization: Bearer ...`")
+        if scheme.lower() == "bearer":
+            name, wait = self._tokens.judge(given.strip(), (scope.get("client") or ("",))[0])
+            if name is not None:
+                return name
+            if wait:
+                self._measures.throttled.inc()
+                raise Problem(429, "too_many_tokens", "too many wrong tokens came from there", retry_after=wait)
+        raise Problem(401, "token", "send the server's token in the header `Authorization: Bearer ...`")
 
 
 def _known(host: Authority | None, public: PublicUrl | None) -> bool:

@@ -6,8 +6,11 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
+
+from agcxr.serve.tokens import check_token
 
 MIB = 1 << 20
 
@@ -80,18 +83,17 @@ def is_local(host: str) -> bool:
         return False
 
 
-def check_exposure(host: str, token: str | None, open_to_all: bool, public: PublicUrl | None = None) -> None:
+def check_exposure(
+    host: str, token: str | None, open_to_all: bool, public: PublicUrl | None = None, token_file: Path | None = None
+) -> None:
     """Refuse to listen where others could reach the server, unless it asks for a token or that is wanted.
 
     Raises:
         ValueError: with the three ways out; or a token that is too short to protect anything.
     """
-    if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
-        raise ValueError(
-            "the token must have at least 16 printable ASCII characters and no spaces; "
-            "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-        )
-    if token is not None or open_to_all:
+    if token is not None:
+        check_token(token)
+    if token is not None or token_file is not None or open_to_all:
         return
     if not is_local(host):
         raise ValueError(

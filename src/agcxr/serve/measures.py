@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
@@ -30,6 +30,10 @@ class Measures:
         self.decoder_restarts = Counter(
             "agcxr_decoder_restarts", "Decoders killed for time or ended by a crash", registry=self.registry
         )
+        self.throttled = Counter(
+            "agcxr_throttled", "Requests not looked at after too many wrong tokens", registry=self.registry
+        )
+        self.model = Info("agcxr_model", "The model that answers", registry=self.registry)
         self.failures = Counter("agcxr_internal_errors", "Errors of the program itself", registry=self.registry)
 
     def text(self) -> bytes:

@@ -7,10 +7,12 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from agcxr.calibration import Point, Prevalence
 from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Precision, ViewSet
@@ -38,6 +40,10 @@ def serve(
     verbose: bool = False,
     others: Sequence[str] = (),
     views: ViewSet = "plain",
+    point: Point = "youden",
+    prevalence: Prevalence | None = None,
+    token_file: Path | None = None,
+    audit: Path | None = None,
 ) -> None:
     """Serve a model until SIGINT or SIGTERM.
 
@@ -50,21 +56,24 @@ def serve(
             requests under that name, and from pages of that address, are answered too.
         check_films: refuse what is no frontal chest film before any probability is shown.
         verbose: a line per request on stderr: route, status and seconds, nothing of the film.
-        others, views: what to average over; see `load.load_engine`.
+        others, views: what to average over; see `load.load_engine`. point, prevalence: as there.
+        token_file: more tokens, by name; see `Tokens`. audit: file that gets a line for each film; see `Audit`.
 
     Raises:
         ValueError: the model, the address, the public URL or the token will not do.
     """
     token = token or os.environ.get(TOKEN) or None
     public = None if public_url is None else PublicUrl.parse(public_url)
-    check_exposure(host, token, open_to_all, public)
+    check_exposure(host, token, open_to_all, public, token_file)
+    access = Access(token, is_local(host), public, token_file)
     limits = limits or Limits()
     listener = _listen(host, port)  # before the model is loaded: a taken port should not cost seconds
     with listener:
         app = create_app(
-            load_engine(model, device, precision, others=others, views=views),
+            load_engine(model, device, precision, point, prevalence, others=others, views=views),
             limits=limits,
-            access=Access(token, is_local(host), public),
+            access=access,
+            audit=audit,
             judge=judge if check_films else None,
         )
         _log(verbose)

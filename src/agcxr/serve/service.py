@@ -80,7 +80,8 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Processes and threads are up inside, and gone after."""
-        _ = self.engine.algorithm  # hashes the weights now, so that no client waits for it
+        # Hashes the weights now, so that no client waits for it.
+        self.measures.model.info({"version": self.engine.algorithm.version})
         self.decoders = Decoders(
             self.engine.prepared_size, self.limits, self._judge, self.measures.decoder_restarts.inc
         )
