@@ -669,5 +669,5 @@ def test_an_evaluation_loads_once_predicts_once_and_reads_nothing_back(
     study(write_run(tmp_path / "run"), folder / "prepared", out=out, resamples=10, device="cpu", progress=False)
     assert len(loaded) == 1
     assert predicted == [48, 24, 9], "test films; validation films, for the thresholds; those shown, for their heatmaps"
-    tables = [path for path in map(Path, read) if path.parent == out]
-    assert tables == [], "what is in memory is not read back"
+    tables = [path.name for path in map(Path, read) if path.parent == out and path.suffix != ".png"]
+    assert tables == [], "what is in memory is not read back, but for pictures, which the page embeds"
