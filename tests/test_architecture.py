@@ -257,7 +257,7 @@ def readme_commands() -> list[str]:
     for block in re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;|\|", line.split(" #")[0]):
-                words = part.strip().removeprefix("$ ").removeprefix("uv run ").strip()
+                words = part.strip().removeprefix("$ ").removeprefix("uv run ").removeprefix("--extra serve ").strip()
                 if words.split()[:1] == ["agcxr"]:
                     found.append(words)
     return found
