@@ -199,7 +199,7 @@ def test_the_flag_and_a_finished_run_resumed_to_the_byte(prepared, tmp_path, don
     assert main(["train", "--out", str(run), "--resume"]) == 0
     assert content(run)["model/model.safetensors"][0] == before["model/model.safetensors"][0]
     assert main([*words, "--out", str(tmp_path / "more"), "--seeds", "2", "--reuse", str(donor)]) == 2
-    assert "--reuse is for one run, as stages of another seed differ" in capsys.readouterr().err
+    assert "--reuse is for runs of one seed, as stages of another differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
