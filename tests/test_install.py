@@ -27,10 +27,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The environment, and a folder with one synthetic film."""
+    """The environment, a folder with one synthetic film, and seconds to the first answer."""
     if shutil.which("uv") is None:
         pytest.skip("uv is not installed, which builds the wheel and makes the environment")
     folder = tmp_path_factory.mktemp("base")
+    (folder / "prepared").mkdir()
+    (folder / "prepared" / "plan.json").touch()  # enough to pass for a prepared folder before anything is imported
     installed = install.install(install.build_wheel(ROOT, folder / "dist"), folder / "env")
     return installed, folder, install.first_answer(installed.python, folder)
 
@@ -75,12 +77,12 @@ def test_the_base_has_every_command_line(base, words):
     [
         (["demo"], "train"),
         (["prepare", "nih", "--images", "phantom", "--labels", "l.csv", "--out", "p"], "train"),
-        (["train", "--data", "phantom", "--out", "run"], "train"),
-        (["ablate", "--data", "phantom", "--out", "arms"], "train"),
+        (["train", "--data", "prepared", "--out", "run"], "train"),
+        (["ablate", "--data", "prepared", "--out", "arms"], "train"),
         (["evaluate", "run", "--data", "phantom"], "train"),
         (["calibrate", "run", "--data", "phantom"], "train"),
         (["score", "predictions.csv", "--labels", "l.csv"], "train"),
-        (["probe", "--data", "phantom"], "train"),
+        (["probe", "--data", "prepared"], "train"),
         (["embed", "starter", "phantom"], "train"),
         (["predict", "run", "phantom"], "train"),
         (["export", "run"], "train"),
