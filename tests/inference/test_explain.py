@@ -167,6 +167,14 @@ def test_saved_picture_says_which_model_and_what_is_doubtful(tmp_path):
         assert (image.text["Model"], image.text["Warning"]) == ("0.1.0+abc", "it is small; it is faint")
 
 
+def test_called_findings_are_never_left_out():
+    labels, p = tuple(f"Label {k}" for k in range(40)), np.linspace(0.1, 1, 40, dtype=np.float32)
+    threshold = np.where(np.arange(40) < 3, 2.0, 0.05)  # all but three are called
+    cut = Cut("youden", threshold, threshold, np.ones(40, bool))
+    given = prediction(labels=labels, global_K=p, local_K=p, fusion_K=p, cut=cut)
+    assert {row.finding for row in _rows(given)} == set(labels[3:])
+
+
 @pytest.mark.parametrize("count", [1, 15, 40])
 def test_all_labels_are_drawn_with_model_point_and_time(count, monkeypatch):
     drawn = []
@@ -174,10 +182,12 @@ def test_all_labels_are_drawn_with_model_point_and_time(count, monkeypatch):
     labels, p = tuple(f"Label {k}" for k in range(count)), np.linspace(0, 1, count, dtype=np.float32)
     given = prediction(labels=labels, global_K=p, local_K=p, fusion_K=p, model="0.1.0+abc")
     image = picture(given, time=datetime(2026, 3, 4, 5, 6, tzinfo=UTC))
-    places = dict(drawn)
-    assert set(labels) <= set(places)
+    places, shown = dict(drawn), set(labels[-explain.MOST_ROWS :])  # those of the highest scores
+    assert set(labels) & set(places) == shown
+    left = "and 10 more, none of them called; the table and the API hold all"
+    assert (left in places) == (count == 40)
     foot = "Model: agcxr 0.1.0+abc · Operating point: none, so nothing is called · 2026-03-04 05:06 UTC+00:00"
-    assert max(places[label][1] for label in labels) + 20 < places[foot][1] < image.height
+    assert max(places[label][1] for label in shown) + 20 < places[foot][1] < image.height
 
 
 def test_a_warning_stands_above_the_film_and_hides_nothing():

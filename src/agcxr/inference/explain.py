@@ -46,9 +46,9 @@ HEADER = 92
 ROW = 33
 """Of the facts beneath the film."""
 FINDING = 26
-MOST_ROWS = 30
-"""Findings that a picture lists, those of highest rank; tables and answers hold all of any set."""
 """Of the findings."""
+MOST_ROWS = 30
+"""Findings that a picture lists, those of highest rank, and all that are called; tables and answers hold the rest."""
 DOUBT = 25
 """Of a line of a warning."""
 POINT_WORDS: dict[Point, str] = {
@@ -322,7 +322,8 @@ class _Row:
 
 
 def _rows(prediction: Prediction) -> list[_Row]:
-    """The first MOST_ROWS findings: called ones, then those calibrated, each by probability; "none of them" last."""
+    """The first MOST_ROWS findings and all called ones: these first, then those calibrated, each by probability; "none
+    of them" last."""
     shown = prediction.fusion_K if prediction.calibrated_K is None else prediction.calibrated_K
     cut = prediction.cut
     thresholds = [np.nan] * len(shown) if cut is None else cut.probability_K.tolist()
@@ -333,15 +334,14 @@ def _rows(prediction: Prediction) -> list[_Row]:
     ]
     places = prediction.ranked()
     none = [k for k in places if prediction.labels[k] == prediction.findings.none]
-    return [rows[k] for k in (*[k for k in places if k not in none][:MOST_ROWS], *none)]
+    most = max(MOST_ROWS, sum(map(bool, prediction.calls())))
+    return [rows[k] for k in (*[k for k in places if k not in none][:most], *none)]
 
 
 def _left_out(prediction: Prediction) -> str:
-    """How many findings have no row, and whether some of them are called."""
-    shown = {row.finding for row in _rows(prediction)}
-    left = [k for k, label in enumerate(prediction.labels) if label not in shown]
-    called = sum(bool(prediction.calls()[k]) for k in left)
-    return f"and {len(left)} more, {called or 'none'} of them called; the table and the API hold all" if left else ""
+    """How many findings have no row; none of them is called."""
+    left = len(prediction.labels) - len(_rows(prediction))
+    return f"and {left} more, none of them called; the table and the API hold all" if left else ""
 
 
 def _findings(
