@@ -177,6 +177,18 @@ def test_what_was_finished_is_kept(folder, engines, tmp_path):
     assert not (tmp_path / "p.csv.parts").exists()
 
 
+def test_a_command_that_ended_before_its_table_has_only_that_to_make(folder, engines, tmp_path):
+    a_request = request(folder, tmp_path / "p.csv")
+    work, parts = Work(a_request, (), os.getcwd(), 1, "cpu"), Parts(a_request.out)
+    parts.begin(ray_engine._job(a_request))
+    for row in work.walk():
+        Answerer(work)(row)
+    loaded = len(engines)
+    run(a_request)
+    assert len(engines) == loaded
+    assert (tmp_path / "p.csv").read_bytes() == alone(folder, tmp_path / "one.csv")[0]
+
+
 def test_only_what_the_command_wrote_is_removed(folder, engines, tmp_path):
     parts = Parts(str(tmp_path / "p.csv"))
     parts.begin(ray_engine._job(request(folder, tmp_path / "p.csv")))

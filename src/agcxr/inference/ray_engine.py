@@ -164,9 +164,7 @@ def _run(ray: Any, work: Work, parts: Parts, devices: int, gpus: int) -> str:
     """Until all parts are there. Returns what answers are averages of (see `Engine.words`)."""
     rows, averaged = parts.rows(), ""
     try:
-        with ProgressBar(
-            unit=" films", desc="Predict", disable=not sys.stderr.isatty(), smoothing=0.1, initial=rows
-        ) as bar:
+        with ProgressBar(desc="predict", unit=" films", smoothing=0.1, initial=rows) as bar:
             for batch in _dataset(ray, work, devices, gpus).iter_batches(batch_size=None, prefetch_batches=0):
                 if error := next((text for text in batch["error"] if text), None):
                     raise ValueError(error)
@@ -232,11 +230,13 @@ class Work:
         return Parts(self.request.out)
 
     def walk(self) -> Iterator[pa.Table]:
-        """All batches whose rows are not there yet, one a table of one row; or a row that says what is wrong."""
+        """All batches whose rows are not there yet, one a table of one row; at last a row that says what is wrong."""
+        wrong = ""
         try:
             yield from map(_packed, self._left(self.enter()))
         except (ValueError, OSError) as error:
-            yield pa.table({"place": [-1], "error": [str(error)]})
+            wrong = str(error)
+        yield pa.table({"place": [-1], "error": [wrong]})
 
     def _left(self, parts: Parts) -> Iterator[list[FilmFile]]:
         request, there = self.request, set(parts.places())
