@@ -285,6 +285,13 @@ def test_classes_that_exclude_each_other_are_named_as_such(tmp_path):
     assert not [note for note in read_table(table(tmp_path, text), "file").notes if "exclude" in note]
 
 
+def test_a_label_for_none_that_is_blank_beside_a_finding_is_0(tmp_path):
+    text = "file,Fracture,TB,No Finding\na,1,0,\nb,0,0,\nc,0,0,1"
+    made = read_table(table(tmp_path, text), "file")
+    assert np.array_equal(made.frame["No Finding"], [0, np.nan, 1], equal_nan=True)
+    assert "1 films with a finding do not say 'No Finding': 0" in made.notes
+
+
 def test_a_device_may_stand_beside_no_finding(tmp_path):
     text = "file,Support Devices,Fracture,No Finding\na,1,0,1\nb,0,1,1\nc,0,0,1"
     made = read_table(table(tmp_path, text), "file")

@@ -346,16 +346,20 @@ def _from_columns(
 
 
 def _contradictions(labels: pd.DataFrame, findings: Findings) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """ "No Finding" beside a finding: the finding counts. (A support device is none.)"""
+    """ "No Finding" beside a finding: the finding counts. (A support device is none.) In own sets a blank one beside a
+    finding is 0 too, as tables that write it as 1 or blank mean."""
     none = findings.none
     if none is None or none not in labels:
         return labels, ()
     diseases = [label for label in labels if label != none and letters(str(label)) not in DEVICES]
-    both = (labels[none] == 1) & (labels[diseases] == 1).any(axis=1)
-    if not both.any():
+    ill = (labels[diseases] == 1).any(axis=1)
+    both = (labels[none] == 1) & ill
+    unsaid = labels[none].isna() & ill & (not findings.is_default)
+    if not (both | unsaid).any():
         return labels, ()
-    labels = labels.assign(**{none: labels[none].mask(both, 0.0)})
-    return labels, (f"{int(both.sum())} films say {none!r} beside a finding: the finding counts",)
+    labels = labels.assign(**{none: labels[none].mask(both | unsaid, 0.0)})
+    notes = (f"{int(both.sum())} films say {none!r} beside a finding: the finding counts",) * bool(both.any())
+    return labels, notes + ((f"{int(unsaid.sum())} films with a finding do not say {none!r}: 0",) * bool(unsaid.any()))
 
 
 def _exclusive(stated: Statements) -> Statements:

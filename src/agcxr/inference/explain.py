@@ -28,6 +28,7 @@ from agcxr.inference.lettering import Colour, font, short_name, shorten
 from agcxr.inference.lettering import fitting as _fitting
 from agcxr.inference.lettering import lines_of as _lines
 from agcxr.inference.lettering import text_at as _text
+from agcxr.inference.lettering import width_of as _width_of
 from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
 from agcxr.inference.prediction import Bytes, Prediction
 
@@ -338,6 +339,11 @@ def _rows(prediction: Prediction) -> list[_Row]:
     return [rows[k] for k in (*[k for k in places if k not in none][:most], *none)]
 
 
+def _words(finding: str) -> str:
+    """A label as people write it."""
+    return finding.replace("_", " ")
+
+
 def _left_out(prediction: Prediction) -> str:
     """How many findings have no row; none of them is called."""
     left = len(prediction.labels) - len(_rows(prediction))
@@ -352,7 +358,10 @@ def _findings(
     cut = prediction.cut
     calibrated = prediction.shows_calibrated
     judged = cut is not None and not bool(np.isnan(cut.score_K).all())
-    name_x, bar_x = layout.heat[0], layout.heat[0] + 200
+    none, rows = prediction.findings.none, _rows(prediction)
+    name_x = layout.heat[0]
+    longest = max(_width_of(draw, _words(row.finding), 18) for row in rows)
+    bar_x = name_x + min(max(longest + 14, 200), 320)
     branches = {"Fusion": WIDTH - MARGIN - 180, "Global": WIDTH - MARGIN - 90, "Local": WIDTH - MARGIN}
     value_x = branches["Fusion"] - 96 if calibrated else branches["Fusion"]
     bar_end, head_y = value_x - 76, layout.table_y
@@ -368,12 +377,11 @@ def _findings(
         _text(draw, (value_x, head_y), "Probability", 15, ACCENT, anchor="rs")
     for name, x in branches.items():
         _text(draw, (x, head_y), name, 15, ACCENT if name == "Fusion" and not calibrated else MUTED, anchor="rs")
-    none, rows = prediction.findings.none, _rows(prediction)
     for i, row in enumerate(rows):
         base = head_y + 30 + i * FINDING + (8 if row.finding == none else 0)
         quiet = row.finding == none or (judged and not row.called)
         ink, fill = (MUTED, MUTED) if quiet else (TEXT, ACCENT)
-        _text(draw, (name_x, base), _fitting(draw, row.finding.replace("_", " "), 18, bar_x - name_x - 14), 18, ink)
+        _text(draw, (name_x, base), _fitting(draw, _words(row.finding), 18, bar_x - name_x - 14), 18, ink)
         if truth is not None and row.finding in truth:
             _dot(draw, name_x - 13, base)
         _bar(draw, (bar_x, bar_end, base), row, fill)

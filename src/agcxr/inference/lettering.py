@@ -69,11 +69,15 @@ def short_name(name: str) -> str:
     return shorten("".join(letter if letter.isprintable() else "?" for letter in last), 60)
 
 
+def width_of(draw: ImageDraw.ImageDraw, text: str, size: int) -> int:
+    """In pixels."""
+    return round(draw.textlength(text, font=_with_font(text, size)[1]))
+
+
 def fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """The text, cut at its end where it is wider than so many pixels."""
-    face = _with_font(text, size)[1]
     cuts = (text, *(f"{text[:n].rstrip()}…" for n in range(len(text) - 1, 0, -1)))
-    return next((cut for cut in cuts if draw.textlength(cut, font=face) <= width), "…")
+    return next((cut for cut in cuts if width_of(draw, cut, size) <= width), "…")
 
 
 def shorten(text: str, limit: int) -> str:
