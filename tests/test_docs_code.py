@@ -134,7 +134,7 @@ def calls_of_agcxr(script: str) -> list[list[str]]:
             calls.append([])
         else:
             calls[-1].append(word)
-    return [call[call.index("agcxr") + 1 :] for call in calls if "agcxr" in call]
+    return [call[call.index("agcxr") + 1 :] for call in calls if "agcxr" in call and call[0] != "conda"]
 
 
 def without_comments(script: str) -> str:
