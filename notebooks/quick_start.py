@@ -26,7 +26,9 @@ from pathlib import Path
 
 if importlib.util.find_spec("agcxr") is None:
     wheels = sorted(str(path) for path in Path().glob("agcxr-*.whl"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wheels], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", *(f"{wheel}[train]" for wheel in wheels)], check=True
+    )
 
 # %% [markdown]
 # Twelve films, drawn by a program. Their findings are known, since they were drawn.
