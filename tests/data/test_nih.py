@@ -40,6 +40,17 @@ def test_entries_of_2017(tmp_path, name):
     assert made.frame["Mass"].dtype == np.float32
 
 
+@pytest.mark.parametrize(("there", "asked"), [("entries.csv.gz", "entries.csv"), ("entries.csv", "entries.csv.gz")])
+def test_a_table_is_found_beside_the_name_asked_for_if_only_gzip_tells_them_apart(tmp_path, there, asked):
+    path = table(tmp_path, V2017, there)
+    assert nih.at_hand(tmp_path / asked) == path
+    assert len(nih.read_entries(tmp_path / asked).frame) == 2
+    (tmp_path / asked).write_bytes(b"")
+    assert nih.at_hand(tmp_path / asked) == tmp_path / asked
+    with pytest.raises(ValueError, match=f"{asked} is empty"):
+        nih.read_entries(tmp_path / asked)
+
+
 def test_optional_columns_may_be_missing(tmp_path):
     made = nih.read_entries(table(tmp_path, "Image Index,Finding Labels\n00000013_005.png,Mass\n00000014_000.png,"))
     assert made.frame["patient"].tolist() == ["13", "14"]

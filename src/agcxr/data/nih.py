@@ -229,11 +229,18 @@ def delimited(path: Path) -> pd.DataFrame:
             raise
 
 
+def at_hand(path: str | Path) -> Path:
+    """The table of this name; where it is not there, the one beside it that only gzip's suffix tells from it."""
+    path = Path(path)
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    return other if not path.exists() and other.is_file() else path
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    """The text of a table, unpacked while it is read: gzip and zip by their first bytes."""
+    """The text of a table `at_hand`, unpacked while it is read: gzip and zip by their first bytes."""
     with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("rb"))
+        file: Any = stack.enter_context(at_hand(path).open("rb"))
         start = file.peek(4)
         if start[:2] == b"\x1f\x8b":
             file = stack.enter_context(gzip.open(file))

@@ -171,7 +171,8 @@ def source_of(name: str, files: ImageFiles, tables: Iterable[str | Path], notes:
     """The record of a source: where its films lie, and each table by path, length and SHA-256."""
     read = []
     for path in tables:
-        data = Path(path).read_bytes()
+        path = nih.at_hand(path)
+        data = path.read_bytes()
         read.append(SourceFile(path=str(path), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     collection = nih.collection_of(Path(read[0].path).parent) if name == "nih" else None if name == "table" else name
     images = tuple(map(str, files.folders))

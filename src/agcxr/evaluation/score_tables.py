@@ -28,7 +28,7 @@ from agcxr.data.label_cells import (
     unmangled,
     what_lists_hold,
 )
-from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, delimited
+from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, at_hand, delimited
 from agcxr.data.patients import read_patients
 from agcxr.data.radiograph import without_suffix
 from agcxr.findings import CHESTXRAY14, Findings
@@ -184,7 +184,7 @@ def check_columns(how: Reading, *tables: Labels | Predictions) -> None:
 
 def _read(path: Path) -> pd.DataFrame:
     """As text, so that names and patient numbers stay as they are written."""
-    if not path.is_file():
+    if not (path := at_hand(path)).is_file():
         raise ValueError(f"there is no file {path}; expected a .csv, .csv.gz or .parquet table")
     try:
         if path.suffix == ".parquet":
