@@ -14,6 +14,7 @@ from agcxr.cli import main
 from agcxr.evaluation.score import score
 from agcxr.evaluation.score_results import Scored
 from agcxr.evaluation.score_tables import split_column
+from agcxr.findings import CHESTXRAY14
 
 
 def write(path: Path, **columns: object) -> Path:
@@ -59,7 +60,7 @@ EDEMA = [0.8, 0.3, 0.2, 0.4, 0.6, 0.1, 0.2, 0.9]
     ],
 )
 def test_columns_are_found_in_any_spelling(column: str, expected: tuple[str, str] | None) -> None:
-    assert split_column(column) == expected
+    assert split_column(column, CHESTXRAY14) == expected
 
 
 def check(found: Scored, patients: int = 2) -> None:
