@@ -231,7 +231,7 @@ def _whose_images(table: pd.DataFrame, path: Path, how: Reading) -> tuple[pd.Ser
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def split_column(column: str, findings: Findings) -> tuple[str, str] | None:
+def split_column(column: str, findings: Findings = CHESTXRAY14) -> tuple[str, str] | None:
     """(prefix, finding) of a column such as "prob_Edema", ("", finding) of "Edema"; None if it is no finding's."""
     finding = findings.canonical(column)
     if finding:
