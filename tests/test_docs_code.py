@@ -83,7 +83,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "RUN")
     calibrate(folder / "RUN", folder / "PREPARED")
     (folder / "runs").mkdir()
-    (folder / "runs" / "lite").symlink_to(folder / "RUN")
+    for name in ("lite", "own"):
+        (folder / "runs" / name).symlink_to(folder / "RUN")
     (folder / "films").mkdir()
     for seed, name in enumerate("abc"):
         pixels = phantom.film(np.random.default_rng(seed), ["Effusion"], size=512).pixels_HW
