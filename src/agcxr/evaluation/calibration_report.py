@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from agcxr.calibration import MIN_POSITIVES, FittedOn
 from agcxr.config import Number, Record
@@ -170,6 +172,12 @@ class CalibrationReport(Stored):
     """The label that says that there is none of the findings."""
     asked: int = len(CHESTXRAY14.names)
     """Findings that the films state or the model answers for."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"none": CHESTXRAY14.none, "asked": len(CHESTXRAY14.names)}
+        dumped: dict[str, Any] = dump(self)
+        return {name: value for name, value in dumped.items() if name not in usual or value != usual[name]}
 
     @property
     def mapped(self) -> bool:

@@ -118,7 +118,7 @@ def evaluate(
     """
     start, films = time.perf_counter(), prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
-    rows, findings = _rows(films, split, engine.findings), engine.findings.union(films.findings)
+    rows, findings = _rows(films, split, engine.findings), _known(engine, films)
     leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), place_of(split, views, 1 + len(more)), out)
     _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
@@ -187,6 +187,12 @@ def _folder(run: Path, name: str, out: str | Path | None) -> Path:
     folder = Path(out) if out is not None else run / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _known(engine: Engine, films: Prepared) -> Findings:
+    """The model's labels, and the findings that the films state beside them."""
+    own = films.findings
+    return own if set(engine.labels) <= set(own.labels) else engine.findings.union(own)
 
 
 def _rows(films: Prepared, split: str, findings: Findings) -> np.ndarray:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from agcxr.config import Number, Record
 from agcxr.data.synthetic import is_synthetic
@@ -163,12 +163,17 @@ class Analysis(Record):
     resampling: Resampling
     findings: Findings = CHESTXRAY14
     """What is known of the labels, and of findings that the films state and the model does not answer for. Files of
-    before this field are about the fifteen."""
+    before this field are about the fifteen, and what is about these does not say so."""
     kinds: tuple[KindResult, ...] = ()
     """Where both kinds have a finding with both classes."""
     kinds_gap: Difference | None = None
     """What the last branch gains over the first in the mean of the localised findings, minus the same of the diffuse
     ones; paired."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        return {name: value for name, value in dumped.items() if name != "findings" or not self.findings.is_default}
 
     @property
     def stated(self) -> tuple[FindingResult, ...]:
