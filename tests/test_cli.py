@@ -323,6 +323,7 @@ def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
     run, films = tmp_path / "run", tmp_path / "films"
     run.mkdir()
     (run / "config.yaml").touch()
+    (run / "plan.json").touch()
     (run / "run.json").write_text(json.dumps({"data": "prepared"}))
     films.mkdir()
     (films / "plan.json").touch()
@@ -334,6 +335,11 @@ def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
         f"{run} is a run folder: it holds a trained model, and no films. Give the prepared folder that it was trained "
         "on (prepared), or make one with" in refuse("train", "--data", str(run), *out)
     )
+    film = tmp_path / "film.png"
+    film.touch()
+    for model in ("nowhere", str(films)):
+        words = f"no folder {model}; expected a run folder" if model == "nowhere" else f"{films} is a prepared folder"
+        assert words in refuse("predict", model, str(film), *out)
     assert "unknown backbone 'resnet51' (did you mean 'resnet" in refuse(
         "train", "--data", str(films), "--backbone", "resnet51", *out
     )

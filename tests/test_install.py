@@ -31,6 +31,7 @@ def base(tmp_path_factory):
     if shutil.which("uv") is None:
         pytest.skip("uv is not installed, which builds the wheel and makes the environment")
     folder = tmp_path_factory.mktemp("base")
+    (folder / "run").mkdir()
     (folder / "prepared").mkdir()
     (folder / "prepared" / "plan.json").touch()  # enough to pass for a prepared folder before anything is imported
     installed = install.install(install.build_wheel(ROOT, folder / "dist"), folder / "env")

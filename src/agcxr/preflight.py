@@ -1,4 +1,4 @@
-"""What can be refused before torch is imported, which takes seconds: films, devices and networks that are not there."""
+"""What is refused before torch is imported, which takes seconds: films, models, devices, networks not there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from agcxr.starter import model_path
+
 PLAN = "plan.json"
-"""Of a prepared folder."""
-CURE = "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`"
+"""Of a prepared folder; a run keeps a copy, beside its own RUN_FILE."""
+RUN_FILE = "config.yaml"
+CURE = (
+    "make one with `agcxr prepare nih --images DIR --labels CSV --out FOLDER`, or of films of your own with "
+    "`agcxr prepare table`"
+)
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 """Of the drivers of NVIDIA, of Windows under Linux, and of AMD; without one of them Linux has no GPU that computes."""
 
@@ -20,10 +27,10 @@ GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 def check_prepared(folder: str | os.PathLike[str]) -> None:
     """Raises ValueError for anything but a prepared folder, saying what it is instead."""
     folder = Path(folder)
-    if (folder / PLAN).is_file():
+    if _is_prepared(folder):
         return
     partial = folder.with_name(f"{folder.name}.partial")
-    if (folder / "config.yaml").is_file():
+    if (folder / RUN_FILE).is_file():
         raise ValueError(
             f"{folder} is a run folder: it holds a trained model, and no films. Give the prepared folder that it was "
             f"trained on{_films_of_run(folder)}, or {CURE}"
@@ -32,12 +39,28 @@ def check_prepared(folder: str | os.PathLike[str]) -> None:
     raise ValueError(f"{folder} is not a prepared folder (no {PLAN}); {hint}")
 
 
+def _is_prepared(folder: Path) -> bool:
+    return (folder / PLAN).is_file() and not (folder / RUN_FILE).is_file()
+
+
 def _films_of_run(run: Path) -> str:
     try:
         films = json.loads((run / "run.json").read_text(encoding="utf-8")).get("data")
     except (OSError, ValueError, AttributeError):
         return ""
     return f" ({films})" if isinstance(films, str) else ""
+
+
+def check_model(model: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a prepared folder, and for what neither is there nor may be on the hub."""
+    path, name = model_path(model), str(model)
+    if _is_prepared(path):
+        raise ValueError(f"{name} is a prepared folder: it holds films, and no model. Give the run trained on it")
+    if not path.exists() and not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"no folder {name}; expected a run folder, a model folder, or a hub id such as `owner/name`; "
+            "where films are answered for, also an exported file (.onnx) or `starter`"
+        )
 
 
 def may_have_gpus() -> bool:

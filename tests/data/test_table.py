@@ -60,6 +60,9 @@ def test_default_columns_and_patients(tmp_path):
     assert [label for label in LABELS if made.frame[label].notna().any()] == ["Effusion", "Edema"]
     assert made.frame["patient"].nunique() == 3
     assert made.notes[-1].startswith("no patient column: each film counts as a patient of its own")
+    assert made.notes[-1].endswith("leaks between parts go unseen. 'patient' may name them: --patient-column 'patient'")
+    unnamed = read_table(table(tmp_path, TEXT.replace("patient", "ward")), "Path", findings="nih")
+    assert unnamed.notes[-1].endswith("leaks between parts go unseen")
 
 
 def test_folders_in_the_image_column_tell_equal_names_apart(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from agcxr import metrics
 from agcxr.data.prepared import open_prepared
-from agcxr.evaluation.probe import Probe, frozen_features, metadata, probe
+from agcxr.evaluation.probe import Inputs, Probe, frozen_features, metadata, probe
 from agcxr.evaluation.strata import matched_auroc, same_view
 from agcxr.labels import FINDINGS
 from evaluation.evaluated import PARTS, write_prepared
@@ -63,6 +63,14 @@ def test_metadata_states_what_is_unknown():
     later = np.log1p(3)
     expected = [[1, 0, 1, 0, 0.4, 0, 0, 0], [0, 0, 0, 1, 0.5, 1, later, 0], [0, 1, 0, 0, 0.6, 0, 0, 0]]
     np.testing.assert_allclose(metadata(index), expected)
+    np.testing.assert_allclose(metadata(index.fillna({"view": "", "sex": ""})), expected)
+
+
+def test_films_that_state_nothing_have_no_metadata_to_learn_from(films):
+    facts = films.facts.assign(view="", sex="", age=np.nan, follow_up=pd.array([pd.NA] * len(films.index), "Int64"))
+    inputs = Inputs.of(facts, np.zeros((len(facts), 2)), "noise")
+    assert list(inputs.rows) == ["features"]
+    assert inputs.absent == ("Metadata are left out: these films state no view, sex, age, follow-up.",)
 
 
 def test_matched_auroc_leaves_out_pairs_of_two_views():

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
+"""How a column of patients may be called: letters and digits of its header."""
+
 OLDEST = 120
 """Years. Ages above this are errors of the table (the NIH's of 2017 has ages over 400)."""
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from agcxr.data import nih
 from agcxr.data.label_cells import LISTS, Statements, Uncertain, letters, own_findings, read_statements, what_lists_hold
-from agcxr.data.patients import is_blank, read_ages, read_patients, read_sexes
+from agcxr.data.patients import PATIENT_COLUMNS, is_blank, read_ages, read_patients, read_sexes
 from agcxr.data.prepare import prepare, source_of
 from agcxr.data.prepared import Prepared
 from agcxr.data.sources import find_files
@@ -112,7 +112,8 @@ def prepare_table(
 def _patients(table: pd.DataFrame, images: pd.Series, column: str | None) -> tuple[pd.Series, tuple[str, ...]]:
     if column is None:
         note = "no patient column: each film counts as a patient of its own, so leaks between parts go unseen"
-        return images, (note,)
+        likely = next((name for name in table.columns if letters(name) in PATIENT_COLUMNS), None)
+        return images, (note if likely is None else f"{note}. {likely!r} may name them: --patient-column {likely!r}",)
     patients, notes = read_patients(table[column], otherwise=images)
     nameless = int(table[column].map(is_blank).sum())
     return patients, notes + ((f"{nameless} films without a patient count as patients of their own",) * bool(nameless))

@@ -21,7 +21,7 @@ from agcxr import metrics, uncertainty
 from agcxr.config import Number, Record
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchDifference, Stored
-from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts
+from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts, stated_text
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, codes, within
 from agcxr.evaluation.tables import aligned, ends, interval, number, signed, words
 from agcxr.inference.describe import pooled_features
@@ -191,7 +191,7 @@ def metadata(index: pd.DataFrame) -> Floats:
     """View, sex, age and follow-up of the films of an index, N x 8: each as a number, beside whether it is unknown."""
     columns = []
     for name, value in (("view", "AP"), ("sex", "M")):
-        text = index[name].astype(object)
+        text = stated_text(index[name])
         columns += [(text == value).to_numpy(np.float64), text.isna().to_numpy(np.float64)]
     years = index["age"].to_numpy(np.float64, na_value=np.nan) / 100
     later = np.log1p(index["follow_up"].to_numpy(np.float64, na_value=np.nan))
@@ -204,7 +204,7 @@ def metadata(index: pd.DataFrame) -> Floats:
 
 def stated(index: pd.DataFrame) -> tuple[str, ...]:
     """Which metadata some film of an index states, in words."""
-    return tuple(name for column, name in FACTS.items() if index[column].notna().any())
+    return tuple(name for column, name in FACTS.items() if stated_text(index[column]).notna().any())
 
 
 def probe(

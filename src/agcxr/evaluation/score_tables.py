@@ -29,12 +29,11 @@ from agcxr.data.label_cells import (
     what_lists_hold,
 )
 from agcxr.data.nih import BROKEN_TABLE, MORE_CELLS, at_hand, delimited
-from agcxr.data.patients import read_patients
+from agcxr.data.patients import PATIENT_COLUMNS, read_patients
 from agcxr.data.radiograph import without_suffix
 from agcxr.findings import CHESTXRAY14, Findings
 
 IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
-PATIENT_COLUMNS = ("patient", "patientid", "subjectid", "subject")
 FACTS = (
     *("boxx0", "boxy0", "boxx1", "boxy1", "width", "height", "fallback", "intake", "intakereason", "error", "picture"),
     *("dicom", "dicomreason", "place", "row", "age", "sex", "gender", "view", "split", "followup"),

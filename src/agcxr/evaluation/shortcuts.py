@@ -95,7 +95,7 @@ def properties(index: pd.DataFrame) -> dict[str, pd.Series]:
     size = index["width"].astype(str) + " x " + index["height"].astype(str)
     further = [str(name) for name in index if name not in FACTS]
     columns = {"view": index["view"], "sex": index["sex"], "file size": size, **{name: index[name] for name in further}}
-    return {name: _text(column) for name, column in columns.items()}
+    return {name: stated_text(column) for name, column in columns.items()}
 
 
 def shortcuts(
@@ -198,7 +198,8 @@ def _untested(counts: pd.Series, common: Sequence[str], all_known: bool) -> str:
     return "" if common else f"of which no value parts {FEW_PATIENTS} patients from {FEW_PATIENTS} others"
 
 
-def _text(column: pd.Series) -> pd.Series:
+def stated_text(column: pd.Series) -> pd.Series:
+    """A column of an index as text; NaN where it states nothing, which is an empty text in those of view and sex."""
     return column.astype(object).map(lambda value: np.nan if pd.isna(value) or value == "" else str(value))
 
 

@@ -14,6 +14,7 @@ from agcxr.inference.engine import Engine
 from agcxr.inference.ensemble import Ensemble, all_runs, own_calibration
 from agcxr.inference.onnx_engine import OnnxPredictor, RuntimeName, is_exported
 from agcxr.inference.prediction import Precision, ViewSet
+from agcxr.preflight import check_model
 
 if TYPE_CHECKING:
     from agcxr.inference.predictor import Predictor
@@ -82,6 +83,7 @@ def _load(
         )
     if runtime != "onnxruntime":
         raise ValueError(f"{runtime} runs exported files, and {model} is none: `agcxr export {model} --out model.onnx`")
+    check_model(model)
     from agcxr.inference.predictor import Predictor
 
     return Predictor.from_pretrained(model, device=device, precision=precision, point=point, prevalence=prevalence)

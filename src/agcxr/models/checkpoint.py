@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
+from agcxr.preflight import check_model
 from agcxr.starter import model_path
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -264,13 +264,12 @@ def fetch(
     The options concern the hub, as in huggingface_hub. Raises ValueError, with the cure, for a folder without a model
     and for a hub id that is neither in the cache nor to be had.
     """
+    check_model(source)
     folder, name = model_path(source), str(source)
     if folder.is_dir():
         return _in_folder(folder)
     if folder.is_file():
         raise ValueError(_of_file(folder))
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise ValueError(f"no folder {name}; expected a run folder, a model folder, or a hub id such as `owner/name`")
     offline = local_files_only or constants.is_offline_mode()
     problem = "offline mode is on" if offline else unreachable(constants.ENDPOINT)
     cached = isinstance(try_to_load_from_cache(name, CARD_FILE, cache_dir=cache_dir, revision=revision), str)
