@@ -39,6 +39,7 @@ BY_THEMSELVES = (
     "refusal.py",
     "same_weights.py",
     "second_opinion.py",
+    "start.py",
 )
 """Programs with pages of their own: run them by `python benchmarks/<name>`."""
 

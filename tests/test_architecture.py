@@ -38,7 +38,8 @@ PACKAGES = [
     "commands",
 ]
 ROOT_FILES = {
-    "ground": "labels extras preflight starter progress config_file config findings geometry attended calibration",
+    "ground": "labels extras preflight starter progress values config_file config findings geometry attended "
+    "calibration",
     "numbers": "metrics delong uncertainty ridge proportions",
     "inference": "intake",
     "commands": "demo flags import_commands prepare_commands feature_commands train_commands dicom_commands commands "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from agcxr.extras import needs_for
@@ -13,11 +12,16 @@ if TYPE_CHECKING:
     from agcxr.models.agcnn import AGCNN
 
 __all__ = ["AGCNN", "FINDINGS", "LABELS", "Predictor", "__version__"]
-__version__ = version("agcxr")
+
+__version__: str
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model and the predictor on first use, so that `import agcxr` does not wait for torch."""
+    """Import the model and the predictor, and look the version up, on first use: `import agcxr` does not wait."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("agcxr")
     try:
         if name == "AGCNN":
             from agcxr.models.agcnn import AGCNN

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from agcxr.config import Frozen
 from agcxr.findings import Findings
+from agcxr.values import Frozen
 
 Array = NDArray[np.float64]
 Kind = Literal["none", "temperature", "platt", "isotonic"]

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, TextIO, get_args
@@ -61,10 +61,8 @@ def _main(words: list[str]) -> int:
 def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int:
     import tyro
 
-    from agcxr.train_commands import with_preset
-
     try:
-        made = _with_plain_help(with_preset(command, flags))
+        made = _with_plain_help(_with_settings(command, flags))
         with _warnings_in_words(name):
             call = tyro.cli(
                 made, prog=f"agcxr {name}", args=flags, return_unknown_args=False, registry=_settings_in_words()
@@ -150,8 +148,8 @@ def _settings_in_words() -> Any:
         StructTypeInfo,
     )
 
-    from agcxr import config
     from agcxr.data.storing import Storing
+    from agcxr.values import Frozen
 
     registry, inside = ConstructorRegistry(), False
 
@@ -173,7 +171,7 @@ def _settings_in_words() -> Any:
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         nonlocal inside
-        if inside or not (isinstance(info.type, type) and issubclass(info.type, config.Frozen | Storing)):
+        if inside or not (isinstance(info.type, type) and issubclass(info.type, Frozen | Storing)):
             return None
         inside = True
         try:
@@ -187,12 +185,23 @@ def _settings_in_words() -> Any:
             try:
                 return usual.instantiate(**values)
             except ValidationError as error:
+                from agcxr import config
+
                 raise ValueError(config.in_words(error)) from None
 
         fields = tuple(replace(field, type=_plain(field.type, field.default)) for field in usual.fields)
         return replace(usual, instantiate=make, fields=fields)
 
     return registry
+
+
+def _with_settings(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
+    """A command that trains, its settings starting from what `flags` name; any other command as it is."""
+    if "settings" not in inspect.signature(command).parameters:
+        return command
+    from agcxr.train_commands import with_preset
+
+    return with_preset(command, flags)
 
 
 def _with_plain_help(command: Callable[..., int | None]) -> Callable[..., Any]:
@@ -218,19 +227,19 @@ def _plain(annotation: Any, default: Any) -> Any:
     return Annotated[annotation, tyro.conf.arg(help_behavior_hint="")] if default in (None, ()) else annotation
 
 
-def _overview(commands: dict[str, Callable[..., int | None]]) -> str:
+def _overview(commands: Mapping[str, Callable[..., int | None]]) -> str:
     head = "agcxr: attention-guided classification of chest X-rays. Research use only, not a medical device."
     usage = "usage: agcxr <command> [flags]    (agcxr <command> --help lists its flags)"
     return "\n".join([head, "", usage, "", *_listed(commands)])
 
 
-def _listed(commands: dict[str, Callable[..., int | None]]) -> list[str]:
+def _listed(commands: Mapping[str, Callable[..., int | None]]) -> list[str]:
     """A line a command: its name and the first line of its help."""
     width = max(map(len, commands))
     return [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
 
 
-def _unknown(words: list[str], commands: dict[str, Callable[..., int | None]]) -> int:
+def _unknown(words: list[str], commands: Mapping[str, Callable[..., int | None]]) -> int:
     group = {name: command for name, command in commands.items() if name.split()[0] == words[0]}
     seconds = [name.split()[1] for name in group]
     if group and words[1:2] in (["-h"], ["--help"]):

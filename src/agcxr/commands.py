@@ -6,10 +6,13 @@ The main path in order: phantom (or download) -> prepare -> train -> evaluate ->
 from __future__ import annotations
 
 import functools
+import os
+from collections import UserDict
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
@@ -19,7 +22,6 @@ from agcxr.feature_commands import feature_commands
 from agcxr.flags import Inputs, Others, Run, ViewSet
 from agcxr.import_commands import import_commands
 from agcxr.prepare_commands import prepare_commands
-from agcxr.train_commands import train_commands
 
 if TYPE_CHECKING:
     from agcxr.inference.batch import Request
@@ -202,6 +204,10 @@ def predict(
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre. Box and pictures are those of the first model on the plain view.
     """
+    from agcxr.inference.readers import launch
+
+    if engine == "plain" and inputs and os.path.isfile(inputs[0]):
+        launch(inputs[0])  # it gets ready while this process imports, and loads the model
     from agcxr.data.dicomweb import with_study
     from agcxr.inference.batch import Request
 
@@ -415,12 +421,25 @@ def calibrate(run: Run, data: Path, *, allow_leak: bool = False, views: ViewSet 
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {
+class Commands(UserDict[str, Callable[..., int | None]]):
+    """Commands by name. One given as "module:function" is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Callable[..., int | None]:
+        command: Any = self.data[name]
+        if isinstance(command, str):
+            module, _, function = command.partition(":")
+            command = self.data[name] = getattr(import_module(module), function)
+        return cast("Callable[..., int | None]", command)
+
+
+# Those that train are given by name: to make their settings takes longer than to import all other commands.
+TABLE: dict[str, Any] = {
     "demo": demo,
     "phantom": phantom,
     "download nih": download_nih,
     **prepare_commands(),
-    **train_commands(),
+    "train": "agcxr.train_commands:train",
+    "ablate": "agcxr.train_commands:ablate",
     "calibrate": calibrate,
     "evaluate": evaluate,
     "predict": predict,
@@ -432,3 +451,4 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "score": score,
     **import_commands(),
 }
+COMMANDS = Commands(TABLE)

@@ -15,8 +15,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from agcxr import labels as chestxray14
-from agcxr.config import Frozen
 from agcxr.labels import spelling as spelling
+from agcxr.values import Frozen
 
 LONGEST = 100
 """Letters of a name: it heads columns, rows of pictures and groups of reports."""

@@ -24,11 +24,6 @@ Arms = Literal[
 ]
 
 
-def train_commands() -> dict[str, Callable[..., int | None]]:
-    """`train` and `ablate`, as the command line calls them."""
-    return {"train": train, "ablate": ablate}
-
-
 def train(
     out: Path,
     *,
@@ -193,8 +188,6 @@ def ablate(
 def with_preset(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:
     """`train`'s other flags start from --preset and --config, or from the run that --resume goes on with, and --size is
     two of them, so those are read before the parser is built."""
-    if "settings" not in inspect.signature(command).parameters:
-        return command
     given = {name: _value_of(f"--{name}", flags) for name in ("preset", "config")}
     begun = begun_in(Path(_value_of("--out", flags) or "")) / "config.yaml"
     resumed = "--resume" in flags and not any(given.values()) and begun.is_file()

@@ -25,9 +25,9 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import sparse, stats
 
-from agcxr.config import Number, Record
 from agcxr.data.workers import default_workers
 from agcxr.metrics import Floats, known
+from agcxr.values import Number, Record
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -18,7 +18,7 @@ from agcxr.data import codecs
 from agcxr.data.isolation import Child, ChildError, Children
 from agcxr.data.radiograph import RadiographError, read_radiograph
 from agcxr.data.workers import Files, Target, run_jobs
-from agcxr.inference import reading
+from agcxr.inference import readers, reading
 from agcxr.inference.stream import read_or_failure
 
 gray = picture(48, 64)
@@ -176,7 +176,7 @@ def test_prepare_and_predict_go_on_after_a_decoders_end(idle, monkeypatch, tmp_p
     assert [(one.row, one.width) for one in done] == [(0, 64), (1, 0), (2, 64)]
     assert reason in done[1].reason
 
-    fail_second("agcxr.inference.stream.read_apart", reading.read_apart, reading._films)
+    fail_second("agcxr.inference.stream.read_apart", reading.read_apart, readers.DICOM)
     read = [read_or_failure(path, 8, 0) for path in paths]
     assert [hasattr(one, "reason") for one in read] == [False, True, False]
     assert reason in read[1].reason

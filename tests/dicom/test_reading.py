@@ -16,7 +16,8 @@ from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import reading
 from agcxr.dicom.reading import read_apart
 from agcxr.dicom.source import read_source
-from agcxr.inference.reading import MEMORY, NoResults
+from agcxr.inference.readers import MEMORY
+from agcxr.inference.reading import NoResults
 from agcxr.inference.stream import read_film
 
 PLAIN = written(film())

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from agcxr.config import Attention
 from agcxr.data.prepared import Plan, Prepared, Source
 from agcxr.evaluation.boxes import MEASURES
 from agcxr.evaluation.cases import Case, RandomMaps, cases_of, choose_cases, measure_prior
@@ -34,6 +33,7 @@ from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Patients
+from agcxr.values import Attention
 
 SIDE, CELLS = 64, 8
 HIT = MEASURES.index("hit")

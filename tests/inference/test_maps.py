@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agcxr.config import Attention
 from agcxr.inference.maps import FindingMaps, finding_maps, place, profiles
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
+from agcxr.values import Attention
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -61,25 +61,41 @@ class Child:
         self._start = json.dumps(start).encode()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._ready = False
+        self._said: IO[bytes] | None = None
         self._inherited: list[object] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process unless it runs. Raises ChildError where it cannot."""
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the process unless it runs, and do not wait for what it imports. Raises NotStarted where it cannot."""
         if self._process is not None and self._owner != os.getpid():
             self._inherited.append(self._process)  # a fork's copy: the process answers the parent and nobody else
             self._process = None
         if self._process is None or self._process.poll() is not None:
             self.stop()
-            with tempfile.TemporaryFile() as said:
-                self._process, self._owner = _started(self._command, said), os.getpid()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115  # until it is ready, or says there why it is not
+            try:
+                self._process, self._owner, self._ready = _started(self._command, self._said), os.getpid(), False
+            except NotStarted:
+                self._said.close()
+                raise
+            with contextlib.suppress(OSError):  # one that is dead already says so when it is waited for
+                write_message(_pipe(self._process.stdin), (self._start,))
+        return self._process
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process unless it runs, and wait until it is ready. Raises NotStarted where it cannot."""
+        process = self.launch()
+        if not self._ready:
+            assert self._said is not None
+            with self._said as said:
                 try:
-                    self._exchange((self._start,), STARTING)
+                    self._exchange(None, STARTING)
                 except ChildError as error:
                     said.seek(0)
                     lines = said.read().decode(errors="replace").strip().splitlines() or [str(error)]
                     raise NotStarted(f"a process for decoding could not start: {lines[-1][:300]}") from error
-        assert self._process is not None
-        return self._process
+            self._ready = True
+        return process
 
     def ask(self, frames: Sequence[bytes], seconds: float) -> list[bytes]:
         """One question, one answer. Raises ChildError where the process cannot start, dies, or takes longer than
@@ -87,7 +103,8 @@ class Child:
         self.start()
         return self._exchange(frames, seconds)
 
-    def _exchange(self, frames: Sequence[bytes], seconds: float) -> list[bytes]:
+    def _exchange(self, frames: Sequence[bytes] | None, seconds: float) -> list[bytes]:
+        """frames: None where the question was sent before."""
         process, late = self._process, threading.Event()
         assert process is not None
 
@@ -99,20 +116,21 @@ class Child:
         timer.daemon = True
         timer.start()
         try:
-            write_message(_pipe(process.stdin), frames)
+            if frames is not None:
+                write_message(_pipe(process.stdin), frames)
             answer = read_message(_pipe(process.stdout))
         except (EOFError, OSError, ValueError) as error:
-            self.stop()
+            self._end()
             if late.is_set():
                 raise ChildError(f"decoding it took longer than {seconds:g} seconds") from error
             raise ChildError("it made the decoder crash, so the file is damaged") from error
         except BaseException:  # Ctrl+C: the answer to come would be taken for that to the next question
-            self.stop()
+            self._end()
             raise
         finally:
             timer.cancel()
         if late.is_set():  # killed just after it had answered
-            self.stop()
+            self._end()
         return answer
 
     def kill(self) -> None:
@@ -122,6 +140,12 @@ class Child:
 
     def stop(self) -> None:
         """End the process and release its pipes."""
+        self._end()
+        if self._said is not None:
+            self._said.close()
+            self._said = None
+
+    def _end(self) -> None:
         if self._process is None or self._owner != os.getpid():
             return
         self._process.kill()
@@ -150,6 +174,14 @@ class Children:
         try:
             return child.ask(frames, seconds)
         finally:
+            self.idle.append(child)
+
+    def launch(self) -> None:
+        """Start a process for a question to come, without waiting for it; nothing is done where one is free."""
+        if not self.idle:
+            child = Child(self._module, self._start)
+            with contextlib.suppress(NotStarted):  # the question says why
+                child.launch()
             self.idle.append(child)
 
     def stop(self) -> None:

@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError, model_validator
 
-from agcxr.config import Frozen
 from agcxr.data.nih import BOX_COLUMNS
 from agcxr.data.splits import LeakCheck
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.preflight import CURE, PLAN, check_prepared
+from agcxr.values import Frozen
 
 FORMAT = 1
 """Version of the folder's layout."""

@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 
 from agcxr.data.isolation import Children
 from agcxr.dicom.source import Source
-from agcxr.inference.reading import MODULE, PreparedFilm, Start, Wish
+from agcxr.inference.readers import MODULE, Start
+from agcxr.inference.reading import PreparedFilm, Wish
 from agcxr.inference.reading import read_apart as read_file_apart
 
 SECONDS = 10.0

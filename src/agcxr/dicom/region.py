@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from agcxr.config import Attention
 from agcxr.inference.prediction import Prediction
+from agcxr.values import Attention
 
 Mask = npt.NDArray[np.bool_]
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from agcxr.calibration import MIN_POSITIVES, FittedOn
-from agcxr.config import Number, Record
 from agcxr.evaluation.results import Stored
 from agcxr.findings import CHESTXRAY14
 from agcxr.uncertainty import Estimate
+from agcxr.values import Number, Record
 
 SCORES = "scores.json"
 Version = Literal["raw", "calibrated", "corrected"]

@@ -12,13 +12,13 @@ import math
 import numpy as np
 import pandas as pd
 
-from agcxr.config import Number, Record
 from agcxr.evaluation.results import Stored
 from agcxr.evaluation.tables import DAGGER, ends, number, signed, words
 from agcxr.evaluation.tables import chance as p_words
 from agcxr.metrics import Floats
 from agcxr.proportions import Clustered, against_chance, paired
 from agcxr.uncertainty import FEW_PATIENTS, RESAMPLES, Difference, mean_over, p_floor, resample
+from agcxr.values import Number, Record
 
 COVERAGE = "coverage.json"
 MEAN = "Mean"

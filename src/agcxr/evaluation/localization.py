@@ -9,12 +9,12 @@ from typing import Literal, TextIO
 
 from pydantic import Field
 
-from agcxr.config import Record
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
 from agcxr.evaluation.results import LeakResult
 from agcxr.evaluation.tables import DAGGER, NONE, chance, ends, number, signed
 from agcxr.inference.maps import Rectify
 from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate, p_floor
+from agcxr.values import Record
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""

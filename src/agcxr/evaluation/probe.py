@@ -18,7 +18,6 @@ import pandas as pd
 from pydantic import Field
 
 from agcxr import metrics, uncertainty
-from agcxr.config import Number, Record
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchDifference, Stored
 from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts, stated_text
@@ -30,6 +29,7 @@ from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
 from agcxr.ridge import FOLDS, Round, held_out, patient_folds
 from agcxr.uncertainty import Estimate
+from agcxr.values import Number, Record
 
 PROBE = "probe.json"
 METADATA, FEATURES, MODEL = "metadata", "features", "model"

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from agcxr.config import Number, Record
 from agcxr.data.synthetic import is_synthetic
 from agcxr.evaluation import published
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.uncertainty import Difference, Estimate
+from agcxr.values import Number, Record
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"

@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import Field
 
 from agcxr.calibration import MIN_POSITIVES
-from agcxr.config import Record
 from agcxr.evaluation.results import Analysis, BranchDifference, BranchResult, FindingResult, MeanResult
 from agcxr.evaluation.tables import (
     NONE,
@@ -25,6 +24,7 @@ from agcxr.evaluation.tables import (
     table_rows,
     words,
 )
+from agcxr.values import Record
 
 NEEDED = f"it takes {MIN_POSITIVES} films with the finding and {MIN_POSITIVES} without it"
 TITLES = {

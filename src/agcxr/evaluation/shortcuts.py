@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr import uncertainty
-from agcxr.config import Number, Record
 from agcxr.data.prepared import FACTS
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, balanced, codes, plain_auroc
 from agcxr.evaluation.tables import interval, number, signed
 from agcxr.metrics import Floats
 from agcxr.ridge import held_out, rounds_within
 from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate
+from agcxr.values import Number, Record
 
 MOST_VALUES = 10
 """Of a property, the commonest; the others are one group together."""

@@ -17,11 +17,11 @@ import numpy as np
 from scipy import stats
 
 from agcxr import metrics, uncertainty
-from agcxr.config import Number, Record
 from agcxr.evaluation.analysis import Scores
 from agcxr.experiments.controls import PAPER_REFERENCE, Arm, Group, Paper
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS, Difference, Estimate
+from agcxr.values import Number, Record
 
 RESULTS = "results.json"
 

@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeAlias
 
 from agcxr.calibration import Point, Prevalence, parse_prevalence
 from agcxr.inference.engine import Engine
-from agcxr.inference.explain import save_picture
 from agcxr.inference.films import FilmFile, Films, with_pictures
 from agcxr.inference.load import load_engine
 from agcxr.inference.onnx_engine import RuntimeName
@@ -332,5 +331,7 @@ class Pictures:
 
     def save(self, film: FilmFile, prediction: Prediction) -> tuple[str]:
         """The column has the picture's path."""
+        from agcxr.inference.explain import save_picture  # a table alone needs no drawing
+
         truth = self._truth.get(film.path.name)
         return (str(save_picture(prediction, self._folder / film.relative, truth=truth)),)

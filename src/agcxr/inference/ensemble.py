@@ -23,13 +23,13 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
-from agcxr.config import Frozen
 from agcxr.data.synthetic import is_synthetic
 from agcxr.findings import Findings
 from agcxr.inference.engine import About, Engine, mean_scale
 from agcxr.inference.identity import Algorithm
 from agcxr.inference.prediction import Bytes, Floats, ViewSet
 from agcxr.inference.stream import BatchPrediction
+from agcxr.values import Frozen
 
 if TYPE_CHECKING:
     from agcxr.inference.maps import FindingMaps

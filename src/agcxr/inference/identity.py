@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agcxr.calibration import Calibration
-from agcxr.config import Attention
+from agcxr.values import Attention
 
 NAME = "agcxr"
 MODEL_NAME = "AG-CNN"

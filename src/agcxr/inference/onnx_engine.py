@@ -25,7 +25,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from agcxr.attended import plateau
 from agcxr.calibration import Calibration, Point, Prevalence, Scale
-from agcxr.config import Attention
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.extras import needs
 from agcxr.findings import Findings, problems
@@ -36,6 +35,7 @@ from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
 from agcxr.inference.stream import BatchPrediction, cores
 from agcxr.starter import model_path
+from agcxr.values import Attention
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
 

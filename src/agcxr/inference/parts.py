@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 from pydantic import ValidationError
 
-from agcxr.config import Frozen
 from agcxr.inference.remote import file_system, is_uri
 from agcxr.inference.table import EDGES, Table, Tally, Value, cells_of, open_csv
+from agcxr.values import Frozen
 
 JOB, WALK, MARK = "_job.json", "_walk.json", ".begun"
 LIVES = 3

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -23,14 +23,15 @@ import numpy as np
 from agcxr.data.codecs import REHEARSAL_HW, load_decoders
 from agcxr.data.isolation import Answer, Children, address_space, confine, limit_time, serve
 from agcxr.data.radiograph import MAX_PIXELS, Radiograph, RadiographError, from_array, read_radiograph, resize
-from agcxr.inference.prediction import Bytes
+from agcxr.inference import readers
+from agcxr.inference.readers import Start
 from agcxr.intake import Intake
 
-MODULE = "agcxr.inference.reading"
+if TYPE_CHECKING:
+    from agcxr.inference.prediction import Bytes
+
 SECONDS = 30.0
 """For a film to be read, and a second more for each million bytes of its file."""
-MEMORY = 4 << 30
-"""Bytes that reading may take for any film; 100 million pixels of 16 bits need about half."""
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 """How files begin that need no DICOM to be read."""
 
@@ -43,17 +44,6 @@ ReadHeader = Callable[[bytes], tuple[bytes, str | None]]
 
 class NoResults(ValueError):
     """A film of which there can be no results, by its header, and why, in words that quote nothing of it."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a process is started for. judge, read_header: "module:function" or "". memory: bytes, beyond what it takes
-    itself."""
-
-    dicom: bool = True
-    memory: int = MEMORY
-    judge: str = "agcxr.intake:judge"
-    read_header: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,9 +93,6 @@ class ReadFilm(PreparedFilm):
     """Of a DICOM film, where it was asked for: what results take over."""
 
 
-_pictures, _films = Children(MODULE, asdict(Start(dicom=False))), Children(MODULE, asdict(Start()))
-
-
 def read_apart(file: bytes, wish: Wish, children: Children | None = None) -> ReadFilm:
     """Read a file in a process apart; `children`: those for it, by default ones that judge films and read no header.
 
@@ -117,7 +104,7 @@ def read_apart(file: bytes, wish: Wish, children: Children | None = None) -> Rea
     """
     seconds = wish.seconds or SECONDS + len(file) / 1e6
     if children is None:
-        children = _pictures if file.startswith(PICTURES) else _films
+        children = readers.PICTURES if file.startswith(PICTURES) else readers.DICOM
     return received(children.ask(question(file, replace(wish, seconds=seconds)), seconds))
 
 

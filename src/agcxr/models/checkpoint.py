@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from agcxr.calibration import Calibration
-from agcxr.config import Attention, Frozen, Look, Normalisation
+from agcxr.config import Look, Normalisation
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import CHESTXRAY14, Findings
@@ -31,6 +31,7 @@ from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
 from agcxr.preflight import check_model
 from agcxr.starter import model_path
+from agcxr.values import Attention, Frozen
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST_CARD = 16 * 2**20

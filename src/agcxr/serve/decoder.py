@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 from agcxr.data.isolation import Child, ChildError
 from agcxr.data.radiograph import RadiographError
-from agcxr.inference.reading import MODULE, Judge, ReadFilm, Start, Wish, question, received
+from agcxr.inference.readers import MODULE, Start
+from agcxr.inference.reading import Judge, ReadFilm, Wish, question, received
 from agcxr.serve.limits import Limits
 
 READ_HEADER = "agcxr.dicom.source:read_header"

@@ -13,7 +13,6 @@ from typing import Literal
 import pandas as pd
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from agcxr import config as configuration
 from agcxr.config import Train
 from agcxr.data.prepared import PartCount, Prepared, SplitPlan, open_prepared
 from agcxr.data.splits import PARTS, assign_folds, check_leaks
@@ -21,11 +20,12 @@ from agcxr.training.run_folder import atomic
 from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
 from agcxr.training.tracking import LoggerName
+from agcxr.values import Frozen
 
 FOLDS = "folds.json"
 
 
-class Folds(configuration.Frozen):
+class Folds(Frozen):
     """folds.json: how a collection was parted into folds, and what was trained on them."""
 
     format: Literal[1] = 1

@@ -10,12 +10,12 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from pydantic import BaseModel, Field, ValidationError
 
-from agcxr import config as configuration
-from agcxr.config import Number, Record, Train
+from agcxr.config import Train
 from agcxr.training.run_folder import atomic
 from agcxr.training.stages import RunSummary, train
 from agcxr.training.tracking import LoggerName
 from agcxr.uncertainty import Difference
+from agcxr.values import Frozen, Number, Record
 
 Kept = TypeVar("Kept", bound=BaseModel)
 
@@ -55,7 +55,7 @@ class Gain(Difference):
     left_out: int = Field(default=0, exclude=True)
 
 
-class Seeds(configuration.Frozen):
+class Seeds(Frozen):
     """seeds.json: runs that differ in their seed alone."""
 
     format: Literal[1] = 1
