@@ -342,7 +342,7 @@ def test_missing_extra_names_the_cure(monkeypatch):
 
     data = written(dataset(picture()))
     monkeypatch.setattr(builtins, "__import__", without_pydicom)
-    with pytest.raises(RadiographError, match=r"uv add 'agcxr\[dicom\]'"):
+    with pytest.raises(RadiographError, match=r"uv pip install 'agcxr\[dicom\]'"):
         read_radiograph(data)
 
 

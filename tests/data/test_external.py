@@ -290,7 +290,7 @@ def test_what_could_not_be_read_is_counted(tmp_path):
 
 def test_a_table_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"install agcxr\[external\], or give your own copy with --labels"):
+    with pytest.raises(ValueError, match=r"uv pip install 'agcxr\[external\]'; or give your own copy with --labels"):
         read_collection("siim")
 
 

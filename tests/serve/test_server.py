@@ -1,6 +1,7 @@
 """A real server under slow, broken and hostile clients: no 500, no growth, right answers afterwards, a clean log."""
 
 import json
+import re
 import socket
 import time
 
@@ -122,7 +123,9 @@ def test_nothing_of_a_film_is_logged_or_written(server, reference, untouched):
         for upload in (film, b"\x89PNG" + bytes(5 << 20)):
             httpx.post(f"{server.url}/v1/{path}", files={"file": ("private-name.dcm", upload)}, timeout=60)
     for name, folder in untouched.items():
-        assert sorted(folder.rglob("*")) == [], f"the server wrote into its {name}"
+        # timm imports wandb where it is installed, and that makes two empty folders for itself.
+        left = [path for path in sorted(folder.rglob("*")) if not re.search(r"wandb-(media|artifacts)$", path.name)]
+        assert left == [], f"the server wrote into its {name}"
     log = server.log.read_text()
     assert "/v1/predict 200" in log
     assert "private-name" not in log

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import time
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -61,8 +63,16 @@ def test_platforms_get_the_rows(name, tmp_path, monkeypatch):
     logger.finalize("success")
     if name == "wandb":
         logger.experiment.finish()
-    written = [path for path in (tmp_path / "run" / "logs").rglob("*") if path.is_file()]
-    assert any(b"val_auc" in path.read_bytes() or "val_auc" in path.name for path in written), written
+    deadline = time.monotonic() + 60  # wandb writes in a process of its own
+    while not (holders := holding("val_auc", tmp_path / "run" / "logs")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert holders
+
+
+def holding(word: str, folder: Path) -> list[Path]:
+    """Files with the word in their name or content."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if word in path.name or word.encode() in path.read_bytes()]
 
 
 def test_a_logger_that_is_none_or_absent_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
