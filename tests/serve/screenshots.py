@@ -31,7 +31,7 @@ def films(folder: Path) -> list[Path]:
         pixels = film(np.random.default_rng(40 + i), findings, size=1024, difficulty=0.1).pixels_HW
         if name == "admission":
             deep = np.rint(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), 0.7) * 16).astype(np.uint16)
-            (folder / f"{name}.dcm").write_bytes(make.dicom(deep, BodyPartExamined="CHEST"))
+            (folder / f"{name}.dcm").write_bytes(make.dicom(deep, BodyPartExamined="CHEST", StudyDate="20240131"))
         else:
             cv2.imwrite(str(folder / f"{name}.png"), pixels)
     cv2.imwrite(str(folder / "night shift.png"), 255 - film(np.random.default_rng(78), (), size=512).pixels_HW)
@@ -90,16 +90,28 @@ def several(camera: Camera, paths: list[Path]) -> None:
     page.set_input_files("#files", paths)
     expect(page.locator(".film.waiting, .film.reading")).to_have_count(0)
     for name, file in (("several", "admission.dcm"), ("warning", "from a slide.png")):
-        page.get_by_text(file).click()
+        page.locator(".film", has_text=file).click()
         camera.ready(page)
         camera.shoot(page, name)
-    page.get_by_text("letter.png").click()
+    page.locator(".film", has_text="letter.png").click()
     page.wait_for_timeout(300)
     camera.shoot(page, "error")
-    page.get_by_text("night shift.png").click()
+    page.locator(".film", has_text="night shift.png").click()
     expect(page.locator("#depth")).to_be_hidden()
     page.wait_for_timeout(800)
     camera.shoot(page, "refused")
+    page.close()
+
+
+def beside(camera: Camera, paths: list[Path]) -> None:
+    """The film of the admission on the right of the one that followed."""
+    page = camera.open()
+    page.set_input_files("#files", [path for path in paths if path.stem in ("admission", "follow-up")])
+    expect(page.locator(".film.read")).to_have_count(2)
+    page.locator(".film", has_text="follow-up.png").click()
+    page.locator("#beside-choice").select_option(index=1)
+    camera.ready(page)
+    camera.shoot(page, "beside")
     page.close()
 
 
@@ -161,6 +173,7 @@ def main() -> None:
             camera = Camera(browser, server.url, options.out)
             desktop(camera)
             several(camera, paths)
+            beside(camera, paths)
             loading(camera, paths)
             crop(camera, paths)
             phone(camera, paths)

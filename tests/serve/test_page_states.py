@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -372,3 +373,54 @@ def test_a_narrow_phone_is_wide_enough(browser, server):
     wait_for_film(page)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     page.context.close()
+
+
+def test_an_earlier_film_stands_beside_and_is_looked_at_as_one(page):
+    from playwright.sync_api import expect
+
+    def middle(canvas):
+        page.wait_for_timeout(150)
+        data = np.frombuffer(page.locator(canvas).screenshot(), np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE).astype(float)
+        y, x = (side // 2 for side in picture.shape)
+        return picture[y - 120 : y + 120, x - 120 : x + 120]
+
+    same = make.pixels(400, 400, dtype=np.uint16)
+    dated = {"BodyPartExamined": "CHEST", "PatientID": "77"}
+    for name, date in (("earlier.dcm", "20230131"), ("today.dcm", "20240229")):
+        drop(page, (name, make.dicom(same, StudyDate=date, **dated)))
+        expect(page.locator("#name")).to_have_text(name)
+        wait_for_film(page)
+    expect(page.locator("#beside")).to_be_hidden()
+    alone = page.locator("#film").bounding_box()["width"]
+    choice = page.get_by_role("combobox", name="Beside it")
+    choice.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(choice.locator("option:checked")).to_have_text("earlier.dcm · 2023-01-31")
+    expect(page.locator("#pair-left")).to_have_text("today.dcm · 2024-02-29")
+    expect(page.locator("#pair-right")).to_have_text("earlier.dcm · 2023-01-31")
+    left, right = (page.locator(one).bounding_box() for one in ("#film", "#beside"))
+    assert left["width"] == right["width"] == pytest.approx(alone / 2, abs=1)
+    assert right["x"] >= left["x"] + left["width"]
+    page.locator("#heat-on").click()
+    page.locator("#box-on").click()
+    before = middle("#beside")
+    assert before.std() > 20
+    assert np.abs(middle("#film") - before).max() <= 2
+    page.locator("#beside").focus()
+    for tool in ("+", "+", "ArrowLeft", "i", "r", "f"):
+        page.keyboard.press(tool)
+        assert np.abs(middle("#film") - middle("#beside")).max() <= 2, tool
+    page.mouse.move(right["x"] + 150, right["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(right["x"] + 190, right["y"] + 130, steps=3)
+    page.mouse.up()
+    assert np.abs(middle("#film") - middle("#beside")).max() <= 2
+    assert np.abs(middle("#film") - before).mean() > 5
+    page.keyboard.press("k")  # the one beside comes to the stage, and one film stands alone
+    expect(page.locator("#name")).to_have_text("earlier.dcm")
+    expect(page.locator("#beside")).to_be_hidden()
+    page.locator("#clear").click()
+    expect(page.locator("#beside-label")).to_be_hidden()
+    assert page.problems == []

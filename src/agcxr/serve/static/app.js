@@ -1,6 +1,7 @@
 // The page: films in, one of them on the stage, its reading beside it.
 
 import * as api from "./api.js";
+import { offerBeside } from "./beside.js";
 import { showModel } from "./dialogs.js";
 import { $, element, say } from "./dom.js";
 import { callsOf } from "./findings.js";
@@ -66,7 +67,10 @@ function change(film, state, reason) {
 
 // --- one of them is shown --------------------------------------------------------------------------------------------
 
-const list = () => showRail(films, current, select);
+function list() {
+  showRail(films, current, select);
+  offerBeside(films, current);
+}
 
 function select(film) {
   current = film;
@@ -170,7 +174,7 @@ const ARROWS = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], Arr
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.matches("input:not([type=range]), select, textarea")) return;
-  if (event.target === $("film") && ARROWS[event.key] && viewer.film) {
+  if (["film", "beside"].includes(event.target.id) && ARROWS[event.key] && viewer.film) {
     viewer.pan(...ARROWS[event.key]);
     event.preventDefault();
     return;

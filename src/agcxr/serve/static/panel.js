@@ -40,7 +40,8 @@ function showHead(film) {
   $("intake-rest").textContent = refused ? "No probabilities are shown for it. You can still look at it, and save the reason as JSON." : "";
 }
 
-const day = (date) => date?.replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
+/** 20240131 -> 2024-01-31 */
+export const day = (date) => date?.replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
 
 /** Where the patient's left is in the file, by its header: ["L", "F"] means that rows go to the left. */
 function sides(orientation) {

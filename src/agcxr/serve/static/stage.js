@@ -69,7 +69,7 @@ async function showPixels(film) {
   showDepth(film);
 }
 
-async function load(film) {
+export async function load(film) {
   const words = (text) => { film.depth = text; if (film === onStage) showDepth(film); };
   film.problem = "";
   words(LOADING);
@@ -91,7 +91,7 @@ function showDepth(film) {
 $("depth-retry").onclick = () => { onStage.problem = ""; showPixels(onStage); };
 
 /** Full-depth pixels are large: those of the last few films stay. */
-function keep(film) {
+export function keep(film) {
   if (kept.includes(film)) kept.splice(kept.indexOf(film), 1);
   kept.push(film);
   while (kept.length > KEPT_FILMS) kept.shift().pixels = null;
@@ -185,6 +185,7 @@ function toggle(id, property) {
   $(id).setAttribute("aria-pressed", String(viewer[property]));
   $("legend").classList.toggle("off", !viewer.showHeat);
   viewer.draw();
+  viewer.report();
 }
 
 export function setOpacity(value) {

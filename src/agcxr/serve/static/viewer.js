@@ -24,6 +24,8 @@ export class Viewer {
     this.measuring = false;
     this.line = null; // [x0, y0, x1, y1] in pixels of the film
     this.pointers = new Map();
+    this.twin = null; // a viewer that is looked at as this one is
+    this.led = false;
     this.listen();
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
@@ -75,6 +77,27 @@ export class Viewer {
     return { centre, width, inverted, fitted, turns, mirrored, scale, x: (wide / 2 - left) / scale, y: (high / 2 - top) / scale };
   }
 
+  /** After every change of zoom or window. */
+  report() {
+    this.changed();
+    if (!this.led) this.twin?.follow(this);
+  }
+
+  /** Look at this film as another viewer looks at its own: the same window, and the same part of it. */
+  follow(other) {
+    if (!this.film || !other.film) return;
+    const { centre, width, inverted, fitted, turns, mirrored, scale, x, y } = other.view();
+    this.led = true; // so that the other does not follow in turn
+    Object.assign(this, { centre, width, inverted, turns, mirrored });
+    if (fitted) {
+      this.fit();
+    } else {
+      this.scale = (scale / other.fitScale()) * this.fitScale();
+      this.centreOn((x / other.film.width) * this.film.width, (y / other.film.height) * this.film.height);
+    }
+    this.led = false;
+  }
+
   /** No film, and nothing over it. */
   clear() {
     this.film = this.heat = this.box = this.outline = this.line = null;
@@ -94,7 +117,7 @@ export class Viewer {
     this.width = Math.min(Math.max(width, 0.002), 1);
     this.centre = Math.min(Math.max(centre, 0), 1);
     this.draw();
-    this.changed();
+    this.report();
   }
 
   /** The window that leaves half a percent of the pixels black and half a percent white. */
@@ -116,7 +139,7 @@ export class Viewer {
     }
     this.canvas.style.touchAction = "pan-y";
     this.draw();
-    this.changed();
+    this.report();
   }
 
   /** Zoom about a point of the canvas, in its own pixels; its middle by default. */
@@ -145,7 +168,7 @@ export class Viewer {
     this.fitted = false;
     this.canvas.style.touchAction = "none";
     this.draw();
-    this.changed();
+    this.report();
   }
 
   fitScale() { return Math.min(this.wide / this.film.width, this.high / this.film.height); }
