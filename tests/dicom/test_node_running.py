@@ -28,7 +28,7 @@ from agcxr.models.agcnn import AGCNN
 REFUSED_SOCKETS = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )
-"""pynetdicom drops sockets that were refused; its thread ends with an error where one is given up before it spoke."""
+"""pynetdicom drops sockets that were refused; its thread ends with an error where a socket closes early."""
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
 
