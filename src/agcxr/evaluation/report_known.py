@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agcxr.evaluation.page import Cell, Number, Section, Table, Text
-from agcxr.evaluation.probe import FEATURES, IN_WORDS, MODEL, PROBE, Probe
+from agcxr.evaluation.probe import FEATURES, IN_WORDS, METADATA, MODEL, PROBE, Probe
 from agcxr.evaluation.report_tables import BOLD, cell, difference
 from agcxr.evaluation.results import Results
 from agcxr.evaluation.shortcuts import Balanced, Shortcut, not_tested
@@ -81,9 +81,10 @@ def _caption(results: Results, probes: tuple[Probe, ...]) -> str:
             caption += f" Frozen features: a ridge on {probe.source}, {probe.films}."
     if probes and probes[0].rows and FEATURES not in probes[0].rows:
         caption += f" Metadata: {probes[0].films}."
+    if probes and METADATA in probes[0].rows:
+        caption += f" Metadata: a ridge on {', '.join(probes[0].metadata)}."
     if probes and probes[0].rows:
-        facts = ", ".join(probes[0].metadata) or "nothing stated"
-        caption += f" Metadata: a ridge on {facts}. Penalties are chosen by folds of the patients fitted on."
+        caption += " Penalties are chosen by folds of the patients fitted on."
         if len(probes[0].findings) != (own := len(results.analysis.mean.findings)):
             caption += f" Mean of {len(probes[0].findings)} findings, this run's of {own}."
     return caption + f" {BOLD}" * any(probe.gaps for probe in probes)

@@ -36,7 +36,8 @@ from agcxr.findings import CHESTXRAY14, Findings
 IMAGE_COLUMNS = ("image", "imageid", "imageindex", "imagename", "filename", "file", "path", "imagepath", "img", "name")
 FACTS = (
     *("boxx0", "boxy0", "boxx1", "boxy1", "width", "height", "fallback", "intake", "intakereason", "error", "picture"),
-    *("dicom", "dicomreason", "place", "row", "age", "sex", "gender", "view", "split", "followup"),
+    *("viewshare", "plateau", "fhir", "dicom", "dicomreason", "place", "row"),
+    *("age", "sex", "gender", "view", "split", "followup"),
     *("patientage", "patientgender", "patientsex", "viewposition", "originalimagewidth", "originalimage", "y"),
     *("originalimagewidthheight", "originalimagepixelspacingx", "originalimagepixelspacing", "unnamed11"),
 )
