@@ -29,7 +29,9 @@ from inference.make import chest, prediction
 HAVE_RAY = "the extra `ray` is not installed"
 
 SMALL_CLUSTER = """
+import os
 import sys
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # workers are this environment, as in predict
 import ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 from agcxr.cli import main
