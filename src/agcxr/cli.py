@@ -153,31 +153,30 @@ def _settings_in_words() -> Any:
 
     registry, inside = ConstructorRegistry(), False
 
+    def usual_of(get: Callable[[Any], Any], info: Any) -> Any:
+        """tyro's own answer, which our rules then change: they keep out of it."""
+        nonlocal inside
+        inside = True
+        try:
+            return get(info)
+        finally:
+            inside = False
+
     @registry.primitive_rule
     def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         """PATH, not {None}|PATH: to leave a flag out is how None is said."""
-        nonlocal inside
         if inside or type(None) not in get_args(info.type):
             return None
-        inside = True
-        try:
-            usual = ConstructorRegistry.get_primitive_spec(info)
-        finally:
-            inside = False
+        usual = usual_of(ConstructorRegistry.get_primitive_spec, info)
         if not isinstance(usual, PrimitiveConstructorSpec):
             return None
         return replace(usual, metavar=usual.metavar.replace("{None}|", "").replace("{None,", "{"))
 
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        nonlocal inside
         if inside or not (isinstance(info.type, type) and issubclass(info.type, Frozen | Storing)):
             return None
-        inside = True
-        try:
-            usual = ConstructorRegistry.get_struct_spec(info)
-        finally:
-            inside = False
+        usual = usual_of(ConstructorRegistry.get_struct_spec, info)
         if not isinstance(usual, StructConstructorSpec):
             return None
 

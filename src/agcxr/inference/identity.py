@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from agcxr.calibration import Calibration
 from agcxr.values import Attention
@@ -24,6 +25,31 @@ class Algorithm:
     """What decides the output, for people: "backbone resnet50", ..."""
     attention: Attention
     calibration: Calibration | None = None
+
+    @classmethod
+    def of(
+        cls,
+        digest: str,
+        backbone: object,
+        view: tuple[object, object],
+        precision: str,
+        attention: Attention,
+        calibration: Calibration | None,
+    ) -> Algorithm:
+        """This version of agcxr with the model of that SHA-256 (hex). view: its side, and that of the film that it is
+        cut from, in pixels."""
+        return cls(
+            fingerprint=digest[:16],
+            package=version("agcxr"),
+            parameters=(
+                f"backbone {backbone}",
+                f"view {view[0]} of {view[1]} px",
+                f"attention {attention.statistic}, threshold {attention.threshold:g}",
+                f"precision {precision}",
+            ),
+            attention=attention,
+            calibration=calibration,
+        )
 
     @property
     def version(self) -> str:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -190,18 +189,13 @@ class OnnxPredictor(Engine):
         if (how := (self.runtime, self.precision)) != ("onnxruntime", "fp32"):
             digest.update(" ".join(how).encode())
         network = self._network
-        attention = Attention.model_validate(network.get("attention", {}))
-        return Algorithm(
-            fingerprint=digest.hexdigest()[:16],
-            package=version("agcxr"),
-            parameters=(
-                f"backbone {network.get('backbone', 'unknown')}",
-                f"view {self.facts.image_size} of {network.get('resize', self.facts.prepared_size)} px",
-                f"attention {attention.statistic}, threshold {attention.threshold:g}",
-                f"precision {self.precision}, exported file on {self.runtime}",
-            ),
-            attention=attention,
-            calibration=self.calibration,
+        return Algorithm.of(
+            digest.hexdigest(),
+            network.get("backbone", "unknown"),
+            (self.facts.image_size, network.get("resize", self.facts.prepared_size)),
+            f"{self.precision}, exported file on {self.runtime}",
+            Attention.model_validate(network.get("attention", {})),
+            self.calibration,
         )
 
     @property

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,18 +128,9 @@ class Predictor(Engine):
         digest.update(card.model_dump_json(exclude=left_out).encode())
         if self.precision != "fp32":
             digest.update(self.precision.encode())
-        attention = model.attention
-        return Algorithm(
-            fingerprint=digest.hexdigest()[:16],
-            package=version("agcxr"),
-            parameters=(
-                f"backbone {model.backbone_name}",
-                f"view {model.image_size} of {model.resize} px",
-                f"attention {attention.statistic}, threshold {attention.threshold:g}",
-                f"precision {self.precision}",
-            ),
-            attention=attention,
-            calibration=self.calibration,
+        view = (model.image_size, model.resize)
+        return Algorithm.of(
+            digest.hexdigest(), model.backbone_name, view, self.precision, model.attention, self.calibration
         )
 
     @property
