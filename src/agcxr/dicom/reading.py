@@ -14,7 +14,8 @@ from agcxr.inference.reading import PreparedFilm, Wish
 from agcxr.inference.reading import read_apart as read_file_apart
 
 SECONDS = 10.0
-"""For a film to be read, and a second more for each 4 million bytes of its file."""
+"""For a film to be read, and a second more for each BYTES_A_SECOND of its file."""
+BYTES_A_SECOND = 4e6
 KEPT = 1024
 """Longest side of the 8-bit film that pictures are drawn of."""
 
@@ -26,7 +27,7 @@ def read_apart(file: bytes, size: int, patience: float = 1) -> tuple[Source, Pre
 
     Raises as `agcxr.inference.reading.read_apart`; NoResults where it is no film for the model, before it is decoded.
     """
-    wish = Wish(size, shown=KEPT, header="first", seconds=patience * (SECONDS + len(file) / 4e6))
+    wish = Wish(size, shown=KEPT, header="first", seconds=patience * (SECONDS + len(file) / BYTES_A_SECOND))
     film = read_file_apart(file, wish, _children)
     assert film.header is not None
     return Source.from_json(film.header), replace(film, name="Chest film")
