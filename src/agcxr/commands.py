@@ -249,7 +249,16 @@ def _beside(dicom: Path | None, objects: str, fhir: Path | None) -> list[Callabl
 
 
 def export(
-    run: Run, out: Path = Path("model.onnx"), *, others: Others = (), views: ViewSet = "plain", half: bool = False
+    run: Run,
+    out: Path = Path("model.onnx"),
+    *,
+    others: Others = (),
+    views: ViewSet = "plain",
+    half: bool = False,
+    precision: Literal["fp32", "int8"] = "fp32",
+    calibrate_on: tuple[str, ...] = (),
+    branches: Literal["local", "both"] = "local",
+    tolerance: float = 0.01,
 ) -> int:
     """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
 
@@ -261,10 +270,25 @@ def export(
             centre.
         half: Store the weights in half precision, in half the bytes. All is still computed in float32, with weights
             rounded to three to four digits.
+        precision: int8: convolutions compute in 8-bit integers, two to four times as fast on processors with VNNI.
+            Needs --calibrate-on. (bf16 needs no file of its own: predict --runtime openvino --precision bf16.)
+        calibrate_on: For int8, films like those the model is for: files, folders or archives, or a prepared folder. Up
+            to 256 are taken: half say how large numbers get, on the others is measured what int8 moves.
+        branches: For int8: local leaves the global branch, and so every box, as in float32; both is faster, and boxes
+            move a little.
+        tolerance: For int8: by how much a probability may move on average, and the share of calls that may change.
+            A file beyond it is refused; what was measured is in its metadata.
     """
     from agcxr.inference.export import export as export_model
+    from agcxr.inference.quantise import Int8
 
-    print(export_model(run, out, others=others, views=views, half=half))
+    if (precision == "int8") != bool(calibrate_on):
+        raise ValueError(
+            "--precision int8 and --calibrate-on FILMS go together: films say how large the network's numbers get; "
+            f"given are --precision {precision} and {len(calibrate_on)} folders or films"
+        )
+    int8 = Int8(calibrate_on, branches, tolerance) if precision == "int8" else None
+    print(export_model(run, out, others=others, views=views, half=half, int8=int8))
     return 0
 
 

@@ -26,11 +26,12 @@ from agcxr.extras import needs
 from agcxr.inference.engine import Engine
 from agcxr.inference.export_network import Whole, average_of
 from agcxr.inference.load import load_runs
-from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts
+from agcxr.inference.onnx_engine import KEY, OUTPUTS, SUFFIX, Facts, Quantised
 from agcxr.inference.onnx_file import IR_VERSION, OLDEST_RUNTIME, OPSET
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.prediction import Bytes, ViewSet
 from agcxr.inference.predictor import Predictor, torch_members
+from agcxr.inference.quantise import Int8, calibration_films, quantise
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB)."""
@@ -64,8 +65,12 @@ class Exported:
     parity: Parity
     rounding: float | None = None
     """With `half`: by how much the rounded weights moved a probability at most, on the made films."""
+    quantised: Quantised | None = None
+    """With `int8`: what it moved. `parity` is then of the file before."""
 
     def __str__(self) -> str:
+        if self.quantised is not None:
+            return f"{self.path} ({self.size / 1e6:,.1f} MB). {self.quantised}. Before, in float32: {self.parity}"
         if self.rounding is None:
             return f"{self.path} ({self.size / 1e6:,.0f} MB). {self.parity}"
         moved = f"its weights are rounded, which moves the model's own probabilities by {self.rounding:.1e} at most"
@@ -79,27 +84,34 @@ def export(
     others: Sequence[str] = (),
     views: ViewSet = "plain",
     half: bool = False,
+    int8: Int8 | None = None,
 ) -> Exported:
     """Write a run, a model folder or a hub model as one ONNX file (float32); or an average of several models and views,
     all in the one file (see `load.load_engine`).
 
     half: the weights of convolutions and linear layers are rounded to half precision and stored so, in half the bytes;
         all is computed in float32. The file is compared with the eager model of the same rounded weights.
+    int8: convolutions in 8-bit integers (see quantise.py). The float32 file is compared as ever, then quantised, and
+        what that moves is measured on films.
 
     Raises:
         ValueError: `out` is not called *.onnx; there is no such model; a network too large for one file, or that
-            cannot be expressed; or the file does not answer as the eager model does. Nothing is written then.
+            cannot be expressed; the file does not answer as the eager model does; or in int8 beyond its tolerance.
+            Nothing is written then.
     """
     target = Path(out)
     if target.suffix.lower() != SUFFIX:
         raise ValueError(f"the exported file is to be called {target.name!r}; expected a name that ends in {SUFFIX}")
+    if half and int8:
+        raise ValueError("weights are stored in half precision or in int8, not in both; leave --half out")
     engine, predictors = load_runs(run, "cpu", others=others, views=views)
+    film_NSS = calibration_films(int8.films, engine.prepared_size) if int8 else None
     weights = sum(p.numel() * p.element_size() for one in predictors for p in one.model.parameters())
     if weights > LARGEST:
         of = f"the weights of the {len(predictors)} models" if len(predictors) > 1 else "the weights"
         raise ValueError(f"{of} have {weights / 1e9:.1f} GB; one ONNX file holds at most {LARGEST / 1e9:.1f} GB")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.stem}.partial{SUFFIX}")
+    partial, rounded = (target.with_name(f"{target.stem}.{name}{SUFFIX}") for name in ("partial", "partial-int8"))
     films = made_films(engine.prepared_size)
     rounding = _round(engine, predictors, films[0]) if half else None
     try:
@@ -110,10 +122,16 @@ def export(
                 f"the exported file does not answer as the eager model does, so it is not kept: {parity}. "
                 "Please report this, with the versions of torch, onnxscript and onnxruntime"
             )
+        quantised = None
+        if int8 and film_NSS is not None:
+            quantised = quantise(partial, rounded, film_NSS, int8.branches, int8.tolerance)
+            _check(rounded)
+            rounded.replace(partial)
         partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
-    return Exported(target, target.stat().st_size, parity, rounding)
+        for file in (partial, rounded):
+            file.unlink(missing_ok=True)
+    return Exported(target, target.stat().st_size, parity, rounding, quantised)
 
 
 def _round(engine: Engine, predictors: Sequence[Predictor], film_NSS: Bytes) -> float:
@@ -246,7 +264,7 @@ def _describe(model: Any, known: Facts) -> None:
         f" dense, all of one size. Opset {OPSET}, IR version {IR_VERSION}: ONNX Runtime {OLDEST_RUNTIME} or newer. "
         f"{known.notice}"
     )
-    model.metadata_props[KEY] = known.model_dump_json(exclude={"average"} if known.average is None else None)
+    model.metadata_props[KEY] = known.to_json()
     for output in model.graph.outputs:
         output.doc_string = (MEANINGS | OF_AVERAGE)[output.name]
     model.graph.metadata_props.clear()  # IR version 9 knows metadata of the model only

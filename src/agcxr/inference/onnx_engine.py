@@ -69,6 +69,46 @@ class Averaged(BaseModel):
         return self.models * VIEWS[self.views]
 
 
+QuantisedBranches: TypeAlias = Literal["local", "both"]
+
+
+class Quantised(BaseModel):
+    """What is computed in 8-bit integers (int8), and by how much that moved the answers of the float32 file, on films
+    that gave no ranges."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    branches: QuantisedBranches
+    """local: the global branch, and with it every box, is as in float32."""
+    convolutions: Annotated[int, Field(ge=1)]
+    """That compute in int8; the first and the last of each branch do not."""
+    films: Annotated[int, Field(ge=1)]
+    """That gave the ranges of feature maps."""
+    tolerance: Annotated[float, Field(gt=0, le=1)]
+    """The most that a probability of the fusion may move on average, and the largest share of calls that may change: a
+    file beyond it is not written."""
+    checked: int = 0
+    """Films that what follows was measured on."""
+    probability: float = 0
+    """Of the fusion: moved by so much on average."""
+    probability_99: float = 0
+    """Moved by no more in 99 of 100 probabilities."""
+    calls: float | None = None
+    """Share of calls at the default operating point that changed; None where the model has none."""
+    same_boxes: float = 1
+    near_boxes: float = 1
+    """Shares of films whose box is the same, and overlaps by four fifths (intersection over union)."""
+
+    def __str__(self) -> str:
+        calls = "" if self.calls is None else f", {self.calls:.2%} of calls change"
+        return (
+            f"{self.convolutions} convolutions in int8 ({'both branches' if self.branches == 'both' else 'local'}), "
+            f"ranges of {self.films} films. On {self.checked} others: probabilities move by {self.probability:.4f} on "
+            f"average (99 % by at most {self.probability_99:.3f}){calls}, {self.same_boxes:.1%} of boxes are the same, "
+            f"{self.near_boxes:.1%} near; tolerance {self.tolerance:g}"
+        )
+
+
 class Facts(BaseModel):
     """What a file says about itself."""
 
@@ -90,11 +130,17 @@ class Facts(BaseModel):
     """Of `pooled_global` on training films, to tell films that are far from them (see novelty.py)."""
     average: Averaged | None = None
     """None: one model on the plain view."""
+    quantised: Quantised | None = None
+    """None: all is computed in float32."""
     card: dict[str, JsonValue]
     """The rest of the checkpoint's card: network, attention, training versions, metrics; and `trained_on`."""
     versions: dict[str, str]
     """Of what wrote the file."""
     notice: str = "Research use only. Not a medical device."
+
+    def to_json(self) -> str:
+        """As a file holds it; what is newer than the first files is left out where there is nothing to say."""
+        return self.model_dump_json(exclude={name for name in ("average", "quantised") if getattr(self, name) is None})
 
 
 def is_exported(model: str | os.PathLike[str]) -> bool:
@@ -156,7 +202,7 @@ class OnnxPredictor(Engine):
         self.prepared_size = self.facts.prepared_size
 
     def _facts(self) -> tuple[str, ...]:
-        return (str(self.path), f"{self.runtime}, {self.precision}", *super()._facts())
+        return (str(self.path), f"{self.runtime}, {self._arithmetic}", *super()._facts())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -193,7 +239,7 @@ class OnnxPredictor(Engine):
             digest.hexdigest(),
             network.get("backbone", "unknown"),
             (self.facts.image_size, network.get("resize", self.facts.prepared_size)),
-            f"{self.precision}, exported file on {self.runtime}",
+            f"{self._arithmetic}, exported file on {self.runtime}",
             Attention.model_validate(network.get("attention", {})),
             self.calibration,
         )
@@ -208,10 +254,14 @@ class OnnxPredictor(Engine):
             image_size=self.facts.image_size,
             attention=dict(self._network.get("attention", {})),
             device="cpu",
-            precision=f"{self.precision}, {self.runtime}",
+            precision=f"{self._arithmetic}, {self.runtime}",
             metrics=dict(metrics or {}),
             trained_on=trained_on(collection if isinstance(collection, str) else None, self.facts.calibration),
         )
+
+    @property
+    def _arithmetic(self) -> str:
+        return self.precision if self.facts.quantised is None else f"int8 and {self.precision}"
 
     @property
     def _network(self) -> dict[str, Any]:
