@@ -232,6 +232,29 @@ def test_probabilities_and_the_copy(chest):
     assert int(turned.kind_C.argmax()) == 0
 
 
+@pytest.mark.parametrize("shape", [(1024, 1024), (240, 480), (901, 777), (25, 24), (24, 24), (20, 300), (2500, 2048)])
+def test_means_of_cells_are_opencv_s(shape):
+    """Noise, in which a cell lies midway between two levels as often as it can."""
+    pixels = np.random.default_rng(sum(shape)).integers(0, 256, shape, np.uint8)
+    expected = cv2.resize(pixels, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float64)
+    off = np.abs(intake.means(pixels, 24) - expected)
+    assert off.max() <= 1
+    assert (off > 0).mean() <= 0.002
+    dark, bright = (intake.means(np.full(shape, level, np.uint8), 24) for level in (0, 255))
+    assert (dark == 0).all()
+    assert (bright == 255).all()
+
+
+def test_means_of_a_film_too_large_for_the_table_of_sums(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 90), np.uint8)
+    expected = intake.means(pixels, 24)
+    monkeypatch.setattr(intake, "LARGEST_SUM", 255 * pixels.size)
+    np.testing.assert_array_equal(intake.means(pixels, 24), expected)  # the largest that fits
+    monkeypatch.setattr(intake, "LARGEST_SUM", 255 * pixels.size - 1)
+    monkeypatch.setattr(cv2, "integral", None)
+    assert np.abs(intake.means(pixels, 24) - expected).max() <= 1
+
+
 def test_odd_pictures_never_raise():
     generator = np.random.default_rng(0)
     for shape in [(1, 1), (1, 500), (65, 64), (2000, 70)]:
