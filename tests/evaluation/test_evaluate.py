@@ -596,6 +596,23 @@ def test_report_needs_the_predictions(done: Evaluation, tmp_path: Path) -> None:
         report(tmp_path)
 
 
+def test_an_evaluation_is_one_and_a_half_passes_of_the_network_at_most(folder, tmp_path, monkeypatch):
+    """Over its films: one for the scores, and one over those with boxes, a quarter here, for where it looks. Beside it
+    the validation films, for the thresholds, and a few films that are shown, however many there are."""
+    seen, forward = [], AGCNN.forward
+
+    def counted(self, view, sharp=None):
+        seen.append(len(view))
+        return forward(self, view, sharp)
+
+    monkeypatch.setattr(AGCNN, "forward", counted)
+    run = write_run(tmp_path / "run")
+    done = study(run, folder / "prepared", resamples=10, device="cpu", progress=False)
+    assert done.localization is not None
+    shown = 20
+    assert PARTS["test"] * 1.25 + PARTS["val"] <= sum(seen) <= PARTS["test"] * 1.25 + PARTS["val"] + shown
+
+
 def test_training_curves_of_another_strategy_are_shown_in_order(tmp_path):
     prepared = write_prepared(tmp_path / "prepared")
     run = write_run(tmp_path / "run")

@@ -182,6 +182,26 @@ def test_a_film_goes_through_the_evaluation_view_of_the_predictor(model):
     np.testing.assert_allclose(maps.view_B4, [answers.window_4] * 2, atol=1e-9)
 
 
+def test_a_film_goes_through_the_network_once_whatever_is_asked_of_it(model, monkeypatch):
+    films = np.random.default_rng(0).integers(0, 256, (2, 72, 72), dtype=np.uint8)
+    predictor, findings = Predictor(model, device="cpu"), ["Mass", "Nodule", "Mass", "Hernia"]
+    alone = [predictor.finding_maps(films[i : i + 1], [f]) for i, f in zip((0, 0, 1, 0), findings, strict=True)]
+    passes, forward = [], AGCNN.forward
+
+    def counted(self, view, sharp):
+        passes.append(len(view))
+        return forward(self, view, sharp)
+
+    monkeypatch.setattr(AGCNN, "forward", counted)
+    maps = predictor.finding_maps(films[[0, 0, 1, 0]], findings)
+    assert passes == [3]  # one that comes again later is not looked for
+    assert len(maps) == 4
+    for i, each in enumerate(alone):
+        np.testing.assert_allclose(maps.crop_B4[i], each.crop_B4[0], atol=1e-6)
+        for branch in ("global", "local", "fusion"):
+            np.testing.assert_allclose(maps.on_film(branch, 16, 16)[i], each.on_film(branch, 16, 16)[0], atol=1e-5)
+
+
 def test_sharp_crops_come_from_the_prepared_film():
     torch.manual_seed(0)
     model = AGCNN("resnet10t", weights="none", image_size=64, resize=72, crop_source="prepared")

@@ -1,6 +1,6 @@
 """Grad-CAM of one finding on the three branches, put back where it belongs on the film.
 
-Shapes: B maps (a film and one finding each), C image channels, S side of a prepared
+Shapes: B maps (a film and one finding each), N views, C image channels, S side of a prepared
 film, h, w cells of a feature grid, H, W pixels.
 Frame: boxes are (x0, y0, x1, y1) as FRACTIONS of the film, exclusive end; a map is placed on a frame of any size,
 the prepared film's or the original's.
@@ -108,44 +108,48 @@ def _rectified(grid_Bhw: Grids, rectify: Rectify) -> Grids:
 
 def finding_maps(
     model: AGCNN,
-    image_BCHW: Tensor,
+    image_NCHW: Tensor,
     target_B: Tensor,
-    window_B4: npt.ArrayLike,
-    sharp_BCHW: Tensor | None = None,
+    window_N4: npt.ArrayLike,
+    sharp_NCHW: Tensor | None = None,
+    view_B: Tensor | None = None,
 ) -> FindingMaps:
-    """Grad-CAM of label `target_B[i]` on view `image_BCHW[i]` for the global, local and fusion logits.
+    """Grad-CAM of label `target_B[i]` on view `view_B[i]` for the global, local and fusion logits.
 
-    image_BCHW: evaluation views, float [0, 1], on the model's device; a film with several findings is repeated.
-    target_B: positions in the model's labels. window_B4: the part of the film each view shows, as fractions.
-    sharp_BCHW: the same views at a higher resolution, where the model crops from them.
+    image_NCHW: evaluation views, float [0, 1], on the model's device. window_N4: the part of the film each shows, as
+    fractions. sharp_NCHW: the same views at a higher resolution, where the model crops from them.
+    target_B: positions in the model's labels. view_B: which view each is asked of; default: each its own.
     Selvaraju et al. 2017, with the last feature map of each branch as the layer. The heads are linear over a pooled
     map, so the mean gradient of a logit over the n cells of channel d is its weight w_d / n, whether the pooling is the
-    mean or the maximum: the map is sum_d w_d f_d / n, and an entry costs one forward pass.
+    mean or the maximum: the map is sum_d w_d f_d / n, and a view costs one forward pass, whatever is asked of it.
     """
-    if len(target_B) != len(image_BCHW) or np.shape(window_B4) != (len(image_BCHW), 4):
+    at_B = torch.arange(len(image_NCHW)) if view_B is None else view_B
+    if len(target_B) != len(at_B) or np.shape(window_N4) != (len(image_NCHW), 4):
         raise ValueError(
-            f"{len(image_BCHW)} views, {len(target_B)} targets and windows {np.shape(window_B4)} were given; "
-            "expected one target and one window per view (repeat a film that has several findings)"
+            f"{len(image_NCHW)} views, {len(target_B)} targets and windows {np.shape(window_N4)} were given; "
+            "expected one window per view, and one target per view unless `view_B` says which are asked of which"
         )
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            out = model(image_BCHW, sharp_BCHW)
+            out = model(image_NCHW, sharp_NCHW)
     finally:
         model.train(training)
-    target = target_B.to(image_BCHW.device)
+    target, at_B = target_B.to(image_NCHW.device), at_B.to(image_NCHW.device)
     fusion_BD = model.fusion_head.weight[target]
-    channels = out.feature_BDhw.shape[1]
+    feature_BDhw, local_BDhw = out.feature_BDhw[at_B], out.local_feature_BDhw[at_B]
+    window_B4 = np.asarray(window_N4, dtype=np.float64)[at_B.cpu().numpy()]
+    channels = feature_BDhw.shape[1]
     return FindingMaps(
-        view_B4=np.asarray(window_B4, dtype=np.float64),
-        crop_B4=_on_film(out.box_B4, image_BCHW.shape[-2:], np.asarray(window_B4, dtype=np.float64)),
-        fallback_B=out.fallback_B.cpu().numpy(),
-        heat_BHW=out.heat_BHW.float().cpu().numpy(),
-        global_Bhw=_cam(model.global_branch.head.weight[target], out.feature_BDhw),
-        local_Bhw=_cam(model.local_branch.head.weight[target], out.local_feature_BDhw),
-        fusion_global_Bhw=_cam(fusion_BD[:, :channels], out.feature_BDhw),
-        fusion_local_Bhw=_cam(fusion_BD[:, channels:], out.local_feature_BDhw),
+        view_B4=window_B4,
+        crop_B4=_on_film(out.box_B4[at_B], image_NCHW.shape[-2:], window_B4),
+        fallback_B=out.fallback_B[at_B].cpu().numpy(),
+        heat_BHW=out.heat_BHW[at_B].float().cpu().numpy(),
+        global_Bhw=_cam(model.global_branch.head.weight[target], feature_BDhw),
+        local_Bhw=_cam(model.local_branch.head.weight[target], local_BDhw),
+        fusion_global_Bhw=_cam(fusion_BD[:, :channels], feature_BDhw),
+        fusion_local_Bhw=_cam(fusion_BD[:, channels:], local_BDhw),
     )
 
 

@@ -148,22 +148,27 @@ class Predictor(Engine):
         )
 
     def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:
-        """Grad-CAM of one finding on each prepared film, through the model and its evaluation view."""
+        """Grad-CAM of one finding on each prepared film, through the model and its evaluation view. A film that is
+        repeated, for its findings one after the other, goes through the network once."""
         from agcxr.inference.maps import finding_maps
 
         model, size = self.model, self.prepared_size
         self._check_prepared(images_BSS)
         if unknown := sorted(set(findings) - set(self.labels)):
             raise ValueError(f"the model does not know {', '.join(unknown)}; it knows {', '.join(self.labels)}")
-        views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize)
+        again_B = [np.array_equal(film, before) for film, before in zip(images_BSS[1:], images_BSS, strict=False)]
+        first_B = ~np.array([False, *again_B])
+        images_NSS = np.ascontiguousarray(images_BSS[first_B])
+        views = centre_views(len(images_NSS), size, image_size=model.image_size, resize=model.resize)
         sharp, on_device = self._sharp_size(), views.to(self.device)
-        image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(self.device)[:, None]
+        image_N1SS = torch.from_numpy(images_NSS).to(self.device)[:, None]
         return finding_maps(
             model,
-            render(image_B1SS, on_device),
+            render(image_N1SS, on_device),
             torch.tensor([model.labels.index(finding) for finding in findings]),
             views.window_B4.double().numpy() / size,
-            None if sharp is None else render(image_B1SS, on_device, sharp),
+            None if sharp is None else render(image_N1SS, on_device, sharp),
+            torch.from_numpy(np.cumsum(first_B) - 1),
         )
 
     @torch.inference_mode()
