@@ -216,7 +216,7 @@ def means(pixels_HW: NDArray[np.uint8], side: int) -> Floats:
 
 def _edges(length: int, cells: int) -> tuple[NDArray[np.int64], Floats]:
     """The pixel in which each edge of a cell lies, and how far into it, as a share of it."""
-    at = np.arange(cells + 1) * (length / cells)
+    at: Floats = np.arange(cells + 1, dtype=np.float64) * (length / cells)
     pixel = np.minimum(at.astype(np.int64), length - 1)
     return pixel, at - pixel
 
