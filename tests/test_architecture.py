@@ -39,7 +39,7 @@ PACKAGES = [
 ]
 ROOT_FILES = {
     "ground": "labels extras preflight starter progress values config_file config findings geometry attended "
-    "calibration",
+    "calibration tokens",
     "numbers": "metrics delong uncertainty ridge proportions",
     "inference": "intake",
     "commands": "demo flags import_commands prepare_commands feature_commands train_commands dicom_commands commands "

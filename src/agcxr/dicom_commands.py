@@ -15,17 +15,16 @@ import tyro
 from agcxr.flags import Others, Run, ViewSet
 
 if TYPE_CHECKING:
-    from agcxr.dicom.peers import Caller, Peer
     from agcxr.dicom.queue import Day, Entry, Queue, State
-    from agcxr.dicom.web_archive import WebPeer
 
 Keys = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY...", help_behavior_hint="")]
+SendTo = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="ARCHIVE")]
 QUEUE = Path("agcxr-queue.sqlite")
 
 
 def dicom_node(
     run: Run,
-    send_to: str,
+    send_to: SendTo = (),
     *,
     ae: str = "AGCXR",
     host: str = "127.0.0.1",
@@ -41,45 +40,46 @@ def dicom_node(
     tls: tuple[Path, Path, Path] | None = None,
     metrics_port: int | None = None,
     shadow: str | None = None,
+    commitment: bool = False,
+    token_file: Path | None = None,
 ) -> int:
-    """Take chest films by DICOM, and send report, picture and segmentation to an archive, until stopped.
+    """Take chest films by DICOM, and send report, picture and segmentation to archives, until stopped.
 
     Args:
         run: Run folder, folder of runs of seeds or folds (averaged), model folder, hub id, exported file, or starter.
-        send_to: The archive, as TITLE@host:port, or by DICOMweb as https://archive/dicom-web (its login in the file
-            that the environment variable AGCXR_LOGINS names: docs/dicomweb.md).
+        send_to: The archive, as TITLE@host:port, or by DICOMweb as https://archive/dicom-web (its login in the file of
+            AGCXR_LOGINS: docs/dicomweb.md). Several: --send-to A --send-to B; each gets every result.
         ae: AE title of this node.
         host: Address to listen on; 0.0.0.0 for all networks.
         port: Port to listen on.
-        caller: Who may call: TITLE, or TITLE@address. Default: only the archive's title, if it has one.
-        objects: What is made and sent, with commas between: sr (report), sc (picture), seg (segmentation); sr3d (report
-            as IHE AIR names it), pm (attention map), ko (key object of called films), pr (box for any viewer), status
-            (why a film was refused).
-        stow_port: Port to take films by DICOMweb (STOW-RS) on, too. Where the environment variable AGCXR_TOKEN is set,
-            senders must show that token; addresses of other machines need it.
+        caller: Who may call: TITLE, or TITLE@address, as many as wanted. Default: only the archives' titles.
+        objects: What is sent, with commas between: sr (report), sc (picture), seg (segmentation), sr3d (report as IHE
+            AIR names it), pm (map), ko (key object of called films), pr (box for any viewer), status (why refused).
+        stow_port: Port to take films by DICOMweb (STOW-RS) on, too; senders show the token of AGCXR_TOKEN, if set.
         queue: File that holds what waits. Private: it holds patients' films for a while.
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over, as in `agcxr predict`.
         point: Operating point at which findings are called (a calibrated model has all three).
         prevalence: How common findings are where the films come from, as in `agcxr predict`.
         tls: All DICOM by TLS, in both directions; files (PEM) of certificate, key and authorities: docs/node.md.
-        metrics_port: Port to answer /health and /metrics on (Prometheus).
+        metrics_port: Port to answer /health and /metrics on (Prometheus); /metrics asks for the token of AGCXR_TOKEN.
         shadow: A second model that reads every film too; what it says is noted (journal, days, metrics) and not sent.
+        commitment: Keep results until each archive said that it keeps them (DICOM storage commitment).
+        token_file: Tokens beside that of AGCXR_TOKEN, a line each: NAME TOKEN. Read anew when it changes.
     """
     from agcxr.calibration import parse_prevalence
     from agcxr.dicom.node import run_node
     from agcxr.dicom.objects import parse_roles
     from agcxr.dicom.peers import check_title
     from agcxr.dicom.tls import Tls
-    from agcxr.dicom.web_archive import parse_archive
 
-    archive, roles = parse_archive(send_to), parse_roles(objects)
-    callers = _callers(caller, archive, anybody_else=stow_port is not None)
     shares = None if prevalence is None else parse_prevalence(prevalence)
-    what: dict[str, Any] = {"others": others, "views": views, "point": point, "prevalence": shares, "shadow": shadow}
-    where: dict[str, Any] = {"queue": queue, "host": host, "port": port, "stow_port": stow_port, "objects": roles}
-    where |= {"token": os.environ.get("AGCXR_TOKEN"), "metrics_port": metrics_port, "tls": tls and Tls(*tls)}
-    run_node(run, title=check_title(ae), archive=archive, callers=callers, **where, **what)
+    run_node(
+        run, title=check_title(ae), **_peers(send_to, caller, stow_port), queue=queue, host=host, port=port,
+        objects=parse_roles(objects), stow_port=stow_port, token=_token(), token_file=token_file, others=others,
+        views=views, point=point, prevalence=shares, tls=tls and Tls(*tls), metrics_port=metrics_port, shadow=shadow,
+        commitment=commitment,
+    )  # fmt: skip
     return 0
 
 
@@ -168,14 +168,28 @@ WORDS: dict[State, str] = {
 }
 
 
-def _callers(titles: Sequence[str], archive: Peer | WebPeer, *, anybody_else: bool) -> tuple[Caller, ...]:
-    """Those that are named, or else the archive. Raises ValueError where nobody could send a film."""
+def _peers(send_to: Sequence[str], titles: Sequence[str], stow_port: int | None) -> dict[str, Any]:
+    """Archives and callers: those that are named, or else the archives. Raises ValueError where nobody could send a
+    film, or nobody would get its results."""
     from agcxr.dicom.peers import Peer, parse_caller
+    from agcxr.dicom.web_archive import parse_archive
 
-    titles = titles or ((archive.title,) if isinstance(archive, Peer) else ())
-    if not titles and not anybody_else:
-        raise ValueError(f"nobody may send films: {archive} has no title that could call; give --caller or --stow-port")
-    return tuple(parse_caller(text) for text in titles)
+    if not send_to:
+        raise ValueError("no archive was named; expected --send-to TITLE@host:port or https://archive/dicom-web")
+    archives = tuple(dict.fromkeys(map(parse_archive, send_to)))
+    titles = titles or [archive.title for archive in archives if isinstance(archive, Peer)]
+    if not titles and stow_port is None:
+        names = ", ".join(map(str, archives))
+        raise ValueError(f"nobody may send films: {names} has no title that could call; give --caller or --stow-port")
+    return {"archives": archives, "callers": tuple(map(parse_caller, titles))}
+
+
+def _token() -> str | None:
+    """Of the environment. Raises ValueError for one that is too short to protect anything."""
+    from agcxr.tokens import check_token
+
+    token = os.environ.get("AGCXR_TOKEN")
+    return check_token(token) if token else None
 
 
 def _days(days: Sequence[Day]) -> list[str]:
@@ -212,6 +226,9 @@ def _status(queue: Queue) -> list[str]:
     for state, words in WORDS.items():
         age = f"  oldest since {now - oldest[state]:,.0f} s" if state in oldest else ""
         lines.append(f"{words:<36}{counts[state]:>8,}{age}")
+    for archive, (waiting, stored, refused) in queue.standing().items():
+        if archive:
+            lines.append(f"{archive}: {waiting:,} results wait, {stored:,} not committed, {refused:,} refused")
     return lines
 
 
@@ -224,6 +241,7 @@ def _line(entry: Entry) -> str:
         entry.state,
         f"since {since}",
         f"results {', '.join(roles)}" if roles else "",
+        f"not committed {', '.join(entry.stored)}" if entry.stored else "",
         f"tried again in {wait:,.0f} s" if wait > 0 else "",
         entry.said or "",
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 import torch
 from node_made import Bench, FakeArchive
 
 from agcxr.calibration import Calibration, Curve, FindingCalibration, OperatingPoint
-from agcxr.dicom import node as node_module
+from agcxr.dicom import worker
+from agcxr.dicom.tls import Tls
 from agcxr.inference.predictor import Predictor
 from agcxr.models.agcnn import AGCNN
 
@@ -38,6 +42,25 @@ def model_folder(tmp_path_factory):
         model = AGCNN("test_resnet", weights="none", image_size=64, resize=72)
     model.save_pretrained(folder, model.new_card(calibration=calibration().model_dump(mode="json")))
     return folder
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Two authorities, "ours" and "theirs"; a node, an archive and a scanner of ours, a stranger of theirs."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates, and is not here")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2")
+    for authority in ("ours", "theirs"):
+        openssl(*new, "-subj", f"/CN={authority}", "-keyout", f"{authority}.key", "-out", f"{authority}.pem")
+    for name, authority in (("node", "ours"), ("archive", "ours"), ("scanner", "ours"), ("stranger", "theirs")):
+        signed = ("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-addext", "subjectAltName=IP:127.0.0.1")
+        openssl(*new, "-subj", f"/CN={name}", *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem")
+    return lambda name: Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ours.pem")
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +95,7 @@ def archive():
 @pytest.fixture
 def bench(predictor, archive, tmp_path, monkeypatch):
     """Makes nodes that share one queue file and one journal."""
-    monkeypatch.setattr(node_module, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(worker, "LONGEST_PAUSE", 1.0)
     return Bench(predictor, archive, tmp_path / "queue.sqlite")
 
 

@@ -43,10 +43,12 @@ class FakeArchive:
         self._server = None
 
     def up(self) -> FakeArchive:
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
         where = ("127.0.0.1", self.port)
-        self._server = self._ae.start_server(where, block=False, evt_handlers=handlers, ssl_context=self.tls)
+        self._server = self._ae.start_server(where, block=False, evt_handlers=self.handlers(), ssl_context=self.tls)
         return self
+
+    def handlers(self) -> list:
+        return [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
 
     def down(self) -> None:
         if self._server is not None:
@@ -106,7 +108,7 @@ class Bench:
     def node(self, **changes) -> Node:
         self.queue = Queue(self.path)
         peer = Peer("ARCHIVE", "127.0.0.1", self.archive.port)
-        settings = {"title": "AGCXR", "archive": peer, "callers": (Caller("XRAY"),), "port": 0, **changes}
+        settings = {"title": "AGCXR", "archives": (peer,), "callers": (Caller("XRAY"),), "port": 0, **changes}
         return Node(self.predictor, NodeSettings(**settings), self.queue, Journal(self.journal))
 
     def events(self) -> list[dict]:

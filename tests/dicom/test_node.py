@@ -18,6 +18,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from agcxr.dicom import node as node_module
+from agcxr.dicom import sender
 from agcxr.dicom.node import NodeSettings
 from agcxr.dicom.peers import Caller, Peer
 from agcxr.dicom.queue import Queue
@@ -74,7 +75,7 @@ def test_a_known_title_from_another_address_is_a_stranger(bench):
 
 
 def test_it_listens_on_this_machine_only_unless_told():
-    settings = NodeSettings("A", Peer("B", "h", 1), ())
+    settings = NodeSettings("A", (Peer("B", "h", 1),), ())
     assert settings.host == "127.0.0.1"
 
 
@@ -162,7 +163,7 @@ def test_refusals_warnings_and_a_full_archive(running, bench, archive, algorithm
 
 
 def test_a_result_that_is_always_refused_is_set_aside(running, bench, archive, monkeypatch):
-    monkeypatch.setattr(node_module, "REFUSALS", 1)
+    monkeypatch.setattr(sender, "REFUSALS", 1)
     archive.answers = [0xC000, 0xC000, 0xC000]
     send(running.port, film())
     wait_for(lambda: bench.queue.counts()["failed"] == 1)

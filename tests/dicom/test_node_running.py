@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import socket
-import subprocess
+import ssl
 import sys
 import time
 import urllib.error
@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from agcxr import tokens
 from agcxr.dicom.node import Node
 from agcxr.dicom.tls import Tls
 from agcxr.dicom_commands import days
@@ -29,24 +30,6 @@ REFUSED_SOCKETS = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )
 """pynetdicom drops sockets that were refused; its thread ends with an error where a socket closes early."""
-OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """Two authorities, "ours" and "theirs"; a node, an archive and a scanner of ours, a stranger of theirs."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2")
-    for authority in ("ours", "theirs"):
-        openssl(*new, "-subj", f"/CN={authority}", "-keyout", f"{authority}.key", "-out", f"{authority}.pem")
-    for name, authority in (("node", "ours"), ("archive", "ours"), ("scanner", "ours"), ("stranger", "theirs")):
-        signed = ("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-addext", "subjectAltName=IP:127.0.0.1")
-        openssl(*new, "-subj", f"/CN={name}", *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem")
-    return lambda name: Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ours.pem")
 
 
 def echo(port: int, tls: Tls | None) -> bool:
@@ -63,7 +46,6 @@ def echo(port: int, tls: Tls | None) -> bool:
     return answered
 
 
-@OPENSSL
 def test_films_and_results_travel_by_tls(certificates, predictor, tmp_path):
     archive = FakeArchive()
     archive.tls = certificates("archive").accepting()
@@ -80,7 +62,6 @@ def test_films_and_results_travel_by_tls(certificates, predictor, tmp_path):
 
 
 @REFUSED_SOCKETS
-@OPENSSL
 def test_only_who_is_certified_is_answered_and_nobody_waits_for_the_silent(certificates, bench):
     with bench.node(tls=certificates("node")) as node:
         silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(3)]
@@ -96,7 +77,6 @@ def test_only_who_is_certified_is_answered_and_nobody_waits_for_the_silent(certi
 
 
 @REFUSED_SOCKETS
-@OPENSSL
 def test_an_archive_that_is_not_certified_gets_nothing(certificates, predictor, tmp_path):
     archive = FakeArchive()
     archive.tls = certificates("stranger").accepting()
@@ -110,7 +90,6 @@ def test_an_archive_that_is_not_certified_gets_nothing(certificates, predictor, 
     archive.down()
 
 
-@OPENSSL
 def test_files_that_are_no_certificates_are_told(certificates, tmp_path):
     good = certificates("node")
     (tmp_path / "none.pem").write_text("nothing")
@@ -124,9 +103,11 @@ def test_files_that_are_no_certificates_are_told(certificates, tmp_path):
             wrong.accepting()
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, token: str | None = None, tls: ssl.SSLContext | None = None) -> tuple[int, str]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}{path}"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10, context=tls) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -161,6 +142,48 @@ def test_health_and_metrics_say_how_a_node_is(bench, archive, algorithm, monkeyp
     ):
         assert line in metrics.splitlines()
     assert "Secret" not in metrics
+
+
+def test_metrics_ask_for_a_token_as_the_page_does_and_health_for_none(bench, tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"scraper {'s' * 20}\n")
+    with bench.node(metrics_port=0, token="t" * 20, token_file=file) as node:
+        port = node.watch.port
+        assert get(port, "/health")[0] == 200
+        assert [get(port, "/metrics", token)[0] for token in (None, "wrong", "t" * 20, "s" * 20)] == [
+            401,
+            401,
+            200,
+            200,
+        ]
+        file.write_text(f"other {'o' * 20}\n")
+        os.utime(file, ns=(0, 10**18))
+        assert [get(port, "/metrics", token)[0] for token in ("s" * 20, "o" * 20)] == [401, 200]
+        assert [get(port, "/metrics", f"guess {n}")[0] for n in range(tokens.TRIES)][-1] == 429
+        assert get(port, "/metrics", "o" * 20)[0] == 200  # one in use goes on
+        assert get(port, "/secret")[0] == 404
+    bench.queue.close()
+    (changed,) = [event["note"] for event in bench.events() if event["event"] == "tokens"]
+    assert changed == "the file of tokens has changed: 1 are valid"
+
+
+def test_metrics_are_not_open_to_other_machines_without_a_token(bench):
+    with pytest.raises(ValueError, match=r"/metrics on 0.0.0.0 needs a token that those who ask show: set AGCXR_TOKEN"):
+        bench.node(host="0.0.0.0", metrics_port=0)
+    bench.queue.close()
+
+
+def test_health_metrics_and_stow_are_by_https_where_dicom_is_by_tls(certificates, bench):
+    authorities = ssl.create_default_context(cafile=str(certificates("node").authorities))
+    with bench.node(tls=certificates("node"), metrics_port=0, stow_port=0) as node:
+        with socket.create_connection(("127.0.0.1", node.watch.port)):  # silent: holds up nobody
+            assert get(node.watch.port, "/health", tls=authorities)[0] == 200
+            assert "agcxr_model_info" in get(node.watch.port, "/metrics", tls=authorities)[1]
+        assert get(node.stow.port, "/studies", tls=authorities)[0] == 405
+        for port in (node.watch.port, node.stow.port):
+            with pytest.raises((urllib.error.URLError, OSError)):
+                get(port, "/health")
+    bench.queue.close()
 
 
 def test_a_shadow_is_heard_and_not_sent(bench, archive, algorithm, tmp_path, capsys):
@@ -216,6 +239,7 @@ def test_a_small_soak(tmp_path):
     """The node is killed and the archive goes away every few seconds; the page is of 1,000 films."""
     from benchmarks.node_soak import page, soak
 
-    outcome = soak(9, "starter", 3, tmp_path, pause=(4, 12))
+    outcome = soak(9, "starter", 3, tmp_path, pause=(4, 12), objects="sr,sc,seg")
     assert (outcome.lost, outcome.doubled, outcome.left) == (0, 0, 0)
+    assert outcome.over
     assert "| films lost | 0 |" in page(outcome, "starter", 3)

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from datetime import datetime
 
 import pytest
@@ -343,8 +344,16 @@ UPDATE meta SET value = x'32' WHERE name = 'format';
 """
 """A queue as the version after that wrote it."""
 
+FORMAT_3 = f"""{FORMAT_2}
+CREATE TABLE day (
+    day TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL, finding TEXT NOT NULL DEFAULT '',
+    films INTEGER NOT NULL DEFAULT 0, score REAL NOT NULL DEFAULT 0, PRIMARY KEY (day, model, outcome, finding));
+UPDATE meta SET value = x'33' WHERE name = 'format';
+"""
+"""A queue as the last version with one archive wrote it."""
 
-@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2], ids=["format 1", "format 2"])
+
+@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2, FORMAT_3], ids=["format 1", "format 2", "format 3"])
 def test_a_queue_of_a_version_before_goes_on(tmp_path, written):
     path = tmp_path / "q.sqlite"
     with sqlite3.connect(path) as db:
@@ -368,6 +377,103 @@ def test_a_queue_of_a_version_before_goes_on(tmp_path, written):
     assert not queue.add("done", b"again")
     assert queue.add("unread", b"again")
     queue.close()
+
+
+@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2, FORMAT_3], ids=["format 1", "format 2", "format 3"])
+def test_what_a_version_before_left_goes_to_every_archive_that_is_named(tmp_path, written):
+    path = tmp_path / "q.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(written)
+    db.close()
+    queue = Queue(path)
+    queue.owe_to(("A", "B"))
+    assert queue.standing() == {"A": (3, 0, 0), "B": (3, 0, 0)}  # sc and seg of one film, sr of the other
+    assert queue.counts() == {"received": 1, "made": 2, "done": 1, "ignored": 1, "failed": 1}
+    assert queue.next_made() is None
+    for archive in "AB":
+        assert queue.next_made(archive=archive).results == (("sc", b"\3"), ("seg", b"\4"))
+        assert not queue.sent(2, "sc", archive)
+    assert not queue.sent(2, "seg", "A")
+    assert queue.sent(2, "seg", "B")
+    queue.close()
+
+
+def test_each_archive_is_judged_by_itself(queue):
+    queue.owe_to(("A", "B"))
+    first, second = with_results(queue, "a"), with_results(queue, "b")
+    for number in (first, second):
+        for role in ("sr", "sc", "seg"):
+            assert not queue.sent(number, role, "A")
+    assert queue.next_made(archive="A") is None
+    assert queue.refused(first, "seg", "status A900", limit=1, archive="B")
+    assert not queue.refused(first, "sr", "status A700", limit=None, archive="B")
+    entry = queue.entries()[0]
+    assert (entry.refused, entry.waiting) == (("seg to B",), ("sc to B", "sr to B"))
+    assert entry.said == "seg to B: status A900; sr to B: status A700"
+    assert queue.standing() == {"A": (0, 0, 0), "B": (5, 0, 1)}
+    assert not queue.sent(first, "sc", "B")
+    assert not queue.sent(first, "sr", "B")
+    assert queue.counts()["failed"] == 1
+    assert queue.reasons() == ("seg to B: status A900",)
+    kept = queue._db.execute("SELECT role FROM result WHERE film = ? AND file IS NOT NULL", (first,)).fetchall()
+    assert kept == [("seg",)]
+    assert queue.retry() == 1
+    assert queue.sent(first, "seg", "B")
+
+
+def test_an_archive_that_is_named_no_more_holds_up_nothing_and_a_new_one_gets_what_is_here(queue):
+    queue.owe_to(("A", "B"))
+    number = with_results(queue)
+    for role in ("sr", "sc"):
+        queue.sent(number, role, "A")
+    queue.refused(number, "seg", "status A900", limit=1, archive="A")
+    queue.sent(number, "sr", "B")
+    queue.owe_to(("A", "C"))  # the report's file is gone: all that were named had it
+    assert [role for role, _ in queue.next_made(archive="C").results] == ["sc", "seg"]
+    assert queue.next_made(archive="B") is None
+    queue.sent(number, "sc", "C")
+    queue.sent(number, "seg", "C")
+    assert queue.counts()["failed"] == 1
+    queue.owe_to(("C",))
+    assert queue.counts()["done"] == 1
+
+
+def test_results_stay_until_the_archive_is_committed_to_them(queue, monkeypatch):
+    queue.owe_to(("A",), commitment=True)
+    number = with_results(queue, roles=("sr", "sc"))
+    for role in ("sr", "sc"):
+        queue.stored(number, role, "A", f"1.2.{role}")
+    assert (queue.next_made(archive="A"), queue.standing()) == (None, {"A": (0, 2, 0)})
+    assert queue.entries()[0].stored == ("sc", "sr")
+    assert queue.ask("A", "t1") == [("sr", "1.2.sr"), ("sc", "1.2.sc")]
+    assert queue.ask("A", "t2") == []  # its answer is awaited
+    strangers = queue.report("t0", {"1.2.sr", "1.2.sc"}, {}, limit=2)
+    assert (strangers.committed, strangers.refused, strangers.done) == (0, 0, ())
+    answer = queue.report("t1", {"1.2.sr", "1.2.other"}, {"1.2.sc": "not committed: reason 0112"}, limit=2)
+    assert (answer.committed, answer.refused, answer.done) == (1, 1, ())
+    assert queue.entries()[0].said == "sc: not committed: reason 0112"
+    queue.retry()
+    assert queue.next_made(archive="A").results == (("sc", b"sc"),)  # it is sent again
+    queue.stored(number, "sc", "A", "1.2.sc")
+    assert queue.ask("A", "t3") == [("sc", "1.2.sc")]
+    queue.not_asked("t3")  # the archive was away
+    assert queue.ask("A", "t4") == [("sc", "1.2.sc")]
+    now = time.time()
+    monkeypatch.setattr(queue_module.time, "time", lambda: now + queue_module.ANSWER + 1)
+    assert queue.ask("A", "t5") == [("sc", "1.2.sc")]  # it never answered
+    assert queue.report("t4", {"1.2.sc"}, {}, limit=2).done == ()
+    ((key, _),) = queue.report("t5", {"1.2.sc"}, {}, limit=2).done
+    assert (key, queue.counts()["done"]) == ("a", 1)
+
+
+def test_without_commitment_what_is_stored_is_done(queue):
+    queue.owe_to(("A",), commitment=True)
+    number = with_results(queue, roles=("sr",))
+    queue.stored(number, "sr", "A", "1.2.3")
+    queue.owe_to(("A",), commitment=True)
+    assert queue.counts()["made"] == 1
+    queue.owe_to(("A",))
+    assert queue.counts()["done"] == 1
 
 
 def test_people_look_and_mend_while_a_node_holds_it(queue):

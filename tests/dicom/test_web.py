@@ -20,6 +20,7 @@ from agcxr.dicom.peers import Peer
 from agcxr.dicom.stow import StowService, meta_uids, response
 from agcxr.dicom.web_archive import WebArchive, WebPeer, parse_archive
 from agcxr.inference.batch import predict_files
+from agcxr.tokens import Tokens
 from dicomweb_made import item, running
 
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -108,7 +109,7 @@ def test_films_by_stow_are_read_and_results_sent_by_stow(algorithm, service, ben
     service.answers = [(200, b"")] * 3
     first, second = film(), film(1, sop_class=CR)
     second.file_meta.MediaStorageSOPClassUID = second.SOPClassUID = SR
-    node = bench.node(archive=WebPeer(service.root), stow_port=0)
+    node = bench.node(archives=(WebPeer(service.root),), stow_port=0)
     with node:
         answer = post(node.stow.port, written(first), written(second), b"nothing")
         wait_for(lambda: bench.names()["done"] == 1)
@@ -128,7 +129,7 @@ def test_films_by_stow_are_read_and_results_sent_by_stow(algorithm, service, ben
 
 def test_stow_wants_its_token_a_related_body_and_some_room():
     statuses = iter([0xA700, 0xA700, 0])
-    stow = StowService(lambda uid, length, file: next(statuses), "127.0.0.1", 0, token="secret")
+    stow = StowService(lambda uid, length, file: next(statuses), "127.0.0.1", 0, tokens=Tokens("secret"))
     stow.start()
     try:
         data, shown = written(film()), {"Authorization": "Bearer secret"}

@@ -12,8 +12,9 @@ from agcxr.inference.predictor import Predictor
 from agcxr.inference.reading import ReadFilm
 from agcxr.serve.batcher import Batcher
 from agcxr.serve.decoder import Decoders, Unreadable
-from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure, is_local
+from agcxr.serve.limits import Authority, Limits, Origin, PublicUrl, check_exposure
 from agcxr.serve.upload import shown_name
+from agcxr.tokens import is_local
 
 from . import make
 

@@ -11,11 +11,11 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from agcxr.serve import tokens as tokens_module
+from agcxr import tokens as tokens_module
 from agcxr.serve.app import create_app
 from agcxr.serve.guard import Access
 from agcxr.serve.limits import Limits, check_exposure
-from agcxr.serve.tokens import TRIES, Tokens
+from agcxr.tokens import TRIES, Tokens
 
 from . import make
 

@@ -1,20 +1,22 @@
-"""Sending results to an archive: C-STORE over one association for everything that waits."""
+"""Sending results to an archive: C-STORE over one association for everything that waits, and asking it to keep them."""
 
 from __future__ import annotations
 
 import io
 import ssl
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, build_context
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
+from agcxr.dicom import commitment
 from agcxr.dicom.peers import Peer
 
 CLASSES = (
@@ -64,7 +66,11 @@ class Timeouts:
 
 
 class Archive:
-    """A place to send objects of some SOP classes to. Connects when needed; `close` hangs up. One thread at a time."""
+    """A place to send objects of some SOP classes to. Connects when needed; `close` hangs up while there is nothing to
+    send, `end` for good. One thread at a time.
+
+    hear: told of the archive's answers on commitment, from another thread; None: it is not asked for any.
+    """
 
     def __init__(
         self,
@@ -73,9 +79,11 @@ class Archive:
         timeouts: Timeouts = Timeouts(),
         classes: Collection[str] = CLASSES,
         tls: ssl.SSLContext | None = None,
+        hear: Callable[[commitment.Answer], None] | None = None,
     ) -> None:
         self.peer, self._tls = peer, tls
         self._ae = AE(ae_title=calling)
+        self._hear = hear
         for sop_class in classes:
             self._ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._ae.connection_timeout = timeouts.connection
@@ -83,6 +91,7 @@ class Archive:
         self._ae.dimse_timeout = timeouts.answer
         self._ae.network_timeout = timeouts.network
         self._association: Association | None = None
+        self._asking: Association | None = None
 
     def store(self, file: bytes) -> str | None:
         """Send one object. Returns what the archive said besides yes: a warning, or that it had it already.
@@ -115,20 +124,63 @@ class Archive:
             return f"status {code:04X}, it had it already"
         raise ArchiveRefused(f"status {code:04X}", "later" if code in LATER else "never" if code in NEVER else "again")
 
+    def commit(self, transaction: str, references: Iterable[tuple[str, str]]) -> None:
+        """Ask the archive to keep objects (SOP class and instance UIDs), under the UID of a transaction; see `hear`.
+
+        Over an association of its own, which stays open for the answer until the next request or `end`: an answer that
+        came between a C-STORE and its response would be taken for that.
+
+        Raises ArchiveDown, ArchiveRefused as `store`.
+        """
+        assert self._hear is not None
+        self._release("_asking")
+        context = build_context(commitment.SERVICE)
+        association = self._asking = self._associate([context], [commitment.reports(self._hear)])
+        if not association.is_established:
+            if association.acceptor.primitive is not None and not association.is_rejected:
+                raise ArchiveRefused("it offers no storage commitment", "again")
+            raise ArchiveDown(_why(association))
+        try:
+            request = commitment.request(transaction, references)
+            status, _ = association.send_n_action(request, commitment.REQUEST, commitment.SERVICE, commitment.INSTANCE)
+        except RuntimeError as error:
+            raise ArchiveSilent from error
+        if "Status" not in status:
+            raise ArchiveSilent
+        if code_to_category(code := int(status.Status)) not in (STATUS_SUCCESS, STATUS_WARNING):
+            raise ArchiveRefused(f"no commitment: status {code:04X}", "again")
+
     def close(self) -> None:
-        """Hang up, politely where the line still stands."""
-        association, self._association = self._association, None
+        """Hang up, politely where the line still stands; an answer may still be awaited on another."""
+        self._release("_association")
+
+    def end(self) -> None:
+        """Hang up for good."""
+        self.close()
+        self._release("_asking")
+
+    def _release(self, name: Literal["_association", "_asking"]) -> None:
+        association = getattr(self, name)
+        setattr(self, name, None)
         if association is not None and association.is_established:
             association.release()
 
     def _connected(self) -> Association:
         if self._association is None or not self._association.is_established:
-            tls = None if self._tls is None else (self._tls, self.peer.host)
-            association = self._ae.associate(self.peer.host, self.peer.port, ae_title=self.peer.title, tls_args=tls)
+            association = self._associate()
             if not association.is_established:
                 raise ArchiveDown(_why(association))
             self._association = association
         return self._association
+
+    def _associate(
+        self, contexts: list[PresentationContext] | None = None, handlers: Sequence[Any] = ()
+    ) -> Association:
+        """contexts: in place of those of the results."""
+        return self._ae.associate(
+            self.peer.host, self.peer.port, contexts=contexts, ae_title=self.peer.title, evt_handlers=list(handlers),
+            tls_args=None if self._tls is None else (self._tls, self.peer.host),
+        )  # fmt: skip
 
 
 class Held:

@@ -1,9 +1,9 @@
 """A DICOM node: films come in by C-STORE, results go to an archive by C-STORE.
 
-Three parts that meet only in the queue: the receiver keeps what known callers send, the reader makes results of it, the
-sender brings those to the archive. Each may stop, fail or be killed without the others losing anything. Trouble with
-one film, or with one of its results, puts that one off and holds up no other; only where the queue cannot be written,
-or the archive not be reached, does the whole part wait.
+Parts that meet only in the queue: the receiver keeps what known callers send, the reader makes results of it, and for
+each archive a sender (sender.py) brings those there. Each may stop, fail or be killed without the others losing
+anything. Trouble with one film, or with one of its results, puts that one off and holds up no other; only where the
+queue cannot be written, or an archive not be reached, does the whole part wait.
 """
 
 from __future__ import annotations
@@ -28,22 +28,26 @@ from agcxr.calibration import Point, Prevalence
 from agcxr.data.dicom_header import FILM_CLASSES
 from agcxr.data.isolation import ChildError, NotStarted
 from agcxr.data.radiograph import RadiographError
-from agcxr.dicom.archive import ArchiveDown, ArchiveRefused, ArchiveSilent, Held, Timeouts
+from agcxr.dicom import sender, worker
+from agcxr.dicom.archive import Timeouts
+from agcxr.dicom.commitment import Answer, accept_reports, reports
 from agcxr.dicom.journal import Journal, silence_libraries
 from agcxr.dicom.objects import ROLES, SOP_CLASSES, Role
 from agcxr.dicom.peers import Caller, Peer
-from agcxr.dicom.queue import Outcome, Outgoing, Queue, Waiting
+from agcxr.dicom.queue import Outcome, Queue, Waiting
 from agcxr.dicom.reading import read_apart
 from agcxr.dicom.results import Refused, make_results, to_bytes
 from agcxr.dicom.source import is_uid
 from agcxr.dicom.stow import StowService
 from agcxr.dicom.tls import Tls
-from agcxr.dicom.watch import ArchiveState, Watch
+from agcxr.dicom.watch import Watch
 from agcxr.dicom.web_archive import WebPeer, open_archive
+from agcxr.dicom.worker import Worker
 from agcxr.inference.engine import Engine
 from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Prediction, ViewSet
 from agcxr.inference.reading import NoResults
+from agcxr.tokens import Tokens
 
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
@@ -65,11 +69,6 @@ LARGEST_FILM = 512 << 20
 """Bytes."""
 ATTEMPTS = 5
 """A film during which the process died so often is set aside."""
-REFUSALS = 10
-"""A result that the archive refused so often is set aside until the node starts again."""
-LONGEST_PAUSE = 60.0
-"""Seconds between attempts to reach an archive that is down, or to write a queue that cannot be written; the first
-pause is one second. One film, or one result, that made trouble is put off for up to ten times as long."""
 PATIENCE = 4
 """A film whose reading crashes or takes too long is read once more when no other waits, with so many times the time."""
 
@@ -79,7 +78,8 @@ class NodeSettings:
     """What a node is and whom it knows."""
 
     title: str
-    archive: Peer | WebPeer
+    archives: tuple[Peer | WebPeer, ...]
+    """Each gets every result."""
     callers: tuple[Caller, ...]
     host: str = "127.0.0.1"
     port: int = 11112
@@ -95,11 +95,15 @@ class NodeSettings:
     stow_port: int | None = None
     """Where films are taken by STOW-RS too (0: any free one); None: nowhere."""
     token: str | None = field(default=None, repr=False)
-    """What senders by STOW-RS must show; see `StowService`."""
+    """What senders by STOW-RS, and those who ask for /metrics, must show; see `Tokens`."""
+    token_file: Path | None = None
+    """More of them, by name."""
     tls: Tls | None = None
-    """For calls by DICOM, to this node and to the archive; STOW-RS is by HTTPS then."""
+    """For calls by DICOM, to this node and to the archives; STOW-RS is by HTTPS then."""
     metrics_port: int | None = None
     """Where /health and /metrics are answered (0: any free one); None: nowhere."""
+    commitment: bool = False
+    """Results stay in the queue until each archive said that it keeps them (DICOM's storage commitment)."""
 
 
 class Node:
@@ -120,15 +124,20 @@ class Node:
         self._predictor, self._settings, self._queue, self._journal = predictor, settings, queue, journal
         self._algorithm = predictor.algorithm
         classes = {SOP_CLASSES[role] for role in settings.objects}
-        self._archive = open_archive(settings.archive, settings.title, Timeouts(), classes, settings.tls)
-        self._archive_state = ArchiveState()
+        hear = self._hear if settings.commitment else None
+        self._senders = [
+            sender.Sender(
+                open_archive(peer, settings.title, Timeouts(), classes, settings.tls, hear),
+                queue, journal, self._trouble, commitment=settings.commitment,
+            )
+            for peer in settings.archives
+        ]  # fmt: skip
+        self._reader = Worker("read", self._read_one, self._trouble)
+        self._parts: list[Worker | sender.Sender] = [self._reader, *self._senders]
         self._arriving: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._survived: set[int] = set()
-        self._held = Held(60 * LONGEST_PAUSE)
-        self._stop = threading.Event()
-        self._received, self._made = threading.Event(), threading.Event()
-        self._threads: list[threading.Thread] = []
         self._server: ThreadedAssociationServer | None = None
+        tokens = Tokens(settings.token, settings.token_file, lambda words: journal("tokens", note=words))
         self.stow: StowService | None = None
         if settings.stow_port is not None:
             files = (
@@ -136,11 +145,13 @@ class Node:
                 if settings.tls is None
                 else {"certificate": str(settings.tls.certificate), "key": str(settings.tls.key)}
             )
-            self.stow = StowService(self.keep, settings.host, settings.stow_port, token=settings.token, **files)
+            self.stow = StowService(self.keep, settings.host, settings.stow_port, tokens=tokens, **files)
         self.watch: Watch | None = None
         if settings.metrics_port is not None:
             where = (settings.host, settings.metrics_port)
-            self.watch = Watch(queue, self._algorithm.version, self._archive_state, *where)
+            states = {part.name: part.state for part in self._senders}
+            tls = None if settings.tls is None else settings.tls.serving()
+            self.watch = Watch(queue, self._algorithm.version, states, *where, tokens=tokens, tls=tls)
 
     @property
     def port(self) -> int:
@@ -168,13 +179,16 @@ class Node:
             (evt.EVT_DATA_RECV, self._on_data),
             (evt.EVT_DIMSE_RECV, self._on_message),
         ]
+        if given.commitment:
+            accept_reports(ae)
+            handlers.append(reports(self._hear))
         unwanted = self._queue.keep_roles(given.objects)
+        self._queue.owe_to([part.name for part in self._senders], commitment=given.commitment)
         again = self._queue.retry_refused()
         tls = None if given.tls is None else given.tls.accepting()
         self._server = ae.start_server((given.host, given.port), block=False, evt_handlers=handlers, ssl_context=tls)
-        for name, work in (("read", self._read_all), ("send", self._send_all)):
-            self._threads.append(threading.Thread(target=work, name=f"agcxr-{name}", daemon=True))
-            self._threads[-1].start()
+        for part in self._parts:
+            part.start()
         if self.stow is not None:
             self.stow.start()
         if self.watch is not None:
@@ -188,18 +202,16 @@ class Node:
 
     def stop(self) -> None:
         """Stop listening, finish the film at hand, hang up. What waits stays in the queue."""
-        self._stop.set()
-        self._received.set()
-        self._made.set()
+        for part in self._parts:
+            part.stop()
         if self._server is not None:
             self._server.ae.shutdown()
         if self.stow is not None:
             self.stow.stop()
         if self.watch is not None:
             self.watch.stop()
-        for thread in self._threads:
-            thread.join()
-        self._archive.close()
+        for part in self._parts:
+            part.join()
         counts = self._queue.counts()
         ended = {state: counts[state] for state in ("done", "ignored", "failed")}
         self._journal("stopped", to_read=counts["received"], to_send=counts["made"], **ended)
@@ -217,10 +229,20 @@ class Node:
         """Turn away whoever is not known, by title and, where one is given, by address."""
         requestor = event.assoc.requestor
         title = str(getattr(requestor.primitive, "calling_ae_title", "")).strip()
-        if not any(one.title == title and one.host in (None, requestor.address) for one in self._settings.callers):
+        if not (self._may_send(title, requestor.address) or self._may_report(title)):
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)
             self._journal("turned away", reason="unknown caller")
             event.assoc.kill()
+
+    def _may_send(self, title: str, address: str | None) -> bool:
+        """Whether films are taken from there."""
+        return any(caller.title == title and caller.host in (None, address) for caller in self._settings.callers)
+
+    def _may_report(self, title: str) -> bool:
+        """Whether it is an archive that is asked for commitment: then it may call to answer, and for nothing else."""
+        return self._settings.commitment and any(
+            isinstance(peer, Peer) and peer.title == title for peer in self._settings.archives
+        )
 
     def _on_rejected(self, _: evt.Event) -> None:
         self._journal("turned away", reason="called by another title, or too many associations")
@@ -235,6 +257,8 @@ class Node:
         length = request.DataSet.getbuffer().nbytes if request.DataSet else 0
         # Only titles of the settings come so far, so this is no stranger's text.
         caller = str(event.assoc.requestor.ae_title).strip()
+        if not self._may_send(caller, event.assoc.requestor.address):
+            return NOT_AUTHORISED
         return self.keep(str(request.AffectedSOPInstanceUID or ""), length, event.encoded_dataset, caller)
 
     def keep(self, uid: str, length: int, file: Callable[[], bytes], caller: str = "STOW-RS") -> int:
@@ -254,7 +278,7 @@ class Node:
             return OUT_OF_RESOURCES
         self._journal("received" if new else "known already", film=key, bytes=length, caller=caller)
         if new:
-            self._received.set()
+            self._reader.wake()
         return SUCCESS
 
     def _on_data(self, event: evt.Event) -> None:
@@ -269,9 +293,6 @@ class Node:
         self._arriving[event.assoc] = 0
 
     # --- the reader ---------------------------------------------------------------------------------------------------
-
-    def _read_all(self) -> None:
-        self._work(self._read_one, self._received)
 
     def _read_one(self) -> bool:
         film = self._queue.next_received()
@@ -309,7 +330,8 @@ class Node:
         outcome: Outcome = "refused" if prediction.refused else "read"
         self._queue.made(film.number, files, model=version, outcome=outcome, scores=_scores(prediction))
         self._journal("read", film=film.key, seconds=time.perf_counter() - start, model=version)
-        self._made.set()
+        for part in self._senders:
+            part.wake()
         if self._shadow is not None:
             self._read_beside(film, self._shadow, prediction, patience)
 
@@ -348,7 +370,7 @@ class Node:
     def _defer(self, film: Waiting, error: Exception) -> None:
         """Keep the film; it is read again later."""
         self._survived.add(film.number)  # should it not come to be noted, this was no crash
-        self._queue.defer(film.number, _said(error), 10 * LONGEST_PAUSE)
+        self._queue.defer(film.number, _said(error), 10 * worker.LONGEST_PAUSE)
         self._survived.discard(film.number)
 
     def _close(
@@ -364,60 +386,22 @@ class Node:
         self._queue.close_film(film.number, state, reason, said, model=version, outcome=outcome)
         self._journal(state, film=film.key, reason=said, model=version)
 
-    # --- the sender ---------------------------------------------------------------------------------------------------
+    # --- the senders --------------------------------------------------------------------------------------------------
 
-    def _send_all(self) -> None:
-        self._work(self._send_one, self._made)
-        self._archive.close()
+    def _hear(self, answer: Answer) -> None:
+        """What an archive says of the objects that it was asked to keep."""
+        report = self._queue.report(
+            answer.transaction, answer.committed, answer.failed,
+            limit=sender.REFUSALS, longest=10 * worker.LONGEST_PAUSE,
+        )  # fmt: skip
+        self._journal("commitment answered", committed=report.committed, not_committed=report.refused)
+        for key, received in report.done:
+            self._journal("done", film=key, seconds=time.time() - received)
+        for part in self._senders:
+            part.wake()
 
-    def _send_one(self) -> bool:
-        film = self._queue.next_made(self._held.roles())
-        if film is None:
-            self._archive.close()
-            return False
-        for role, file in film.results:
-            start = time.monotonic()
-            try:
-                note = self._archive.store(file)
-                self._archive_state.note(reachable=True)
-            except ArchiveRefused as error:
-                self._archive_state.note(reachable=True)
-                if isinstance(error, ArchiveSilent):
-                    self._held.hold(role, time.monotonic() - start)
-                self._put_off(film, role, error)
-                continue
-            self._held.free(role)
-            if note:
-                self._journal("stored with a note", film=film.key, result=role, note=note)
-            if self._queue.sent(film.number, role):
-                self._journal("done", film=film.key, seconds=time.time() - film.received)
-        return True
-
-    def _put_off(self, film: Outgoing, role: str, error: ArchiveRefused) -> None:
-        limit = {"later": None, "again": REFUSALS, "never": 1}[error.verdict]
-        given_up = self._queue.refused(film.number, role, str(error), limit=limit, longest=10 * LONGEST_PAUSE)
-        event = "put off by the archive" if error.verdict == "later" else "refused by the archive"
-        self._journal(event, film=film.key, result=role, reason=str(error), given_up=given_up)
-
-    # --- both ---------------------------------------------------------------------------------------------------------
-
-    def _work(self, one: Callable[[], bool], wake: threading.Event) -> None:
-        """Call `one` until the node stops; wait where there is nothing to do, pause longer and longer after trouble."""
-        pause = 1.0
-        while not self._stop.is_set():
-            wake.clear()
-            try:
-                if not one():
-                    wake.wait(1.0)
-                pause = 1.0
-                continue
-            except ArchiveDown as error:
-                self._archive_state.note(reachable=False)
-                self._journal("archive down", reason=str(error), pause=pause)
-            except Exception as error:  # such as a full disk: the queue still holds everything, so try again
-                self._journal("trouble", error=_said(error), pause=pause)
-            self._stop.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+    def _trouble(self, error: Exception, pause: float) -> None:
+        self._journal("trouble", error=_said(error), pause=pause)
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:
@@ -438,7 +422,7 @@ def run_node(
     model: str,
     *,
     title: str,
-    archive: Peer | WebPeer,
+    archives: tuple[Peer | WebPeer, ...],
     callers: tuple[Caller, ...],
     queue: Path,
     host: str = "127.0.0.1",
@@ -454,6 +438,8 @@ def run_node(
     tls: Tls | None = None,
     metrics_port: int | None = None,
     shadow: str | None = None,
+    commitment: bool = False,
+    token_file: Path | None = None,
 ) -> None:
     """Be a node until SIGTERM or SIGINT.
 
@@ -463,7 +449,8 @@ def run_node(
     Raises ValueError for a model, a queue or files of TLS that cannot be opened.
     """
     services: dict[str, Any] = {"stow_port": stow_port, "token": token, "tls": tls, "metrics_port": metrics_port}
-    settings = NodeSettings(title, archive, callers, host, port, objects=objects, **services)
+    services |= {"commitment": commitment, "token_file": token_file}
+    settings = NodeSettings(title, archives, callers, host, port, objects=objects, **services)
     predictor = load_engine(model, point=point, prevalence=prevalence, others=others, views=views)
     beside = None if shadow is None else load_engine(shadow, point=point, prevalence=prevalence)
     store = Queue(queue)

@@ -1,9 +1,11 @@
-"""The node's memory: one SQLite file in which every film is until its results are in the archive.
+"""The node's memory: one SQLite file in which every film is until its results are in all archives.
 
 A film is `received` (its file is here), then `made` (its results are here, the film is gone), then `done` (only its key
-is left); or `ignored`, or `failed`, with the reason. What failed keeps its file, or the results that the archive
-refused, until a person says what becomes of it. Every step is one transaction, synced to the disk before anybody is
-told, so a kill at any moment loses nothing; keys of films that are done stay, so nothing is done again.
+is left); or `ignored`, or `failed`, with the reason. What failed keeps its file, or the results that an archive
+refused, until a person says what becomes of it. How a result stands with an archive is that archive's alone: it waits,
+is stored (and, where that is asked for, not committed yet), or is refused. Every step is one transaction, synced to the
+disk before anybody is told, so a kill at any moment loses nothing; keys of films that are done stay, so nothing is done
+again.
 
 The file holds patients' films while they wait and is readable by its owner only. Keys are keyed hashes: without the
 file's own salt they say nothing about a film's UID. Deleted films are overwritten (`secure_delete`). What people may
@@ -24,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from agcxr.dicom.queue_file import REFUSED, TAKEN, WAITS, QueueFile
+from agcxr.dicom.queue_file import REFUSED, STORED, TAKEN, WAITS, QueueFile
 
 State = Literal["received", "made", "done", "ignored", "failed"]
 STATES: tuple[State, ...] = ("received", "made", "done", "ignored", "failed")
@@ -41,6 +43,11 @@ HEADROOM = 32 << 20
 """Bytes of the disk that the results of one film and SQLite's own files may need."""
 FARTHEST = 24 * 3600.0
 """Seconds. Whatever is due later was noted by a clock that was set back since, and is due now."""
+ANSWER = 600.0
+"""Seconds that an archive has to say whether it committed itself to objects; then it is asked anew, and has twice as
+long."""
+AT_ONCE = 100
+"""Objects that one request for commitment names at most."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A film whose results are to be sent: those that wait, and whose time has come."""
+    """A film whose results are to be sent to an archive: those that wait, and whose time has come."""
 
     number: int
     key: str
@@ -83,7 +90,20 @@ class Entry:
     """What last went wrong."""
     waiting: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    """Roles of its results, those to be sent and those that the archive refused."""
+    stored: tuple[str, ...] = ()
+    """Roles of its results: those to be sent, those that an archive refused, and those whose commitment is awaited.
+    Where the queue has several archives: "sr to ARCHIVE@10.0.0.7:104"."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of results by an archive's word on their commitment."""
+
+    done: tuple[tuple[str, float], ...]
+    """(key, seconds since the epoch when it was received) of films that have all their results in all archives now."""
+    committed: int = 0
+    refused: int = 0
+    """Results; those that were refused wait to be sent again, or are set aside."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Queue(QueueFile):
     def __init__(self, path: str | os.PathLike[str], *, beside: bool = False) -> None:
         super().__init__(Path(path), beside=beside)
         self._salt = self.meta("salt")
+        self._archives: tuple[str, ...] = ("",)
 
     def key(self, sop_instance_uid: str, model: str) -> str:
         """What a film is called here and in logs: 16 hex digits that only this queue can trace to the film."""
@@ -197,6 +218,10 @@ class Queue(QueueFile):
                 "INSERT INTO result (film, role, file) VALUES (?, ?, ?)",
                 [(number, role, file) for role, file in results],
             )
+            db.executemany(
+                "INSERT INTO delivery (film, role, archive) VALUES (?, ?, ?)",
+                [(number, role, archive) for archive in self._archives for role, _ in results],
+            )
 
     def close_film(
         self,
@@ -237,45 +262,111 @@ class Queue(QueueFile):
 
     # --- the sender ---------------------------------------------------------------------------------------------------
 
-    def next_made(self, without: Collection[str] = ()) -> Outgoing | None:
-        """The oldest film with results to be sent, those that were refused last; no results of the roles `without`."""
-        marks, which = ", ".join("?" * len(without)), (*without, *_not_yet())
+    def next_made(self, without: Collection[str] = (), archive: str = "") -> Outgoing | None:
+        """The oldest film with results for an archive, those that were refused last; none of the roles `without`."""
+        marks, which = ", ".join("?" * len(without)), (archive, *without, *_not_yet())
         with self.looked_into() as db:
-            due = f"sent = {WAITS} AND role NOT IN ({marks}) AND due NOT BETWEEN ? AND ?"
-            row = db.execute(f"SELECT film FROM result WHERE {due} ORDER BY attempts, film LIMIT 1", which).fetchone()
+            due = (
+                f"delivery.archive = ? AND delivery.sent = {WAITS} AND delivery.role NOT IN ({marks}) "
+                "AND delivery.due NOT BETWEEN ? AND ?"
+            )
+            row = db.execute(f"SELECT film FROM delivery WHERE {due} ORDER BY attempts, film LIMIT 1", which).fetchone()
             if row is None:
                 return None
             roles = db.execute(
-                f"SELECT role, file FROM result WHERE film = ? AND {due} ORDER BY rowid", (*row, *which)
+                "SELECT role, result.file FROM delivery JOIN result USING (film, role) "
+                f"WHERE film = ? AND {due} ORDER BY delivery.rowid",
+                (*row, *which),
             ).fetchall()
             key, received = db.execute("SELECT key, received FROM film WHERE number = ?", row).fetchone()
         return Outgoing(row[0], key, received, tuple(roles))
 
-    def sent(self, number: int, role: str) -> bool:
-        """The archive took one result. True where the film is done: all were taken, its files are gone."""
+    def sent(self, number: int, role: str, archive: str = "") -> bool:
+        """An archive took one result. True where the film is done: all were taken by all, its files are gone."""
         with self.transaction() as db:
-            which = (number, role)
-            if not db.execute(
-                f"UPDATE result SET sent = {TAKEN}, file = NULL WHERE film = ? AND role = ?", which
-            ).rowcount:
-                return False  # a person dropped the film meanwhile
-            return self._settle(db, number) == "done"
+            return self._taken(db, number, role, archive)
 
-    def refused(self, number: int, role: str, reason: str, *, limit: int | None, longest: float = 60) -> bool:
-        """The archive did not take a result; the others are none the worse. It is due again after 1, 2, 4 ... `longest`
+    def refused(
+        self, number: int, role: str, reason: str, *, limit: int | None, longest: float = 60, archive: str = ""
+    ) -> bool:
+        """An archive did not take a result; the others are none the worse. It is due again after 1, 2, 4 ... `longest`
         seconds. True where this was the `limit`th time: set aside, its file kept. limit: None for never."""
         with self.transaction() as db:
+            return self._refuse(db, (number, role, archive), reason, limit, longest)
+
+    def stored(self, number: int, role: str, archive: str, uid: str) -> None:
+        """An archive stored one result, the SOP instance `uid`; its file stays until the archive is committed to it."""
+        with self.transaction() as db:
             db.execute(
-                "UPDATE result SET due = ? + min(1 << min(attempts, 30), ?), attempts = attempts + 1, said = ? "
-                "WHERE film = ? AND role = ?",
-                (time.time(), longest, reason, number, role),
+                f"UPDATE delivery SET sent = {STORED}, uid = ?, asked = NULL, asks = 0, due = 0, said = NULL "
+                "WHERE film = ? AND role = ? AND archive = ?",
+                (uid, number, role, archive),
             )
-            row = db.execute("SELECT attempts FROM result WHERE film = ? AND role = ?", (number, role)).fetchone()
-            if row is None or limit is None or row[0] < limit:
-                return False
-            db.execute(f"UPDATE result SET sent = {REFUSED} WHERE film = ? AND role = ?", (number, role))
-            self._settle(db, number)
-        return True
+
+    def ask(self, archive: str, transaction: str) -> list[tuple[str, str]]:
+        """Results to ask an archive's commitment for, as (role, SOP Instance UID): stored, and not asked for yet or
+        without an answer for long. That they are asked for under this transaction is noted first: answers may come
+        before the request is over."""
+        with self.transaction() as db:
+            rows = db.execute(
+                f"SELECT rowid, role, uid FROM delivery WHERE archive = ? AND sent = {STORED} "
+                "AND due NOT BETWEEN ? AND ? ORDER BY film, rowid LIMIT ?",
+                (archive, *_not_yet(), AT_ONCE),
+            ).fetchall()
+            db.executemany(
+                "UPDATE delivery SET asked = ?, due = ? + min(? * (1 << asks), ?), asks = min(asks + 1, 30) "
+                "WHERE rowid = ?",
+                [(transaction, time.time(), ANSWER, FARTHEST, row) for row, *_ in rows],
+            )
+        return [(role, uid) for _, role, uid in rows]
+
+    def not_asked(self, transaction: str, said: str | None = None) -> None:
+        """The request did not reach the archive; or, with what it said, was refused, and is made anew later."""
+        with self.transaction() as db:
+            if said is None:
+                db.execute("UPDATE delivery SET asked = NULL, asks = 0, due = 0 WHERE asked = ?", (transaction,))
+            else:
+                db.execute("UPDATE delivery SET said = ? WHERE asked = ?", (said, transaction))
+
+    def report(
+        self,
+        transaction: str,
+        committed: Collection[str],
+        failed: Mapping[str, str],
+        *,
+        limit: int | None,
+        longest: float = 60,
+    ) -> Report:
+        """An archive's answer. committed: SOP Instance UIDs; failed: UID -> why not: those are sent again, as `refused`
+        has it. What was not asked for under this transaction is left alone."""
+        done, counts = [], [0, 0]
+        with self.transaction() as db:
+            rows = db.execute(
+                f"SELECT film, role, archive, uid FROM delivery WHERE asked = ? AND sent = {STORED}", (transaction,)
+            ).fetchall()
+            for number, role, archive, uid in rows:
+                which = (number, role, archive)
+                if uid in failed:
+                    db.execute(f"UPDATE delivery SET sent = {WAITS} WHERE film = ? AND role = ? AND archive = ?", which)
+                    self._refuse(db, which, failed[uid], limit, longest)
+                    counts[1] += 1
+                elif uid in committed:
+                    counts[0] += 1
+                    if self._taken(db, *which):
+                        done.append(db.execute("SELECT key, received FROM film WHERE number = ?", (number,)).fetchone())
+        return Report(tuple(done), *counts)
+
+    def standing(self) -> dict[str, tuple[int, int, int]]:
+        """Archive -> how many results wait for it, are stored but not committed, and were refused by it."""
+        with self.looked_into() as db:
+            rows = db.execute("SELECT archive, sent, count(*) FROM delivery GROUP BY archive, sent").fetchall()
+        counts = {(archive, sent): count for archive, sent, count in rows}
+        return {
+            archive: (
+                counts.get((archive, WAITS), 0), counts.get((archive, STORED), 0), counts.get((archive, REFUSED), 0)
+            )
+            for archive, _ in sorted(counts)
+        }  # fmt: skip
 
     # --- people -------------------------------------------------------------------------------------------------------
 
@@ -303,19 +394,47 @@ class Queue(QueueFile):
         with self.transaction() as db:
             for key in keys:
                 number = self._number(db, key)
-                db.execute("DELETE FROM result WHERE film = ?", (number,))
+                self._forget(db, number)
                 self._move(db, number, "ignored", DROPPED, DROPPED)
         return len(keys)
 
     def keep_roles(self, roles: Collection[str]) -> int:
         """Let go of results of other roles: nobody wants them any more. Returns how many."""
         with self.transaction() as db:
-            where = f"sent <> {TAKEN} AND role NOT IN ({', '.join('?' * len(roles))})"
-            films = db.execute(f"SELECT DISTINCT film FROM result WHERE {where}", tuple(roles)).fetchall()
-            dropped = db.execute(f"DELETE FROM result WHERE {where}", tuple(roles)).rowcount
-            for (number,) in films:
+            unwanted, which = f"role NOT IN ({', '.join('?' * len(roles))})", tuple(roles)
+            films = db.execute(
+                f"SELECT DISTINCT film, role FROM delivery WHERE sent <> {TAKEN} AND {unwanted}", which
+            ).fetchall()
+            for table in ("delivery", "result"):
+                db.execute(f"DELETE FROM {table} WHERE {unwanted}", which)
+            for number in {film for film, _ in films}:
                 self._settle(db, number)
-        return dropped
+        return len(films)
+
+    def owe_to(self, archives: Collection[str], *, commitment: bool = False) -> None:
+        """Name the archives that results go to from now on. Those that are still here are owed to every one of them
+        that has not had them; what waited for another archive waits for it no more. commitment: whether results that
+        are stored stay until the archive is committed to them."""
+        with self.transaction() as db:
+            self._archives = tuple(archives)
+            for archive in self._archives:
+                db.execute(
+                    "INSERT OR IGNORE INTO delivery (film, role, archive) "
+                    "SELECT film, role, ? FROM result WHERE file IS NOT NULL ORDER BY rowid",
+                    (archive,),
+                )
+            others = f"archive NOT IN ({', '.join('?' * len(self._archives))})"
+            films = db.execute(f"SELECT DISTINCT film FROM delivery WHERE {others}", self._archives).fetchall()
+            db.execute(f"DELETE FROM delivery WHERE {others}", self._archives)
+            if not commitment:
+                films += db.execute(f"SELECT DISTINCT film FROM delivery WHERE sent = {STORED}").fetchall()
+                db.execute(f"UPDATE delivery SET sent = {TAKEN} WHERE sent = {STORED}")
+            db.execute(
+                "UPDATE film SET state = 'made', reason = NULL, said = NULL WHERE state = 'failed' "
+                f"AND number IN (SELECT film FROM delivery WHERE sent = {WAITS})"
+            )
+            for (number,) in set(films):
+                self._settle(db, number)
 
     def entries(self, states: Collection[State] = OPEN) -> list[Entry]:
         """Films in some states, oldest first, as people may see them."""
@@ -325,18 +444,23 @@ class Queue(QueueFile):
                 f"WHERE state IN ({', '.join('?' * len(states))}) ORDER BY number",
                 tuple(states),
             ).fetchall()
+            names = self._names(db)
             results: dict[int, list[tuple[int, str, float, str | None]]] = {}
-            for number, *result in db.execute("SELECT film, sent, role, due, said FROM result ORDER BY film, role"):
-                results.setdefault(number, []).append(tuple(result))
+            for number, sent, role, archive, due, said in db.execute(
+                "SELECT film, sent, role, archive, due, said FROM delivery ORDER BY film, role, archive"
+            ):
+                results.setdefault(number, []).append((sent, role + names[archive], due, said))
         entries = []
         for number, key, state, received, due, said in films:
             of_film = results.get(number, [])
-            waits, refused = ([one for one in of_film if one[0] == kind] for kind in (WAITS, REFUSED))
-            told = "; ".join(f"{role}: {why}" for _, role, _, why in (*refused, *waits) if why)
+            waits, refused, stored = (
+                [result for result in of_film if result[0] == kind] for kind in (WAITS, REFUSED, STORED)
+            )
+            told = "; ".join(f"{role}: {why}" for _, role, _, why in (*refused, *waits, *stored) if why)
             entries.append(
                 Entry(
-                    key, state, received, min((one[2] for one in waits), default=due), told or said,
-                    tuple(one[1] for one in waits), tuple(one[1] for one in refused),
+                    key, state, received, min((result[2] for result in waits), default=due), told or said,
+                    *(tuple(result[1] for result in kind) for kind in (waits, refused, stored)),
                 )
             )  # fmt: skip
         return entries
@@ -373,9 +497,10 @@ class Queue(QueueFile):
         """Refused results go back in line, behind those that never were; and those that wait are due."""
         which, values = ("", ()) if number is None else (" AND film = ?", (number,))
         put_off = f"(sent = {REFUSED} OR sent = {WAITS} AND due > 0){which}"
-        films = db.execute(f"SELECT DISTINCT film FROM result WHERE {put_off}", values).fetchall()
+        films = db.execute(f"SELECT DISTINCT film FROM delivery WHERE {put_off}", values).fetchall()
         db.executemany("UPDATE film SET state = 'made', reason = NULL WHERE number = ?", films)
-        db.execute(f"UPDATE result SET sent = {WAITS}, attempts = 1, due = 0 WHERE {put_off}", values)
+        db.execute(f"UPDATE delivery SET sent = {WAITS}, attempts = 1, due = 0 WHERE {put_off}", values)
+        db.execute(f"UPDATE delivery SET due = 0, asks = 0 WHERE sent = {STORED}{which}", values)
         return len(films)
 
     def _read_again(self, db: sqlite3.Connection, number: int | None) -> int:
@@ -402,18 +527,69 @@ class Queue(QueueFile):
     def _has_results(db: sqlite3.Connection, number: int) -> bool:
         return db.execute("SELECT 1 FROM result WHERE film = ?", (number,)).fetchone() is not None
 
+    def _taken(self, db: sqlite3.Connection, number: int, role: str, archive: str) -> bool:
+        """True where the film is done."""
+        which = (number, role, archive)
+        if not db.execute(
+            f"UPDATE delivery SET sent = {TAKEN}, uid = NULL, asked = NULL WHERE film = ? AND role = ? AND archive = ?",
+            which,
+        ).rowcount:
+            return False  # a person dropped the film meanwhile
+        self._free(db, number)
+        return self._settle(db, number) == "done"
+
+    @staticmethod
+    def _free(db: sqlite3.Connection, number: int) -> None:
+        """Delete the files of a film's results that every archive took."""
+        db.execute(
+            "UPDATE result SET file = NULL WHERE film = ? AND file IS NOT NULL AND role NOT IN "
+            f"(SELECT role FROM delivery WHERE film = ? AND sent <> {TAKEN})",
+            (number, number),
+        )
+
+    def _refuse(
+        self, db: sqlite3.Connection, which: tuple[int, str, str], reason: str, limit: int | None, longest: float
+    ) -> bool:
+        """As `refused`. which: film, role, archive."""
+        where = "WHERE film = ? AND role = ? AND archive = ?"
+        db.execute(
+            f"UPDATE delivery SET due = ? + min(1 << min(attempts, 30), ?), attempts = attempts + 1, said = ? {where}",
+            (time.time(), longest, reason, *which),
+        )
+        row = db.execute(f"SELECT attempts FROM delivery {where}", which).fetchone()
+        if row is None or limit is None or row[0] < limit:
+            return False
+        db.execute(f"UPDATE delivery SET sent = {REFUSED} {where}", which)
+        self._settle(db, which[0])
+        return True
+
     def _settle(self, db: sqlite3.Connection, number: int) -> State:
         """Where a film stands, after what became of its results."""
-        rows = db.execute("SELECT sent, role, said FROM result WHERE film = ? ORDER BY rowid", (number,)).fetchall()
-        if any(sent == WAITS for sent, *_ in rows):
+        rows = db.execute(
+            "SELECT sent, role, archive, said FROM delivery WHERE film = ? ORDER BY rowid", (number,)
+        ).fetchall()
+        if any(sent in (WAITS, STORED) for sent, *_ in rows):
             return "made"
-        refused = "; ".join(f"{role}: {said}" for sent, role, said in rows if sent == REFUSED)
+        names = self._names(db)
+        refused = "; ".join(f"{role}{names[archive]}: {said}" for sent, role, archive, said in rows if sent == REFUSED)
         if refused:
             self._move(db, number, "failed", refused, refused)
             return "failed"
-        db.execute("DELETE FROM result WHERE film = ?", (number,))
+        self._forget(db, number)
         self._move(db, number, "done")
         return "done"
+
+    @staticmethod
+    def _names(db: sqlite3.Connection) -> dict[str, str]:
+        """Archive -> how it stands behind a role: named where there are several."""
+        archives = [row[0] for row in db.execute("SELECT DISTINCT archive FROM delivery")]
+        return {archive: f" to {archive}" if len(archives) > 1 else "" for archive in archives}
+
+    @staticmethod
+    def _forget(db: sqlite3.Connection, number: int) -> None:
+        """Delete a film's results."""
+        for table in ("delivery", "result"):
+            db.execute(f"DELETE FROM {table} WHERE film = ?", (number,))
 
     @staticmethod
     def _move(

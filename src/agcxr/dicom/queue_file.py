@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-WAITS, TAKEN, REFUSED = 0, 1, 2
-"""result.sent"""
+WAITS, TAKEN, REFUSED, STORED = 0, 1, 2, 3
+"""delivery.sent. An archive that stored a result and has not committed itself to keep it: stored; else it took it."""
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
@@ -47,6 +47,21 @@ _SINCE_2 = (
     day TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL, finding TEXT NOT NULL DEFAULT '',
     films INTEGER NOT NULL DEFAULT 0, score REAL NOT NULL DEFAULT 0, PRIMARY KEY (day, model, outcome, finding))""",
     "UPDATE meta SET value = x'33' WHERE name = 'format'",
+)
+
+
+_SINCE_3 = (
+    # How a result stands with one archive; '' is that of queues which did not name it. The columns of `result` which
+    # said so for the only archive stay, unused: dropping them would write all files anew, and the disk may be full.
+    """CREATE TABLE delivery (
+    film INTEGER NOT NULL REFERENCES film(number), role TEXT NOT NULL, archive TEXT NOT NULL,
+    sent INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, said TEXT,
+    uid TEXT, asked TEXT, asks INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (film, role, archive))""",
+    "INSERT INTO delivery (film, role, archive, sent, attempts, due, said) "
+    "SELECT film, role, '', sent, attempts, due, said FROM result ORDER BY rowid",
+    "DROP INDEX result_next",
+    "CREATE INDEX delivery_next ON delivery (archive, sent, attempts, film, role, due)",
+    "UPDATE meta SET value = x'34' WHERE name = 'format'",
 )
 
 
@@ -130,13 +145,11 @@ class QueueFile:
         for statement in _TABLES:
             self._db.execute(statement)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?), ('format', x'31')", (secrets.token_bytes(32),))
-        if self.meta("format") == b"1":
-            for statement in _SINCE_1:
-                self._db.execute(statement)
-        if self.meta("format") == b"2":
-            for statement in _SINCE_2:
-                self._db.execute(statement)
-        if self.meta("format") != b"3":
+        for version, changes in ((b"1", _SINCE_1), (b"2", _SINCE_2), (b"3", _SINCE_3)):
+            if self.meta("format") == version:
+                for statement in changes:
+                    self._db.execute(statement)
+        if self.meta("format") != b"4":
             raise ValueError(f"{self.path} was written by a newer agcxr; upgrade, or name another file")
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import ipaddress
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +19,7 @@ from agcxr.data.dicomweb import DICOM, JSON
 from agcxr.data.multipart import Malformed, parts, related_boundary
 from agcxr.dicom.source import is_uid
 from agcxr.extras import needs
+from agcxr.tokens import Tokens, is_local
 
 SUCCESS, OUT_OF_RESOURCES, CLASS_UNSUPPORTED, NOT_UNDERSTOOD = 0x0000, 0xA700, 0x0122, 0xC000
 LARGEST_BODY = 513 << 20
@@ -62,7 +61,7 @@ class StowService:
 
     Args:
         keep: what becomes of a film.
-        token: what senders must show as a bearer token; None: nothing, on this machine's own addresses only.
+        tokens: what senders must show as a bearer token; without any nothing, on this machine's own addresses only.
         certificate, key: files (PEM) for TLS; None: plain HTTP.
 
     Raises:
@@ -75,7 +74,7 @@ class StowService:
         host: str,
         port: int,
         *,
-        token: str | None = None,
+        tokens: Tokens | None = None,
         certificate: str | None = None,
         key: str | None = None,
     ) -> None:
@@ -85,9 +84,9 @@ class StowService:
             from starlette.routing import Route
         except ImportError as error:
             raise ValueError(needs("taking films by STOW-RS", "serve")) from error
-        if token is None and not _is_local(host):
+        self._keep, self._tokens = keep, tokens or Tokens()
+        if not self._tokens.needed and not is_local(host):
             raise ValueError(f"STOW-RS on {host} needs a token that senders show: set AGCXR_TOKEN")
-        self._keep, self._token = keep, token
         self._busy = asyncio.Semaphore(AT_ONCE)
         app = Starlette(routes=[Route("/studies", self._store, methods=["POST"])])
         self._server = uvicorn.Server(
@@ -125,9 +124,12 @@ class StowService:
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse, PlainTextResponse
 
-        if self._token is not None:
-            shown = request.headers.get("authorization", "").encode()
-            if not hmac.compare_digest(shown, f"Bearer {self._token}".encode()):
+        if self._tokens.needed:
+            address = "" if request.client is None else request.client.host
+            name, wait = self._tokens.judge_header(request.headers.get("authorization", ""), address)
+            if wait:
+                return PlainTextResponse("too many wrong tokens came from there", 429, {"Retry-After": str(wait)})
+            if name is None:
                 return PlainTextResponse("a bearer token is needed", 401, {"WWW-Authenticate": "Bearer"})
         try:
             boundary = related_boundary(request.headers.get("content-type", ""))
@@ -191,10 +193,3 @@ async def _received(stream: AsyncIterator[bytes]) -> bytes | None:
         if len(body) > LARGEST_BODY:
             return None
     return bytes(body)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -36,6 +36,12 @@ class Tls:
         """For archives that are called; their certificate names their host. Raises ValueError as `accepting`."""
         return self._loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
+    def serving(self) -> ssl.SSLContext:
+        """For those who ask by HTTPS: they show a token and no certificate. Raises ValueError as `accepting`."""
+        context = self._loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
     def _loaded(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.verify_mode = ssl.CERT_REQUIRED

@@ -1,22 +1,25 @@
 """What is to be seen of a node from outside: /health for people and supervisors, /metrics for Prometheus.
 
 Numbers only: counts, ages and sums of scores, nothing of a patient. Figures of the queue are read from it when
-somebody asks; those of the archive are what the sender last saw.
+somebody asks; those of an archive are what its sender last saw. As on the page, a token guards /metrics, not /health.
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from agcxr.dicom.queue import OPEN, Queue
+from agcxr.tokens import Tokens, is_local
 
 STALE = 600.0
 """Seconds that a film may wait before the node counts as unwell."""
@@ -24,11 +27,19 @@ STALE = 600.0
 
 @dataclass
 class ArchiveState:
-    """Of the archive, as the sender last saw it."""
+    """Of an archive, as its sender last saw it."""
 
     reachable: bool | None = None
     """None: nothing was sent yet."""
     since: float = field(default_factory=time.time)
+
+    @property
+    def words(self) -> str:
+        return {None: "not called yet", True: "reachable", False: "away"}[self.reachable]
+
+    @property
+    def number(self) -> int:
+        return -1 if self.reachable is None else int(self.reachable)
 
     def note(self, reachable: bool) -> None:
         if reachable != self.reachable:
@@ -36,21 +47,42 @@ class ArchiveState:
 
 
 class Watch:
-    """Answers GET /health (200, or 503 where films wait for long or the archive is away) and GET /metrics.
+    """Answers GET /health (200, or 503 where films wait for long or an archive is away) and GET /metrics.
 
     Args:
         queue: of the node.
         model: its version.
-        archive: kept up to date by the node.
+        archives: by name; kept up to date by the node.
         host, port: where to listen; port 0 takes a free one, see `port`.
+        tokens: what /metrics asks for; without any nothing, on this machine's own addresses only.
+        tls: for HTTPS.
+
+    Raises:
+        ValueError: an address that others reach, without a token.
     """
 
-    def __init__(self, queue: Queue, model: str, archive: ArchiveState, host: str, port: int) -> None:
-        self._queue, self._model, self._archive = queue, model, archive
+    def __init__(
+        self,
+        queue: Queue,
+        model: str,
+        archives: Mapping[str, ArchiveState],
+        host: str,
+        port: int,
+        *,
+        tokens: Tokens,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        if not tokens.needed and not is_local(host):
+            raise ValueError(f"/metrics on {host} needs a token that those who ask show: set AGCXR_TOKEN")
+        self._queue, self._model, self._archives = queue, model, archives
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._server = ThreadingHTTPServer((host, port), _handler(self.health, lambda: generate_latest(self._registry)))
+        handler = _handler(self.health, lambda: generate_latest(self._registry), tokens)
+        self._server = ThreadingHTTPServer((host, port), handler)
         self._server.daemon_threads = True
+        if tls is not None:  # hands are shaken in the thread that answers, so that a silent client holds up nobody
+            plain = self._server.socket
+            self._server.socket = tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, name="agcxr-watch", daemon=True)
 
     @property
@@ -67,15 +99,18 @@ class Watch:
 
     def health(self) -> tuple[bool, dict[str, object]]:
         """Whether all is well, and the facts."""
-        counts, oldest = self._queue.counts(), self._oldest()
+        counts, oldest, worst = self._queue.counts(), self._oldest(), self._worst()
         facts: dict[str, object] = {
             "model": self._model,
             "queue": {state: counts[state] for state in OPEN},
             "oldest_seconds": round(oldest, 1),
-            "archive": {None: "not called yet", True: "reachable", False: "away"}[self._archive.reachable],
-            "archive_since": round(self._archive.since),
+            "archive": worst.words,
+            "archive_since": round(worst.since),
+            "archives": {
+                name: {"state": state.words, "since": round(state.since)} for name, state in self._archives.items()
+            },
         }
-        well = oldest < STALE and self._archive.reachable is not False
+        well = oldest < STALE and worst.reachable is not False
         return well, {"status": "ok" if well else "unwell", **facts}
 
     def collect(self) -> Iterator[Metric]:
@@ -87,10 +122,19 @@ class Watch:
         yield films
         yield GaugeMetricFamily("agcxr_node_oldest_seconds", "Age of the oldest waiting film", self._oldest())
         yield GaugeMetricFamily("agcxr_node_queue_bytes", "Of the disk, taken by what waits", self._queue.bytes_used())
-        away = self._archive.reachable
+        words = "1 reachable, 0 away, -1 not called"
         yield GaugeMetricFamily(
-            "agcxr_node_archive_up", "1 reachable, 0 away, -1 not called", -1 if away is None else away
+            "agcxr_node_archive_up", f"The archive, the worst of several: {words}", self._worst().number
         )
+        up = GaugeMetricFamily("agcxr_node_archive_reachable", f"Each archive: {words}", labels=["archive"])
+        for name, archive in self._archives.items():
+            up.add_metric([name], archive.number)
+        yield up
+        results = GaugeMetricFamily("agcxr_node_results", "Results by archive and state", labels=["archive", "state"])
+        for name, standing in self._queue.standing().items():
+            for kind, count in zip(("waiting", "not_committed", "refused"), standing, strict=True):
+                results.add_metric([name, kind], count)
+        yield results
         read = CounterMetricFamily("agcxr_node_read", "Films by what came of reading", labels=["model", "outcome"])
         scores = CounterMetricFamily("agcxr_node_score_sum", "Sum of the scores", labels=["model", "finding"])
         outcomes: dict[tuple[str, str], int] = {}
@@ -105,13 +149,20 @@ class Watch:
             scores.add_metric(labels, total)
         yield from (read, scores)
 
+    def _worst(self) -> ArchiveState:
+        """Of the archives: one that is away, else one that was not called, else any; of those, the longest."""
+        rank = {False: 0, None: 1, True: 2}
+        return min(self._archives.values(), key=lambda state: (rank[state.reachable], state.since))
+
     def _oldest(self) -> float:
-        waiting = [entry.received for entry in self._queue.entries(("received", "made"))]
+        """Seconds; of films that wait to be read or sent, not of those whose commitment is awaited."""
+        entries = self._queue.entries(("received", "made"))
+        waiting = [entry.received for entry in entries if entry.state == "received" or entry.waiting]
         return max(time.time() - min(waiting), 0.0) if waiting else 0.0
 
 
 def _handler(
-    health: Callable[[], tuple[bool, dict[str, object]]], metrics: Callable[[], bytes]
+    health: Callable[[], tuple[bool, dict[str, object]]], metrics: Callable[[], bytes], tokens: Tokens
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -121,14 +172,26 @@ def _handler(
             if self.path == "/health":
                 well, facts = health()
                 self._say(200 if well else 503, "application/json", json.dumps(facts).encode())
-            elif self.path == "/metrics":
+            elif self.path == "/metrics" and self._may_ask():
                 self._say(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
-            else:
+            elif self.path != "/metrics":
                 self._say(404, "text/plain", b"/health and /metrics\n")
 
-        def _say(self, status: int, kind: str, body: bytes) -> None:
+        def _may_ask(self) -> bool:
+            """Where not, that is answered."""
+            if not tokens.needed:
+                return True
+            name, wait = tokens.judge_header(self.headers.get("Authorization", ""), self.client_address[0])
+            if wait:
+                self._say(429, "text/plain", b"too many wrong tokens came from there\n", {"Retry-After": str(wait)})
+            elif name is None:
+                self._say(401, "text/plain", b"a bearer token is needed\n", {"WWW-Authenticate": "Bearer"})
+            return name is not None
+
+        def _say(self, status: int, kind: str, body: bytes, more: Mapping[str, str] = MappingProxyType({})) -> None:
             self.send_response(status)
-            for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")):
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close", **more}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from agcxr.dicom.archive import (
     ArchiveSilent,
     Timeouts,
 )
+from agcxr.dicom.commitment import Answer
 from agcxr.dicom.peers import Peer, parse_peer
 from agcxr.dicom.tls import Tls
 
@@ -69,6 +70,8 @@ class WebArchive:
     def close(self) -> None:
         """Nothing to be said: connections are kept, and end by themselves."""
 
+    end = close
+
 
 def open_archive(
     peer: Peer | WebPeer,
@@ -76,11 +79,21 @@ def open_archive(
     timeouts: Timeouts = USUAL,
     classes: Collection[str] = CLASSES,
     tls: Tls | None = None,
+    hear: Callable[[Answer], None] | None = None,
 ) -> Archive | WebArchive:
-    """What sends to `peer`; `tls`: of DICOM. Raises ValueError, OSError for a file of logins that is none."""
+    """What sends to `peer`; `tls`: of DICOM; hear: where commitment is asked for, see `Archive`.
+
+    Raises ValueError where DICOMweb is asked for commitment, and ValueError or OSError for a file of logins that is
+    none.
+    """
     if isinstance(peer, WebPeer):
+        if hear is not None:
+            raise ValueError(
+                f"{peer} cannot commit itself: DICOMweb has no storage commitment; send to it as TITLE@host:port, or "
+                "leave --commitment out"
+            )
         return WebArchive(peer, timeouts)
-    return Archive(peer, calling, timeouts, classes, None if tls is None else tls.calling())
+    return Archive(peer, calling, timeouts, classes, None if tls is None else tls.calling(), hear)
 
 
 def parse_archive(text: str) -> Peer | WebPeer:

@@ -18,8 +18,8 @@ from agcxr.serve.held import LEASE, Held, Lease
 from agcxr.serve.limits import LOCAL_NAMES, PORTS, Authority, Origin, PublicUrl
 from agcxr.serve.measures import Measures
 from agcxr.serve.problem import Problem
-from agcxr.serve.tokens import Tokens
 from agcxr.serve.upload import Upload
+from agcxr.tokens import Tokens
 
 FILMS = "agcxr.films"
 """Where a request keeps what it uploaded, for the audit."""
@@ -63,7 +63,7 @@ class Access:
     token_file: Path | None = None
 
     def tokens(self) -> Tokens:
-        return Tokens(self.token, self.token_file)
+        return Tokens(self.token, self.token_file, LOG.warning)
 
 
 class Guard:
@@ -134,14 +134,13 @@ class Guard:
             raise Problem(403, "cross_site", "requests from other web sites are not answered")
         if not self._tokens.needed or scope["path"] in OPEN_PATHS or scope["path"].startswith("/static/"):
             return "-"
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            name, wait = self._tokens.judge(given.strip(), (scope.get("client") or ("",))[0])
-            if name is not None:
-                return name
-            if wait:
-                self._measures.throttled.inc()
-                raise Problem(429, "too_many_tokens", "too many wrong tokens came from there", retry_after=wait)
+        address = (scope.get("client") or ("",))[0]
+        name, wait = self._tokens.judge_header(headers.get("authorization", ""), address)
+        if name is not None:
+            return name
+        if wait:
+            self._measures.throttled.inc()
+            raise Problem(429, "too_many_tokens", "too many wrong tokens came from there", retry_after=wait)
         raise Problem(401, "token", "send the server's token in the header `Authorization: Bearer ...`")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from dataclasses import dataclass, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from agcxr.serve.tokens import check_token
+from agcxr.tokens import check_token, is_local
 
 MIB = 1 << 20
 
@@ -71,16 +70,6 @@ class Limits:
 
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(

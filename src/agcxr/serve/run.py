@@ -20,7 +20,8 @@ from agcxr.intake import judge
 from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
 from agcxr.serve.guard import Access
-from agcxr.serve.limits import Limits, PublicUrl, check_exposure, is_local
+from agcxr.serve.limits import Limits, PublicUrl, check_exposure
+from agcxr.tokens import is_local
 
 TOKEN = "AGCXR_TOKEN"
 

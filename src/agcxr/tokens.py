@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import hmac
-import logging
+import ipaddress
 import math
+import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
-LOG = logging.getLogger("agcxr.serve")
 SHORTEST = 16
 TRIES, WINDOW = 10, 60.0
 """Wrong tokens from one address in so many seconds, after which only tokens that were right before are looked at."""
 ADDRESSES = 4096
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_token(token: str) -> str:
@@ -30,12 +41,15 @@ class Tokens:
     """Those that are valid now.
 
     token: one that is valid as long as the server runs, called "token". file: more, a line each: NAME TOKEN; read anew
-    when it changes. Without either everybody may ask.
+    when it changes. Without either everybody may ask. note: told, in words, of changes of the file.
 
     Raises ValueError, OSError for a file without usable tokens.
     """
 
-    def __init__(self, token: str | None = None, file: Path | None = None) -> None:
+    def __init__(
+        self, token: str | None = None, file: Path | None = None, note: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._note, self._lock = note, threading.Lock()
         self._own = {} if token is None else {"token": token}
         self._file, self._seen = file, (0, 0)
         self._named: dict[str, str] = {}
@@ -60,7 +74,16 @@ class Tokens:
     def judge(self, given: str, address: str) -> tuple[str | None, int]:
         """Whose token it is, and seconds to wait where too many wrong ones came from this address lately: then a token
         that was never right before is not looked at. Those in use go on, also behind a proxy, where all have one
-        address."""
+        address. Any thread may ask."""
+        with self._lock:
+            return self._judged(given, address)
+
+    def judge_header(self, authorization: str, address: str) -> tuple[str | None, int]:
+        """As `judge`, of the header Authorization; one without a bearer token is no guess."""
+        scheme, _, given = authorization.partition(" ")
+        return self.judge(given.strip(), address) if scheme.lower() == "bearer" else (None, 0)
+
+    def _judged(self, given: str, address: str) -> tuple[str | None, int]:
         wait, name = self._wait(address), self.name_of(given)
         if name is not None and (not wait or given in self._right):
             self._right.add(given)
@@ -87,9 +110,9 @@ class Tokens:
             if (state := _state(self._file)) == self._seen:
                 return
             self._named, self._seen = read_tokens(self._file), state
-            LOG.warning("the file of tokens has changed: %d are valid", len(self._named))
+            self._note(f"the file of tokens has changed: {len(self._named)} are valid")
         except (OSError, ValueError) as error:  # half written, or away: those of before stay valid
-            LOG.error("the file of tokens cannot be read (%s); those of before stay valid", type(error).__name__)
+            self._note(f"the file of tokens cannot be read ({type(error).__name__}); those of before stay valid")
 
 
 def read_tokens(file: Path) -> dict[str, str]:
