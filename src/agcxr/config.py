@@ -16,11 +16,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from agcxr import config_file
 from agcxr.values import Attention as Attention
-from agcxr.values import Frozen
+from agcxr.values import Frozen, Statistic
 
 Look = Literal["attention", "random", "centre", "whole"]
 
 Normalisation = Literal["weights", "imagenet", "mean"]
+
+Pool = Literal["max", "mean", "gated"]
 
 Strategy = Literal["G_L_F", "GLF", "GL_F", "G_LF", "G_L_F-finetune"]
 STRATEGIES: dict[Strategy, tuple[str, ...]] = {
@@ -80,9 +82,25 @@ class Stage(Frozen):
 class Local(Stage):
     """Stage II, and how the local branch is shown its crop."""
 
-    statistic: Literal["max", "l1", "l2"] = "max"
+    statistic: Statistic = "max"
     """Heatmap: max |f| (as published), sum |f| or sqrt(sum f^2) over the channels. Networks that end in ReLU6
-    (EfficientNet-Lite, MobileNet) need l2 or l1: max meets the clip nearly everywhere."""
+    (EfficientNet-Lite, MobileNet) need l2 or l1: max meets the clip nearly everywhere. Or evidence of the findings,
+    the largest over them: `cam` (weights of the global head times features), `learned` (a 1 x 1 convolution that
+    learns with the global branch, a map for each label)."""
+    top_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """With `learned`: a label's probability is the mean over this share of its map's cells, the highest ones; their
+    loss is added to the global branch's."""
+    crops: Annotated[int, Field(ge=1, le=64)] = 1
+    """Crops a view, taken one after the other, each where the ones before it are not; 1 as published."""
+    window: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Side of every crop as a share of the view's, where its mean heat is highest; 0: as large as the region that is
+    found (as published). With a window, normalise, threshold, at and connectivity have no say in it."""
+    pool: Pool = "max"
+    """What the local branch makes of the pooled features of several crops: their maximum or mean, or a mean by weights
+    that it learns (gated attention)."""
+    gradient: Literal["none", "place"] = "none"
+    """none (as published): no gradient passes through the box. `place`: each window is centred on the heat in it, so
+    that the local branch teaches the global one where to look, where both learn together."""
     normalise: Literal["minmax", "percentile"] = "minmax"
     """Per image, before the threshold; with `percentile` the threshold is the fraction of pixels kept out."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.7
@@ -107,6 +125,32 @@ class Local(Stage):
     def attention(self) -> Attention:
         """The options of `models.attention.attend`."""
         return Attention(**{name: getattr(self, name) for name in Attention.model_fields})
+
+
+def check_crops(attention: Attention, look: Look, pool: Pool, at: str = "") -> None:
+    """Raises ValueError for options of the crops that do not go together. `at`: what their names begin with."""
+    several = f"{at}crops is {attention.crops}"
+    if look == "whole" and attention.crops > 1:
+        raise ValueError(f"{several}, but {at}look 'whole' shows the whole view, which is one; set {at}crops to 1")
+    if look == "centre" and attention.crops > 1 and not attention.window:
+        raise ValueError(
+            f"{several} and {at}look 'centre', but boxes as large as the regions found cannot be laid side by side "
+            f"about the centre; set {at}window to the share of the view's side that each is to have"
+        )
+    if pool == "gated" and attention.crops == 1:
+        raise ValueError(
+            f"{at}pool is 'gated', but {several}, and one needs no weighing; set {at}crops to 2 or more, or {at}pool "
+            "to 'max'"
+        )
+    if attention.gradient == "place" and not attention.window:
+        raise ValueError(
+            f"{at}gradient is 'place', but a box as large as the region found has no side of its own to be centred; "
+            f"set {at}window to the share of the view's side that it is to have"
+        )
+    if attention.gradient == "place" and look != "attention":
+        raise ValueError(
+            f"{at}gradient is 'place', but {at}look {look!r} takes no place from the heat; set {at}gradient to 'none'"
+        )
 
 
 class Fusion(Stage):
@@ -208,6 +252,17 @@ class Train(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _crops_can_be_taken(self) -> Train:
+        check_crops(self.local.attention(), self.local.look, self.local.pool, "local.")
+        side = self.local.window * self.image_size
+        if 0 < side < self.local.min_side:
+            raise ValueError(
+                f"local.window is {self.local.window:g}, {side:.0f} of {self.image_size} pixels of the view, and boxes "
+                f"have {self.local.min_side} at least; raise it, or lower local.min_side"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _normal_weight_counts(self) -> Train:
         if self.normal_weight != 1 and self.loss != "bce":
             raise ValueError(f"normal_weight is {self.normal_weight:g}, which only the loss 'bce' knows; set it to 1")
@@ -259,6 +314,12 @@ class Train(Frozen):
                     f"local.attention_per is 'image', but with strategy {self.strategy} the global branch changes "
                     "while crops are taken, so boxes cannot be found once; set it to 'view'"
                 )
+        if self.local.gradient == "place" and not any({"global", "local"} <= set(parts_of(s)) for s in self.stages):
+            raise ValueError(
+                f"local.gradient is 'place', but with strategy {self.strategy} the global branch is frozen while the "
+                "local one learns, so that it would lead nowhere; set it to 'none', or the strategy to GLF, GL_F or "
+                "G_L_F-finetune"
+            )
         if self.fusion.start != "random" and "fusion" not in self.stages:
             raise ValueError(
                 f"fusion.start is {self.fusion.start!r}, but with strategy {self.strategy} a branch learns with the "

@@ -3,7 +3,8 @@
 Boxes are (x0, y0, x1, y1) in pixels with an exclusive end; pixel i covers [i, i + 1). Scaling an image therefore
 scales its boxes by the same ratio.
 
-Shapes: B images, C channels, H x W pixels of the source, h x w pixels of the crop, N pixels along one axis.
+Shapes: B images, R boxes of each, C channels, H x W pixels of the source, h x w pixels of the crop, N pixels along one
+axis. A box without area stands for none.
 """
 
 from __future__ import annotations
@@ -23,44 +24,77 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def whole(box_B4: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """The whole image of that size as a box for every row of `box_B4` (same dtype and device)."""
+    """The whole image of that size as a box for every row of `box_B4`, or `box_BR4` (same dtype and device)."""
     height, width = pair(size)
-    return torch.stack(
-        [torch.zeros_like(box_B4[:, 0])] * 2 + [box_B4[:, 0] * 0 + width, box_B4[:, 0] * 0 + height], dim=1
-    )
+    zero = torch.zeros_like(box_B4[..., 0])
+    return torch.stack([zero, zero, box_B4[..., 0] * 0 + width, box_B4[..., 0] * 0 + height], dim=-1)
 
 
 def scale_boxes(box_B4: Tensor, from_size: int | tuple[int, int], to_size: int | tuple[int, int]) -> Tensor:
-    """Boxes in pixels of a `from_size` image -> the same regions in pixels of a `to_size` image of the same view."""
+    """Boxes in pixels of a `from_size` image -> the same regions in pixels of a `to_size` image of the same view; one
+    an image or several."""
     (from_h, from_w), (to_h, to_w) = pair(from_size), pair(to_size)
     x_ratio, y_ratio = to_w / from_w, to_h / from_h
-    return torch.stack(
-        [box_B4[:, 0] * x_ratio, box_B4[:, 1] * y_ratio, box_B4[:, 2] * x_ratio, box_B4[:, 3] * y_ratio], dim=1
-    )
+    x0, y0, x1, y1 = box_B4.unbind(-1)
+    return torch.stack([x0 * x_ratio, y0 * y_ratio, x1 * x_ratio, y1 * y_ratio], dim=-1)
 
 
-def crop(image_BCHW: Tensor, box_B4: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Cut box b out of image b and resize it bilinearly to `size`; returns BChw in the image's dtype.
+def present(box_BR4: Tensor) -> Tensor:
+    """Which boxes have an area, bool BR."""
+    return (box_BR4[..., 2:] > box_BR4[..., :2]).all(-1)
 
-    `box_B4` is in pixels of `image_BCHW` and may be fractional. Half-pixel centres (align_corners=False), samples
+
+def covered(box_B4: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels (height, width) whose centre lies in each image's box: bool BHW."""
+    height, width = size
+    x_W = torch.arange(width, device=box_B4.device) + 0.5
+    y_H = torch.arange(height, device=box_B4.device) + 0.5
+    x0, y0, x1, y1 = box_B4[..., None].unbind(1)
+    return ((y0 <= y_H) & (y_H < y1))[:, :, None] & ((x0 <= x_W) & (x_W < x1))[:, None]
+
+
+def crop(image_BCHW: Tensor, box_BR4: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Cut the boxes b out of image b and resize them bilinearly to `size`; in the image's dtype. `box_B4`, one an
+    image, gives BChw; `box_BR4` gives BRChw.
+
+    Boxes are in pixels of `image_BCHW` and may be fractional. Half-pixel centres (align_corners=False), samples
     clamped to the box's own pixels: with integer boxes this equals
     `F.interpolate(image[:, :, y0:y1, x0:x1], size, mode="bilinear", align_corners=False)`. The whole image at its own
     size comes back unchanged. No antialiasing when a box is larger than `size`, as in the published recipe.
     Coordinates and sums are float32 also under autocast. Boxes partly or wholly outside read the nearest edge pixels.
+    No gradient passes to the boxes; see `sample`.
 
     Raises ValueError for shapes or dtypes that do not fit.
     """
-    _check(image_BCHW, box_B4)
+    _check(image_BCHW, box_BR4)
+    if box_BR4.ndim == 2:
+        return crop(image_BCHW, box_BR4[:, None], size)[:, 0]
     height, width = pair(size)
     with torch.autocast(image_BCHW.device.type, enabled=False):
-        source, box = image_BCHW.float(), box_B4.detach().float()
+        source, box = image_BCHW.float(), box_BR4.detach().float()
         if plain_cpu(source):
             return _crop_on_cpu(source, box, height, width).to(image_BCHW.dtype)
         # A bilinear resize of an axis-aligned box is separable: rows first, then the columns as rows of the transpose,
         # so that both steps copy whole contiguous lines.
-        rows_BChW = _lines(source, box[:, 1], box[:, 3], height)
-        out_BCwh = _lines(rows_BChW.transpose(2, 3), box[:, 0], box[:, 2], width)
-        return out_BCwh.transpose(2, 3).contiguous().to(image_BCHW.dtype)
+        rows_BRChW = _lines(source[:, None], box[..., 1], box[..., 3], height)
+        out_BRCwh = _lines(rows_BRChW.transpose(3, 4), box[..., 0], box[..., 2], width)
+        return out_BRCwh.transpose(3, 4).contiguous().to(image_BCHW.dtype)
+
+
+def sample(image_BCHW: Tensor, box_BR4: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """As `crop` of BR boxes inside the image, by an affine grid, so that gradients pass to the boxes. Near their edges
+    it reads pixels beyond them."""
+    height, width = pair(size)
+    batch, count = box_BR4.shape[:2]
+    with torch.autocast(image_BCHW.device.type, enabled=False):
+        extent_2 = box_BR4.new_tensor([image_BCHW.shape[3], image_BCHW.shape[2]])
+        half_BR2 = (box_BR4[..., 2:] - box_BR4[..., :2]) / extent_2
+        centre_BR2 = (box_BR4[..., 2:] + box_BR4[..., :2]) / extent_2 - 1  # the image is from -1 to 1
+        theta = torch.cat([torch.diag_embed(half_BR2), centre_BR2[..., None]], -1).flatten(0, 1).float()
+        place = F.affine_grid(theta, [batch * count, 1, height, width], align_corners=False)
+        source = image_BCHW.float()[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        cut = F.grid_sample(source, place, mode="bilinear", padding_mode="border", align_corners=False)
+    return cut.unflatten(0, (batch, count)).to(image_BCHW.dtype)
 
 
 def plain_cpu(value: Tensor) -> bool:
@@ -79,26 +113,29 @@ def mixed(line_NM: Tensor, tap_T: Tensor, weight_T: Tensor) -> Tensor:
     return F.embedding_bag(tap_T.reshape(-1, taps), line_NM, mode="sum", per_sample_weights=weight_T.reshape(-1, taps))
 
 
-def _crop_on_cpu(source_BCHW: Tensor, box_B4: Tensor, height: int, width: int) -> Tensor:
+def _crop_on_cpu(source_BCHW: Tensor, box_BR4: Tensor, height: int, width: int) -> Tensor:
     """`crop` in the same two steps, each a single pass over memory; OpenCV is what transposes fastest.
 
-    Shape suffixes: P planes = B x C, T taps.
+    Shape suffixes: P planes = B x R x C, T taps, A crops = B x R.
     """
     batch, channels, rows, columns = source_BCHW.shape
-    planes = batch * channels
+    count = box_BR4.shape[1]
+    planes = batch * count * channels
     if not planes:
-        return source_BCHW.new_zeros(batch, channels, height, width)
-    plane_BC = torch.arange(planes).view(batch, channels)
-    tap_BhT, weight_BhT = _two(*_taps(box_B4[:, 1], box_B4[:, 3], height, rows))
-    tap_BChT = plane_BC[:, :, None, None] * rows + tap_BhT[:, None]
-    line = mixed(source_BCHW.reshape(-1, columns), tap_BChT, weight_BhT[:, None].expand_as(tap_BChT))
+        return source_BCHW.new_zeros(batch, count, channels, height, width)
+    box_A4 = box_BR4.flatten(0, 1)
+    source_AC = torch.arange(batch * channels).view(batch, 1, channels).expand(-1, count, -1).flatten(0, 1)
+    tap_AhT, weight_AhT = _two(*_taps(box_A4[:, 1], box_A4[:, 3], height, rows))
+    tap_AChT = source_AC[:, :, None, None] * rows + tap_AhT[:, None]
+    line = mixed(source_BCHW.reshape(-1, columns), tap_AChT, weight_AhT[:, None].expand_as(tap_AChT))
     line = torch.from_numpy(cv2.transpose(line.numpy())).view(columns * planes, height)
     # The lines are now (column, plane). Taken in the order (column of the crop, plane), their transpose is the answer.
-    tap_BwT, weight_BwT = _two(*_taps(box_B4[:, 0], box_B4[:, 2], width, columns))
-    tap_wBCT = tap_BwT.transpose(0, 1)[:, :, None] * planes + plane_BC[:, :, None]
-    line = mixed(line, tap_wBCT, weight_BwT.transpose(0, 1)[:, :, None].expand_as(tap_wBCT))
+    plane_AC = torch.arange(planes).view(batch * count, channels)
+    tap_AwT, weight_AwT = _two(*_taps(box_A4[:, 0], box_A4[:, 2], width, columns))
+    tap_wACT = tap_AwT.transpose(0, 1)[:, :, None] * planes + plane_AC[:, :, None]
+    line = mixed(line, tap_wACT, weight_AwT.transpose(0, 1)[:, :, None].expand_as(tap_wACT))
     out = cv2.transpose(line.view(width, planes * height).numpy())
-    return torch.from_numpy(out).view(batch, channels, height, width)
+    return torch.from_numpy(out).view(batch, count, channels, height, width)
 
 
 def _two(first_Bn: Tensor, second_Bn: Tensor, weight_Bn: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,15 +143,19 @@ def _two(first_Bn: Tensor, second_Bn: Tensor, weight_Bn: Tensor) -> tuple[Tensor
     return torch.stack([first_Bn, second_Bn], 2), torch.stack([1 - weight_Bn, weight_Bn], 2)
 
 
-def _lines(source_BCNM: Tensor, low_B: Tensor, high_B: Tensor, n: int) -> Tensor:
-    """Interpolate `n` lines along the third axis between the edges low and high of each image -> B C n M."""
-    batch, channels, length, across = source_BCNM.shape
-    first_Bn, second_Bn, weight_Bn = _taps(low_B, high_B, n, length)
-    flat = source_BCNM.reshape(batch * channels * length, across)
-    start_BC1 = (torch.arange(batch * channels, device=flat.device) * length).view(batch, channels, 1)
-    first = flat.index_select(0, (start_BC1 + first_Bn[:, None]).flatten()).view(batch, channels, n, across)
-    second = flat.index_select(0, (start_BC1 + second_Bn[:, None]).flatten()).view(batch, channels, n, across)
-    return torch.lerp(first, second, weight_Bn[:, None, :, None])
+def _lines(source_BQCNM: Tensor, low_BR: Tensor, high_BR: Tensor, n: int) -> Tensor:
+    """Interpolate `n` lines along the fourth axis between the edges low and high -> B R C n M. Q: R, or 1 where all
+    boxes of an image are lines of the same one."""
+    batch, sources, channels, length, across = source_BQCNM.shape
+    count = low_BR.shape[1]
+    first_An, second_An, weight_An = _taps(low_BR.flatten(), high_BR.flatten(), n, length)
+    flat = source_BQCNM.reshape(batch * sources * channels * length, across)
+    start_BQC = torch.arange(batch * sources * channels, device=flat.device).view(batch, sources, channels) * length
+    start_AC1 = start_BQC.expand(-1, count, -1).reshape(batch * count, channels, 1)
+    shape = (batch * count, channels, n, across)
+    first = flat.index_select(0, (start_AC1 + first_An[:, None]).flatten()).view(shape)
+    second = flat.index_select(0, (start_AC1 + second_An[:, None]).flatten()).view(shape)
+    return torch.lerp(first, second, weight_An[:, None, :, None]).view(batch, count, *shape[1:])
 
 
 def _taps(low_B: Tensor, high_B: Tensor, n: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +180,7 @@ def _check(image_BCHW: Tensor, box_B4: Tensor) -> None:
             f"image is {image_BCHW.dtype} of shape {tuple(image_BCHW.shape)}; expected a float tensor B x C x H x W "
             "(divide uint8 pixels by 255 first)"
         )
-    if box_B4.ndim != 2 or box_B4.shape[1] != 4 or box_B4.shape[0] != image_BCHW.shape[0]:
+    if box_B4.ndim not in (2, 3) or box_B4.shape[-1] != 4 or box_B4.shape[0] != image_BCHW.shape[0]:
         raise ValueError(
             f"boxes have shape {tuple(box_B4.shape)}; expected {image_BCHW.shape[0]} x 4, one (x0, y0, x1, y1) an image"
         )

@@ -24,6 +24,7 @@ class Engine:
 
     labels = LABELS
     calibrated = False
+    crops = 1
     words = ""
 
     def __init__(self, ahead=3):

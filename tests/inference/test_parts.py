@@ -27,6 +27,7 @@ class Engine:
 
     labels = LABELS
     calibrated = False
+    crops = 1
     words = ""
 
     def __init__(self, stop_after=None):

@@ -228,7 +228,7 @@ def seen(*boxes: tuple[float, float, float, float]) -> Attention:
     box_B4 = torch.tensor(boxes)
     n = len(boxes)
     whole = torch.tensor([tuple(box) == (0, 0, 40, 32) for box in boxes])
-    return Attention(torch.zeros(n, 32, 40), torch.zeros(n, 32, 40, dtype=torch.bool), box_B4, whole)
+    return Attention(torch.zeros(n, 32, 40), torch.zeros(n, 32, 40, dtype=torch.bool), box_B4[:, None], whole)
 
 
 def test_controls_keep_the_size_of_the_box():

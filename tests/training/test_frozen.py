@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from agcxr import geometry
 from agcxr.config import Augment, Fusion, Train
 from agcxr.data.augment import random_views
 from agcxr.data.dataset import Films, Shard, evaluation_batches, films
@@ -46,17 +47,22 @@ def test_features_are_those_of_the_network(train_films, crop_source):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_one_box_a_film_follows_the_view(train_films):
-    """Per image: the box of the evaluation view, found again in any other view of the film."""
-    config = tiny_config()
+@pytest.mark.parametrize("crops", [{}, {"crops": 3}, {"crops": 4, "window": 0.3}], ids=str)
+def test_boxes_of_a_film_follow_the_view(train_films, crops):
+    """Per image: the boxes of the evaluation view, found again in any other view of the film."""
+    config = tiny_config(local=tiny_config().local.model_copy(update=crops))
     model = network(config)
-    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    box_NR4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
     centre = frozen.centre(len(train_films), train_films, config)
     (batch,) = evaluation_batches(train_films, 100)
-    of_view = frozen.look(model, frozen.picture(batch, centre, config)).box_B4
-    torch.testing.assert_close(frozen.box_in_view(box_N4, centre, config), of_view, atol=1e-3, rtol=0)
-    mirrored = frozen.box_in_view(box_N4, replace(centre, flip_B=~centre.flip_B), config)
-    torch.testing.assert_close(mirrored[:, [0, 2]], 48 - of_view[:, [2, 0]], atol=1e-3, rtol=0)
+    of_view = frozen.look(model, frozen.picture(batch, centre, config)).box_BR4
+    assert of_view.shape == (len(train_films), crops.get("crops", 1), 4)
+    torch.testing.assert_close(frozen.box_in_view(box_NR4, centre, config), of_view, atol=1e-3, rtol=0)
+    mirrored = frozen.box_in_view(box_NR4, replace(centre, flip_B=~centre.flip_B), config)
+    some = geometry.present(of_view)
+    assert some.sum() > len(some) if crops else some.all()
+    torch.testing.assert_close(mirrored[some][:, [0, 2]], 48 - of_view[some][:, [2, 0]], atol=1e-3, rtol=0)
+    assert not mirrored[~some].any()
 
 
 @pytest.mark.parametrize(
@@ -70,12 +76,12 @@ def test_a_film_that_is_shown_whole_is_shown_whole_in_every_view(train_films, lo
     model, draw = network(config), torch.Generator().manual_seed(0)
     if flat:
         model.load_state_dict({key: torch.zeros_like(value) for key, value in model.state_dict().items()})
-    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    box_NR4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
     for augment in (Augment(), Augment(crop="random-resized")):
         views = random_views(
             len(train_films), train_films.size, image_size=48, resize=64, augment=augment, generator=draw
         )
-        whole_N = (frozen.box_in_view(box_N4, views, config) == torch.tensor([0.0, 0, 48, 48])).all(1)
+        whole_N = (frozen.box_in_view(box_NR4, views, config)[:, 0] == torch.tensor([0.0, 0, 48, 48])).all(1)
         assert whole_N.all() == whole
 
 
@@ -105,11 +111,11 @@ def test_features_are_of_the_boxes_given(train_films):
     config = tiny_config()
     model = network(config)
     centre = frozen.centre(len(train_films), train_films, config)
-    box_N4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
+    box_NR4 = frozen.film_boxes(model, train_films, config, 8, ALONE)
     looked = frozen.film_features(model, train_films, centre, config, 8, ALONE)
-    given = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_N4)
+    given = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_NR4)
     torch.testing.assert_close(given, looked, atol=1e-4, rtol=0)
-    moved = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_N4 * 0.5)
+    moved = frozen.film_features(model, train_films, centre, config, 8, ALONE, box_NR4 * 0.5)
     assert not torch.allclose(moved, looked, atol=1e-2)
 
 

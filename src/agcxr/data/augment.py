@@ -211,7 +211,8 @@ def _slices(image_B1SS: Tensor, window_B4: Tensor, size: int) -> Tensor:
 
 
 def map_boxes(box_B4: Tensor, views: Views, size: int, *, to: str) -> Tensor:
-    """Boxes between the view rendered at `size` and the prepared film; flips and windows honoured, nothing clamped.
+    """Boxes (one a view, or several, BR4) between the view rendered at `size` and the prepared film; flips and windows
+    honoured, nothing clamped.
 
     `to="prepared"`: from view pixels to prepared pixels; `to="view"`: the inverse. Raises ValueError for views that
     are turned: upright boxes do not stay upright.
@@ -221,22 +222,28 @@ def map_boxes(box_B4: Tensor, views: Views, size: int, *, to: str) -> Tensor:
             "boxes cannot be mapped through views that are turned; let attention be taken of every view, or set "
             "augment.rotation to 0"
         )
-    window_B4 = views.window_B4
-    start_B2, side_B2 = window_B4[:, :2], window_B4[:, 2:] - window_B4[:, :2]
+    each = (slice(None), None) if box_B4.ndim == 3 else (slice(None),)
+    window_B4, flip_B1 = views.window_B4[each], views.flip_B[each][..., None]
+    start_B2, side_B2 = window_B4[..., :2], window_B4[..., 2:] - window_B4[..., :2]
+    start_B4 = torch.cat([start_B2, start_B2], -1)
     if to == "prepared":
-        return _mirrored(box_B4, views.flip_B, size) * (side_B2 / size).repeat(1, 2) + start_B2.repeat(1, 2)
+        return _mirrored(box_B4, flip_B1, size) * torch.cat([side_B2 / size] * 2, -1) + start_B4
     if to == "view":
-        return _mirrored((box_B4 - start_B2.repeat(1, 2)) * (size / side_B2).repeat(1, 2), views.flip_B, size)
+        return _mirrored((box_B4 - start_B4) * torch.cat([size / side_B2] * 2, -1), flip_B1, size)
     raise ValueError(f"boxes can be mapped to 'prepared' or 'view', not {to!r}")
 
 
-def _mirrored(box_B4: Tensor, flip_B: Tensor, size: int) -> Tensor:
-    x0, y0, x1, y1 = box_B4.unbind(1)
-    return torch.where(flip_B[:, None], torch.stack([size - x1, y0, size - x0, y1], 1), box_B4)
+def _mirrored(box_B4: Tensor, flip_B1: Tensor, size: int) -> Tensor:
+    x0, y0, x1, y1 = box_B4.unbind(-1)
+    return torch.where(flip_B1, torch.stack([size - x1, y0, size - x0, y1], -1), box_B4)
 
 
-def within(box_B4: Tensor, size: int, min_side: float) -> tuple[Tensor, Tensor]:
-    """Boxes cut to the view, and which of them fell back to the whole view (a side under min_side was left)."""
-    box_B4 = box_B4.clamp(0, size)
-    lost_B = (box_B4[:, 2:] - box_B4[:, :2]).amin(1) < min_side
-    return torch.where(lost_B[:, None], geometry.whole(box_B4, size), box_B4), lost_B
+def within(box_BR4: Tensor, size: int, min_side: float) -> tuple[Tensor, Tensor]:
+    """Boxes cut to the view, and which of them were lost: a side under min_side was left. The first of a view (or the
+    only one, B4) is then the whole view, and a further one is none."""
+    box_BR4 = box_BR4.clamp(0, size)
+    lost_BR = (box_BR4[..., 2:] - box_BR4[..., :2]).amin(-1) < min_side
+    instead_BR4 = geometry.whole(box_BR4, size)
+    if box_BR4.ndim == 3:
+        instead_BR4[:, 1:] = 0
+    return torch.where(lost_BR[..., None], instead_BR4, box_BR4), lost_BR

@@ -289,7 +289,8 @@ def write_predictions(
 
 def table_of(engine: Engine, sinks: Sequence[Sink]) -> Table:
     """The columns of an engine's answers and of what is written beside them."""
-    return Table(engine.labels, engine.calibrated, tuple(name for sink in sinks for name in sink.columns))
+    also = tuple(name for sink in sinks for name in sink.columns)
+    return Table(engine.labels, engine.calibrated, also, several=engine.crops > 1)
 
 
 def predicted(

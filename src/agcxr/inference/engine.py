@@ -95,6 +95,11 @@ class Engine(ABC):
     def about(self) -> About:
         """Network and device; of an average, those of its first model."""
 
+    @property
+    def crops(self) -> int:
+        """Boxes of a film that the local branch sees, at most."""
+        return int(self.about.attention.get("crops", 1))
+
     @abstractmethod
     def _predict(self, images_BSS: Bytes, details: bool) -> BatchPrediction:
         """Answers for prepared films, uint8 B x S x S; with heatmaps and crops where `details` are wanted."""

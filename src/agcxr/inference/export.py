@@ -51,6 +51,11 @@ MEANINGS = {
     "pooled_global": "B x D float32: pooled features of the global branch",
     "prepared": "B x S x S uint8: the film after the resize rule",
 }
+OF_SEVERAL = {
+    "boxes": "B x R x 4 float32: all attended regions as `box`, the first of them; without area where there are fewer",
+    "weights": "B x R float32: how much of what the local branch says is of each, the sum of a row 1; 0 where none is",
+}
+"""Given only by a file whose model takes several boxes."""
 OF_AVERAGE = {"looks": "B x L x K float32: `fusion` of each model and view, whose average it is"}
 """Given only by a file that holds an average."""
 
@@ -158,6 +163,7 @@ def write(engine: Engine, path: Path, *, half: bool = False) -> None:
     in it. Raises ValueError as `export`."""
     network = Whole(engine).eval()
     missing = ({"looks"} if average_of(engine) is None else set()) | (set() if engine.calibrated else {"calibrated"})
+    missing |= set(OF_SEVERAL) if engine.crops == 1 else set()
     names = [name for name in OUTPUTS if name not in missing]
     side = engine.prepared_size
     films_BHW = torch.zeros(2, side + 3, side + 5, dtype=torch.uint8)
@@ -266,7 +272,7 @@ def _describe(model: Any, known: Facts) -> None:
     )
     model.metadata_props[KEY] = known.to_json()
     for output in model.graph.outputs:
-        output.doc_string = (MEANINGS | OF_AVERAGE)[output.name]
+        output.doc_string = (MEANINGS | OF_SEVERAL | OF_AVERAGE)[output.name]
     model.graph.metadata_props.clear()  # IR version 9 knows metadata of the model only
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()

@@ -1,7 +1,7 @@
 """The network of an exported file: resize, views, branches, crop, fusion, calibration and averages, as one module.
 
-Shape suffixes: B films, H x W their pixels, S side of the prepared film, V side of a view, K labels, M knots of a
-curve, N pixels along one axis, 4 a box (x0, y0, x1, y1) with exclusive end.
+Shape suffixes: B films, R boxes of each, H x W their pixels, S side of the prepared film, V side of a view, K labels, M
+knots of a curve, N pixels along one axis, 4 a box (x0, y0, x1, y1) with exclusive end.
 """
 
 from __future__ import annotations
@@ -74,12 +74,13 @@ class Whole(nn.Module):
             _mean([look.local_BK for look in looks]),
             fusion,
             *calibrated,
-            first.box_B4 * scale_4,
+            first.box_BR4[:, 0] * scale_4,
             first.out.fallback_B,
             first.out.heat_BHW,
             (first.out.crop_BCHW[:, 0].clamp(0, 1) * 255).round().to(torch.uint8),
             first.out.pooled_global_BD,
             prepared_BSS.to(torch.uint8),
+            *((first.box_BR4 * scale_4, first.out.weight_BR) if first.box_BR4.shape[1] > 1 else ()),
             *([] if self.average is None else [torch.stack([look.fusion_BK for look in looks], 1)]),
         )
 
@@ -103,7 +104,7 @@ class Look(NamedTuple):
     fusion_BK: Tensor
     calibrated_BK: Tensor | None
     """None too where the average has a calibration of its own."""
-    box_B4: Tensor
+    box_BR4: Tensor
     """In pixels of the prepared film."""
     out: AGCNNOutput
 
@@ -138,7 +139,7 @@ class Member(nn.Module):
             self._probability(out.local_BK),
             fusion,
             None if self.curves is None else self.curves(fusion),
-            map_boxes(out.box_B4, views, self.model.image_size, to="prepared"),
+            map_boxes(out.box_BR4, views, self.model.image_size, to="prepared"),
             out,
         )
 

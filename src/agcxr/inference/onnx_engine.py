@@ -4,8 +4,8 @@ OpenVINO).
 No torch is imported, so it starts in a fraction of the time. Films are read and resized by the one film reader, in
 threads; the file's own resize then has nothing to do.
 
-Shape suffixes: B films of a batch, K labels, S side of the prepared film, H W pixels of the view, 4 a box
-(x0, y0, x1, y1) with exclusive end.
+Shape suffixes: B films of a batch, R boxes of each, K labels, S side of the prepared film, H W pixels of the view, 4 a
+box (x0, y0, x1, y1) with exclusive end.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ KEY = "agcxr"
 LARGEST_FACTS = 16 * 2**20
 OUTPUTS = (
     *("global", "local", "fusion", "calibrated", "box", "fallback", "heat", "crop", "pooled_global", "prepared"),
-    "looks",
+    *("boxes", "weights", "looks"),
 )
-"""In the file's order; `calibrated` only where the checkpoint holds a calibration, `looks` only of an average."""
-OPTIONAL = ("calibrated", "prepared", "looks")
+"""In the file's order; `calibrated` only where the checkpoint holds a calibration, `boxes` and `weights` only where the
+model takes several boxes, `looks` only of an average."""
+OPTIONAL = ("calibrated", "prepared", "boxes", "weights", "looks")
 """What a file may lack."""
 
 
@@ -240,7 +241,7 @@ class OnnxPredictor(Engine):
             network.get("backbone", "unknown"),
             (self.facts.image_size, network.get("resize", self.facts.prepared_size)),
             f"{self._arithmetic}, exported file on {self.runtime}",
-            Attention.model_validate(network.get("attention", {})),
+            self._attention,
             self.calibration,
         )
 
@@ -252,7 +253,7 @@ class OnnxPredictor(Engine):
         return About(
             backbone=str(self._network.get("backbone", "unknown")),
             image_size=self.facts.image_size,
-            attention=dict(self._network.get("attention", {})),
+            attention=self._attention.model_dump(mode="json"),
             device="cpu",
             precision=f"{self._arithmetic}, {self.runtime}",
             metrics=dict(metrics or {}),
@@ -268,6 +269,10 @@ class OnnxPredictor(Engine):
         """What the card says of it."""
         network = self.facts.card.get("model")
         return network if isinstance(network, dict) else {}
+
+    @cached_property
+    def _attention(self) -> Attention:
+        return Attention.model_validate(self._network.get("attention", {}))
 
     def run(self, films_BHW: Bytes) -> dict[str, npt.NDArray[Any]]:
         """The file's own outputs by name for a batch of films of one size, any H x W; boxes in pixels of the film.
@@ -299,6 +304,8 @@ class OnnxPredictor(Engine):
             "crop": (map_2, "uint8"),
             "pooled_global": (wide_1, "float32"),
             "prepared": (film_2, "uint8"),
+            "boxes": ((self.crops, 4), "float32"),
+            "weights": ((self.crops,), "float32"),
             "looks": ((0 if self.facts.average is None else self.facts.average.looks, len(self.labels)), "float32"),
         }
         for name, answer in found.items():
@@ -327,6 +334,8 @@ class OnnxPredictor(Engine):
             plateau_N=plateau(found["heat"]),
             heat_NHW=found["heat"] if details else None,
             crop_NHW=found["crop"] if details else None,
+            box_NR4=found["boxes"].astype(np.float64) / self.prepared_size if "boxes" in found else None,
+            weight_NR=found.get("weights"),
         )
 
     def calibrated_of(self, found: Mapping[str, npt.NDArray[Any]]) -> Floats:

@@ -4,7 +4,7 @@ Two things are compared apart: the file's resized film with OpenCV's, in gray le
 eager model on the film as the file resized it. For a gray level in a few pixels may move a probability by more than
 rounding does, and that is no fault of the network's.
 
-Shapes: N films, H x W their pixels.
+Shapes: N films, R boxes of each, H x W their pixels.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Parity:
 
     films: int
     probability: float
+    """Also of the weights of boxes."""
     calibrated: float
     """From the calibration applied to the file's own scores; 0 where there is none."""
     edge: float
     """Of boxes, in pixels of the prepared film."""
     boxes: int
-    """Boxes that differ by more than EDGE, or fall back where the other does not."""
+    """Films whose boxes differ by more than EDGE, or fall back where the other does not."""
     heat: float
     crop: int
     """Gray levels."""
@@ -115,7 +116,12 @@ def _differences(
 ) -> Parity:
     height, width = films_NHW.shape[1:]
     box_N4 = found["box"].astype(np.float64) / [width, height, width, height]
-    edge_N = np.abs(box_N4 - eager.box_N4).max(1) * exported.prepared_size
+    apart_NR4 = np.abs(box_N4 - eager.box_N4)[:, None]
+    weight = 0.0
+    if eager.box_NR4 is not None and eager.weight_NR is not None:
+        apart_NR4 = np.abs(found["boxes"].astype(np.float64) / [width, height, width, height] - eager.box_NR4)
+        weight = float(np.abs(found["weights"] - eager.weight_NR).max())
+    edge_N = apart_NR4.max((1, 2)) * exported.prepared_size
     branches = (("global", eager.global_NK), ("local", eager.local_NK), ("fusion", eager.fusion_NK))
     calibrated = 0.0
     if exported.calibrated:
@@ -127,7 +133,7 @@ def _differences(
     assert eager.crop_NHW is not None
     return Parity(
         films=len(eager),
-        probability=_most(float(np.abs(found[name] - expected).max()) for name, expected in branches),
+        probability=_most([weight, *(float(np.abs(found[name] - expected).max()) for name, expected in branches)]),
         calibrated=calibrated,
         edge=float(edge_N.max()),
         boxes=int((~(edge_N <= EDGE) | (found["fallback"] != eager.fallback_N)).sum()),

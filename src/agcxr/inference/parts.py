@@ -227,7 +227,7 @@ def _place(name: str) -> int | None:
 def schema_of(table: Table) -> pa.Schema:
     """The types of the columns, with `place` before them."""
     kinds = {
-        **dict.fromkeys(("image", "intake", "intake_reason", "error", *table.also), pa.string()),
+        **dict.fromkeys(("image", "boxes", "intake", "intake_reason", "error", *table.also), pa.string()),
         **dict.fromkeys((*EDGES, "view_share", "plateau"), pa.float64()),
         "width": pa.int32(),
         "height": pa.int32(),

@@ -52,7 +52,7 @@ class Prediction:
     local_K: Floats
     fusion_K: Floats
     box: Box
-    """The attended region in pixels of the original film; the whole view if `fallback`."""
+    """The attended region in pixels of the original film, the first of `boxes`; the whole view if `fallback`."""
     fallback: bool
     """No region stood out, so the local branch saw the whole view."""
     heat_HW: Floats
@@ -60,7 +60,7 @@ class Prediction:
     window: Box
     """The part of the original film that the view shows, in its pixels. The model saw nothing outside it."""
     crop_HW: Bytes
-    """What the local branch saw, as 8-bit gray."""
+    """What the local branch saw in `box`, as 8-bit gray."""
     height: int
     width: int
     """Of the original film, in pixels."""
@@ -80,10 +80,17 @@ class Prediction:
     """The film itself, 8-bit, aspect kept, shrunk where larger than the predictor was asked to keep."""
     findings: Findings = None  # type: ignore[assignment]
     """The labels and what is known of them; default: what is known of labels so called."""
+    boxes: tuple[Box, ...] = ()
+    """Every region that the local branch saw, in the order in which they were taken; default: `box` alone."""
+    weights: tuple[float, ...] = ()
+    """How much of what the local branch says is of each of `boxes`: in [0, 1], with a sum of 1."""
 
     def __post_init__(self) -> None:
         if self.findings is None:
             object.__setattr__(self, "findings", Findings.of(self.labels))
+        if not self.boxes:
+            object.__setattr__(self, "boxes", (self.box,))
+            object.__setattr__(self, "weights", (1.0,))
 
     def __repr__(self) -> str:
         """On one line: the film, the three most probable findings (of the fusion), the box, what the intake says."""

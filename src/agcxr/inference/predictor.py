@@ -2,8 +2,8 @@
 
 Preprocessing is the checkpoint's: Radiograph -> the one resize rule to S x S -> the evaluation view -> the model.
 
-Shape suffixes: N films, B films of a batch, K labels, S side of the prepared film, H W pixels of the view, 4 a box
-(x0, y0, x1, y1) with exclusive end.
+Shape suffixes: N films, B films of a batch, R boxes of a film, K labels, S side of the prepared film, H W pixels of the
+view, 4 a box (x0, y0, x1, y1) with exclusive end.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ class Predictor(Engine):
         sharp = self._sharp_size()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = model(view, None if sharp is None else render(image_B1SS, views, sharp))
-        box_B4 = map_boxes(out.box_B4.float(), views, model.image_size, to="prepared")
+        box_NR4 = map_boxes(out.box_BR4.float(), views, model.image_size, to="prepared").cpu().double().numpy() / size
+        several = model.attention.crops > 1
         fusion_NK = self._probability(out.fusion_BK)
         calibrated = None if self.scale is None else self.scale.probabilities(fusion_NK)
         heat_NHW = out.heat_BHW.float().cpu().numpy()
@@ -190,7 +191,7 @@ class Predictor(Engine):
             global_NK=self._probability(out.global_BK),
             local_NK=self._probability(out.local_BK),
             fusion_NK=fusion_NK,
-            box_N4=box_B4.cpu().double().numpy() / size,
+            box_N4=box_NR4[:, 0],
             fallback_N=out.fallback_B.cpu().numpy(),
             window_4=np.array(self.window),
             calibrated_NK=None if calibrated is None else calibrated.astype(np.float32),
@@ -199,6 +200,8 @@ class Predictor(Engine):
             plateau_N=plateau(heat_NHW),
             heat_NHW=heat_NHW if details else None,
             crop_NHW=_gray(out.crop_BCHW) if details else None,
+            box_NR4=box_NR4 if several else None,
+            weight_NR=out.weight_BR.float().cpu().numpy() if several else None,
         )
 
     def _probability(self, logit_BK: Tensor) -> Floats:

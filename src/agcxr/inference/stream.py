@@ -1,8 +1,8 @@
 """What engines are made of (engine.py), whatever computes: films read ahead in threads, batches, and answers in film
 coordinates. No torch.
 
-Shape suffixes: N films, B films of a batch, D features, K labels, S side of the prepared film, H W pixels of the view,
-4 a box (x0, y0, x1, y1) with exclusive end.
+Shape suffixes: N films, B films of a batch, R boxes of a film, D features, K labels, S side of the prepared film, H W
+pixels of the view, 4 a box (x0, y0, x1, y1) with exclusive end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pi
 from agcxr.findings import Findings
 from agcxr.inference.films import FilmFile, Films
 from agcxr.inference.novelty import judge_distance, judge_kind
-from agcxr.inference.prediction import Bytes, Failure, Floats, Prediction
+from agcxr.inference.prediction import Box, Bytes, Failure, Floats, Prediction
 from agcxr.inference.reading import PreparedFilm, Wish, read_apart, shrunk
 from agcxr.intake import judge
 
@@ -47,6 +47,7 @@ class BatchPrediction:
     fusion_NK: Floats
     """Probabilities: sigmoids of the logits."""
     box_N4: npt.NDArray[np.float64]
+    """The first box of each film."""
     fallback_N: npt.NDArray[np.bool_]
     window_4: npt.NDArray[np.float64]
     """The part of every film that the view shows."""
@@ -61,7 +62,11 @@ class BatchPrediction:
     heat_NHW: Floats | None = None
     """Attention in [0, 1] on the grid of the view; None unless details were asked for."""
     crop_NHW: Bytes | None = None
-    """What the local branch saw; None unless details were asked for."""
+    """What the local branch saw in the first box; None unless details were asked for."""
+    box_NR4: npt.NDArray[np.float64] | None = None
+    """All boxes, in the order in which they were taken, without area where a film has fewer; None: one a film."""
+    weight_NR: Floats | None = None
+    """How much of what the local branch says is of each box: in [0, 1], the sum of a row 1; 0 where there is none."""
 
     def __len__(self) -> int:
         return len(self.fallback_N)
@@ -198,6 +203,7 @@ def prediction_of(
     scale = np.array([film.width, film.height, film.width, film.height])
     distance = 1.0 if answers.distance_N is None else float(answers.distance_N[row])
     x0, y0, x1, y1 = (answers.box_N4[row] * scale).tolist()
+    boxes, weights = _boxes(answers, row, scale)
     wx0, wy0, wx1, wy1 = (answers.window_4 * scale).tolist()
     return Prediction(
         name=film.name,
@@ -207,6 +213,8 @@ def prediction_of(
         local_K=answers.local_NK[row],
         fusion_K=answers.fusion_NK[row],
         box=(x0, y0, x1, y1),
+        boxes=boxes,
+        weights=weights,
         fallback=bool(answers.fallback_N[row]),
         heat_HW=answers.heat_NHW[row].copy(),  # a kept Prediction must not keep its whole batch
         window=(wx0, wy0, wx1, wy1),
@@ -221,6 +229,18 @@ def prediction_of(
         features=None if answers.feature_ND is None else answers.feature_ND[row].copy(),
         film_HW=film.film_HW,
     )
+
+
+def _boxes(answers: BatchPrediction, row: int, scale: npt.NDArray[Any]) -> tuple[tuple[Box, ...], tuple[float, ...]]:
+    """The boxes of a film in its pixels, and their weights; nothing where the engine gives one box a film."""
+    if answers.box_NR4 is None or answers.weight_NR is None:
+        return (), ()
+    pairs = [
+        (tuple((box * scale).tolist()), float(weight))
+        for box, weight in zip(answers.box_NR4[row], answers.weight_NR[row], strict=True)
+        if (box[2:] > box[:2]).all()
+    ]
+    return tuple(box for box, _ in pairs), tuple(weight for _, weight in pairs)
 
 
 def joined(parts: list[BatchPrediction]) -> BatchPrediction:

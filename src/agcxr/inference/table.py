@@ -2,15 +2,18 @@
 
 `image`; `prob_<Finding>` of the fusion, then `global_` and `local_` ones; where the checkpoint holds a calibration,
 `calibrated_` ones of the fusion (empty for findings too rare in validation) and `call_` ones (1 or 0, empty without a
-threshold); `box_x0` ... `box_y1` in pixels of the original film; `width`, `height`; `fallback` (0 or 1); `view_share`
-and `plateau` (shares of the view in the box, and at the heatmap's highest value: attended.py); `intake` (accept, warn
-or refuse) and `intake_reason`; `error`; with pictures also `picture`; with DICOM results also `dicom` (their folder)
-and `dicom_reason` (why there are none). A film that cannot be read is a row with only `image` and `error`; one that is
-refused holds nothing that the model says of it: no probabilities, calls, box, fallback and shares.
+threshold); `box_x0` ... `box_y1` in pixels of the original film; where the model takes several boxes a film, these are
+the first one's, and `boxes` holds them all with their weights, as JSON: `[[x0, y0, x1, y1, weight], ...]`; `width`,
+`height`; `fallback` (0 or 1); `view_share` and `plateau` (shares of the view in the box, and at the heatmap's highest
+value: attended.py); `intake` (accept, warn or refuse) and `intake_reason`; `error`; with pictures also `picture`; with
+DICOM results also `dicom` (their folder) and `dicom_reason` (why there are none). A film that cannot be read is a row
+with only `image` and `error`; one that is refused holds nothing that the model says of it: no probabilities, calls,
+boxes, fallback and shares.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +37,8 @@ class Table:
     calibrated: bool
     also: tuple[str, ...] = ()
     """Columns of what is written beside the rows, such as `picture`."""
+    several: bool = False
+    """Whether the model takes several boxes of a film."""
 
     @cached_property
     def columns(self) -> list[str]:
@@ -43,6 +48,7 @@ class Table:
             "image",
             *(f"{prefix}_{label}" for prefix in prefixes for label in self.labels),
             *EDGES,
+            *(["boxes"] if self.several else []),
             *("width", "height", "fallback", "view_share", "plateau", "intake", "intake_reason", "error"),
             *self.also,
         ]
@@ -64,6 +70,7 @@ class Table:
             *(float(p) for branch in (result.fusion_K, result.global_K, result.local_K) for p in branch),
             *meaning,
             *map(float, result.box),
+            *([_boxes(result)] if self.several else []),
         ]
         return [
             image,
@@ -74,6 +81,12 @@ class Table:
             None,
             *last,
         ]
+
+
+def _boxes(result: Prediction) -> str:
+    """Pixels to two digits, weights to six."""
+    pairs = zip(result.boxes, result.weights, strict=True)
+    return json.dumps([[*(round(edge, 2) for edge in box), round(weight, 6)] for box, weight in pairs])
 
 
 def cells_of(columns: Sequence[str], row: Sequence[Value]) -> list[str]:

@@ -1,6 +1,7 @@
 """The three branches of AG-CNN (Guan et al. 2018, section 3): global image, attended crop, fusion of both.
 
-Shapes: B images, C channels, H x W pixels of the view, D feature channels, h x w feature grid, K labels.
+Shapes: B images, R crops of each, C channels, H x W pixels of the view, D feature channels, h x w feature grid, K
+labels.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agcxr import config, geometry
-from agcxr.findings import CHESTXRAY14
+from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
 from agcxr.models.backbones import Backbone
@@ -54,6 +56,18 @@ class BranchOutput:
 
 
 @dataclass(frozen=True)
+class CropsOutput:
+    """What the local branch makes of the crops of each view."""
+
+    logit_BK: Tensor
+    pooled_BD: Tensor
+    """float32, pooled over the cells and then over the crops, before the head."""
+    feature_BRDhw: Tensor
+    weight_BR: Tensor
+    """float32 in [0, 1], the sum of each row 1: how much of `pooled_BD` is of each crop; 0 where there is none."""
+
+
+@dataclass(frozen=True)
 class AGCNNOutput:
     """What the whole network makes of a batch of views."""
 
@@ -62,17 +76,51 @@ class AGCNNOutput:
     fusion_BK: Tensor
     """Logits of the three branches, float32."""
     heat_BHW: Tensor
-    box_B4: Tensor
-    """In pixels of the view, exclusive end."""
-    crop_BCHW: Tensor
-    """What the local branch saw, in [0, 1]."""
+    box_BR4: Tensor
+    """In pixels of the view, exclusive end, in the order in which they were taken; without area where there is none."""
+    weight_BR: Tensor
+    """float32 in [0, 1], the sum of each row 1: how much of the local features is of each crop."""
+    crop_BRCHW: Tensor
+    """What the local branch saw, in [0, 1]; where there is no box, the first crop again, which counts for nothing."""
     fallback_B: Tensor
+    """No region stood out: the first box is the whole view, and the only one."""
     feature_BDhw: Tensor
     """Of the global branch, on the view."""
-    local_feature_BDhw: Tensor
-    """Of the local branch, on the crop."""
+    local_feature_BRDhw: Tensor
+    """Of the local branch, on the crops."""
     pooled_global_BD: Tensor
     pooled_local_BD: Tensor
+
+    @property
+    def box_B4(self) -> Tensor:
+        """The first box of each view."""
+        return self.box_BR4[:, 0]
+
+    @property
+    def crop_BCHW(self) -> Tensor:
+        """The first crop of each view."""
+        return self.crop_BRCHW[:, 0]
+
+    @property
+    def local_feature_BDhw(self) -> Tensor:
+        """Of the local branch, on the first crop."""
+        return self.local_feature_BRDhw[:, 0]
+
+
+class Gate(nn.Module):
+    """Gated attention over instances (Ilse et al. 2018, arXiv:1802.04712): a score for each of the pooled vectors of a
+    view. It begins with equal scores, a mean of the vectors."""
+
+    def __init__(self, channels: int, width: int = 128) -> None:
+        super().__init__()
+        self.content, self.gate = nn.Linear(channels, width), nn.Linear(channels, width)
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, pooled_BRD: Tensor) -> Tensor:
+        """Scores of any size, float32 BR."""
+        with torch.autocast(pooled_BRD.device.type, enabled=False):
+            return self.score(self.content(pooled_BRD).tanh() * self.gate(pooled_BRD).sigmoid())[..., 0]
 
 
 class Branch(nn.Module):
@@ -92,9 +140,13 @@ class Branch(nn.Module):
         output_stride: int = 32,
         image_size: int | None = None,
         statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+        *,
+        maps: bool = False,
+        crop_pool: str = "max",
     ) -> None:
         """See AGCNN for the options. `outputs`: number of labels. `statistics`: mean and deviation by colour, in place
-        of those that `normalisation` means."""
+        of those that `normalisation` means. `maps`: with a map of evidence for each label, made by a 1 x 1 convolution
+        of its own. `crop_pool`: over the pooled vectors of several crops: `max`, `mean` or `gated`."""
         super().__init__()
         if pooling not in ("avg", "max"):
             raise ValueError(f"pooling is {pooling!r}; expected 'avg' or 'max'")
@@ -104,6 +156,9 @@ class Branch(nn.Module):
         self.pooling, self.in_channels = pooling, in_channels
         self.backbone = Backbone(backbone, in_channels, weights, output_stride, image_size)
         self.head = nn.Linear(self.backbone.channels, outputs)
+        self.maps = nn.Conv2d(self.backbone.channels, outputs, 1) if maps else None
+        self.crop_pool = crop_pool
+        self.gate = Gate(self.backbone.channels) if crop_pool == "gated" else None
         self._folding = Folding()
         own = {
             "weights": (self.backbone.mean, self.backbone.std),
@@ -117,6 +172,12 @@ class Branch(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> BranchOutput:
         """image_BCHW: float in [0, 1], one gray channel (or `in_channels`). Logits and pooled features are float32."""
+        feature = self.features(image_BCHW)
+        pooled = self.pool(feature)
+        return BranchOutput(linear(self.head, pooled), pooled, feature)
+
+    def features(self, image_BCHW: Tensor) -> Tensor:
+        """feature_BDhw of images as `forward` takes them."""
         channels = image_BCHW.shape[1] if image_BCHW.ndim == 4 else 0
         if channels not in (1, self.in_channels) or not image_BCHW.is_floating_point():
             raise ValueError(
@@ -124,9 +185,36 @@ class Branch(nn.Module):
                 "expected a float tensor B x 1 x H x W of gray values in [0, 1]"
             )
         image_BCHW = (image_BCHW - self.mean) / self.std
-        feature = self._folding.of(self.backbone, image_BCHW)(image_BCHW)
-        pooled = self.pool(feature)
-        return BranchOutput(linear(self.head, pooled), pooled, feature)
+        return self._folding.of(self.backbone, image_BCHW)(image_BCHW)
+
+    def evidence(self, feature_BDhw: Tensor) -> Tensor:
+        """A map for each label, float32 BKhw: of the learned convolution, a probability for each cell; without it, the
+        head's weights times the features, whose mean over the cells is the logit after average pooling, but for the
+        bias."""
+        with torch.autocast(feature_BDhw.device.type, enabled=False):
+            if self.maps is not None:
+                return self.maps(feature_BDhw.float()).sigmoid()
+            return F.conv2d(feature_BDhw.float(), self.head.weight[:, :, None, None])
+
+    def crops(self, crop_BRCHW: Tensor, present_BR: Tensor) -> CropsOutput:
+        """The crops of each view as one answer. Those that are not present (the first always is) count for nothing."""
+        feature = self.features(crop_BRCHW.flatten(0, 1))
+        shape = crop_BRCHW.shape[:2]
+        pooled, weight = self._over_crops(self.pool(feature).unflatten(0, shape), present_BR)
+        return CropsOutput(linear(self.head, pooled), pooled, feature.unflatten(0, shape), weight)
+
+    def _over_crops(self, pooled_BRD: Tensor, present_BR: Tensor) -> tuple[Tensor, Tensor]:
+        """pooled_BD and weight_BR. The weight of a crop under `max`: its share of the channels, ties parted evenly."""
+        if pooled_BRD.shape[1] == 1:
+            return pooled_BRD[:, 0], torch.ones_like(pooled_BRD[:, :, 0])
+        if self.crop_pool == "max":
+            held_BRD = torch.where(present_BR[..., None], pooled_BRD, float("-inf"))
+            pooled_BD = held_BRD.amax(1)
+            highest_BRD = (held_BRD == pooled_BD[:, None]).float()
+            return pooled_BD, (highest_BRD / highest_BRD.sum(1, keepdim=True)).mean(2)
+        score_BR = torch.zeros_like(pooled_BRD[..., 0]) if self.gate is None else self.gate(pooled_BRD)
+        weight_BR = torch.where(present_BR, score_BR, float("-inf")).softmax(1)
+        return (weight_BR[..., None] * pooled_BRD).sum(1), weight_BR
 
     def pool(self, feature_BDhw: Tensor) -> Tensor:
         """feature_BDhw -> pooled_BD in float32."""
@@ -139,6 +227,34 @@ def linear(head: nn.Linear, pooled_BD: Tensor) -> Tensor:
     """Logits in float32 whatever autocast says: heads cost nothing and their rounding would show in the scores."""
     with torch.autocast(pooled_BD.device.type, enabled=False):
         return head(pooled_BD.float())
+
+
+def _check(
+    attention: config.Attention,
+    crop_source: str,
+    look: str,
+    pool: str,
+    labels: tuple[str, ...],
+    evidence_of: Sequence[str],
+) -> None:
+    """Raises ValueError for options that AGCNN does not know, and for those of the crops that do not go together."""
+    if crop_source not in ("view", "prepared"):
+        raise ValueError(f"crop_source is {crop_source!r}; expected 'view' or 'prepared'")
+    for name, value, known in (("look", look, get_args(config.Look)), ("pool", pool, get_args(config.Pool))):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    if not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"labels are {labels}; expected at least one name, none of them twice")
+    if unknown := [name for name in evidence_of if name not in labels]:
+        raise ValueError(f"evidence_of names {unknown[0]!r}, which is none of the labels {', '.join(labels)}")
+    config.check_crops(attention, look, pool)  # type: ignore[arg-type]
+
+
+def _sought(labels: tuple[str, ...], evidence_of: tuple[str, ...] | None) -> list[int]:
+    """Positions of the labels whose evidence draws attention."""
+    none = Findings.of(labels).none
+    names = evidence_of or [name for name in labels if name != none] or labels
+    return [labels.index(name) for name in names]
 
 
 class AGCNN(
@@ -170,21 +286,23 @@ class AGCNN(
         attention: config.Attention | None = None,
         crop_source: str = "view",
         look: str = "attention",
+        pool: str = "max",
+        evidence_of: Sequence[str] | None = None,
         labels: Sequence[str] = CHESTXRAY14.labels,
         weights: str | Path = "imagenet",
         strict: bool = True,
     ) -> None:
         """Build the network; random parts follow torch's global generator.
 
-        - `backbone`, `in_channels`, `weights`, `output_stride`: see models/backbones.py. Both branches start from the
-          same weights file.
+        - `backbone`, `in_channels`, `weights` (of both branches), `output_stride`: see models/backbones.py.
         - `pooling` before each head: `avg` or `max` (paper).
         - `image_size`: side of the crops the local branch sees, and of the views that callers should render. Networks
           for one size, such as ViT and Swin, are built for this one.
-        - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`. Both only recorded
-          here, for those who render views.
-        - `look`: where the crop lies: `attention` (the method) or a control, `random`, `centre` or `whole`; see
-          models/attention.elsewhere.
+        - `resize`: side of the film that views are cut from; `crop_source`: `view` or `prepared`, for who renders them.
+        - `look`: `attention` (the method), or a control, `random`, `centre` or `whole`; see attention.elsewhere.
+        - `pool`: over the features of several crops: `max`, `mean`, or `gated`, by weights that the branch learns.
+        - `evidence_of`: labels whose evidence draws attention with the statistics `cam` and `learned`; None: all but
+          the one that says "none of them".
         - `normalisation`: mean and deviation of the pixels that belong to the `weights`, or those of `imagenet`, or
           only the weights' `mean` is subtracted (paper). Random weights have ImageNet's. One gray channel takes the
           mean over the colours. `mean` and `std`: in their place, three numbers each, by colour, of pixels in [0, 1].
@@ -192,20 +310,18 @@ class AGCNN(
           (saved models) warns of it.
         """
         super().__init__()
-        if crop_source not in ("view", "prepared"):
-            raise ValueError(f"crop_source is {crop_source!r}; expected 'view' or 'prepared'")
-        if look not in get_args(config.Look):
-            raise ValueError(f"look is {look!r}; expected one of {', '.join(map(repr, get_args(config.Look)))}")
-        if not labels or len(set(labels)) != len(labels):
-            raise ValueError(f"labels are {tuple(labels)}; expected at least one name, none of them twice")
+        self.attention = attention or config.Attention()
+        _check(self.attention, crop_source, look, pool, tuple(labels), evidence_of or ())
         self.backbone_name, self.pooling, self.in_channels = backbone, pooling, in_channels
         self.output_stride, self.image_size, self.resize = output_stride, image_size, resize
         self.normalisation = normalisation
-        self.attention = attention or config.Attention()
-        self.crop_source, self.look_at, self.labels = crop_source, look, tuple(labels)
+        self.crop_source, self.look_at, self.crop_pool, self.labels = crop_source, look, pool, tuple(labels)
+        self.evidence_of = None if evidence_of is None else tuple(evidence_of)
+        self._sought = _sought(self.labels, self.evidence_of)
         size = (output_stride, image_size, (mean, std) if mean and std else None)
         branch = (backbone, pooling, in_channels, normalisation, len(labels), weights, *size)
-        self.global_branch, self.local_branch = Branch(*branch), Branch(*branch)
+        self.global_branch = Branch(*branch, maps=self.attention.statistic == "learned")
+        self.local_branch = Branch(*branch, crop_pool=pool)
         self.mean, self.std = map(tuple, self.global_branch.statistics)
         self.global_branch.backbone.check(image_size, strict=strict)
         self.fusion_head = nn.Linear(2 * self.global_branch.backbone.channels, len(labels))
@@ -221,18 +337,19 @@ class AGCNN(
         """All three branches. `sharp_BCHW`: the same views at a higher resolution, to cut the crops from."""
         whole = self.forward_global(image_BCHW)
         seen = self.look(whole.feature_BDhw, image_BCHW)
-        crop_BCHW = self.cut(image_BCHW, seen.box_B4, sharp_BCHW)
-        part = self.forward_local(crop_BCHW)
+        crop_BRCHW = self.cut(image_BCHW, seen.box_BR4, sharp_BCHW)
+        part = self.forward_crops(crop_BRCHW, geometry.present(seen.box_BR4))
         return AGCNNOutput(
             global_BK=whole.logit_BK,
             local_BK=part.logit_BK,
             fusion_BK=self.fuse(whole.pooled_BD, part.pooled_BD),
             heat_BHW=seen.heat_BHW,
-            box_B4=seen.box_B4,
-            crop_BCHW=crop_BCHW,
+            box_BR4=seen.box_BR4,
+            weight_BR=part.weight_BR,
+            crop_BRCHW=crop_BRCHW,
             fallback_B=seen.fallback_B,
             feature_BDhw=whole.feature_BDhw,
-            local_feature_BDhw=part.feature_BDhw,
+            local_feature_BRDhw=part.feature_BRDhw,
             pooled_global_BD=whole.pooled_BD,
             pooled_local_BD=part.pooled_BD,
         )
@@ -241,29 +358,52 @@ class AGCNN(
         """The global branch alone."""
         return self.global_branch(image_BCHW)
 
+    def evidence(self, feature_BDhw: Tensor) -> Tensor:
+        """What speaks for each label where, given the global branch's features of a view: BKhw float32. Of the learned
+        maps (statistic `learned`) a probability in [0, 1]; else head weights times features, without the bias."""
+        return self.global_branch.evidence(feature_BDhw)
+
     def look(self, feature_BDhw: Tensor, image_BCHW: Tensor) -> Attention:
-        """Where the global branch looks, given its features of a view: boxes in pixels of that view. No gradients."""
-        found = attend(feature_BDhw, (image_BCHW.shape[2], image_BCHW.shape[3]), **self.attention.model_dump())
+        """Where the global branch looks, given its features of a view: boxes in pixels of that view. Gradients pass
+        from the boxes to the features with `attention.gradient` `place` alone."""
+        seen = feature_BDhw
+        if self.attention.statistic in ("cam", "learned"):
+            seen = self.evidence(feature_BDhw)[:, self._sought]
+        found = attend(seen, (image_BCHW.shape[2], image_BCHW.shape[3]), **self.attention.model_dump())
         return elsewhere(found, self.look_at, image_BCHW)
 
-    def cut(self, image_BCHW: Tensor, box_B4: Tensor, sharp_BCHW: Tensor | None = None) -> Tensor:
-        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given.
+    def cut(self, image_BCHW: Tensor, box_BR4: Tensor, sharp_BCHW: Tensor | None = None) -> Tensor:
+        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given: BRCHW; one box an image,
+        `box_B4`, gives BCHW. Where there is no box, the first one is cut again.
 
         The control that looks at the whole view sees exactly what the global branch sees.
         """
+        if box_BR4.ndim == 2:
+            return self.cut(image_BCHW, box_BR4[:, None], sharp_BCHW)[:, 0]
+        box_BR4 = torch.where(geometry.present(box_BR4)[..., None], box_BR4, box_BR4[:, :1])
         if sharp_BCHW is not None and self.look_at != "whole":
             from_size, to_size = image_BCHW.shape[2:], sharp_BCHW.shape[2:]
-            box_B4 = geometry.scale_boxes(box_B4, (from_size[0], from_size[1]), (to_size[0], to_size[1]))
+            box_BR4 = geometry.scale_boxes(box_BR4, (from_size[0], from_size[1]), (to_size[0], to_size[1]))
             image_BCHW = sharp_BCHW
-        return geometry.crop(image_BCHW, box_B4, self.image_size)
+        cut = geometry.sample if box_BR4.requires_grad else geometry.crop
+        return cut(image_BCHW, box_BR4, self.image_size)
 
     def forward_local(self, crop_BCHW: Tensor) -> BranchOutput:
-        """The local branch on crops."""
+        """The local branch on one crop of each view."""
         return self.local_branch(crop_BCHW)
+
+    def forward_crops(self, crop_BRCHW: Tensor, present_BR: Tensor) -> CropsOutput:
+        """The local branch on several crops of each view; `present_BR`: which of them count, the first always."""
+        return self.local_branch.crops(crop_BRCHW, present_BR)
 
     def fuse(self, pooled_global_BD: Tensor, pooled_local_BD: Tensor) -> Tensor:
         """Fusion logits of the two branches' pooled features."""
         return linear(self.fusion_head, torch.cat([pooled_global_BD, pooled_local_BD], dim=1))
+
+    def start_local(self) -> None:
+        """Give the local branch the backbone and the head of the global one."""
+        self.local_branch.backbone.load_state_dict(self.global_branch.backbone.state_dict())
+        self.local_branch.head.load_state_dict(self.global_branch.head.state_dict())
 
     @torch.no_grad()
     def start_fusion(self, local_share: float = 0.0) -> None:
@@ -331,6 +471,8 @@ class AGCNN(
             "attention": self.attention,
             "crop_source": self.crop_source,
             "look": self.look_at,
+            "pool": self.crop_pool,
+            "evidence_of": self.evidence_of,
             "labels": self.labels,
         }
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import safetensors.torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from agcxr.calibration import Calibration
-from agcxr.config import Look, Normalisation
+from agcxr.config import Look, Normalisation, Pool
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import CHESTXRAY14, Findings
@@ -31,7 +31,7 @@ from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
 from agcxr.preflight import check_model
 from agcxr.starter import model_path
-from agcxr.values import Attention, Frozen
+from agcxr.values import Attention, Frozen, Grown
 
 CARD_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST_CARD = 16 * 2**20
@@ -41,8 +41,10 @@ HASH_LENGTH = 32
 Section = dict[str, JsonValue]
 
 
-class ModelArguments(Frozen):
+class ModelArguments(Grown):
     """The constructor arguments of AGCNN, but for the first weights."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"pool", "evidence_of"})
 
     backbone: Annotated[str, Field(max_length=200)]
     pooling: Literal["avg", "max"] = "avg"
@@ -57,6 +59,8 @@ class ModelArguments(Frozen):
     attention: Attention = Attention()
     crop_source: Literal["view", "prepared"] = "view"
     look: Look = "attention"
+    pool: Pool = "max"
+    evidence_of: tuple[str, ...] | None = None
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = CHESTXRAY14.labels
 
     @model_validator(mode="before")

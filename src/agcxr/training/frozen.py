@@ -1,9 +1,9 @@
 """What frozen branches say about fixed views, computed once instead of in every epoch.
 
-Boxes: one a film, of its evaluation view, in prepared pixels. Features: the pooled vectors of both branches.
+Boxes: those of a film's evaluation view, in prepared pixels. Features: the pooled vectors of both branches.
 Both are found by one pass over a part, shared over the processes and put together on each of them.
 
-Shape suffixes: N films of a part, B films, H W a view, K labels, D channels, 4 a box (x0, y0, x1, y1).
+Shape suffixes: N films of a part, B films, R boxes of each, H W a view, K labels, D channels, 4 a box (x0, y0, x1, y1).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agcxr import geometry
 from agcxr.attended import Attended, plateau, view_share
 from agcxr.config import Train
 from agcxr.data import augment
 from agcxr.data.augment import Views
 from agcxr.data.dataset import FilmBatch, Films, Shard, evaluation_batches
-from agcxr.models.agcnn import AGCNN
+from agcxr.models.agcnn import AGCNN, CropsOutput
 from agcxr.models.attention import Attention
 
 Gather = Callable[[Tensor], Tensor]
@@ -89,9 +90,10 @@ def attended(model: AGCNN, films: Films, config: Train) -> Attended:
     return Attended.of(*map(np.concatenate, (share, fallback, flat)))
 
 
-def cut(model: AGCNN, shown: Picture, box_B4: Tensor) -> Tensor:
-    """The crops at boxes given in view pixels, from the sharp view where there is one."""
-    return model.cut(shown.view_B1HW, box_B4, shown.sharp_B1HW)
+def local(model: AGCNN, shown: Picture, box_BR4: Tensor) -> CropsOutput:
+    """The local branch on the crops at boxes given in view pixels, from the sharp view where there is one."""
+    crop_BR1HW = model.cut(shown.view_B1HW, box_BR4, shown.sharp_B1HW)
+    return model.forward_crops(crop_BR1HW, geometry.present(box_BR4))
 
 
 def centre(n: int, films: Films, config: Train) -> Views:
@@ -101,14 +103,16 @@ def centre(n: int, films: Films, config: Train) -> Views:
 
 @torch.no_grad()
 def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machine: Machine) -> Tensor:
-    """One box a film, from its evaluation view: N4 in prepared pixels, on the device. ALL where the local branch is not
-    shown a place but the whole view: where attention fell back to it, and for the control that always sees it."""
+    """The boxes of each film, from its evaluation view: NR4 in prepared pixels, on the device. ALL where the local
+    branch is not shown a place but the whole view: where attention fell back to it, and for the control that always
+    sees it."""
 
     def boxes(batch: FilmBatch, views: Views) -> Tensor:
         found = look(model, picture(batch, views, config))
-        box_B4 = augment.map_boxes(found.box_B4, views, config.image_size, to="prepared")
+        box_BR4 = augment.map_boxes(found.box_BR4, views, config.image_size, to="prepared")
         all_B = torch.ones_like(found.fallback_B) if model.look_at == "whole" else found.fallback_B
-        return torch.where(all_B[:, None], box_B4.new_tensor(ALL), box_B4)
+        first_B4 = torch.where(all_B[:, None], box_BR4.new_tensor(ALL), box_BR4[:, 0])
+        return torch.cat([first_B4[:, None], box_BR4[:, 1:]], 1)
 
     return _over(films, centre(len(films), films, config), boxes, batch_size, machine)
 
@@ -131,32 +135,32 @@ def film_features(
     config: Train,
     batch_size: int,
     machine: Machine,
-    box_N4: Tensor | None = None,
+    box_NR4: Tensor | None = None,
 ) -> Tensor:
-    """Pooled features of one view a film, global then local: N x 2D float32. `box_N4`: of `film_boxes`, for crops that
+    """Pooled features of one view a film, global then local: N x 2D float32. `box_NR4`: of `film_boxes`, for crops that
     do not depend on the view; without them the global branch looks at each view."""
 
     def features(batch: FilmBatch, views: Views) -> Tensor:
-        box_B4 = None if box_N4 is None else box_in_view(box_N4[batch.place_B], views, config)
-        return torch.cat(branches(model, picture(batch, views, config), box_B4), 1).float()
+        box_BR4 = None if box_NR4 is None else box_in_view(box_NR4[batch.place_B], views, config)
+        return torch.cat(branches(model, picture(batch, views, config), box_BR4), 1).float()
 
     return _over(films, views, features, batch_size, machine)
 
 
 @torch.no_grad()
-def branches(model: AGCNN, shown: Picture, box_B4: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def branches(model: AGCNN, shown: Picture, box_BR4: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pooled features of the global and the local branch, BD each; without boxes the global branch looks itself."""
     glob = model.forward_global(shown.view_B1HW)
-    if box_B4 is None:
-        box_B4 = model.look(glob.feature_BDhw, shown.view_B1HW).box_B4
-    return glob.pooled_BD, model.forward_local(cut(model, shown, box_B4)).pooled_BD
+    if box_BR4 is None:
+        box_BR4 = model.look(glob.feature_BDhw, shown.view_B1HW).box_BR4
+    return glob.pooled_BD, local(model, shown, box_BR4).pooled_BD
 
 
-def box_in_view(box_B4: Tensor, views: Views, config: Train) -> Tensor:
-    """Boxes of the films (prepared pixels) as these views show them; the whole view for ALL, and where too little is
-    left."""
-    box_B4 = augment.map_boxes(box_B4, views, config.image_size, to="view")
-    return augment.within(box_B4, config.image_size, config.local.min_side)[0]
+def box_in_view(box_BR4: Tensor, views: Views, config: Train) -> Tensor:
+    """Boxes of the films (prepared pixels) as these views show them. Of the first box, the whole view for ALL and where
+    too little is left; of a further one, none where too little is left."""
+    box_BR4 = augment.map_boxes(box_BR4, views, config.image_size, to="view")
+    return augment.within(box_BR4, config.image_size, config.local.min_side)[0]
 
 
 def feature_device(n_views: int, n_films: int, width: int, device: torch.device) -> torch.device:

@@ -42,6 +42,13 @@ MARGIN = 1.0
 """Of the AUC margin loss, between mean scores in [0, 1]."""
 
 
+def top_share(map_BKhw: Tensor, share: float) -> Tensor:
+    """Logits BK of maps of probabilities: of their mean over this share of the cells, the highest (one at least)."""
+    cell_BKN = map_BKhw.flatten(2)
+    count = max(1, round(share * cell_BKN.shape[2]))
+    return cell_BKN.topk(count, dim=2).values.mean(2).logit(eps=1e-6)
+
+
 def bce(logit_BK: Tensor, target_BK: Tensor, peers: Peers = ALONE) -> Tensor:
     """Binary cross-entropy (Guan 2018, eq. 2), mean over films and labels."""
     known_BK, target_BK = _known(target_BK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def _train(
 ) -> RunSummary:
     watching: dict[str, Any] = {"callbacks": callbacks, "loggers": make_loggers(loggers, run.root)}
     torch.manual_seed(config.seed)
-    model = build(config, data.train.findings)
+    model = build(config, data.train.findings, both_classes(data.train))
     if progress:
         tqdm.write(_header(model, config, data, run))
         _say_absent(data)
@@ -132,7 +132,7 @@ def _train(
     summaries = []
     for name in config.stages:
         if config.local.start == "global" and starts_from_global(name):
-            model.local_branch.load_state_dict(model.global_branch.state_dict())
+            model.start_local()
         if config.fusion.start != "random" and name == "fusion":
             model.start_fusion(0.5 if config.fusion.start == "mean" else 0.0)
         summary = run.done(name) or train_stage(name, model, config, data, run, progress=progress, **watching)
@@ -145,9 +145,12 @@ def _train(
     return RunSummary(run.root, run.model, tuple(summaries))
 
 
-def build(config: Train, findings: Findings = CHESTXRAY14) -> AGCNN:
+def build(config: Train, findings: Findings = CHESTXRAY14, taught: Container[str] | None = None) -> AGCNN:
     """The network of a configuration for some findings, with its first weights; random ones follow torch's global
-    generator."""
+    generator. `taught`: the labels that the films teach (None: all), whose evidence may draw attention."""
+    evidence_of = None
+    if config.local.statistic in ("cam", "learned"):
+        evidence_of = tuple(name for name in findings.names if taught is None or name in taught) or findings.names
     model = AGCNN(
         backbone=config.backbone,
         pooling=config.pooling,
@@ -159,6 +162,8 @@ def build(config: Train, findings: Findings = CHESTXRAY14) -> AGCNN:
         attention=config.local.attention(),
         crop_source=config.local.crop_source,
         look=config.local.look,
+        pool=config.local.pool,
+        evidence_of=evidence_of,
         weights=config.weights,
         labels=findings.labels,
     )

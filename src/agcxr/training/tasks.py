@@ -10,8 +10,8 @@ part is frozen, and no gradient passes through the box.
 Everything random of an epoch (order, views, dropout) follows from (seed, stage, epoch) alone, so that a run that was
 stopped after any epoch goes on as if it had not been.
 
-Shape suffixes: N films of a part, B films of a batch, P parts that learn, K labels, D channels, 4 a box
-(x0, y0, x1, y1).
+Shape suffixes: N films of a part, B films of a batch, P parts that learn, R boxes of a film, K labels, D channels, 4 a
+box (x0, y0, x1, y1).
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ class StageTask(L.LightningModule):
             None  # what each batch of the epoch counts in its step, where it is not all of it
         )
         self._scored: list[tuple[Tensor, Tensor]] = []  # validation: (place_B, logit_BK)
-        self._train_box_N4: Tensor | None = None
-        self._val_box_N4: Tensor | None = None
+        self._train_box_NR4: Tensor | None = None
+        self._val_box_NR4: Tensor | None = None
         self._train_feature_VNC: Tensor | None = None
         self._val_feature_NC: Tensor | None = None
 
@@ -160,9 +160,9 @@ class StageTask(L.LightningModule):
         if "global" in self.parts:
             return
         if self.config.local.attention_per == "image" and not self.cached_views:
-            self._train_box_N4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
+            self._train_box_NR4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
         if "local" in self.parts:
-            self._val_box_N4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
+            self._val_box_NR4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
         else:
             self._cache_features(batch_size, machine)
 
@@ -194,8 +194,8 @@ class StageTask(L.LightningModule):
             per_image = config.local.attention_per == "image"
             return frozen.film_boxes(self.model, films, config, batch_size, machine) if per_image else None
 
-        def features(films: Films, views: Views, box_N4: Tensor | None) -> Tensor:
-            return frozen.film_features(self.model, films, views, config, batch_size, machine, box_N4)
+        def features(films: Films, views: Views, box_NR4: Tensor | None) -> Tensor:
+            return frozen.film_features(self.model, films, views, config, batch_size, machine, box_NR4)
 
         self._val_feature_NC = features(val, frozen.centre(len(val), val, config), boxes(val))
         if not self.cached_views:
@@ -204,8 +204,8 @@ class StageTask(L.LightningModule):
         device = frozen.feature_device(self.cached_views, len(train), width, self.device)
         shown = [frozen.centre(len(train), train, config)]
         shown += [self._random_views(len(train), -view) for view in range(1, self.cached_views)]
-        box_N4 = boxes(train)
-        self._train_feature_VNC = torch.stack([features(train, views, box_N4).to(device) for views in shown])
+        box_NR4 = boxes(train)
+        self._train_feature_VNC = torch.stack([features(train, views, box_NR4).to(device) for views in shown])
 
     @property
     def cached_views(self) -> int:
@@ -301,7 +301,7 @@ class StageTask(L.LightningModule):
         film = shown.film
         if self._train_feature_VNC is None:
             with FastDepthwise() if self.device.type == "cpu" else nullcontext():
-                logit_PBK = self._logits(shown, self._train_box_N4)
+                logit_PBK = self._logits(shown, self._train_box_NR4)
         else:
             device = self._train_feature_VNC.device
             view_B = self._view_N[film.place_B.to(device)]
@@ -316,7 +316,7 @@ class StageTask(L.LightningModule):
     def validation_step(self, shown: Shown, batch_idx: int) -> None:
         """Keep the logits; all of them are scored together at the end."""
         if self._val_feature_NC is None:
-            logit_PBK = self._logits(shown, self._val_box_N4)
+            logit_PBK = self._logits(shown, self._val_box_NR4)
         else:
             logit_PBK = self._fused(self._val_feature_NC[shown.at_B])
         self._scored.append((shown.film.place_B, logit_PBK.float().transpose(0, 1)))
@@ -324,26 +324,31 @@ class StageTask(L.LightningModule):
     def _loss(self, logit_PBK: Tensor, label_BK: Tensor, peers: Peers = ALONE) -> Tensor:
         return torch.stack([self.loss(logit_BK, label_BK, peers) for logit_BK in logit_PBK]).sum()
 
-    def _logits(self, shown: Shown, box_N4: Tensor | None) -> Tensor:
-        """Logits PBK of the parts that learn; `box_N4`: boxes of all films of the part (prepared pixels), if known."""
+    def _logits(self, shown: Shown, box_NR4: Tensor | None) -> Tensor:
+        """Logits PBK of the parts that learn, and last, where they learn too, those of the maps of evidence. `box_NR4`:
+        boxes of all films of the part (prepared pixels), if known."""
         picture = frozen.picture(shown.film, shown.views, self.config)
-        box_B4 = None if box_N4 is None else frozen.box_in_view(box_N4[shown.at_B], shown.views, self.config)
+        box_BR4 = None if box_NR4 is None else frozen.box_in_view(box_NR4[shown.at_B], shown.views, self.config)
         whole = part = None
-        if self.parts != ("local",) or box_B4 is None:
+        if self.parts != ("local",) or box_BR4 is None:
             with self._learning("global"):
                 whole = self.model.forward_global(picture.view_B1HW)
         if self.parts != ("global",):
-            if box_B4 is None:
-                assert whole is not None
-                box_B4 = self.model.look(whole.feature_BDhw, picture.view_B1HW).box_B4
             with self._learning("local"):
-                part = self.model.forward_local(frozen.cut(self.model, picture, box_B4))
+                if box_BR4 is None:
+                    assert whole is not None
+                    box_BR4 = self.model.look(whole.feature_BDhw, picture.view_B1HW).box_BR4
+                part = frozen.local(self.model, picture, box_BR4)
         logit_BK = {"global": whole and whole.logit_BK, "local": part and part.logit_BK}
         if "fusion" in self.parts:
             assert whole is not None
             assert part is not None
             logit_BK["fusion"] = self.model.fuse(whole.pooled_BD, part.pooled_BD)
-        return torch.stack([logit_BK[name] for name in self.parts])  # type: ignore[misc]
+        logits = [logit_BK[name] for name in self.parts]
+        if "global" in self.parts and self.config.local.statistic == "learned":
+            assert whole is not None
+            logits.append(losses.top_share(self.model.evidence(whole.feature_BDhw), self.config.local.top_share))
+        return torch.stack(logits)  # type: ignore[arg-type]
 
     def _learning(self, part: str) -> torch.set_grad_enabled:
         """Gradients are kept for a part that learns, and for none in validation."""
