@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, TextIO, get_args
 
 from agcxr.extras import needs_for
@@ -62,6 +63,7 @@ def _run(name: str, command: Callable[..., int | None], flags: list[str]) -> int
     import tyro
 
     try:
+        flags = _run_first(command, flags)
         made = _with_plain_help(_with_settings(command, flags))
         with _warnings_in_words(name):
             call = tyro.cli(
@@ -192,6 +194,20 @@ def _settings_in_words() -> Any:
         return replace(usual, instantiate=make, fields=fields)
 
     return registry
+
+
+def _run_first(command: Callable[..., int | None], flags: list[str]) -> list[str]:
+    """RUN before the flags. Behind --data, which takes several folders, it would be one of them."""
+    parameters = list(inspect.signature(command).parameters)
+    if parameters[:2] != ["run", "data"] or "--data" not in flags or not flags[0].startswith("-"):
+        return flags
+    first = flags.index("--data") + 1
+    end = next((at for at in range(first, len(flags)) if flags[at].startswith("-")), len(flags))
+    from agcxr.preflight import is_prepared
+
+    if end - first < 2 or is_prepared(Path(flags[end - 1])):
+        return flags
+    return [flags[end - 1], *flags[: end - 1], *flags[end:]]
 
 
 def _with_settings(command: Callable[..., int | None], flags: list[str]) -> Callable[..., Any]:

@@ -97,7 +97,7 @@ def download_nih(
 
 def evaluate(
     run: Run,
-    data: Path,
+    data: tuple[Path, ...] = (),
     *,
     split: Literal["train", "val", "test"] = "test",
     out: Path | None = None,
@@ -115,7 +115,8 @@ def evaluate(
 
     Args:
         run: Run folder, folder of runs of several seeds or of folds, model folder or hub id.
-        data: Prepared folder.
+        data: Prepared folder; default: the one that the run was trained on. Of several, each collection is measured
+            apart and all together.
         split: Which part.
         out: Results folder; default RUN/evaluation/<split>, of an average <split>-average, of views <split>-flip ...
         resamples: Of the bootstrap over patients; 1000 is quicker, and moves ends by up to .003.
@@ -133,24 +134,19 @@ def evaluate(
     from agcxr.evaluation.study import study
     from agcxr.experiments.folds import evaluate_folds
     from agcxr.experiments.seeds import SEEDS, evaluate_seeds
+    from agcxr.train_commands import films_to_measure
     from agcxr.training.folds import FOLDS
 
-    options: dict[str, Any] = {
-        "resamples": resamples,
-        "allow_leak": allow_leak,
-        "pictures": pictures,
-        "maps": maps,
-        "rectify": rectify,
-        "views": views,
-        "probe": probe,
-    }
+    options: dict[str, Any] = {"resamples": resamples, "allow_leak": allow_leak, "pictures": pictures, "maps": maps}
+    options |= {"rectify": rectify, "views": views, "probe": probe}
     together = average or bool(others)
+    films = films_to_measure(run, data)
     if (Path(run) / FOLDS).is_file() and not together:
-        reports = evaluate_folds(run, data, split, out=out, resamples=resamples, views=views, probe=probe)
+        reports = evaluate_folds(run, films, split, out=out, resamples=resamples, views=views, probe=probe)
     elif out is None and not together and (Path(run) / SEEDS).is_file():
-        _, reports = evaluate_seeds(run, data, split, **options)
+        _, reports = evaluate_seeds(run, films, split, **options)
     else:
-        reports = (study(run, data, split=split, out=out, others=others, **options).report,)
+        reports = (study(run, films, split=split, out=out, others=others, **options).report,)
     several = len(reports) > 1
     print("Reports:" if several else "Report:", *(report.html for report in reports), sep="\n  " if several else " ")
     return 0

@@ -219,13 +219,19 @@ class Findings(Frozen):
 
 
 def read_findings(path: str | Path) -> Findings:
-    """A findings file: JSON or YAML with `labels` and any other field of `Findings`. What it does not state of a
-    standard finding is filled in. Raises ValueError for a file that is missing, too large, or no set of findings."""
+    """A named set (see NAMED), or a findings file: JSON or YAML with `labels` and any other field of `Findings`. What
+    it does not state of a standard finding is filled in. Raises ValueError for a file that is missing, too large, or no
+    set of findings."""
     import yaml
 
+    if (named := NAMED.get(str(path).lower())) is not None:
+        return named
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no findings file {path}; expected YAML or JSON with `labels: [Tuberculosis, ...]`")
+        raise ValueError(
+            f"there is no findings file {path}; expected YAML or JSON with `labels: [Tuberculosis, ...]`, or a named "
+            f"set: {', '.join(NAMED)}"
+        )
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a findings file has at most {LARGEST_FILE:,}")
     try:
@@ -330,3 +336,45 @@ _STANDARD = Findings(
     diffuse=(*CHESTXRAY14.diffuse, "Interstitial Lung Disease", "COPD"),
     codes={**CHESTXRAY14.codes, **{name: code for name, (_, _, code) in _OTHERS.items()}},
 )
+
+
+CXR_LT_30 = Findings.of(
+    (
+        "Normal",
+        "aortic elongation",
+        "cardiomegaly",
+        "pleural effusion",
+        "Nodule",
+        "atelectasis",
+        "pleural thickening",
+        "aortic atheromatosis",
+        "Support Devices",
+        "alveolar pattern",
+        "fracture",
+        "Hernia",
+        "Emphysema",
+        "azygos lobe",
+        "Hydropneumothorax",
+        "Kyphosis",
+        "Mass",
+        "Pneumothorax",
+        "Subcutaneous Emphysema",
+        "pneumoperitoneo",
+        "vascular hilar enlargement",
+        "vertebral degenerative changes",
+        "hyperinflated lung",
+        "interstitial pattern",
+        "central venous catheter",
+        "hypoexpansion",
+        "bronchiectasis",
+        "hemidiaphragm elevation",
+        "sternotomy",
+        "calcified densities",
+    ),
+    "CXR-LT-30",
+)
+"""The 30 classes of CXR-LT 2026, task 1 (PadChest and NIH films, arXiv:2602.22092), spelled and ordered as in its table
+of training films as participants published it."""
+
+NAMED: dict[str, Findings] = {"nih": CHESTXRAY14, "cxr-lt-30": CXR_LT_30}
+"""Sets that a command knows by name."""

@@ -27,7 +27,7 @@ GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 def check_prepared(folder: str | os.PathLike[str]) -> None:
     """Raises ValueError for anything but a prepared folder, saying what it is instead."""
     folder = Path(folder)
-    if _is_prepared(folder):
+    if is_prepared(folder):
         return
     partial = folder.with_name(f"{folder.name}.partial")
     if (folder / RUN_FILE).is_file():
@@ -39,7 +39,8 @@ def check_prepared(folder: str | os.PathLike[str]) -> None:
     raise ValueError(f"{folder} is not a prepared folder (no {PLAN}); {hint}")
 
 
-def _is_prepared(folder: Path) -> bool:
+def is_prepared(folder: Path) -> bool:
+    """Whether it holds films, and not a run on them."""
     return (folder / PLAN).is_file() and not (folder / RUN_FILE).is_file()
 
 
@@ -54,7 +55,7 @@ def _films_of_run(run: Path) -> str:
 def check_model(model: str | os.PathLike[str]) -> None:
     """Raises ValueError for a prepared folder, and for what neither is there nor may be on the hub."""
     path, name = model_path(model), str(model)
-    if _is_prepared(path):
+    if is_prepared(path):
         raise ValueError(f"{name} is a prepared folder: it holds films, and no model. Give the run trained on it")
     if not path.exists() and not HUB_ID.fullmatch(name):
         raise ValueError(

@@ -82,9 +82,9 @@ def prepare_table(
         age_column: In years (60, 60.0, 060Y), or with a unit (6M).
         sex_column: M, F, male, female.
         view_column: PA, AP or LATERAL.
-        findings: own: those of the table; nih: the fifteen of ChestX-ray14, as far as it states them; or a file of
-            findings (YAML or JSON: labels, aliases, codes, ...; docs/own_findings.md). Default: nih where the table
-            states no other than those, else own.
+        findings: own: those of the table; nih: the fifteen of ChestX-ray14, as far as it states them; cxr-lt-30: the
+            classes of CXR-LT 2026; or a file of findings (YAML or JSON: labels, aliases, codes, ...;
+            docs/own_findings.md). Default: nih where the table states no other than those, else own.
         uncertain: What -1 is: unknown (ignore), 0 (zeros), 1 (ones), or a target of 0.7 for training (smoothed).
         split: By patient, by image, every film a test film, or none (train).
         storing: Which films, and how.

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from agcxr import config
-from agcxr.preflight import check_backbone, check_devices, check_prepared
+from agcxr.preflight import PLAN, check_backbone, check_devices, check_prepared
 from agcxr.training.tracking import LoggerName, check_loggers
 
 if TYPE_CHECKING:
     from agcxr.calibration import Calibration
+    from agcxr.data.prepared import Prepared
 
 LITE = config.lite()
 Arms = Literal[
@@ -27,7 +28,8 @@ Arms = Literal[
 def train(
     out: Path,
     *,
-    data: Path | None = None,
+    data: tuple[Path, ...] = (),
+    findings: str | None = None,
     preset: str = "lite",
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
     size: int | None = None,
@@ -42,16 +44,17 @@ def train(
 
     Args:
         out: Run folder to make.
-        data: Prepared folder. With --resume, default: the one the run was begun with.
+        data: Prepared folder, or several of one size, trained on as one. With --resume, default: as it was begun.
+        findings: Of several folders: union, all that any states (the default); intersection, those that all state; a
+            named set (cxr-lt-30), or a file of findings. What a folder does not state is unknown on its films.
         preset: lite, paper, paper-densenet, strong or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
-        size: Side of the views, such as 224, 320 or 448: sets --image-size to it and --resize to 8/7 of it (256, 366,
-            512). Prepare the films at least as large as --resize.
+        size: Side of the views, such as 224, 320 or 448: sets --image-size, and --resize to 8/7 of it (256, 366, 512).
+            Prepare the films at least as large as --resize.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
         folds: Cross-validation: so many runs, in out/fold-1, ..., each tested on another part of the patients of ALL
             films in `data`, whatever its split. With --seeds: so many runs of each seed.
-        resume: Go on with the run in `out`, or with --seeds or --folds its runs, with the settings they were begun
-            with.
+        resume: Go on with the run in `out`, or with --seeds or --folds its runs, as they were begun.
         reuse: Another run on the same films, or with --folds a folder of the same folds: take over those of its
             finished stages that would be trained alike.
         log: Also send the numbers of every epoch there: to files in out/logs, or where the platform's variables say.
@@ -59,10 +62,8 @@ def train(
     """
     if seeds is not None and reuse is not None:
         raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
-    if data is None and not resume:
-        raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
+    _check_films(data, findings, resume, settings)
     check_loggers(log)
-    _check_early(None if resume else data, settings)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.experiments.calibrate import calibrate_once
@@ -70,32 +71,40 @@ def train(
     from agcxr.training.seeds import parse_seeds, train_seeds
     from agcxr.training.stages import train as train_stages
 
-    data = _films_of(out, data, seeds, folds)
+    films = _films_of(out, data, findings, seeds, folds)
     options: dict[str, Any] = {"resume": resume, "loggers": log}
     calibrated = rank_zero_only(calibrate_once)  # of several processes, the first keeps the run folder
+    several = None if seeds is None else parse_seeds(seeds)
     if folds is not None:
-        several = None if seeds is None else parse_seeds(seeds)
-        train_folds(data, settings, out, folds, seeds=several, reuse=reuse, after=calibrated, **options)
-    elif seeds is None:
-        train_stages(data, settings, out, reuse=[] if reuse is None else [reuse], **options)
-        calibrated(out, data)
+        train_folds(films, settings, out, folds, seeds=several, reuse=reuse, after=calibrated, **options)
+    elif several is None:
+        train_stages(films, settings, out, reuse=[] if reuse is None else [reuse], **options)
+        calibrated(out, films)
     else:
-        train_seeds(data, settings, out, parse_seeds(seeds), after=lambda run: calibrated(run, data), **options)
-    rank_zero_only(_say_end)(out, data)
+        train_seeds(films, settings, out, several, after=lambda run: calibrated(run, films), **options)
+    rank_zero_only(_say_end)(out, films)
     return 0
 
 
-def _check_early(data: Path | None, settings: config.Train) -> None:
+def _check_films(data: Sequence[Path], findings: str | None, resume: bool, settings: config.Train) -> None:
+    if not data and not resume:
+        raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
+    if findings is not None and len(data) < 2:
+        raise ValueError("--findings is about several folders, which --data names: --data A B --findings union")
+    _check_early(() if resume else data, settings)
+
+
+def _check_early(data: Sequence[Path], settings: config.Train) -> None:
     """Refuse before the seconds that torch takes: films, devices and a network that are not there."""
-    if data is not None:
-        check_prepared(data)
+    for folder in data:
+        check_prepared(folder)
     check_devices(settings.devices)
     check_backbone(settings.backbone)
 
 
-def _films_of(out: Path, data: Path | None, seeds: str | None, folds: int | None) -> Path:
-    """The films to train on: those given, or those that `out` was begun with. Raises ValueError where it holds several
-    runs that were not named."""
+def _films_of(out: Path, data: Sequence[Path], findings: str | None, seeds: str | None, folds: int | None) -> Path:
+    """The films to train on: those given, several of them joined in `out`, or those that it was begun with. Raises
+    ValueError where it holds several runs that were not named."""
     from agcxr.training.folds import FOLDS, read_folds
     from agcxr.training.run_folder import RunFolder
 
@@ -104,9 +113,27 @@ def _films_of(out: Path, data: Path | None, seeds: str | None, folds: int | None
         raise ValueError(f"{out} holds folds; say how many with --folds {parted.folds}, or give --out {begun}")
     if folds is None and seeds is None and begun != out:
         raise ValueError(f"{out} holds runs of several seeds; name them with --seeds, or give --out {begun}")
-    if data is not None:
-        return data
+    if len(data) > 1:
+        return _joined(data, findings or "union", out)
+    if data:
+        return data[0]
     return Path(parted.data) if parted else RunFolder(begun).data()
+
+
+def _joined(data: Sequence[Path], findings: str, out: Path) -> Path:
+    """The films of several folders as one, in OUT/films."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from agcxr.data.join import join, write_joined
+    from agcxr.training.run_folder import FILMS, is_free
+
+    films = join(data, findings)
+    if not is_free(out) and not (out / FILMS / PLAN).is_file():
+        raise ValueError(
+            f"{out} is not empty, and was not begun on several folders; give --out a new or an empty folder"
+        )
+    rank_zero_only(print)(films.plan.summary(), flush=True)
+    return write_joined(films, out / FILMS)
 
 
 def _say_end(out: Path, data: Path) -> None:
@@ -117,7 +144,7 @@ def _say_end(out: Path, data: Path) -> None:
     calibration = read_card(card).calibration if card.is_file() else None
     if calibration is not None and (missed := not_calibrated(calibration)):
         print(missed)
-    print(f"Next: agcxr evaluate {out} --data {data}")
+    print(f"Next: agcxr evaluate {out}")
 
 
 def not_calibrated(calibration: Calibration) -> str:
@@ -144,6 +171,28 @@ def begun_in(out: Path) -> Path:
         path.parent for pattern in ("seed*", "fold-*", "fold-*/seed*") for path in out.glob(f"{pattern}/config.yaml")
     ]
     return min(runs, key=lambda run: (len(str(run)), str(run)), default=out)
+
+
+def films_to_measure(run: str, data: Sequence[Path]) -> Path | Prepared:
+    """The prepared folder that was given, several as one, or where there is none that which a run was trained on, or
+    runs of several seeds or folds. Raises ValueError where nothing says which that is, or it is not there."""
+    from agcxr.data.join import join
+
+    if data:
+        return data[0] if len(data) == 1 else join(data)
+    return _films_of_run(Path(run))
+
+
+def _films_of_run(run: Path) -> Path:
+    from agcxr.training.folds import FOLDS, read_folds
+    from agcxr.training.run_folder import RunFolder
+
+    films = Path(read_folds(run).data) if (run / FOLDS).is_file() else RunFolder(begun_in(run)).films()
+    if films is None:
+        raise ValueError(f"{run} does not say on which films it was trained; give a prepared folder with --data")
+    if not (films / PLAN).is_file():
+        raise ValueError(f"the films that {run} was trained on were in {films}, and are not there now; give --data")
+    return films
 
 
 def ablate(
@@ -175,7 +224,7 @@ def ablate(
         resamples: Of the bootstrap over patients.
         settings: Every setting of the reference.
     """
-    _check_early(data, settings)
+    _check_early((data,), settings)
     from agcxr.experiments.ablate import ablate as run_ablation
     from agcxr.training.seeds import parse_seeds
 

@@ -29,6 +29,7 @@ from agcxr.evaluation.localize import Track, choose, folds_of, localize, summari
 from agcxr.evaluation.localize_picture import ANNOTATED, CROP
 from agcxr.evaluation.page import Page, Section, Table, to_html, to_markdown
 from agcxr.evaluation.report_looks import crops, looks
+from agcxr.findings import Findings
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS
 from agcxr.models.agcnn import AGCNN
@@ -46,6 +47,10 @@ def film_with_square(rng: np.random.Generator) -> tuple[np.ndarray, tuple[float,
     x, y = rng.integers(0, CELLS - 1, 2) * (SIDE // CELLS)
     film[y : y + 16, x : x + 16] = 230
     return film, (x / SIDE, y / SIDE, (x + 16) / SIDE, (y + 16) / SIDE)
+
+
+def made_of(collection: str | None) -> Plan:
+    return Plan.model_construct(source=Source(name="made", collection=collection), fingerprint="made")
 
 
 def folder(parts: dict[str, int], seed: int = 0) -> Prepared:
@@ -69,7 +74,7 @@ def folder(parts: dict[str, int], seed: int = 0) -> Prepared:
         np.stack([film for film, _ in drawn]),
         index,
         boxes,
-        Plan.model_construct(source=Source(name="made")),
+        made_of(None),
     )
 
 
@@ -243,12 +248,12 @@ def test_the_report_shows_every_measure_between_floor_and_ceiling_with_intervals
 
 def test_published_rows_stand_beside_the_nihs_boxes_only():
     data = folder({"test": 4})
-    drawn = replace(data, plan=Plan.model_construct(source=Source(name="nih", collection="phantom, seed 0")))
+    drawn = replace(data, plan=made_of("phantom, seed 0"))
     looked = localize(seeing(), drawn, resamples=10, progress=False)
     assert looked.published == ()
     text = to_markdown(Page("t", "s", "n", (looks(looked, "localization.png"),)), Path())
     assert "Published" not in text
-    nih = replace(data, plan=Plan.model_construct(source=Source(name="nih", collection="nih")))
+    nih = replace(data, plan=made_of("nih"))
     assert len(localize(seeing(), nih, resamples=10, progress=False).published) == 3
 
 
@@ -312,7 +317,7 @@ def test_batches_do_not_change_the_result(found):
 
 def test_validation_boxes_are_preferred_for_fitting():
     data = folder({"train": 6, "val": 40, "test": 8})
-    chosen = choose_cases(data, "test", FINDINGS)
+    chosen = choose_cases(data, "test", Findings.of(FINDINGS))
     assert [len(part) for part in (chosen.scored, chosen.fitting, chosen.extra)] == [8, 40, 6]
     assert (
         chosen.fitted_words() == "40 boxed findings of validation films; the prior also on 6 of other patients' films"
@@ -331,20 +336,20 @@ def test_only_the_split_is_scored_when_validation_boxes_are_fitted_on():
 
 
 def test_few_validation_boxes_serve_the_prior_only():
-    chosen = choose_cases(folder({"val": 4, "test": 8}), "test", FINDINGS)
+    chosen = choose_cases(folder({"val": 4, "test": 8}), "test", Findings.of(FINDINGS))
     assert [len(part) for part in (chosen.scored, chosen.fitting, chosen.extra)] == [8, 0, 4]
 
 
 def test_patients_of_scored_films_are_never_fitted_on():
     data = folder({"train": 2, "val": 40, "test": 8})
     data.index.loc[data.index["split"] == "test", "patient"] = "val1"
-    chosen = choose_cases(data, "test", FINDINGS)
+    chosen = choose_cases(data, "test", Findings.of(FINDINGS))
     assert len(chosen.fitting) == 0
     assert not {case.patient for case in chosen.extra} & {"val1"}
 
 
 def test_halves_share_no_patient():
-    chosen = choose_cases(folder({"test": 12}), "test", FINDINGS)
+    chosen = choose_cases(folder({"test": 12}), "test", Findings.of(FINDINGS))
     for fold in folds_of(chosen.scored, 12, (), np.random.default_rng(0)):
         sides = [
             {c.patient for c, on in zip(chosen.scored, mask, strict=True) if on} for mask in (fold.fit_N, fold.score_N)
@@ -355,11 +360,12 @@ def test_halves_share_no_patient():
 
 def test_what_cannot_be_scored_is_refused_or_named():
     with pytest.raises(ValueError, match="no film of the val split of tiny has a box"):
-        choose_cases(folder({"test": 4}), "val", FINDINGS)
+        choose_cases(folder({"test": 4}), "val", Findings.of(FINDINGS))
     with pytest.raises(ValueError, match="the boxes to score are of 1 patient"):
         localize(seeing(), folder({"test": 2}), progress=False)
     data = folder({"test": 4})
-    assert choose_cases(data, "test", ["Mass"]).left_out == ("2 cases of Nodule, which the model does not know",)
+    chosen = choose_cases(data, "test", Findings.of(["Mass"]))
+    assert chosen.left_out == ("2 cases of Nodule, which the model does not know",)
 
 
 def test_patients_that_were_trained_on_are_refused_unless_allowed():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from agcxr.data.collection_names import collections_in
 from agcxr.data.download import CITATION, HOME
 from agcxr.data.prepared import Plan, read_plan
 
@@ -61,7 +62,7 @@ def croissant(folder: Path) -> dict[str, Any]:
         "name": f"{plan.source.collection or plan.source.name}, prepared by agcxr",
         "version": "1.0.0",
         "description": _about(plan),
-        **(NIH if plan.source.collection == "nih" else {}),
+        **(NIH if "nih" in collections_in(plan.source.collection) else {}),
         "distribution": [_file(folder, name) for name in ABOUT],
         "recordSet": [_records(folder, name) for name in tables],
     }

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agcxr.data.prepared import Prepared, measurable
+from agcxr.data.prepared import Pixels, Prepared, measurable
 from agcxr.findings import CHESTXRAY14, Findings
 
 AHEAD = 3
@@ -68,7 +68,7 @@ class Films:
     Without `pixels` the batches carry empty images: for steps on cached features.
     """
 
-    images: np.ndarray
+    images: Pixels
     row_N: np.ndarray
     label_NK: np.ndarray
     patient_N: np.ndarray

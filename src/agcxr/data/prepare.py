@@ -25,7 +25,6 @@ from agcxr.data.partial import Partial, Settings, finish
 from agcxr.data.prepared import (
     FORMAT,
     Counts,
-    PartCount,
     Plan,
     Prepared,
     Source,
@@ -34,11 +33,12 @@ from agcxr.data.prepared import (
     check_names,
     index_columns,
     open_prepared,
+    part_counts,
     read_plan,
 )
 from agcxr.data.radiograph import RESIZE_RULE, stem
 from agcxr.data.sources import ImageFiles, find_files
-from agcxr.data.splits import PARTS, Rule, assign, check_leaks, draw
+from agcxr.data.splits import Rule, assign, check_leaks, draw
 from agcxr.data.storing import USUAL, Storing
 from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
 from agcxr.findings import CHESTXRAY14, Findings
@@ -403,7 +403,6 @@ def _join_boxes(boxes: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes: int, findings: Findings) -> Counts:
-    parts = [index[index["split"] == part] for part in PARTS]
     return Counts(
         table=wanted.table,
         left_out=wanted.left_out,
@@ -414,10 +413,7 @@ def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes:
         boxes=len(boxes),
         boxed_images=int(boxes["row"].nunique()),
         boxes_left_out=all_boxes - len(boxes),
-        parts=tuple(
-            PartCount(part=name, images=len(part), patients=int(part["patient"].nunique()))
-            for name, part in zip(PARTS, parts, strict=True)
-        ),
+        parts=part_counts(index),
         positives={label: int((index[label] == 1).sum()) for label in findings.labels},
     )
 

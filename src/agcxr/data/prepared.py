@@ -1,20 +1,22 @@
 """What a prepared folder holds, and opening one.
 
 images.npy (uint8, N x S x S, memory-mapped), index.parquet (row i describes image i), boxes.parquet, rejected.csv,
-plan.json.
+plan.json. A folder of joined ones (data/join.py) has members.json, where those lie, in place of images.npy.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from agcxr.data.nih import BOX_COLUMNS
-from agcxr.data.splits import LeakCheck
+from agcxr.data.splits import PARTS, LeakCheck
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.preflight import CURE, PLAN, check_prepared
 from agcxr.values import Frozen
@@ -25,6 +27,8 @@ FORMAT = 1
 FACTS = ("image_id", "patient", "split", "age", "sex", "view", "follow_up", "width", "height")
 """Columns of the index that are no labels; width and height are the original file's."""
 RESERVED = frozenset((*FACTS, "row", "collection"))
+MEMBERS = "members.json"
+"""Of a folder of joined ones: where these lie."""
 
 
 def index_columns(findings: Findings) -> tuple[str, ...]:
@@ -62,6 +66,16 @@ class Source(Frozen):
     notes: tuple[str, ...] = ()
 
 
+class Member(Frozen):
+    """One of joined folders. name: in the columns `collection`, `patient` and `image_id` of the index. collection: as
+    its source says; fingerprint: of its plan."""
+
+    name: str
+    collection: str | None
+    fingerprint: str
+    films: int
+
+
 class SplitPlan(Frozen):
     """How train, val and test were made."""
 
@@ -77,6 +91,14 @@ class PartCount(Frozen):
     part: str
     images: int
     patients: int
+
+
+def part_counts(index: pd.DataFrame) -> tuple[PartCount, ...]:
+    """Of train, val and test."""
+    parts = [(name, index[index["split"] == name]) for name in PARTS]
+    return tuple(
+        PartCount(part=name, images=len(rows), patients=int(rows["patient"].nunique())) for name, rows in parts
+    )
 
 
 class Counts(Frozen):
@@ -111,6 +133,8 @@ class Plan(Frozen):
     fingerprint: str
     findings: Findings = CHESTXRAY14
     """What the films were labelled with; folders of before this field are about the fifteen."""
+    joined: tuple[Member, ...] = Field(default=(), exclude_if=lambda joined: not joined)
+    """The folders whose films these are, in the order of the rows; none where it holds films of its own."""
 
     @model_validator(mode="after")
     def _labels_are_those_of_the_findings(self) -> "Plan":
@@ -141,21 +165,88 @@ def _count(number: int, what: str, width: int = 0) -> str:
     return f"{number:,}".rjust(width) + f" {what}{'' if number == 1 else 's'}"
 
 
+class Pixels(Protocol):
+    """Prepared films, uint8 N x S x S: an array, or several memory maps read as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+class JoinedImages:
+    """The films of several folders behind each other; only those that are asked for are read."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, parts: Sequence[Pixels]):
+        self.parts = tuple(parts)
+        self.end_P = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self.end_P[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.uint8]:
+        """A film (S x S) by its row, or films (M x S x S) by an array or a slice of rows."""
+        row_M = np.arange(len(self))[rows]
+        part_M = np.searchsorted(self.end_P, row_M, side="right")
+        films = np.empty((*row_M.shape, *self.shape[1:]), np.uint8)
+        for p in np.unique(part_M):
+            here, part = part_M == p, self.parts[p]
+            films[here] = part[row_M[here] - (self.end_P[p] - len(part))]
+        return films
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An open prepared folder. images: read-only memory map, uint8 N x S x S; index and boxes as `index_columns` and
-    BOX_COLUMNS plus `row` (position in images)."""
+    """An open prepared folder. images: read-only, uint8 N x S x S; index and boxes as `index_columns` and BOX_COLUMNS
+    plus `row` (position in images). members: the open folders that were joined, whose index has a column more,
+    `collection`."""
 
     folder: Path
-    images: NDArray[np.uint8]
+    images: Pixels
     index: pd.DataFrame
     boxes: pd.DataFrame
     plan: Plan
+    members: tuple["Prepared", ...] = ()
 
     @property
     def findings(self) -> Findings:
         """What the films are labelled with."""
         return self.plan.findings
+
+    def patients(self, rows: NDArray[np.integer[Any]]) -> Iterator[tuple[Member, pd.Series]]:
+        """Whose patients the films of these rows are: of every collection among them, and what they are called there,
+        one a film."""
+        patients, plan, source = self.index["patient"].astype(str).iloc[rows], self.plan, self.plan.source
+        if not plan.joined:
+            films = len(self.index)
+            yield (
+                Member(name=source.name, collection=source.collection, fingerprint=plan.fingerprint, films=films),
+                patients,
+            )
+        start = 0
+        for member in self.plan.joined:
+            own = patients[(rows >= start) & (rows < start + member.films)]
+            start += member.films
+            if len(own):
+                yield member, own.str.removeprefix(f"{member.name}/")
+
+    def boxes_of(self, model: Findings) -> pd.DataFrame:
+        """The boxes, each by the name of the model's label that means its finding; of other findings by their own."""
+        means = {column: label for label, column in self.columns(model).items() if column is not None}
+
+        def label(name: str) -> str:
+            return model.canonical(name) or means.get(self.findings.canonical(name) or "", name)
+
+        names = self.boxes["finding"]
+        return self.boxes.assign(finding=names.map({name: label(name) for name in names.unique()}))
 
     @property
     def facts(self) -> pd.DataFrame:
@@ -168,7 +259,7 @@ class Prepared:
 
         Raises ValueError where none of the labels is stated.
         """
-        columns = self._columns(labels)
+        columns = self.columns(labels)
         if not any(columns.values()):
             raise ValueError(
                 f"{self.folder} states none of the model's labels, {', '.join(columns)}, so there is nothing to "
@@ -182,9 +273,9 @@ class Prepared:
 
     def unstated(self, labels: Findings | Sequence[str]) -> tuple[str, ...]:
         """Those of a model's labels that the folder does not state: nothing can be compared."""
-        return tuple(label for label, column in self._columns(labels).items() if column is None)
+        return tuple(label for label, column in self.columns(labels).items() if column is None)
 
-    def _columns(self, labels: Findings | Sequence[str]) -> dict[str, str | None]:
+    def columns(self, labels: Findings | Sequence[str]) -> dict[str, str | None]:
         """A model's labels, and the folder's label that means each; None where it states none that does."""
         model = labels if isinstance(labels, Findings) else Findings.of(labels)
         return {label: model.column(label, self.findings) for label in model.labels}
@@ -212,8 +303,13 @@ def open_prepared(folder: str | Path) -> Prepared:
     """Open a prepared folder; the images stay on disk. ValueError for one that is absent, damaged or inconsistent."""
     folder = Path(folder)
     plan = read_plan(folder)
+    members = _open_members(folder, plan) if plan.joined else ()
+    images: Pixels
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        if members:
+            images = JoinedImages([member.images for member in members])
+        else:
+            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         index = pd.read_parquet(folder / "index.parquet")
         boxes = pd.read_parquet(folder / "boxes.parquet")
     except (OSError, ValueError, EOFError) as error:
@@ -229,4 +325,28 @@ def open_prepared(folder: str | Path) -> Prepared:
     ]
     if absent:
         raise ValueError(f"{folder} lacks the columns {', '.join(absent)}; {CURE}")
-    return Prepared(folder, images, index, boxes, plan)
+    return Prepared(folder, images, index, boxes, plan, members)
+
+
+def write_members(folder: Path, members: Sequence[Prepared]) -> None:
+    """Say in a joined folder where those lie whose films it shows."""
+    beside = folder / f".{MEMBERS}.part"
+    beside.write_text(json.dumps([str(member.folder.resolve()) for member in members], indent=1) + "\n", "utf-8")
+    beside.replace(folder / MEMBERS)
+
+
+def _open_members(folder: Path, plan: Plan) -> tuple[Prepared, ...]:
+    """The folders that were joined. Raises ValueError where one is not there, or holds other films by now."""
+    again = "give the folders again, where they are now: agcxr train --data A B --out RUN --resume"
+    try:
+        places = [Path(place) for place in json.loads((folder / MEMBERS).read_bytes())]
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder} does not say where the films that it joins lie ({error}); {again}") from None
+    members = []
+    for member, place in zip(plan.joined, places, strict=True):
+        if not (place / PLAN).is_file():
+            raise ValueError(f"{folder} joins the films of {member.name} in {place}, which are not there now; {again}")
+        members.append(open_prepared(place))
+        if members[-1].plan.fingerprint != member.fingerprint:
+            raise ValueError(f"{place} holds other films than those of {member.name} that {folder} joins; {again}")
+    return tuple(members)

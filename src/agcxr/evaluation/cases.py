@@ -27,6 +27,7 @@ from agcxr.evaluation.boxes import (
     overlaps,
     prior_map,
 )
+from agcxr.findings import Findings
 from agcxr.inference.maps import FindingMaps, Rectify, place
 from agcxr.metrics import Floats, box_area
 
@@ -90,11 +91,13 @@ class ChosenCases:
         return what + (f"; the prior also on {len(self.extra):,} of other patients' films" if self.extra else "")
 
 
-def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> ChosenCases:
-    """Cases of a split to score, and those of other patients to fit on. Raises ValueError for nothing to score."""
+def choose_cases(data: Prepared, split: str, findings: Findings) -> ChosenCases:
+    """Cases of a split to score, and those of other patients to fit on; of the model's findings, by what boxes mean.
+    Raises ValueError for nothing to score."""
+    boxes, labels = data.boxes_of(findings), findings.labels
 
     def of(part: str) -> list[Case]:
-        return [case for case in cases_of(data.boxes, data.index, part) if case.finding in labels]
+        return [case for case in cases_of(boxes, data.index, part) if case.finding in labels]
 
     scored = of(split)
     if not scored:
@@ -102,7 +105,7 @@ def choose_cases(data: Prepared, split: str, labels: Sequence[str]) -> ChosenCas
             f"no film of the {split} split of {data.folder} has a box of a finding that the model knows; "
             "prepare with --boxes, or choose another split"
         )
-    every = cases_of(data.boxes, data.index, split)
+    every = cases_of(boxes, data.index, split)
     unknown = sorted({case.finding for case in every} - set(labels))
     left_out = tuple(
         f"{sum(case.finding == f for case in every)} cases of {f}, which the model does not know" for f in unknown

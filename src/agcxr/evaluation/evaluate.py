@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,9 @@ import pandas as pd
 import torch
 
 from agcxr.attended import Attended, view_share
-from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.data.prepared import Plan, Prepared, open_prepared
 from agcxr.evaluation.analysis import Scores, analyse
+from agcxr.evaluation.apart import apart, text
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
 from agcxr.evaluation.points import choose_points
@@ -79,8 +81,9 @@ class Evaluation:
 
     @property
     def boxes(self) -> pd.DataFrame:
-        """Annotated boxes of findings that the model has an output for, of all films of the folder."""
-        return self.films.boxes[self.films.boxes["finding"].isin(self.engine.labels)]
+        """Annotated boxes of findings that the model has an output for, by its names, of all films of the folder."""
+        boxes = self.films.boxes_of(self.engine.findings)
+        return boxes[boxes["finding"].isin(self.engine.labels)]
 
     @property
     def has_boxes(self) -> bool:
@@ -121,20 +124,19 @@ def evaluate(
     rows, findings = _rows(films, split, engine.findings), _known(engine, films)
     leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), place_of(split, views, 1 + len(more)), out)
-    _copy_facts(Path(all_runs(run, others)[0]), films.folder, folder)
+    _copy_facts(Path(all_runs(run, others)[0]), films.plan, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
     (predictions := to_frame(films, rows, answers, engine.findings)).to_parquet(folder / PREDICTIONS, index=False)
     scores = to_scores(predictions, engine.labels, findings)
     chosen = choose_points(engine, films, split, batch_size=batch_size)
-    analysis = analyse(scores, rng_seed=seed, resamples=resamples, level=level, points=chosen.points)
+    how = {"rng_seed": seed, "resamples": resamples, "level": level, "points": chosen.points}
     results = Results(
         run=_run_name(run, engine),
         backbone=first.model.backbone_name,
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        analysis=analysis,
-        same_view=view_matched(analysis, scores, predictions["view"]),
+        **measured(scores, predictions, **how),
         crops=crop_rows(predictions, engine.labels),
         attention=_doubt(predictions, first),
         leak=leak,
@@ -162,6 +164,7 @@ def _shown(results: Results, averaged: str, own: tuple[str, ...]) -> str:
     unchecked = results.leak.unchecked
     lines = (
         text_table(results.analysis),
+        (each := text(results)) and f"\n{each}\n",
         f"Labels of the model's own, which the folder does not state, and so left out: {', '.join(own)}." * bool(own),
         results.attention and f"{results.attention}.",
         untaught(results.analysis),
@@ -215,7 +218,7 @@ def to_frame(
         "image_id": index["image_id"].astype(str).to_numpy(),
         "patient": index["patient"].astype(str).to_numpy(),
         "row": rows,
-        **{name: index[name].to_numpy() for name in ("age", "sex", "view")},
+        **{name: index[name].to_numpy() for name in ("age", "sex", "view", "collection") if name in index},
     }
     target_NK = films.targets(rows, findings or answers.labels)
     columns |= {f"label_{name}": target_NK[:, k] for k, name in enumerate(answers.labels)}
@@ -269,12 +272,27 @@ def crop_rows(predictions: pd.DataFrame, labels: tuple[str, ...]) -> tuple[CropR
     return tuple(rows)
 
 
-def view_matched(analysis: Analysis, scores: Scores, view_N: pd.Series) -> tuple[Estimate, ...]:
-    """Of the findings in the mean; resamples of its own, for each costs more than one of the mean AUROC."""
+def measured(scores: Scores, predictions: pd.DataFrame, **how: Any) -> dict[str, Any]:
+    """Fields of `Results`: the analysis, what is left of it among films of one view, and where the films are of several
+    collections each apart, and what is left among films of one. how: options of `analyse`."""
+    analysis = analyse(scores, **how)
+    found = {"analysis": analysis, "same_view": matched(analysis, scores, predictions["view"])}
+    if "collection" not in predictions or predictions["collection"].nunique() < 2:
+        return found | {"collections": (), "same_collection": ()}
+    collection_N = predictions["collection"]
+    return found | {
+        "collections": apart(scores, collection_N, **how),
+        "same_collection": matched(analysis, scores, collection_N),
+    }
+
+
+def matched(analysis: Analysis, scores: Scores, stratum_N: pd.Series) -> tuple[Estimate, ...]:
+    """Mean AUROC of the findings in the mean, over pairs of films of one view or collection; resamples of its own, for
+    each costs more than one of the mean AUROC."""
     ks, how = [scores.labels.index(name) for name in analysis.mean.findings], analysis.resampling
     few = min(how.resamples, SAME_VIEW_RESAMPLES)
     score_BNK, target_NK = scores.score_BNK[:, :, ks], scores.target_NK[:, ks]
-    return same_view(target_NK, score_BNK, scores.patient_N, view_N, resamples=few, seed=how.seed, level=how.level)
+    return same_view(target_NK, score_BNK, scores.patient_N, stratum_N, resamples=few, seed=how.seed, level=how.level)
 
 
 def _doubt(predictions: pd.DataFrame, predictor: Predictor) -> str:
@@ -285,13 +303,12 @@ def _doubt(predictions: pd.DataFrame, predictor: Predictor) -> str:
     return Attended.of(*(predictions[name] for name in COUNTED)).warning(model.attention.statistic)
 
 
-def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
+def _copy_facts(run: Path, plan: Plan, folder: Path) -> None:
     """What the report shows of the run and of the films, so that a results folder stands by itself."""
     wanted = [
         (run / "config.yaml", "config.yaml"),
         (run / "run.json", "run.json"),
         (run / PROBE, PROBE),
-        (prepared / "plan.json", "plan.json"),
     ]
     wanted += [(path, f"{path.parent.name}.csv") for path in run.glob("*/metrics.csv")]  # stages, of any strategy
     target = folder / "facts"
@@ -300,6 +317,7 @@ def _copy_facts(run: Path, prepared: Path, folder: Path) -> None:
     for source, name in wanted:
         if source.is_file():
             shutil.copyfile(source, target / name)
+    (target / "plan.json").write_text(plan.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _environment(predictor: Predictor, precision: str, seconds: float, rate: float) -> Environment:

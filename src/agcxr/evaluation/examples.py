@@ -108,7 +108,7 @@ def draw_examples(
 ) -> tuple[Example, ...]:
     """Choose films, look at them once more for their heatmaps, and write three pictures of each into
     `folder`/pictures."""
-    chosen = choose(candidates(predictions, prepared.boxes, engine.findings), each) if each else []
+    chosen = choose(candidates(predictions, prepared.boxes_of(engine.findings), engine.findings), each) if each else []
     if not chosen:
         return ()
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,8 @@ def _example(
     image_id = str(said["image_id"])
     film = _resized(np.asarray(prepared.images[one.row]))
     heat = place(answers.heat_NHW[at : at + 1], answers.window_4[None], SIDE, SIDE)[0]
-    truth = prepared.boxes[(prepared.boxes["row"] == one.row) & (prepared.boxes["finding"] == one.finding)]
+    boxes = prepared.boxes_of(findings)
+    truth = boxes[(boxes["row"] == one.row) & (boxes["finding"] == one.finding)]
     boxed = film
     for edges in truth[["x0", "y0", "x1", "y1"]].to_numpy(np.float64):
         boxed = draw_box(boxed, _pixels(edges), WARNING, 2)

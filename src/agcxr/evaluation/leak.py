@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data.external import UNDER_OTHER_NAMES
-from agcxr.data.prepared import Prepared
+from agcxr.data.prepared import Member, Prepared
 from agcxr.evaluation.results import LeakResult
 from agcxr.models.checkpoint import Card
 
@@ -30,9 +30,8 @@ class PatientLeak(ValueError):
 def check_films(
     card: Card | None, films: Prepared, rows: np.ndarray, split: str, *, allow: bool, use: Use = "evaluate"
 ) -> LeakResult:
-    """`check_leak` for the patients of some rows of a prepared folder."""
-    patients = films.index.iloc[rows]["patient"].astype(str)
-    return check_leak(card, patients, split, collection=films.plan.source.collection, allow=allow, use=use)
+    """`check_leak` for the patients of some rows of a prepared folder, each by the collection that it is of."""
+    return _check(card, list(films.patients(rows)), split, allow, use)
 
 
 def check_each(
@@ -59,19 +58,34 @@ def check_leak(
 
     Raises PatientLeak where there are some and they are not allowed.
     """
+    whose = Member(name=collection or "", collection=collection, fingerprint="", films=len(patients))
+    return _check(card, [(whose, patients)], split, allow, use)
+
+
+def _check(
+    card: Card | None, people: Sequence[tuple[Member, pd.Series]], split: str, allow: bool, use: Use
+) -> LeakResult:
+    """people: the patients of each collection, one a film."""
     if card is None or card.train_patients is None:
         return LeakResult(checked=False, shared_patients=0, shared_films=0, allowed=allow)
-    if why := _unchecked(card.train_patients.collection, collection):
-        return LeakResult(checked=False, why=why, shared_patients=0, shared_films=0, allowed=allow)
-    shared = card.train_patients.known(patients, collection)
-    on_films = int(patients.isin(shared).sum())
+    trained, why, by_number = card.train_patients, "", ""
+    shared = on_films = every = films = 0
+    for whose, patients in people:
+        every, films = every + patients.nunique(), films + len(patients)
+        untold = [_unchecked(group.collection, whose.collection) for group in trained.groups]
+        why = why or next(filter(None, untold), "")
+        if all(untold):
+            continue
+        known = trained.known(patients, whose.collection, whose.fingerprint)
+        shared, on_films = shared + len(known), on_films + int(patients.isin(known).sum())
+        if known and not by_number and whose.fingerprint not in {group.films for group in trained.groups}:
+            by_number = _by_number(trained.collection, whose.collection)
     if shared and not allow:
         raise PatientLeak(
-            f"the model was trained on {len(shared):,} of the {patients.nunique():,} patients of {split!r} "
-            f"({on_films:,} of {len(patients):,} films), {CURES[use]}"
-            + _by_number(card.train_patients.collection, collection)
+            f"the model was trained on {shared:,} of the {every:,} patients of {split!r} "
+            f"({on_films:,} of {films:,} films), {CURES[use]}{by_number}"
         )
-    return LeakResult(checked=True, shared_patients=len(shared), shared_films=on_films, allowed=allow)
+    return LeakResult(checked=not why, why=why, shared_patients=shared, shared_films=on_films, allowed=allow)
 
 
 def _unchecked(trained: str | None, collection: str | None) -> str:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.data.prepared import Pixels, Prepared, open_prepared
 from agcxr.evaluation.boxes import IOU_LEVELS, MEASURES
 from agcxr.evaluation.cases import (
     THRESHOLDS,
@@ -26,7 +25,7 @@ from agcxr.evaluation.cases import (
     measure_looks,
     measure_prior,
 )
-from agcxr.evaluation.leak import check_leak
+from agcxr.evaluation.leak import check_films
 from agcxr.evaluation.localization import (
     FLOORS,
     LOOKS,
@@ -57,7 +56,7 @@ GAP_MEASURES = ("iou", "iobb", "hit", "energy", *(f"iou>{level:g}" for level in 
 
 def look_at(
     predictor: Predictor,
-    images: npt.NDArray[np.uint8],
+    images: Pixels,
     cases: Sequence[Case],
     *,
     batch_size: int = 16,
@@ -101,10 +100,9 @@ def localize(
     """
     predictor = run if isinstance(run, Predictor) else Predictor.from_pretrained(run, device=device)
     data = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    chosen = choose_cases(data, split, predictor.labels)
-    scored_patients = pd.Series({case.row: case.patient for case in chosen.scored})
-    collection = data.plan.source.collection
-    leak = check_leak(predictor.model.card, scored_patients, split, collection=collection, allow=allow_leak)
+    chosen = choose_cases(data, split, predictor.findings)
+    scored = np.unique([case.row for case in chosen.scored])
+    leak = check_films(predictor.model.card, data, scored, split, allow=allow_leak)
     rng = np.random.default_rng(seed)
     cases = (*chosen.scored, *chosen.fitting)
     folds = folds_of(cases, len(chosen.scored), chosen.extra, rng)
@@ -130,7 +128,7 @@ def localize(
         gaps=gaps,
         crops=_crops_of(chosen.scored, looks, predictor.labels),
         examples=examples_of(chosen.scored, tracks, looks, predictor.labels),
-        published=PUBLISHED if collection in (None, "nih") else (),  # they are of the NIH's boxes
+        published=PUBLISHED if data.plan.source.collection in (None, "nih") else (),  # they are of the NIH's boxes
     )
     if folder := _folder(run, split, out):
         _write(found, folder, example_picture(found, predictor, data.images) if picture else None)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from agcxr.data.prepared import Pixels
 from agcxr.evaluation.localization import CAM, CaseExample, Localization
 from agcxr.evaluation.tables import number, words
 from agcxr.inference.maps import FindingMaps, Rectify
@@ -24,7 +25,7 @@ FOUND = "#39d353"
 RANKS = ("best", "median", "worst")
 
 
-def example_picture(found: Localization, predictor: Predictor, images: npt.NDArray[np.uint8]) -> bytes:
+def example_picture(found: Localization, predictor: Predictor, images: Pixels) -> bytes:
     """PNG: two columns of triples (best, median, worst by the IoU of the fusion map's box), a finding each.
 
     images: all prepared films, N x S x S, from which the examples' rows are taken.

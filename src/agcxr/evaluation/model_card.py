@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from agcxr import config as configuration
 from agcxr.calibration import Calibration
+from agcxr.data.collection_names import collections_in
 from agcxr.data.download import CITATION, HOME
 from agcxr.data.prepared import Plan
 from agcxr.data.synthetic import is_synthetic
@@ -70,7 +71,7 @@ def model_card(
         "How to cite": [
             f"- agcxr {card.versions['agcxr']}.",
             f"- {METHOD}",
-            *([f"- {CITATION}"] if _collection(card, plan) == "nih" else []),
+            *([f"- {CITATION}"] if "nih" in collections_in(_collection(card, plan)) else []),
         ],
     }
     head = [
@@ -125,13 +126,13 @@ def _ends(branch: BranchResult) -> str:
 def _collection(card: Card, plan: Plan | None) -> str | None:
     if plan is not None:
         return plan.source.collection
-    return card.train_patients.collection if card.train_patients else None
+    return card.train_patients.whose if card.train_patients else None
 
 
 def _data(card: Card, plan: Plan | None) -> list[str]:
     lines = [f"- Imported weights: {card.source}."] if card.source else []
     collection = _collection(card, plan)
-    if is_synthetic(collection):
+    if any(map(is_synthetic, collections_in(collection))):
         lines.append("- **Synthetic films, drawn by a program. What it says of a real film means nothing.**")
     lines.append(f"- Collection: {collection or 'not known'}.")
     if plan is None:
@@ -151,8 +152,9 @@ def _data(card: Card, plan: Plan | None) -> list[str]:
     else:
         lines.append("- How many films taught each finding: not known.")
     if card.train_patients:
+        count = sum(len(group.hashes) for group in card.train_patients.groups)
         lines.append(
-            f"- {len(card.train_patients.hashes):,} training patients, in config.json as salted hashes. Whoever has "
+            f"- {count:,} training patients, in config.json as salted hashes. Whoever has "
             "the file can test whether a patient is among them."
         )
     return lines
@@ -253,7 +255,7 @@ def _limits(card: Card, plan: Plan | None) -> list[str]:
         "- Probabilities and calls hold for films like those it was calibrated on, where findings are as common.",
         "- The box is where the global branch responds most, which is often not where the finding is.",
     ]
-    if _collection(card, plan) == "nih":
+    if "nih" in collections_in(_collection(card, plan)):
         lines.append("- Labels of ChestX-ray14 were read out of reports by a program: they are noisy.")
     silent = [words(label) for label in card.model.labels if label not in card.labels]
     if silent:
@@ -265,6 +267,6 @@ def _licence(plan: Plan | None) -> list[str]:
     lines = [
         "Code, and weights as far as their makers may decide: Apache-2.0. First weights and films keep their own terms."
     ]
-    if plan is not None and plan.source.collection == "nih":
+    if plan is not None and "nih" in collections_in(plan.source.collection):
         lines.append(f"Films: NIH Clinical Center, {HOME}.")
     return lines

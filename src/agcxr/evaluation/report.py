@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from agcxr import uncertainty
+from agcxr.data.collection_names import AND, collections_in
 from agcxr.data.download import CITATION, HOME
 from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Plan, Source
+from agcxr.evaluation import apart
 from agcxr.evaluation.page import (
     Block,
     Code,
@@ -107,6 +109,7 @@ def compose(
         _reading(results),
         known_section(results, probes),
         shortcuts_section(probes),
+        apart.section(results),
         per_finding(results),
         best_and_worst(results),
         fusion_gain(results),
@@ -367,17 +370,16 @@ def _run_facts(path: Path) -> list[tuple[str, str]]:
 
 def _provider(results: Results) -> Section:
     """What the NIH asks for wherever its films appear, also under the names of other collections."""
-    collection = results.collection or ""
-    if "nih" not in (collection, UNDER_OTHER_NAMES.get(collection)):
+    collections = collections_in(results.collection)
+    others = [name for name in collections if UNDER_OTHER_NAMES.get(name) == "nih"]
+    if "nih" not in collections and not others:
         return Section("Where the films come from", ())
-    renamed = "" if collection == "nih" else f", under names given by {collection}"
+    renamed = f", {'also ' * ('nih' in collections)}under names given by {AND.join(others)}" if others else ""
+    which = "The films are" if len(collections) == 1 else "Some of the films are"
     return Section(
         "Where the films come from",
         (
-            Text(
-                f"The films are of the NIH's ChestX-ray14{renamed}: {HOME}. The NIH Clinical Center is the data "
-                "provider."
-            ),
+            Text(f"{which} of the NIH's ChestX-ray14{renamed}: {HOME}. The NIH Clinical Center is the data provider."),
             Text(CITATION),
         ),
     )

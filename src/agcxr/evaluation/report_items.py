@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agcxr import config as configuration
+from agcxr.data.collection_names import collections_in
 from agcxr.data.prepared import Plan
 from agcxr.evaluation.page import Cell, Section, Table, Text
 from agcxr.evaluation.results import Results
@@ -84,7 +85,7 @@ def _tripod(results: Results, plan: Plan | None, settings: configuration.Train |
     known = {
         "5a": f"films of {whose}; their tables by SHA-256 under Data, configuration, hardware",
         "8a": "labels as the collection's tables state them, film by film"
-        + ("; read out of reports by a program" if results.collection == "nih" else ""),
+        + ("; read out of reports by a program" if "nih" in collections_in(results.collection) else ""),
         "11": "an unknown label leaves its film out of that finding alone; counts are under Per finding",
         "12e": "AUROC, average precision, Brier score, ECE, sensitivity, specificity; overlap with boxes, if any",
         "12g": "by the stored model, one pass a film; Data, configuration, hardware has device and precision",

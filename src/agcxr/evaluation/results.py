@@ -11,8 +11,9 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from agcxr.data.collection_names import collections_in
 from agcxr.data.synthetic import is_synthetic
 from agcxr.evaluation import published
 from agcxr.findings import CHESTXRAY14, Findings
@@ -193,6 +194,17 @@ class Analysis(Record):
         raise ValueError(f"no result for {finding!r}; there are {', '.join(r.finding for r in self.labels)}")
 
 
+class CollectionResult(Record):
+    """The measures on the films of one of several collections."""
+
+    collection: str
+    films: int
+    patients: int
+    labels: tuple[FindingResult, ...]
+    """As of all films together."""
+    mean: MeanResult
+
+
 class CropRow(Record):
     """Attention boxes of a group of films: areas as shares of the prepared film."""
 
@@ -293,6 +305,10 @@ class Results(Stored):
     analysis: Analysis
     same_view: tuple[Estimate, ...] = ()
     """Mean AUROC of each branch over pairs of films of one view; none where the films are of one view."""
+    collections: tuple[CollectionResult, ...] = Field(default=(), exclude_if=lambda each: not each)
+    """Each collection apart, where the films are of several."""
+    same_collection: tuple[Estimate, ...] = Field(default=(), exclude_if=lambda each: not each)
+    """Mean AUROC of each branch over pairs of films of one collection, where the films are of several."""
     crops: tuple[CropRow, ...]
     """All films first, then a row a label over its positive films."""
     attention: str = ""
@@ -313,8 +329,8 @@ class Results(Stored):
 
     @property
     def synthetic(self) -> bool:
-        """The films were drawn by a program."""
-        return is_synthetic(self.collection)
+        """Some of the films were drawn by a program."""
+        return any(map(is_synthetic, collections_in(self.collection)))
 
 
 def load_results(folder: str | Path) -> Results:

@@ -24,7 +24,7 @@ from agcxr.data.augment import sharp_size
 from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.evaluate import crop_rows, place_of, to_frame, to_scores
-from agcxr.evaluation.leak import check_leak
+from agcxr.evaluation.leak import check_films
 from agcxr.experiments import ablation
 from agcxr.experiments.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
 from agcxr.experiments.ablation_figure import draw_arms, draw_sizes
@@ -189,8 +189,7 @@ def _predict(run: Path, films: Prepared, split: str, views: ViewSet, device: str
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r} to compare the arms on")
-    patients, collection = films.index.iloc[rows]["patient"].astype(str), films.plan.source.collection
-    check_leak(predictors[0].model.card, patients, split, collection=collection, allow=split != "test")
+    check_films(predictors[0].model.card, films, rows, split, allow=split != "test")
     answers = engine.predict_arrays(films.images, rows, batch_size=32, progress=progress)
     atomic(target, lambda beside: to_frame(films, rows, answers).to_parquet(beside, index=False))
 

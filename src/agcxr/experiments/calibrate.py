@@ -99,9 +99,12 @@ def _trained_on(card: Card | None, films: Prepared) -> bool | None:
     not name them."""
     if card is None or card.train_patients is None:
         return None
-    here = set(films.index.loc[films.index["split"] == "train", "patient"].astype(str))
-    known = card.train_patients.known(here, films.plan.source.collection)
-    return len(known) == len(here) == len(card.train_patients.hashes)
+    rows, trained = np.flatnonzero((films.index["split"] == "train").to_numpy()), card.train_patients
+    here = known = 0
+    for whose, patients in films.patients(rows):
+        here += patients.nunique()
+        known += len(trained.known(patients, whose.collection, whose.fingerprint))
+    return known == here == sum(len(group.hashes) for group in trained.groups)
 
 
 def calibrate_once(run: Path, prepared: str | Path) -> None:

@@ -15,8 +15,7 @@ import pandas as pd
 from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation.analysis import analyse
-from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate, place_of, to_scores, view_matched
+from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate, measured, place_of, to_scores
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import keep, known_before, pooled
 from agcxr.evaluation.page import Cell, Section, Table, Text
@@ -46,7 +45,7 @@ class Pooled:
 
 def evaluate_folds(
     root: str | Path,
-    prepared: str | Path,
+    prepared: str | Path | Prepared,
     split: str = "test",
     *,
     out: str | Path | None = None,
@@ -65,11 +64,12 @@ def evaluate_folds(
     probe.json. Raises ValueError for another split, for films that are not those of the
     folds, and as `evaluate` does.
     """
-    root, plan, films = Path(root), read_folds(root), open_prepared(prepared)
+    root, plan = Path(root), read_folds(root)
+    films = prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     if split != "test":
         raise ValueError(f"folds are pooled over their test films, but split is {split!r}; leave --split at test")
     if films.plan.fingerprint != plan.fingerprint:
-        raise ValueError(f"{prepared} holds other films than {root} was trained on; give --data {plan.data}")
+        raise ValueError(f"{films.folder} holds other films than {root} was trained on; give --data {plan.data}")
     place = Path(out) if out is not None else root / "evaluation" / place_of(split, views)
     done = []
     for seed in plan.seeds or (None,):
@@ -108,7 +108,8 @@ def _pool(
     frames = [one.frame.assign(fold=fold) for fold, one in enumerate(done, start=1)]
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
     scores = to_scores(frame, labels, first.analysis.findings)
-    analysis = analyse(scores, resamples=resamples)
+    measures = measured(scores, frame, resamples=resamples)
+    analysis = measures["analysis"]
     results = first.model_copy(
         update={
             "run": f"{root.resolve().name}, {plan.folds} folds"
@@ -116,8 +117,7 @@ def _pool(
             + ("" if views == "plain" else f", views: {views}"),
             "split": "pooled test",
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "analysis": analysis,
-            "same_view": view_matched(analysis, scores, frame["view"]),
+            **measures,
             "crops": crop_rows(frame, labels),
             "leak": _leak([one.results.leak for one in done]),
             "points_from": "nowhere: every fold has its own",
@@ -129,7 +129,7 @@ def _pool(
     facts = folder / "facts"
     facts.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(runs[0][0] / "config.yaml", facts / "config.yaml")
-    shutil.copyfile(films.folder / "plan.json", facts / "plan.json")
+    (facts / "plan.json").write_text(films.plan.model_dump_json(indent=1), encoding="utf-8")
     frame.to_parquet(folder / PREDICTIONS, index=False)
     results.save(folder)
     if progress:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agcxr.data.prepared import open_prepared
+from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import pairs
 from agcxr.evaluation.report import Written
 from agcxr.evaluation.results import Analysis
@@ -16,7 +16,7 @@ from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_di
 
 
 def evaluate_seeds(
-    out: str | Path, prepared: str | Path, split: str = "test", *, progress: bool = True, **options: Any
+    out: str | Path, prepared: str | Path | Prepared, split: str = "test", *, progress: bool = True, **options: Any
 ) -> tuple[Seeds, tuple[Written, ...]]:
     """Evaluate every run of a folder that `train_seeds` made, and write OUT/evaluation/<split>/seeds.json.
 
@@ -24,7 +24,7 @@ def evaluate_seeds(
     `evaluate` does, and where there is no seeds.json.
     """
     root = Path(out)
-    trained, films = read_seeds(root), open_prepared(prepared)
+    trained, films = read_seeds(root), prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     done = [study(root / run, films, split, progress=progress, **options) for run in trained.runs]
     found = Seeds(
         measure=f"Mean AUROC over the findings on the {split} films",

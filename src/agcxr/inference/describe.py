@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agcxr.data.augment import centre_views, render
-from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.data.prepared import Pixels, Prepared, open_prepared
 from agcxr.inference.novelty import FEWEST, FeatureStatistics, fit_statistics
 from agcxr.inference.predictor import Predictor
 from agcxr.progress import ProgressBar
@@ -52,7 +52,7 @@ def describe_features(
 
 @torch.inference_mode()
 def pooled_features(
-    predictor: Predictor, images_NSS: np.ndarray, rows: np.ndarray, batch_size: int = 32, progress: bool = False
+    predictor: Predictor, images_NSS: Pixels, rows: np.ndarray, batch_size: int = 32, progress: bool = False
 ) -> np.ndarray:
     """Pooled features of the global branch, float32 N x D, in the evaluation view of prepared films."""
     model, size = predictor.model, predictor.prepared_size

@@ -40,6 +40,7 @@ from agcxr.inference.stream import (
 from agcxr.progress import ProgressBar
 
 if TYPE_CHECKING:
+    from agcxr.data.prepared import Pixels
     from agcxr.inference.maps import FindingMaps
 
 
@@ -198,7 +199,7 @@ class Engine(ABC):
 
     def predict_arrays(
         self,
-        images_NSS: Bytes,
+        images_NSS: Pixels,
         rows: npt.ArrayLike | None = None,
         *,
         batch_size: int = 32,
@@ -242,7 +243,7 @@ class Engine(ABC):
         """
         raise ValueError("an exported file has no gradients, so no maps of single findings; give the run itself")
 
-    def _check_prepared(self, images_NSS: Bytes) -> None:
+    def _check_prepared(self, images_NSS: Pixels) -> None:
         size = self.prepared_size
         if images_NSS.dtype != np.uint8 or images_NSS.shape[1:] != (size, size):
             raise ValueError(

@@ -144,7 +144,7 @@ class Predictor(Engine):
             device=self.device.type,
             precision=self.precision,
             metrics=dict(model.card.metrics) if model.card else {},
-            trained_on=trained_on(patients.collection if patients else None, self.calibration),
+            trained_on=trained_on(patients.whose if patients else None, self.calibration),
         )
 
     def finding_maps(self, images_BSS: Bytes, findings: Sequence[str]) -> FindingMaps:

@@ -11,6 +11,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterable
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from agcxr.calibration import Calibration
 from agcxr.config import Look, Normalisation, Pool
+from agcxr.data.collection_names import AND
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import CHESTXRAY14, Findings
@@ -95,23 +97,46 @@ class Patients(Frozen):
     hashes: tuple[str, ...]
     collection: str | None = None
     """Whose patients: `nih`, `chexpert`, `phantom, seed 0`, ... None: not known, as of first cards and plain tables."""
+    films: str | None = Field(default=None, exclude_if=lambda films: films is None)
+    """Of one of joined collections: the fingerprint of its prepared folder."""
+    others: tuple[Patients, ...] = Field(default=(), exclude_if=lambda others: not others)
+    """Those of the collections that were joined with this one."""
 
     @classmethod
-    def of(cls, ids: Iterable[str], salt: str | None = None, collection: str | None = None) -> Patients:
+    def of(
+        cls, ids: Iterable[str], salt: str | None = None, collection: str | None = None, films: str | None = None
+    ) -> Patients:
         """Hash patients under a fresh salt (or the given one, to be reproducible)."""
         salt = secrets.token_hex(16) if salt is None else salt
-        return cls(salt=salt, hashes=hash_patients(ids, salt), collection=collection)
+        return cls(salt=salt, hashes=hash_patients(ids, salt), collection=collection, films=films)
 
-    def known(self, ids: Iterable[str], collection: str | None = None) -> tuple[str, ...]:
+    @property
+    def groups(self) -> tuple[Patients, ...]:
+        """Of every collection."""
+        return (self, *self.others)
+
+    @property
+    def whose(self) -> str | None:
+        """The collections, in words; None where one of them is not known."""
+        names = [group.collection for group in self.groups]
+        return AND.join(dict.fromkeys(filter(None, names))) if all(names) else None
+
+    def known(self, ids: Iterable[str], collection: str | None = None, films: str | None = None) -> tuple[str, ...]:
         """Those of `ids` that the model was trained on, sorted. Patient 27 of one collection is another person than
-        patient 27 of another; where one of the two collections is not known, equal ids count as the same person. Ids
+        patient 27 of another; where one of the two collections is not known, equal ids count as the same person,
+        unless `films`, the fingerprint of their folder, tells that they are of another one of those joined. Ids
         are equal however they are padded: cards and folders of earlier versions hold "00000013" and "13.0" for 13."""
+        trained = [one for one in self.groups if films and one.films == films] or self.groups
+        return tuple(sorted(one for one in set(ids) if any(group._holds(one, collection) for group in trained)))
+
+    def _holds(self, patient: str, collection: str | None) -> bool:
         if collection and self.collection and collection != self.collection:
-            return ()
-        trained = set(self.hashes)
-        return tuple(
-            sorted(one for one in set(ids) if any(_hash(text, self.salt) in trained for text in spellings(one)))
-        )
+            return False
+        return any(_hash(text, self.salt) in self._trained for text in spellings(patient))
+
+    @cached_property
+    def _trained(self) -> frozenset[str]:
+        return frozenset(self.hashes)
 
 
 class Card(Frozen):

@@ -14,9 +14,9 @@ import pandas as pd
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agcxr.config import Train
-from agcxr.data.prepared import PartCount, Prepared, SplitPlan, open_prepared
-from agcxr.data.splits import PARTS, assign_folds, check_leaks
-from agcxr.training.run_folder import atomic
+from agcxr.data.prepared import Prepared, SplitPlan, open_prepared, part_counts, write_members
+from agcxr.data.splits import assign_folds, check_leaks
+from agcxr.training.run_folder import atomic, is_free
 from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
 from agcxr.training.tracking import LoggerName
@@ -125,7 +125,7 @@ def _begin(root: Path, found: Folds, prepared: Prepared, resume: bool) -> None:
                 f"{'one run' if begun.seeds is None else 'runs of several seeds'} each; give the same --folds, --data "
                 "and --seeds, or --out a new folder"
             )
-    elif root.exists() and any(root.iterdir()):
+    elif not is_free(root):
         raise ValueError(f"{root} is not empty and holds no folds; give --out a new or an empty folder")
     index = prepared.index
     parts = assign_folds(index, found.folds, found.seed, prepared.findings.names)
@@ -138,17 +138,13 @@ def _begin(root: Path, found: Folds, prepared: Prepared, resume: bool) -> None:
 def _write_films(prepared: Prepared, folder: Path, split: SplitPlan, index: pd.DataFrame) -> None:
     """A prepared folder of the same films parted anew; the images are a link to the old ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = folder / "images.npy"
-    images.unlink(missing_ok=True)  # the films may have been moved since
-    images.symlink_to((prepared.folder / "images.npy").resolve())
-    by_part = [(name, index[index["split"] == name]) for name in PARTS]
-    counts = prepared.plan.counts.model_copy(
-        update={
-            "parts": tuple(
-                PartCount(part=name, images=len(rows), patients=rows["patient"].nunique()) for name, rows in by_part
-            )
-        }
-    )
+    if prepared.members:
+        write_members(folder, prepared.members)
+    else:
+        images = folder / "images.npy"
+        images.unlink(missing_ok=True)  # the films may have been moved since
+        images.symlink_to((prepared.folder / "images.npy").resolve())
+    counts = prepared.plan.counts.model_copy(update={"parts": part_counts(index)})
     plan = prepared.plan.model_copy(update={"split": split, "leak_check": check_leaks(index), "counts": counts})
     atomic(folder / "index.parquet", index.to_parquet)
     atomic(folder / "boxes.parquet", prepared.boxes.to_parquet)

@@ -34,6 +34,9 @@ from agcxr.models.backbones import usual_statistics
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
 
+FILMS = "films"
+"""Folder beside what is trained: of the films of several collections, joined, and below it of those of folds."""
+
 
 @dataclass(frozen=True)
 class EpochRow:
@@ -97,7 +100,7 @@ class RunFolder:
         """Claim the folder, or check that it may go on. Raises ValueError saying why not."""
         config = resolved(config)
         if not (self.root / "config.yaml").exists():
-            if self.root.exists() and any(entry.name != "run.json" for entry in self.root.iterdir()):
+            if not is_free(self.root):
                 raise ValueError(f"{self.root} is not empty and holds no run; give --out a new or an empty folder")
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "run.json").unlink(missing_ok=True)  # of a call that failed in its first epoch
@@ -212,15 +215,20 @@ class RunFolder:
             raise ValueError(
                 f"{self.root} holds no run to go on with; begin one with --data PREPARED --out {self.root}"
             )
-        known = self._run_json().get("data")
+        known = self.films()
         if known is None:
             raise ValueError(f"{self.root} does not say on which films it was begun; give them with --data PREPARED")
-        if not (Path(known) / "plan.json").is_file():
+        if not (known / "plan.json").is_file():
             raise ValueError(
                 f"the films were in {known} when {self.root} was begun, and are not there now; if they were moved, "
                 f"give their new place with --data: agcxr train --data PREPARED --out {self.root} --resume"
             )
-        return Path(known)
+        return known
+
+    def films(self) -> Path | None:
+        """Where its films were; None where it does not say."""
+        known = self._run_json().get("data")
+        return None if known is None else Path(known)
 
     def _run_json(self) -> dict[str, Any]:
         """What an earlier call left of run.json; empty where there was none."""
@@ -261,6 +269,13 @@ class RunFolder:
         except BaseException:
             write("failed")
             raise
+
+
+def is_free(root: Path) -> bool:
+    """Whether nothing lies there but what may come before a run: joined films (see `FILMS`), and run.json of a call
+    that failed in its first epoch."""
+    before = {"run.json", *([FILMS] if (root / FILMS / "plan.json").is_file() else [])}
+    return not root.exists() or all(entry.name in before for entry in root.iterdir())
 
 
 def recipe(config: Train, stage: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from pydantic import BaseModel, Field, ValidationError
 
 from agcxr.config import Train
-from agcxr.training.run_folder import atomic
+from agcxr.training.run_folder import atomic, is_free
 from agcxr.training.stages import RunSummary, train
 from agcxr.training.tracking import LoggerName
 from agcxr.uncertainty import Difference
@@ -175,7 +175,7 @@ def train_seeds(
 
 @rank_zero_only
 def _check_free(root: Path) -> None:
-    if root.exists() and any(root.iterdir()):
+    if not is_free(root):
         raise ValueError(f"{root} is not empty; go on with its runs by --resume, or give --out a new folder")
 
 

@@ -308,14 +308,21 @@ def _card(model: AGCNN, config: Train, prepared: Prepared, data: Data, stages: t
     scores = {f"{stage.stage}_val_auc": None if stage.val_auc != stage.val_auc else stage.val_auc for stage in stages}
     return model.new_card(
         prepared_size=data.train.size,
-        train_patients=Patients.of(
-            prepared.index["patient"].iloc[data.train.row_N].astype(str), collection=prepared.plan.source.collection
-        ),
+        train_patients=_patients(prepared, data),
         metrics=scores,
         taught=both_classes(data.train),
         findings=data.train.findings,
         seed=config.seed,
     )
+
+
+def _patients(prepared: Prepared, data: Data) -> Patients:
+    """Those of the training films, by collection."""
+    first, *others = (
+        Patients.of(ids, collection=member.collection, films=member.fingerprint if prepared.members else None)
+        for member, ids in prepared.patients(data.train.row_N)
+    )
+    return first.model_copy(update={"others": tuple(others)})
 
 
 def _summary(name: str, keeper: Keeper, data: Data) -> StageSummary:
