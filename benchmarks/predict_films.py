@@ -8,11 +8,12 @@ uses the cores that decode, and no program can be faster than both works one aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import torch
 
 from agcxr.inference.prediction import Prediction
 from agcxr.inference.predictor import Predictor
@@ -21,7 +22,7 @@ from agcxr.training.stages import uses_bf16
 from benchmarks import materials
 from benchmarks.decoding import bare
 from benchmarks.materials import Settings
-from benchmarks.measure import Fact, Found, Row, Timed, alternate, peak_mb, reset_peak
+from benchmarks.measure import Fact, Found, Quartiles, Row, Timed, alternate, peak_mb, processor_seconds, reset_peak
 
 THEME = "predict"
 BATCH = 16
@@ -75,7 +76,34 @@ def run(settings: Settings) -> Iterator[Found]:
     yield Row(title, "min(decode, network)", n, found["ours"], slower, peer=False, target=0.9)
     if not gpu:
         yield Row(title, "decode + network on the same cores", n, found["ours"], both, peer=False)
+    if not gpu:
+        yield _processor(ours, decode, network, n)
     yield from _memory(predictor, paths, batch)
+
+
+def _processor(
+    ours: Callable[[], None], decode: Callable[[], None], network: Callable[[], None], n: int, rounds: int = 3
+) -> Fact:
+    """Processor time, which other work on the machine hardly changes; of one thread of the network, which does not wait
+    for another."""
+    threads, spent = torch.get_num_threads(), dict[str, list[float]]()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(rounds):
+            for name, side in (("ours", ours), ("decode", decode), ("network", network)):
+                start = processor_seconds()
+                side()
+                spent.setdefault(name, []).append((processor_seconds() - start) / n * 1000)
+    finally:
+        torch.set_num_threads(threads)
+    bare = [sum(pair) for pair in zip(spent["decode"], spent["network"], strict=True)]
+    share = Quartiles.of([100 * limit / own for limit, own in zip(bare, spent["ours"], strict=True)])
+    middle = {name: float(np.median(values)) for name, values in spent.items()}
+    return Fact(
+        "processor time a film, one thread: ours, bare decode, network",
+        f"{middle['ours']:.1f}, {middle['decode']:.1f}, {middle['network']:.1f} ms",
+        f"decode + network are {share} % of ours, n = {rounds}",
+    )
 
 
 def _memory(predictor: Predictor, paths: list[str], batch: int) -> Iterator[Found]:

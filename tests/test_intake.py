@@ -240,9 +240,20 @@ def test_means_of_cells_are_opencv_s(shape):
     off = np.abs(intake.means(pixels, 24) - expected)
     assert off.max() <= 1
     assert (off > 0).mean() <= 0.002
+    texture = cv2.resize(pixels, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA)
+    off = np.abs(intake.small(pixels).astype(int) - texture)
+    assert off.max() <= 1
+    assert (off > 0).mean() <= 0.01  # some pixels make a cell here, so that more lie midway
     dark, bright = (intake.means(np.full(shape, level, np.uint8), 24) for level in (0, 255))
     assert (dark == 0).all()
     assert (bright == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (64, 64), (301, 7)])
+def test_percentiles_are_numpy_s(shape):
+    pixels = np.random.default_rng(sum(shape)).integers(0, 256, shape, np.uint8)
+    expected = np.percentile(pixels, [0, 2, 50, 98, 100])
+    assert intake._percentiles(pixels, [0, 0.02, 0.5, 0.98, 1]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_means_of_a_film_too_large_for_the_table_of_sums(monkeypatch):

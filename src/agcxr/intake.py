@@ -13,6 +13,7 @@ P points of a disc; D features; C kinds of picture.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agcxr.data.decode import Pixels
 from agcxr.data.dicomfile import is_lateral, part_fits
 from agcxr.data.radiograph import Radiograph
 
@@ -190,7 +192,7 @@ def tilt_of(angle_A: Floats) -> Tilt:
 
 def small(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """H x W -> T x T, on which angles and texture are measured."""
-    return np.asarray(cv2.resize(pixels_HW, (TEXTURE, TEXTURE), interpolation=cv2.INTER_AREA), np.uint8)
+    return means(pixels_HW, TEXTURE).astype(np.uint8)
 
 
 def grid_copy(pixels_HW: NDArray[np.uint8]) -> Floats:
@@ -204,7 +206,8 @@ def means(pixels_HW: NDArray[np.uint8], side: int) -> Floats:
     no multiple of the cells: from one table of sums, exact within pixels too, as each is of one gray. A cell in ten
     thousand lies midway between two levels, where OpenCV's own rounding decides: it may differ by one."""
     height, width = pixels_HW.shape
-    if min(height, width) < side or height * width > LARGEST_SUM // 255:
+    whole = height % side == width % side == 0
+    if whole or min(height, width) < side or height * width > LARGEST_SUM // 255:
         return cv2.resize(pixels_HW, (side, side), interpolation=cv2.INTER_AREA).astype(np.float64)
     sums = cv2.integral(pixels_HW)
     row, below = _edges(height, side)
@@ -321,7 +324,7 @@ def _plain(film: Radiograph) -> Intake:
             "refuse" if longer > LONGEST * shorter else "warn",
             (f"its shape, {film.width} x {film.height} pixels, is not that of a chest film",),
         )
-    low, high = np.percentile(_thinned(film.to_uint8()), [2, 98])
+    low, high = _percentiles(Radiograph(_thinned(film.pixels_HW), "", "").to_uint8(), [0.02, 0.98])
     if high - low < FAINT:
         found &= Intake(
             "refuse" if high - low < FLAT else "warn",
@@ -372,7 +375,15 @@ def _pixels(measured: Measured, *, colour: bool) -> Intake:
     return found
 
 
-def _thinned(pixels_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _percentiles(pixels_HW: NDArray[np.uint8], share_P: Sequence[float]) -> Floats:
+    """As np.percentile, from the count of each level."""
+    below = np.cumsum(np.bincount(pixels_HW.ravel(), minlength=256))
+    rank_P = np.asarray(share_P) * (pixels_HW.size - 1)
+    low_P, high_P = (np.searchsorted(below, rank, side="right") for rank in (np.floor(rank_P), np.ceil(rank_P)))
+    return np.asarray(low_P + (high_P - low_P) * (rank_P % 1), np.float64)
+
+
+def _thinned(pixels_HW: Pixels) -> Pixels:
     step = max(1, min(pixels_HW.shape) // 256)
     return pixels_HW[::step, ::step]
 

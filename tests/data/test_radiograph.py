@@ -13,7 +13,7 @@ import torch
 from made_films import encode, picture
 from PIL import Image
 
-from agcxr.data.radiograph import RadiographError, from_array, is_pixels, read_radiograph, resize, stem
+from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_radiograph, resize, stem
 
 NIH = Path(__file__).parents[3] / "shared" / "nih"
 
@@ -60,6 +60,13 @@ def test_12_bits_in_a_16_bit_png_fill_the_range():
     film = read_radiograph(encode(np.array([[0, 2048, 4095]], np.uint16)))
     assert film.pixels_HW.tolist() == [[0, 32776, 65535]]
     assert film.notes == ("12-bit values in 16 bits -> full range",)
+
+
+def test_every_level_of_16_bits_is_rounded_to_the_nearest_of_8():
+    level = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    eight = Radiograph(level, "", "array").to_uint8()
+    assert eight.dtype == np.uint8
+    assert np.array_equal(eight, np.rint(level / 257))  # 65535 = 255 * 257, which is odd: nothing lies midway
 
 
 def test_transparency_is_laid_over_black_and_colour_weighed():

@@ -8,6 +8,7 @@ import os
 import stat
 import unicodedata
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,13 @@ def without_suffix(name: str) -> str:
 def _to_uint8(pixels_HW: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels_HW.dtype == np.uint8:
         return np.ascontiguousarray(pixels_HW, np.uint8)
-    return ((pixels_HW.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return np.asarray(_eight_bits()[pixels_HW])
+
+
+@cache
+def _eight_bits() -> NDArray[np.uint8]:
+    """Of each level of 16 bits, rounded to the nearest. Looked up in half the time that it takes to compute."""
+    return ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def _made(decoded: Decoded, name: str, **facts: Any) -> Radiograph:
