@@ -7,8 +7,8 @@ of the fusion, by how much its probabilities move, and boxes.
 
 Run: python benchmarks/cpu_engines.py RUN --data PREPARED [--rounds 5] [--films 64] [--test 400]
 Without --data: speed alone, on noise; without RUN too: the lite network (two ResNet-50 at 224 pixels), random weights.
-int8 is calibrated on training films of the prepared folder. Files that `agcxr export` would refuse are measured too, and
-named on the error stream.
+int8 is calibrated on training films of the prepared folder. Files that `agcxr export` would refuse are measured too,
+and named on the error stream.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--data", type=Path, help="prepared folder: training films calibrate, test films tell the cost")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: the cost alone")
     parser.add_argument("--films", type=int, default=64, help="of a round")
     parser.add_argument("--test", type=int, default=400, help="films that the cost is measured on")
     parser.add_argument("--keep", type=Path, help="folder for the exported files; those that are there are taken")
@@ -56,7 +56,8 @@ def main() -> None:
         engines = made(run, folder, given.data)
         print(f"{engines['eager, float32']}; {hardware()}; load {os.getloadavg()[0]:.1f}; commit {commit()}")
         print(", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "openvino") if find_spec(name)))
-        print(f"\n{speeds(engines, given.rounds, given.films)}\n", flush=True)
+        if given.rounds:
+            print(f"\n{speeds(engines, given.rounds, given.films)}\n", flush=True)
         if given.data:
             print(costs(engines, given.data, given.test))
 

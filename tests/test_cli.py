@@ -346,6 +346,22 @@ def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
     assert "unknown backbone 'resnet51'" in refuse("probe", "--data", str(films), "--backbone", "resnet51")
 
 
+def test_threads_of_a_training_are_set_before_torch_is_imported():
+    """In a process of its own, which has no torch yet."""
+    code = (
+        "import sys; from agcxr.train_commands import limit_threads; limit_threads(1);"
+        "assert 'torch' not in sys.modules; import torch; print(torch.get_num_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_no_threads_are_refused(capsys, tmp_path):
+    assert main(["train", "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--threads", "0"]) == 2
+    assert "--threads is 0; expected at least 1" in capsys.readouterr().err
+
+
 def test_more_devices_than_cores_are_refused_where_no_gpu_can_be(monkeypatch):
     from agcxr import preflight
 

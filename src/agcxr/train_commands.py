@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,6 +39,7 @@ def train(
     resume: bool = False,
     reuse: Path | None = None,
     log: tuple[LoggerName, ...] = (),
+    threads: int | None = None,
     settings: Annotated[config.Train, tyro.conf.arg(name="")] = LITE,
 ) -> int:
     """Train the three branches: global, then local, then fusion.
@@ -58,8 +60,10 @@ def train(
         reuse: Another run on the same films, or with --folds a folder of the same folds: take over those of its
             finished stages that would be trained alike.
         log: Also send the numbers of every epoch there: to files in out/logs, or where the platform's variables say.
+        threads: Processor threads of the network; default: one a core. Fewer leave cores to other work.
         settings: Every setting.
     """
+    limit_threads(threads)
     if seeds is not None and reuse is not None:
         raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
     _check_films(data, findings, resume, settings)
@@ -84,6 +88,16 @@ def train(
         train_seeds(films, settings, out, several, after=lambda run: calibrated(run, films), **options)
     rank_zero_only(_say_end)(out, films)
     return 0
+
+
+def limit_threads(threads: int | None) -> None:
+    """Before torch is imported: libraries read how many threads they may use when they are loaded, and processes that
+    are started for --devices inherit it. Raises ValueError for fewer than one."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"--threads is {threads}; expected at least 1 (leave it out for one a core)")
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
 
 
 def _check_films(data: Sequence[Path], findings: str | None, resume: bool, settings: config.Train) -> None:
