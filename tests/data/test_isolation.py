@@ -14,7 +14,7 @@ import pytest
 from coded_films import around, coded, film
 from made_films import encode, picture
 
-from agcxr.data import codecs
+from agcxr.data import codecs, isolation
 from agcxr.data.isolation import Child, ChildError, Children
 from agcxr.data.radiograph import RadiographError, read_radiograph
 from agcxr.data.workers import Files, Target, run_jobs
@@ -62,6 +62,32 @@ def test_a_child_that_hangs_is_killed(child):
         child.ask([b"hang"], 0.5)
     assert time.monotonic() - before < 30
     assert child.ask([b"fine"], 60)[1] == b"fine"
+
+
+def test_deadlines_end_what_is_late_and_nothing_else():
+    deadlines, ended = isolation._Deadlines(), []
+    with deadlines.until(60, lambda: ended.append("in time")):
+        with deadlines.until(0.05, lambda: ended.append("late")):  # sooner than the one that is waited for
+            time.sleep(0.5)
+        with deadlines.until(60, lambda: ended.append("in time")):
+            pass
+    assert ended == ["late"]
+    with deadlines.until(0.05, lambda: ended.append("late again")):
+        time.sleep(0.5)
+    time.sleep(0.1)
+    assert ended == ["late", "late again"]
+
+
+@POSIX
+def test_deadlines_hold_in_a_fork():
+    deadlines = isolation._Deadlines()
+    with deadlines.until(60, lambda: None):
+        if (pid := os.fork()) == 0:
+            ended = []
+            with deadlines.until(0.05, lambda: ended.append("late")):
+                time.sleep(0.5)
+            os._exit(len(ended))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def test_an_interrupted_question_leaves_no_answer_for_the_next(child, monkeypatch):

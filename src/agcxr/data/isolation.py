@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import signal
 import struct
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -112,13 +114,11 @@ class Child:
             late.set()
             process.kill()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
         try:
-            if frames is not None:
-                write_message(_pipe(process.stdin), frames)
-            answer = read_message(_pipe(process.stdout))
+            with _deadlines.until(seconds, end):
+                if frames is not None:
+                    write_message(_pipe(process.stdin), frames)
+                answer = read_message(_pipe(process.stdout))
         except (EOFError, OSError, ValueError) as error:
             self._end()
             if late.is_set():
@@ -127,8 +127,6 @@ class Child:
         except BaseException:  # Ctrl+C: the answer to come would be taken for that to the next question
             self._end()
             raise
-        finally:
-            timer.cancel()
         if late.is_set():  # killed just after it had answered
             self._end()
         return answer
@@ -154,6 +152,52 @@ class Child:
             with contextlib.suppress(OSError):  # what was not yet sent is lost with the process
                 _pipe(pipe).close()
         self._process = None
+
+
+class _Deadlines:
+    """Ends what takes too long. One thread for all: starting one a question takes a third of what a question does."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner, self._changed = os.getpid(), threading.Condition()
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._wakes: float | None = None
+        """When the thread looks again by itself; None before it runs."""
+
+    @contextlib.contextmanager
+    def until(self, seconds: float, end: Callable[[], None]) -> Iterator[None]:
+        """Call `end` where what is within takes longer. It has returned, or is never called, once this is left."""
+        if self._owner != os.getpid():
+            self._begin()  # a fork has no thread, and perhaps a lock that nobody opens
+        key, due = object(), time.monotonic() + seconds
+        with self._changed:
+            self._due[key] = due, end
+            if self._wakes is None:
+                self._wakes = due
+                threading.Thread(target=self._watch, name="agcxr-deadlines", daemon=True).start()
+            elif due < self._wakes:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._due.pop(key, None)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for key, (due, end) in list(self._due.items()):
+                    if due <= now:
+                        del self._due[key]
+                        end()
+                self._wakes = min((due for due, _ in self._due.values()), default=math.inf)
+                self._changed.wait(None if self._wakes == math.inf else self._wakes - now)
+
+
+_deadlines = _Deadlines()
 
 
 class Children:
