@@ -51,8 +51,7 @@ def train(
             named set (cxr-lt-30), or a file of findings. What a folder does not state is unknown on its films.
         preset: lite, paper, paper-densenet, strong or demo: where the settings below start from.
         config_file: YAML of settings, over the preset; flags go over both.
-        size: Side of the views, such as 224, 320 or 448: sets --image-size, and --resize to 8/7 of it (256, 366, 512).
-            Prepare the films at least as large as --resize.
+        size: Side of the views, such as 224: sets --image-size, and --resize to 8/7 of it. Prepare films as large.
         seeds: Several runs, in out/seed0, ...: how many (5) or which (0,1,2). They replace --seed.
         folds: Cross-validation: so many runs, in out/fold-1, ..., each tested on another part of the patients of ALL
             films in `data`, whatever its split. With --seeds: so many runs of each seed.
@@ -64,9 +63,7 @@ def train(
         settings: Every setting.
     """
     limit_threads(threads)
-    if seeds is not None and reuse is not None:
-        raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
-    _check_films(data, findings, resume, settings)
+    _check_films(data, findings, resume, settings, seeds if reuse else None)
     check_loggers(log)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -100,7 +97,11 @@ def limit_threads(threads: int | None) -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
 
 
-def _check_films(data: Sequence[Path], findings: str | None, resume: bool, settings: config.Train) -> None:
+def _check_films(
+    data: Sequence[Path], findings: str | None, resume: bool, settings: config.Train, reused_seeds: str | None
+) -> None:
+    if reused_seeds is not None:
+        raise ValueError("--reuse is for runs of one seed, as stages of another differ; leave out --seeds or --reuse")
     if not data and not resume:
         raise ValueError("which films? Give a prepared folder with --data, such as `agcxr prepare nih` makes")
     if findings is not None and len(data) < 2:
