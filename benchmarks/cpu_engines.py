@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="0: the cost alone")
     parser.add_argument("--films", type=int, default=64, help="of a round")
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--compiled", action="store_true", help="also torch.compile, which takes minutes to begin")
     parser.add_argument("--test", type=int, default=400, help="films that the cost is measured on")
     parser.add_argument("--keep", type=Path, help="folder for the exported files; those that are there are taken")
     given = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         run = given.run or random_run(folder / "model")
-        engines = made(run, folder, given.data, given.threads)
+        engines = made(run, folder, given.data, given.threads, given.compiled)
         print(f"{engines['eager, float32']}; {given.threads} threads; {hardware()}; ", end="")
         print(f"load {os.getloadavg()[0]:.1f}; commit {commit()}")
         print(", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "openvino") if find_spec(name)))
@@ -75,7 +76,7 @@ def random_run(folder: Path) -> Path:
     return folder
 
 
-def made(run: Path, folder: Path, data: Path | None, threads: int) -> dict[str, Engine]:
+def made(run: Path, folder: Path, data: Path | None, threads: int, compiled: bool) -> dict[str, Engine]:
     """Every engine that there is here, by name."""
     plain, local, both = (folder / f"{name}.onnx" for name in ("float32", "local", "both"))
     if not plain.exists():
@@ -91,17 +92,18 @@ def made(run: Path, folder: Path, data: Path | None, threads: int) -> dict[str, 
                 print(quantise(plain, path, films, branches, TOLERANCE), file=sys.stderr, flush=True)
             except ValueError as error:  # measured all the same
                 print(f"{path.name}: {error}", file=sys.stderr, flush=True)
-    compiled = Predictor.from_pretrained(run, device="cpu")
-    for branch in (compiled.model.global_branch, compiled.model.local_branch):
-        branch.backbone = torch.compile(branch.backbone)
     engines: dict[str, Engine] = {
         "eager, float32": Predictor.from_pretrained(run, device="cpu"),
         "eager, bf16": Predictor.from_pretrained(run, device="cpu", precision="bf16"),
-        "compiled, float32": compiled,
         "ONNX Runtime, float32": OnnxPredictor(plain, threads=threads),
         "ONNX Runtime, int8, local": OnnxPredictor(local, threads=threads),
         "ONNX Runtime, int8, both": OnnxPredictor(both, threads=threads),
     }
+    if compiled:
+        engine = Predictor.from_pretrained(run, device="cpu")
+        for branch in (engine.model.global_branch, engine.model.local_branch):
+            branch.backbone = torch.compile(branch.backbone)
+        engines["compiled, float32"] = engine
     if find_spec("openvino"):
         for name, path, precision in (
             ("float32", plain, "fp32"),
@@ -109,8 +111,8 @@ def made(run: Path, folder: Path, data: Path | None, threads: int) -> dict[str, 
             ("int8, local", local, "fp32"),
             ("int8, both", both, "fp32"),
         ):
-            engine = OnnxPredictor(path, runtime="openvino", precision=precision, threads=threads)
-            engines[f"OpenVINO, {name}"] = engine
+            exported = OnnxPredictor(path, runtime="openvino", precision=precision, threads=threads)
+            engines[f"OpenVINO, {name}"] = exported
     return engines
 
 
