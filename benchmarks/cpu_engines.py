@@ -33,7 +33,8 @@ from agcxr.inference.export import export
 from agcxr.inference.onnx_engine import OnnxPredictor, Quantised
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.quantise import calibration_films, moved, quantise
-from agcxr.inference.stream import BatchPrediction, cores
+from agcxr.inference.stream import BatchPrediction
+from agcxr.machine import cores
 from agcxr.metrics import auroc_table
 from agcxr.models.agcnn import AGCNN
 from benchmarks.measure import Quartiles, alternate, commit, hardware, table

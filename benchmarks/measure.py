@@ -308,13 +308,10 @@ def hardware() -> str:
     """Processor, cores this process may use, what they compute in, memory, and GPU where there is one."""
     import torch
 
+    from agcxr.machine import cores, processor
     from agcxr.training.stages import uses_bf16
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{models[0] if models else platform.machine()}, {cores} cores"]
+    parts = [f"{processor()}, {cores()} cores"]
     width = torch.backends.cpu.get_cpu_capability()
     parts.append(f"{width} with bf16" if uses_bf16("auto") else f"{width} without bf16, so networks run in float32")
     if hasattr(os, "sysconf"):
@@ -328,12 +325,12 @@ def slug() -> str:
     """The hardware as a part of a file name: `cpu2` (`cpu2-fp32` where it has no bf16), or the GPU's name."""
     import torch
 
+    from agcxr.machine import cores
     from agcxr.training.stages import uses_bf16
 
     if torch.cuda.is_available():
         return "".join(c if c.isalnum() else "-" for c in torch.cuda.get_device_name(0).lower())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu{cores}{'' if uses_bf16('auto') else '-fp32'}"
+    return f"cpu{cores()}{'' if uses_bf16('auto') else '-fp32'}"
 
 
 def commit() -> str:

@@ -30,7 +30,7 @@ from agcxr.inference.onnx_engine import OnnxPredictor
 from agcxr.inference.prediction import Prediction
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.quantise import calibration_films, quantise
-from agcxr.inference.stream import cores
+from agcxr.machine import cores
 from agcxr.models.xrv import import_xrv
 from benchmarks.materials import film_files
 from benchmarks.measure import Quartiles, alternate, commit, hardware, table

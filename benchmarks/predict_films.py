@@ -17,7 +17,7 @@ import torch
 
 from agcxr.inference.prediction import Prediction
 from agcxr.inference.predictor import Predictor
-from agcxr.inference.stream import cores
+from agcxr.machine import cores
 from agcxr.training.stages import uses_bf16
 from benchmarks import materials
 from benchmarks.decoding import bare

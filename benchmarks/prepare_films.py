@@ -11,7 +11,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator
 
-from agcxr.data.workers import default_workers
+from agcxr.machine import cores
 from benchmarks import materials
 from benchmarks.decoding import bare, one_thread, pillow
 from benchmarks.materials import Settings
@@ -40,10 +40,10 @@ def run(settings: Settings) -> Iterator[Found]:
         assert folder in (small, large)
         names = [path.name for path in paths[folder]]  # type: ignore[index]
         # from 128 films on prepare takes all cores by itself; said here so that a quick run takes the same way
-        materials.prepared(folder, names, out, workers=default_workers())  # type: ignore[arg-type]
+        materials.prepared(folder, names, out, workers=cores())  # type: ignore[arg-type]
         resident.append(resident_mb())
 
-    with multiprocessing.get_context("spawn").Pool(default_workers(), one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(cores(), one_thread) as pool:
         sides = {
             "small": lambda: ours(small),
             "large": lambda: ours(large),
@@ -53,15 +53,15 @@ def run(settings: Settings) -> Iterator[Found]:
         found = alternate(sides, settings.pick(3, 1))
     large_s, small_s = found["large"].seconds, found["small"].seconds
     rest = Timed(tuple(max(a - b, 1e-9) for a, b in zip(large_s, small_s, strict=True)), found["large"].peak_mb)
-    cores = f"{default_workers()} cores"
+    width = f"{cores()} cores"
     title = f"prepare, {many} films"
     yield Row(title, "Pillow, 1 core", many, found["large"], found["pillow"], peer=True, other_images=on_one)
     yield Row(
-        title, f"bare decode, {cores}", many, found["large"], found["bare"], peer=False, note="its start included"
+        title, f"bare decode, {width}", many, found["large"], found["bare"], peer=False, note="its start included"
     )
     yield Row(
         f"prepare, its start left out ({many} less {few} films)",
-        f"bare decode, {cores}",
+        f"bare decode, {width}",
         many - few,
         rest,
         found["bare"],

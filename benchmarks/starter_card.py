@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agcxr import starter
 from agcxr.evaluation.results import Results, load_results
-from agcxr.evaluation.tables import number, signed, words
+from agcxr.table import number, signed, words
 from agcxr.uncertainty import Estimate
 
 TEXT = """# The starter

@@ -119,7 +119,7 @@ def test_interval_and_p_by_hand() -> None:
     assert uncertainty.difference(50, replicate).p == 0.02
     assert uncertainty.difference(0, np.zeros(9)).p == 1.0
     assert np.isnan(uncertainty.difference(float("nan"), replicate).p)
-    with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
+    with pytest.raises(ValueError, match="level is 95"):
         uncertainty.interval(0.5, replicate, level=95)
 
 

@@ -142,7 +142,7 @@ class Calibration(Frozen):
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class OperatingPoints:
     """An operating point, label by label; NaN where there is none, or validation held too few films to trust it."""
 
     point: Point
@@ -197,7 +197,7 @@ class Scale:
         return out
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> OperatingPoints:
         """The thresholds in use. Calls are made on the raw score, so a prevalence moves no call."""
         threshold = np.full(len(self.labels), np.nan)
         for k, label in enumerate(self.labels):
@@ -206,7 +206,9 @@ class Scale:
                 threshold[k] = known.points[self.point].threshold
         probability = np.where(np.isnan(threshold), np.nan, self.probabilities(np.nan_to_num(threshold)))
         stored = [self.calibration.findings.get(label) for label in self.labels]
-        return Cut(self.point, threshold, probability, np.array([one is not None and one.enough for one in stored]))
+        return OperatingPoints(
+            self.point, threshold, probability, np.array([one is not None and one.enough for one in stored])
+        )
 
 
 def parse_prevalence(text: str) -> Prevalence:

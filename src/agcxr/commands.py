@@ -326,7 +326,7 @@ def score(
         against: Another program's predictions, to compare with film by film.
         points_from: Predictions of validation films, to choose operating points on; a second file for --against.
             Labels beside them, or in --labels.
-        out: Files to write too: results as .json, tables as .md.
+        out: Files to write too: results as .json, tables as .md, all estimates in one table as .csv.
         image_column: What the images' column is called, where it is not found by itself.
         patient_column: The same for patients.
         logits: The scores are logits.

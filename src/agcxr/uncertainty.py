@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import sparse, stats
 
-from agcxr.data.workers import default_workers
+from agcxr.machine import cores
 from agcxr.metrics import Floats, known
 from agcxr.values import Number, Record
 
@@ -109,7 +109,7 @@ def _joined(chunks: Iterable[Sequence[Floats]]) -> tuple[Floats, ...]:
 def in_threads(work: Callable[[In], Out], chunks: Iterable[In]) -> Iterator[Out]:
     """`work` of each chunk, in their order, as many at once as there are cores: NumPy and SciPy let others compute
     meanwhile. No more chunks are held than that."""
-    at_once = default_workers()
+    at_once = cores()
     with ThreadPoolExecutor(at_once) as pool:
         waiting: deque[Future[Out]] = deque()
         for chunk in chunks:
@@ -290,7 +290,7 @@ def mean_over(replicate_KR: Floats) -> Floats:
 def patients_of_the_rarer(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> int:
     """How many patients have a film with the finding (1), or one without it (0), whichever are fewer. NaN: unknown."""
     target, patient = np.asarray(target_N), np.asarray(patient_N)
-    return min(len(np.unique(patient[target == one])) for one in (0, 1))
+    return min(len(np.unique(patient[target == label])) for label in (0, 1))
 
 
 def patients_with_a_label(target_N: npt.ArrayLike, patient_N: npt.ArrayLike) -> int:
@@ -388,9 +388,14 @@ def p_floor(resamples: int, left_out: int) -> float:
     return 2 / (resamples - left_out + 1)
 
 
-def _percentiles(value: float, have: Floats, level: float, patients: int | None, student: bool) -> tuple[float, float]:
+def check_level(level: float) -> None:
+    """ValueError for what is no share."""
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level:g}; 0.95 is usual")
+        raise ValueError(f"level is {level:g}; expected a share between 0 and 1, such as 0.95")
+
+
+def _percentiles(value: float, have: Floats, level: float, patients: int | None, student: bool) -> tuple[float, float]:
+    check_level(level)
     if np.isnan(value) or len(have) == 0 or (patients is not None and patients < FEWEST_PATIENTS):
         return float("nan"), float("nan")
     if student and patients is not None:
@@ -413,9 +418,9 @@ def false_discovery(p_K: npt.ArrayLike) -> Floats:
     """p values of K tests at once, so that the expected share of false ones among those called stays at the level
     (Benjamini and Hochberg 1995). NaN where there is no test."""
     p = np.asarray(p_K, dtype=np.float64)
-    out, known = np.full_like(p, np.nan), ~np.isnan(p)
-    if known.any():
-        out[known] = stats.false_discovery_control(p[known])
+    out, tested = np.full_like(p, np.nan), ~np.isnan(p)
+    if tested.any():
+        out[tested] = stats.false_discovery_control(p[tested])
     return out
 
 

@@ -15,11 +15,13 @@ from evaluated import SIZE, write_prepared
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from agcxr.config import Augment, Fusion, Local, Stage, Train
+from agcxr.evaluation.page import Text, to_markdown
 from agcxr.experiments import ablate as ablate_module
 from agcxr.experiments.ablate import ablate
 from agcxr.experiments.ablation import Ablation, SeedDifference
 from agcxr.experiments.ablation_size import read_lesions
-from agcxr.experiments.ablation_tables import answer, caution, fine, markdown
+from agcxr.experiments.ablation_tables import ablation_page, answer, caution
+from agcxr.table import signed
 from agcxr.training import run_folder
 from agcxr.training.tasks import StageTask
 
@@ -34,14 +36,14 @@ torch.set_num_threads(1)
     [(0.0, "0"), (0.0123, "+.012"), (-0.0005, "−.001"), (0.0003, "+.0003"), (-0.00049, "−.0005"), (2e-6, "+.000002")],
 )
 def test_a_difference_never_hides_its_sign(value, said):
-    assert fine(value) == said
+    assert signed(value, None) == said
 
 
 def gap(low: float, high: float) -> SeedDifference:
     return SeedDifference(value=(low + high) / 2, low=low, high=high, p=0.1, per_seed=(low, high))
 
 
-def test_the_answer_is_no_stronger_than_its_intervals(done):
+def test_the_answer_is_no_stronger_than_its_intervals(done, tmp_path):
     """Better than random, undecided against centre, worse than whole: attention minus control is turned round."""
     ends = {"random": (-0.03, -0.01), "centre": (-0.02, 0.01), "whole": (0.01, 0.03)}
     arms = []
@@ -64,9 +66,10 @@ def test_the_answer_is_no_stronger_than_its_intervals(done):
         "The local branch that looks at the whole view is better than the global branch, +.011 (+.001 to +.020; 2 of 2 "
         "seeds agree): both see the same view, so this is what more training does without looking closer.",
     )
-    row = "**−.020 (−.030 to −.010)** | −.010 −.030 (2 of 2)"
-    assert f"| the whole view | all {len(found.findings)} findings | {row} | {row} |\n" in markdown(found)
-    assert "| +.005 (−.010 to +.020) | +.020 −.010 (1 of 2) |" in markdown(found)
+    row = "**▾ −.020** (−.030 to −.010) | −.010 −.030 (2 of 2)"
+    text = to_markdown(ablation_page(found), tmp_path)
+    assert f"| the whole view | all {len(found.findings)} findings | {row} | {row} |\n" in text
+    assert "| +.005 (−.010 to +.020) | +.020 −.010 (1 of 2) |" in text
     assert answer(found.model_copy(update={"arms": tuple(arm for arm in arms if arm.reference)})) == ()
 
 
@@ -76,7 +79,7 @@ def test_how_far_the_seeds_carry_is_said_first(done):
     )
     one = done.results.model_copy(update={"seeds": (0,)})
     assert "not training again" in caution(one)
-    assert markdown(one).split("\n")[2] == f"**{caution(one)}**"
+    assert ablation_page(one).sections[0].blocks[0] == Text(caution(one), warning=True)
     assert caution(done.results.model_copy(update={"seeds": (0, 1, 2, 3, 4)})) == ""
 
 
@@ -162,25 +165,32 @@ def test_the_table_and_the_figures(done, films):
     text = (done.folder / "table.md").read_text()
     assert text.startswith("# Ablation on noise, test films\n")
     known = done.results.model_copy(update={"collection": "phantom, seed 3"})
-    assert markdown(known).startswith("# Ablation on phantom, seed 3, test films\n")
+    assert ablation_page(known).title == "Ablation on phantom, seed 3, test films"
     assert "| attention (ref.) |" in text
     assert "| Arm | Global | Local | Fusion | Local − ref. | Fusion − ref. |" in text
-    assert "- Fusion, attention against the whole view, " in text
-    headings = ["**2 seeds", "## What attention adds", "![Every arm](figure.png)", "## How to read this"]
-    headings += ["## Where the crop lies", "## By the size of the lesion", "<details><summary>AUROC by the diameter"]
-    headings += ["<details><summary>Sensitivity by diameter", "<details><summary>Settings of the reference"]
+    assert "\nFusion, attention against the whole view, " in text
+    headings = ["> **2 seeds", "| Mean AUROC, attention minus", "](figure.png)", "## How to read this"]
+    headings += [
+        "## Where the crop lies",
+        "## By the size of the lesion",
+        "](sizes.png)",
+        "<details><summary>AUROC by the diameter",
+    ]
+    headings += ["<details><summary>Sensitivity by the diameter", "<details><summary>Settings of the reference"]
     assert sorted(headings, key=text.index) == headings
     assert "| Mean AUROC, attention minus | Findings | Fusion | Fusion, each seed | Local | Local, each seed |" in text
     assert all(f"\n| the {name} | all 13 findings | " in text for name in ("random box", "centre box", "whole view"))
     assert "\n| the whole view | the small finding | " in text
     median = read_lesions(films / "lesions.csv")["diameter_cm"].median()
     assert f"Median diameters in cm, small: Nodule {median:.1f}; not small: none." in text
-    small = "| Fusion | Attention | − random box | − centre box | − whole view |\n|---|---|---|---|---|\n| Nodule |"
-    assert small in text
+    head = "| Fusion | Attention | − random box | − centre box | − whole view |"
+    assert f"{head}\n| :-- | --: | --: | --: | --: |\n| Nodule |" in text
     assert "of the spread between the seeds and of 40 resamples of the 24 patients" in text
     for name in ("figure", "sizes"):
         assert (done.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         ElementTree.fromstring((done.folder / f"{name}.svg").read_bytes())
+    html = (done.folder / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 2
 
 
 def test_finished_arms_are_skipped_and_kept_in_later_tables(done, films, monkeypatch):

@@ -34,8 +34,8 @@ from agcxr.experiments.ablation_size import (
     size_study,
     small_findings,
 )
-from agcxr.experiments.ablation_tables import span
 from agcxr.experiments.controls import arms
+from agcxr.table import difference
 
 LABELS = ("Nodule", "Mass", "No Finding")
 NAN = math.nan
@@ -195,7 +195,7 @@ def test_a_bin_of_one_patient_has_no_interval():
         ends = [row.auroc.low, row.auroc_gap.low, row.auroc_gap.p, row.sensitivity.high, row.sensitivity_gap.high]
         assert np.isnan(ends).all()
     assert all(math.isnan(row.gap.low) and math.isnan(row.auroc.high) for row in (*found.each, *found.small))
-    assert span(found.bins[0].auroc_gap) == "0"
+    assert difference(found.bins[0].auroc_gap, None).text == "0"
     assert found.conclusions[0].endswith("cm: better at none; worse at none; undecided at all.")
 
 

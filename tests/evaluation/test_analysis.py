@@ -16,6 +16,7 @@ from agcxr.evaluation.analysis import Points, Scores, analyse
 from agcxr.evaluation.published import CONTEXT, LITE, PAPER, PUBLISHED, published
 from agcxr.evaluation.results import Analysis
 from agcxr.labels import FINDINGS, LABELS
+from agcxr.table import chance, interval, number, signed
 from agcxr.uncertainty import Estimate, mean_over
 
 USED = ("Effusion", "Mass", "Hernia", "Fibrosis", "No Finding")
@@ -107,8 +108,8 @@ def test_one_patient_has_no_interval_and_few_are_marked() -> None:
     assert row == [
         "Hernia†",
         "2",
-        *(tables.number(branch.auroc.value) for branch in hernia.branches),
-        tables.signed(hernia.gaps[0].value),
+        *(number(branch.auroc.value) for branch in hernia.branches),
+        signed(hernia.gaps[0].value),
         "–",
     ]
     note = "† Fewer than 20 patients with the finding, or without it: its interval and p are rough; with fewer than 2"
@@ -157,32 +158,30 @@ def test_a_resample_without_a_finding_has_no_mean() -> None:
 
 
 def test_gaps_are_paired_and_signed(analysis: Analysis) -> None:
-    gap = tables.gap_of(analysis.label("Effusion").gaps, "global")
+    gap = tables.gap_of(analysis.label("Effusion"), "global")
     assert gap is not None
     result = analysis.label("Effusion").branches
     assert gap.value == pytest.approx(result[2].auroc.value - result[0].auroc.value)
     assert gap.low > 0
     assert 2 / 201 < gap.p < 0.02  # no resample under 0, as Student's t has it
     assert gap.delong_p < 0.01
-    mean = tables.gap_of(analysis.mean.gaps, "local", "average_precision")
+    mean = tables.gap_of(analysis.mean, "local", "average_precision")
     assert mean is not None
     assert math.isnan(mean.delong_p)
 
 
 def test_gaps_at_operating_points_are_paired_too(analysis: Analysis) -> None:
     effusion = analysis.label("Effusion")
-    gap = tables.gap_of(effusion.gaps, "local", "specificity", "half")
+    gap = tables.gap_of(effusion, "local", "specificity", "half")
     assert gap is not None
     fusion, local = effusion.branches[2].points[0], effusion.branches[1].points[0]
     assert gap.value == pytest.approx(fusion.specificity.value - local.specificity.value)
     assert gap.low <= gap.value <= gap.high
-    mean = tables.gap_of(analysis.mean.gaps, "global", "sensitivity", "half")
+    mean = tables.gap_of(analysis.mean, "global", "sensitivity", "half")
     assert mean is not None
-    each = [
-        tables.gap_of(analysis.label(name).gaps, "global", "sensitivity", "half") for name in analysis.mean.findings
-    ]
+    each = [tables.gap_of(analysis.label(name), "global", "sensitivity", "half") for name in analysis.mean.findings]
     assert mean.value == pytest.approx(np.mean([one.value for one in each if one]))
-    assert tables.gap_of(effusion.gaps, "global", "sensitivity") is None  # of no point
+    assert tables.gap_of(effusion, "global", "sensitivity") is None  # of no point
 
 
 def test_branches_without_thresholds_have_no_gaps_there_and_rare_findings_no_part_in_the_mean() -> None:
@@ -197,8 +196,8 @@ def test_branches_without_thresholds_have_no_gaps_there_and_rare_findings_no_par
     assert (mass.chosen_on, hernia.chosen_on) == (22, 2)
     common = [found.label(name).branches[2].points[0].sensitivity.value for name in ("Effusion", "Mass")]
     assert found.mean.branches[2].points[0].sensitivity.value == pytest.approx(np.mean(common))
-    assert tables.gap_of(found.mean.gaps, "global", "sensitivity", "kept") is None
-    assert tables.gap_of(found.mean.gaps, "global", "sensitivity", "chosen") is not None
+    assert tables.gap_of(found.mean, "global", "sensitivity", "kept") is None
+    assert tables.gap_of(found.mean, "global", "sensitivity", "chosen") is not None
 
 
 def test_findings_that_no_film_states_are_not_called_absent() -> None:
@@ -239,12 +238,12 @@ def test_analysis_survives_its_file(analysis: Analysis, tmp_path: Path) -> None:
 
 
 def test_numbers_are_set_for_reading() -> None:
-    assert [tables.number(v) for v in (0.8124, 1.0, math.nan, 12.5)] == [".812", "1.000", "–", "12.500"]
-    assert [tables.signed(v) for v in (0.012, -0.003, math.nan)] == ["+.012", "−.003", "–"]
-    assert [tables.chance(p, 2 / 1001) for p in (2 / 1001, 0.0123, 0.345, math.nan)] == ["≤.002", ".012", ".34", "–"]
-    small = [tables.chance(p, 2 / 10_001) for p in (2 / 10_001, 0.0004, 0.0012)]
+    assert [number(v) for v in (0.8124, 1.0, math.nan, 12.5)] == [".812", "1.000", "–", "12.500"]
+    assert [signed(v) for v in (0.012, -0.003, math.nan)] == ["+.012", "−.003", "–"]
+    assert [chance(p, 2 / 1001) for p in (2 / 1001, 0.0123, 0.345, math.nan)] == ["≤.002", ".012", ".34", "–"]
+    small = [chance(p, 2 / 10_001) for p in (2 / 10_001, 0.0004, 0.0012)]
     assert small == ["≤.0002", ".0004", ".001"]  # never .000
-    assert tables.interval(Estimate(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
+    assert interval(Estimate(value=0.8, low=0.75, high=0.85)) == ".800 (.750–.850)"
 
 
 def test_published_rows_agree_with_their_means() -> None:

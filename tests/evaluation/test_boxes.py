@@ -12,7 +12,7 @@ from agcxr.evaluation.boxes import (
     hit,
     inside,
     map_boxes,
-    measure_map,
+    measure,
     measures,
     overlaps,
     prior_map,
@@ -50,11 +50,12 @@ def test_equal_regions_and_equal_peaks_go_to_reading_order():
 def test_a_map_without_a_positive_value_has_an_empty_box_and_meets_nothing():
     empty = np.zeros((4, 4), dtype=np.float32)
     assert map_boxes(empty, [0.5]).tolist() == [[0, 0, 0, 0]]
-    assert measure_map(empty, [WHOLE], [0.5]).tolist() == [[0.0] * len(MEASURES)]
+    assert measure(map_boxes(empty, [0.5]), empty, [WHOLE]).tolist() == [[0.0] * len(MEASURES)]
 
 
 def test_a_constant_map_is_the_whole_film():
-    row = measure_map(np.ones((4, 4), dtype=np.float32), [(0, 0, 0.5, 0.5)], 0.5)[0]
+    flat = np.ones((4, 4), dtype=np.float32)
+    row = measure(map_boxes(flat, 0.5), flat, [(0, 0, 0.5, 0.5)])[0]
     assert value(row, "iou") == value(row, "iobb") == value(row, "energy") == value(row, "hit") == 0.25
 
 
@@ -107,8 +108,8 @@ def test_accuracies_are_strictly_over_their_levels():
     assert (named["iou"], named["iobb"], named["hit"], named["energy"]) == (0.3, 0.75, 1.0, 0.4)
 
 
-def test_measure_map_scores_each_threshold():
-    rows = measure_map(HEAT_44, [(0.25, 0.25, 0.75, 0.5)], [0.0, 0.5])
+def test_a_map_is_scored_at_each_threshold():
+    rows = measure(map_boxes(HEAT_44, [0.0, 0.5]), HEAT_44, [(0.25, 0.25, 0.75, 0.5)])
     # At 0 the box is 12 of 16 pixels and holds the 2 annotated; at .5 it is the annotated box itself.
     assert rows[:, MEASURES.index("iou")] == pytest.approx([2 / 12, 1.0])
     assert rows[:, MEASURES.index("iobb")] == pytest.approx([2 / 12, 1.0])
@@ -147,7 +148,7 @@ def test_no_map_on_the_grid_passes_the_ceiling():
     box, frame = (0.3, 0.2, 0.55, 0.6), (0.1, 0.05, 0.9, 0.95)
     top = ceiling(box, (4, 5), frame, size=40)
     heats = place(rng.random((50, 4, 5)) ** 8, np.tile(frame, (50, 1)), 40, 40)
-    rows = np.stack([measure_map(heat, box, [0.5])[0] for heat in heats])
+    rows = np.stack([measure(map_boxes(heat, [0.5]), heat, box)[0] for heat in heats])
     for name in ("hit", "energy"):
         assert rows[:, MEASURES.index(name)].max() <= value(top, name) + 1e-6
 

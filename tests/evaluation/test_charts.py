@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from agcxr.evaluation.charts import Axis, ForestRow, Line, axis_over, forest, grid, lines, standalone
+from agcxr.evaluation.charts import DIGIT, Axis, ForestRow, Line, axis_over, forest, grid, lines, standalone
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +42,24 @@ def test_ticks_are_written_short() -> None:
     assert [axis.label(v) for v in (0, 0.25, -0.5, 1)] == ["0", ".25", "−.50", "1.00"]
 
 
-@pytest.mark.parametrize(("tick", "left"), [(0.5, 32), (0.8125, 46), (12.125, 54)])
-def test_labels_of_the_axis_are_not_cut(tick: float, left: int) -> None:
-    axis = Axis(0, 20, (0, tick), places=0 if tick == 0 else len(str(tick).split(".")[1]))
-    svg = lines([Line([0, 1], [0, 1])], Axis(0, 1, (0, 1)), axis)
-    assert f'<line class="grid" x1="{left}"' in svg
+@pytest.mark.parametrize("tick", [0.5, 0.8125, 12.125])
+def test_labels_of_the_axis_are_not_cut(tick: float) -> None:
+    axis = Axis(0, 20, (0, tick), places=len(str(tick).split(".")[1]))
+    root = drawn(lines([Line([0, 1], [0, 1])], Axis(0, 1, (0, 1)), axis))
+    (label,) = (text for text in root.iter("text") if text.text == axis.label(tick))
+    assert label.get("text-anchor") == "end"
+    assert float(label.attrib["x"]) >= DIGIT * (len(axis.label(tick)) - 1)  # a point is narrower than a digit
 
 
 def test_a_line_goes_through_its_points_and_breaks_at_nan() -> None:
     unit = Axis(0, 1, (0, 1))
-    svg = lines([Line([0, 0.5, 1], [0, math.nan, 1])], unit, unit, width=140, height=128)
-    # 100 pixels each way between the margins: (0, 0) is bottom left at (32, 108), (1, 1) top right at (132, 8).
-    assert 'd="M32.0 108.0M132.0 8.0"' in svg
+    root = drawn(lines([Line([0, 0.5, 0.75, 1], [0, math.nan, 0.5, 1])], unit, unit, width=140, height=128))
+    (path,) = (each for each in root.iter("path") if "line" in each.attrib["class"].split())
+    steps = re.findall(r"([ML])([\d.]+) ([\d.]+)", path.attrib["d"])
+    assert [pen for pen, *_ in steps] == ["M", "M", "L"]
+    (x0, y0), (x1, y1), (x2, y2) = ((float(x), float(y)) for _, x, y in steps)
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(0.75, abs=0.01)
+    assert (y0 - y1) / (y0 - y2) == pytest.approx(0.5, abs=0.01)  # data grow upwards, pixels downwards
 
 
 def test_points_that_make_no_curve_are_dots() -> None:
@@ -79,10 +92,14 @@ def test_forest_marks_what_leaves_out_zero() -> None:
 
 def test_files_stand_alone() -> None:
     unit = Axis(0, 1, (0, 1))
-    chart = lines([Line([0, 1], [0, 1])], unit, unit, width=100, height=80, name="one")
-    noted = grid([chart], ["Observed / expected"], 1, (100, 80), ["1 is best"])
-    assert '<text class="soft" x="92" y="14" text-anchor="end">1 is best</text>' in noted
-    text = standalone(grid([chart] * 3, ["a", "b", "c"], 2, (100, 80)))
+    chart = lines([Line([0, 1], [0, 1])], unit, unit, width=100, height=80, name="a chart")
+    text = standalone(grid([chart] * 3, ["a", "b", "c"], 2, (100, 80), ["", "", "1 is best"]))
     root = ElementTree.fromstring(text)
-    assert root.get("viewBox") == "0 0 216 220"
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    cells = [(float(svg.attrib["x"]), float(svg.attrib["y"])) for svg in root.iter(f"{SVG}svg") if svg is not root]
+    assert len(set(cells)) == len({x for x, _ in cells}) + 1 == 3  # two columns, and one in the second row
+    assert all(x + 100 <= width and y + 80 <= height for x, y in cells)
+    (note,) = (each for each in root.iter(f"{SVG}text") if each.text == "1 is best")
+    assert note.get("text-anchor") == "end"
+    assert float(note.attrib["x"]) <= 100
     assert "prefers-color-scheme:dark" in text

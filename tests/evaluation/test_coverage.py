@@ -5,9 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agcxr.evaluation.coverage import Coverage, centred, coverage, covered, covered_by_chance, text
+from agcxr.evaluation.boxes import centred, covered, covered_by_chance
+from agcxr.evaluation.localization import Coverage, crop_table
+from agcxr.evaluation.localize import coverage
 from agcxr.evaluation.page import Page, to_markdown
 from agcxr.evaluation.report_looks import crops
+from agcxr.table import to_text
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 
@@ -63,19 +66,18 @@ def test_a_crop_that_always_lies_in_the_centre_beats_chance_and_not_the_centre()
         # All of 3 patients agree by chance 2 times in 2^3, all of 6 in 2^6.
         assert row.centre_p == pytest.approx(2 / 2 ** (6 if row.finding == "Mean" else 3))
         assert (row.centre_gap_low > 0) == (row.finding == "Mean")
-    lines = text(found).splitlines()
-    assert lines[0].split() == [
-        "What",
-        "the",
-        "crop",
-        "shows",
+    over, head, *_ = to_text(crop_table(found)).splitlines()
+    assert over.split() == ["At", "a", "random", "place", "In", "the", "centre"]
+    assert head.split() == [
+        "Finding",
         "Boxes",
         "Coverage",
-        "Chance",
-        *["Difference", "(95", "%)", "p"],
+        *("Chance", "Difference", "p"),
+        *("Centre", "Difference", "p"),
     ]
-    assert lines[5].split()[:6] == ["In", "the", "centre", "instead", "Boxes", "Coverage"]
-    assert lines[6].split()[:5] == ["Mass†", "6", "1.000", "1.000", "+.000"]
+    mass = crop_table(found).rows[0]
+    assert mass[:3] == ("Mass†", "6", "1.000")
+    assert (mass[6], mass[7].text) == ("1.000", "+.000")
     page = to_markdown(Page("t", "s", "n", (crops(found),)), Path())
     assert (
         "| At a random place Chance | At a random place Difference | At a random place p | In the centre Centre |"
@@ -109,7 +111,7 @@ def test_a_box_on_the_lesion_beats_chance_and_one_beside_it_does_not(tmp_path):
     ]
     many[0]["patient"] = (many[0]["row"] // 2).astype(str)
     assert coverage(*many, WHOLE, resamples=200).of("Mass").gap_high < 0  # of 240 boxes of 120 patients it is worse
-    assert "Nodule" in text(good)
+    assert "Nodule" in to_text(crop_table(good))
     good.save(tmp_path)
     assert Coverage.model_validate_json((tmp_path / "coverage.json").read_text()) == good
     with pytest.raises(ValueError, match="no boxes of 'Hernia'; there are Mass, Nodule, Mean"):
@@ -126,8 +128,8 @@ def test_one_patient_has_no_interval(tmp_path):
     assert found.of("Mass").gap_low > 0
     mean = found.of("Mean")
     assert (mean.patients, np.isnan([mean.gap_low, mean.p]).all()) == (4, True)
-    assert "(one patient)" in text(found)
-    assert "(no interval)" in text(found)
+    assert "(one patient)" in to_text(crop_table(found))
+    assert "(no interval)" in to_text(crop_table(found))
     shown = to_markdown(Page("t", "s", "n", (crops(found),)), tmp_path)
     assert [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("| ")] == [
         "| Finding", "| :--", "| Mass†", "| Nodule†", "| Mean over findings",
@@ -166,7 +168,7 @@ def test_a_p_at_its_floor_says_so_where_resamples_were_left_out():
     assert min(row.left_out for row in found.rows) > 0
     least = (row.model_copy(update={"p": 2 / (301 - row.left_out)}) for row in found.rows)
     found = found.model_copy(update={"rows": tuple(least)})
-    assert [line.split()[-1] for line in text(found).splitlines()[1:4]] == ["≤.007"] * 3
+    assert [row[5] for row in crop_table(found).rows] == ["≤.007"] * 3
     page = to_markdown(Page("t", "s", "n", (crops(found),)), Path())
     assert page.count("| ≤.007 |") == 3
 

@@ -20,25 +20,26 @@ import torch
 from evaluated import PARTS, SIZE, write_prepared, write_run
 
 from agcxr import config
-from agcxr.data.download import HOME, TERMS
+from agcxr.data.download import TERMS
 from agcxr.data.prepared import Source, SourceFile, open_prepared
 from agcxr.demo import Demo, closing
-from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate
+from agcxr.evaluation.evaluate import RunEvaluation, crop_rows, evaluate
 from agcxr.evaluation.examples import Candidate, candidates, choose
 from agcxr.evaluation.leak import PatientLeak, check_leak
 from agcxr.evaluation.page import Number, to_html, to_markdown
 from agcxr.evaluation.probe import probe
-from agcxr.evaluation.report import CITATION, _crop_tile, compose, conclusion, report
-from agcxr.evaluation.report_tables import difference
+from agcxr.evaluation.report import _crop_tile, compose, conclusion, report
 from agcxr.evaluation.results import BranchResult, CropRow, Results, load_results
 from agcxr.evaluation.study import boxes_beside, study
-from agcxr.evaluation.tables import ends, gap_of, number, signed
+from agcxr.evaluation.tables import gap_of
 from agcxr.experiments.calibrate import calibrate
 from agcxr.inference.predictor import Predictor
 from agcxr.labels import FINDINGS, LABELS
 from agcxr.metrics import auroc
 from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import CARD_FILE, Card, ModelArguments, Patients, read_card
+from agcxr.notices import CITATION, HOME
+from agcxr.table import difference, ends, number, signed
 from agcxr.uncertainty import Estimate
 
 
@@ -51,16 +52,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(folder: Path) -> Evaluation:
+def done(folder: Path) -> RunEvaluation:
     return evaluate(folder / "run", folder / "prepared", resamples=50, examples=2, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
-def html(done: Evaluation) -> str:
+def html(done: RunEvaluation) -> str:
     return report(done.folder).html.read_text(encoding="utf-8")
 
 
-def test_predictions_are_the_predictors(done: Evaluation, folder: Path) -> None:
+def test_predictions_are_the_predictors(done: RunEvaluation, folder: Path) -> None:
     frame = pd.read_parquet(done.folder / "predictions.parquet")
     prepared = open_prepared(folder / "prepared")
     assert frame["row"].tolist() == list(range(30, 78))
@@ -76,7 +77,7 @@ def test_predictions_are_the_predictors(done: Evaluation, folder: Path) -> None:
     np.testing.assert_array_equal(frame["label_Mass"].isna().to_numpy(), [True] + [False] * 47)
 
 
-def test_results_are_written_and_read(done: Evaluation) -> None:
+def test_results_are_written_and_read(done: RunEvaluation) -> None:
     assert done.folder.parts[-3:] == ("run", "evaluation", "test")
     again = load_results(done.folder)
     assert again.model_dump_json() == done.results.model_dump_json()
@@ -154,7 +155,7 @@ def test_collections_of_the_same_films_cannot_be_checked(trained: str | None, fi
     assert found.unchecked.startswith(why) if why else found.unchecked == ""
 
 
-def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluation) -> None:
+def test_the_report_of_nih_films_names_them_and_their_provider(done: RunEvaluation) -> None:
     """As `agcxr download nih` prints that the NIH asks."""
     assert CITATION in " ".join(TERMS.split())
     for collection, said in (
@@ -173,7 +174,7 @@ def test_the_report_of_nih_films_names_them_and_their_provider(done: Evaluation)
         assert "Clinical Center" not in to_html(page, done.folder)
 
 
-def test_a_gap_without_an_interval_claims_nothing(done: Evaluation, tmp_path: Path) -> None:
+def test_a_gap_without_an_interval_claims_nothing(done: RunEvaluation, tmp_path: Path) -> None:
     mean = done.results.analysis.mean
     bare = tuple(gap.model_copy(update={"low": math.nan, "high": math.nan, "p": math.nan}) for gap in mean.gaps)
     branches = tuple(
@@ -229,7 +230,7 @@ def test_crop_rows_by_hand() -> None:
     assert math.isnan(rows["Edema"].fallback_share)
 
 
-def test_examples_are_best_median_and_worst(done: Evaluation) -> None:
+def test_examples_are_best_median_and_worst(done: RunEvaluation) -> None:
     shown = done.results.examples
     assert [one.kind for one in shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
     merit = [one.iou for one in shown]
@@ -329,7 +330,7 @@ def test_boxes_that_were_not_given_are_named(tmp_path) -> None:
     assert boxes_beside(films) is None
 
 
-def test_the_demo_ends_with_a_verdict_and_the_next_command(done: Evaluation) -> None:
+def test_the_demo_ends_with_a_verdict_and_the_next_command(done: RunEvaluation) -> None:
     written = SimpleNamespace(html=Path("results/report.html"))
     made = Demo(SimpleNamespace(results=done.results, report=written), (Path("a.png"),), 90.0)
     said = closing(made, Path("demo/run"))
@@ -339,7 +340,7 @@ def test_the_demo_ends_with_a_verdict_and_the_next_command(done: Evaluation) -> 
     assert re.search(r"the fusion (ranks films (better|worse) than|differs from) the global branch", said)
 
 
-def test_html_says_what_must_be_said(html: str, done: Evaluation) -> None:
+def test_html_says_what_must_be_said(html: str, done: RunEvaluation) -> None:
     for heading in (
         "Per finding",
         "What fusion adds",
@@ -371,7 +372,7 @@ def test_charts_are_well_formed_and_finite(html: str) -> None:
         assert "nan" not in chart
 
 
-def test_markdown_has_the_same_and_its_pictures_exist(done: Evaluation) -> None:
+def test_markdown_has_the_same_and_its_pictures_exist(done: RunEvaluation) -> None:
     text = report(done.folder).markdown.read_text(encoding="utf-8")
     for heading in ("Per finding", "What fusion adds", "ROC curves", "Training", "How to read this"):
         assert f"\n## {heading}\n" in text
@@ -412,7 +413,7 @@ def test_a_partly_labelled_collection_end_to_end(tmp_path: Path) -> None:
     text = done.report.markdown.read_text(encoding="utf-8")
     assert text.count("Not stated on these films, and so left out: Atelectasis, Cardiomegaly,") == 1
     assert f"**{number(analysis.mean.branches[2].auroc.value)}** AUROC of Pneumonia, fusion" in text
-    gap = gap_of(analysis.mean.gaps, "global")
+    gap = gap_of(analysis.mean, "global")
     assert gap is not None
     assert f"On Pneumonia the fusion differs from the global branch by {signed(gap.value)} (interval" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
@@ -501,7 +502,7 @@ def test_a_backbone_that_ends_in_relu6_is_warned_of_in_every_report(
     assert (found.attention, found.crops[0].near_whole) == ("", whole.films)
 
 
-def test_results_of_before_near_whole_crops_were_counted_are_shown(done: Evaluation, tmp_path: Path) -> None:
+def test_results_of_before_near_whole_crops_were_counted_are_shown(done: RunEvaluation, tmp_path: Path) -> None:
     old = json.loads(done.results.model_dump_json())
     del old["attention"]
     for row in old["crops"]:
@@ -512,7 +513,7 @@ def test_results_of_before_near_whole_crops_were_counted_are_shown(done: Evaluat
     assert "Attention hardly" not in text
 
 
-def test_the_verdict_has_signs(done: Evaluation) -> None:
+def test_the_verdict_has_signs(done: RunEvaluation) -> None:
     mean = done.results.analysis.mean
     gaps = tuple(gap.model_copy(update={"value": -0.109, "low": -0.256, "high": 0.018}) for gap in mean.gaps)
     analysis = done.results.analysis.model_copy(update={"mean": mean.model_copy(update={"gaps": gaps})})
@@ -522,7 +523,7 @@ def test_the_verdict_has_signs(done: Evaluation) -> None:
     assert "differs from the global branch by −.109 (interval −.256 to +.018): the interval includes 0" in shown
 
 
-def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: Evaluation) -> None:
+def test_a_model_that_guesses_is_called_so_and_its_gains_are_not_bold(done: RunEvaluation) -> None:
     def at(branches: tuple[BranchResult, ...], values: tuple[float, ...], half: float) -> tuple[BranchResult, ...]:
         return tuple(
             branch.model_copy(
@@ -559,7 +560,7 @@ def test_what_is_worse_is_marked() -> None:
         difference(apart(-0.1, -0.2, 0.05)),
     )
     assert (better.text, better.strong, better.worse) == ("+.100", True, False)
-    assert (worse.text, worse.strong, worse.worse) == ("▾ −.100", True, True)
+    assert (worse.marked, worse.strong, worse.worse) == ("▾ −.100", True, True)
     assert (same.text, same.strong, same.worse) == ("−.100", False, False)
     assert not difference(apart(-0.1, -0.2, -0.05), lower_is_better=True).worse
     assert difference(apart(0.1, math.nan, math.nan)).soft == ""
@@ -590,7 +591,7 @@ def test_branches_compare_at_points_where_validation_is_the_checkpoints_own(fold
     assert elsewhere.analysis.label("Effusion").chosen_on == 10
 
 
-def test_report_needs_the_predictions(done: Evaluation, tmp_path: Path) -> None:
+def test_report_needs_the_predictions(done: RunEvaluation, tmp_path: Path) -> None:
     Results.model_validate_json((done.folder / "results.json").read_text()).save(tmp_path)
     with pytest.raises(ValueError, match=r"there is no predictions.parquet beside the results"):
         report(tmp_path)
@@ -659,7 +660,7 @@ def test_the_report_shows_what_is_known_without_training(tmp_path: Path) -> None
     assert "| This run, global |" in again
 
 
-def test_films_of_one_view_without_a_probe_have_no_such_section(done: Evaluation) -> None:
+def test_films_of_one_view_without_a_probe_have_no_such_section(done: RunEvaluation) -> None:
     assert done.results.same_view == ()
     assert "What is known without training" not in report(done.folder).markdown.read_text(encoding="utf-8")
 

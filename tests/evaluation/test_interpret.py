@@ -15,11 +15,11 @@ from scored import fitted, write_results
 
 from agcxr import metrics
 from agcxr.calibration import Calibration
-from agcxr.evaluation.agreement import Tally, reflected, replicates
+from agcxr.evaluation.agreement import BinnedScores, reflected, replicates
 from agcxr.evaluation.analysis import analyse
 from agcxr.evaluation.calibration_report import CalibrationReport
 from agcxr.evaluation.evaluate import to_scores
-from agcxr.evaluation.groups import AGE_BANDS, Films, divisions, measure_groups
+from agcxr.evaluation.groups import AGE_BANDS, GroupFilms, divisions, measure_groups
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.page import Page, Section, to_html, to_markdown
 from agcxr.evaluation.report_scores import meaning_sections
@@ -46,7 +46,7 @@ def found(results: tuple[Path, Results], calibration: Calibration) -> Calibratio
 
 
 def once(target: list[float], probability: list[float]):
-    return Tally.of(np.array(target), np.array(probability)).measures(np.ones((len(target), 1)))
+    return BinnedScores.of(np.array(target), np.array(probability)).measures(np.ones((len(target), 1)))
 
 
 def test_measures_by_hand() -> None:
@@ -60,22 +60,22 @@ def test_measures_by_hand() -> None:
     assert once([1, 0], [0.2, 0.2]).in_the_large[0] == pytest.approx(math.log(4))
     assert math.isnan(once([0, 0], [0.2, 0.2]).in_the_large[0])
     # .5 said of 8 films: the share's error is normal with variance 8/4, so E|error| = sqrt(2/pi * 2) / 8
-    assert Tally.of(np.ones(8), np.full(8, 0.5)).chance_ece == pytest.approx(math.sqrt(4 / math.pi) / 8)
+    assert BinnedScores.of(np.ones(8), np.full(8, 0.5)).chance_ece == pytest.approx(math.sqrt(4 / math.pi) / 8)
     with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\], found 0.5 to 2"):
-        Tally.of([0, 1], [0.5, 2])
+        BinnedScores.of([0, 1], [0.5, 2])
 
 
 def test_weights_count_films_as_often_as_repeating_them_does() -> None:
     rng = np.random.default_rng(0)
     target, probability, weight = rng.integers(2, size=300).astype(float), rng.random(300), rng.integers(4, size=300)
     target[:9] = np.nan
-    weighted = Tally.of(target, probability, groups=400).measures(weight[:, None].astype(float))
+    weighted = BinnedScores.of(target, probability, groups=400).measures(weight[:, None].astype(float))
     again = np.repeat(target, weight), np.repeat(probability, weight)
     assert weighted.ece[0] == pytest.approx(metrics.ece(*again))
     assert weighted.brier[0] == pytest.approx(metrics.brier(*again))
-    repeated = Tally.of(*again, groups=400).measures(np.ones((len(again[0]), 1)))
+    repeated = BinnedScores.of(*again, groups=400).measures(np.ones((len(again[0]), 1)))
     assert weighted.in_the_large[0] == pytest.approx(repeated.in_the_large[0])
-    coarse = Tally.of(target, probability).measures(weight[:, None].astype(float))
+    coarse = BinnedScores.of(target, probability).measures(weight[:, None].astype(float))
     assert coarse.in_the_large[0] == pytest.approx(weighted.in_the_large[0], abs=2e-3)
 
 
@@ -83,7 +83,7 @@ def test_replicates_repeat_and_the_ece_interval_allows_for_its_bias() -> None:
     rng = np.random.default_rng(1)
     probability = rng.random(400)
     target = (rng.random(400) < probability).astype(float)
-    tally = Tally.of(target, probability)
+    tally = BinnedScores.of(target, probability)
     patients = np.arange(400) // 2
     first, second = (replicates([tally], patients, resamples=200, seed=3)[0] for _ in range(2))
     np.testing.assert_array_equal(first.ece, second.ece)
@@ -153,7 +153,7 @@ def test_small_groups_are_named_and_left_out() -> None:
     assert age.group_N[:6].tolist() == [*AGE_BANDS[:1], *AGE_BANDS[1:2] * 2, *AGE_BANDS[2:], ""]
     assert sex.group_N[:3].tolist() == ["Women", "Men", ""]
     score = rng.random((60, 2))
-    films = Films(("Mass", "Nodule"), target, score, score, np.arange(60).astype(object))
+    films = GroupFilms(("Mass", "Nodule"), target, score, score, np.arange(60).astype(object))
     by_age, by_view = measure_groups(films, (age, view), resamples=5, seed=0, positives=3)
     assert [(one.name, one.films, one.patients) for one in by_age.left_out] == [
         ("Under 40", 10, 10),
@@ -201,7 +201,7 @@ def test_findings_of_few_patients_in_a_group_are_marked(found: CalibrationReport
     patient[40:60] = 40
     frame = pd.DataFrame({"age": [50.0] * 80, "sex": ["F"] * 80, "view": ["PA"] * 80})
     score = np.random.default_rng(0).random((80, 2))
-    films = Films(("Mass", "Nodule"), target, score, score, patient)
+    films = GroupFilms(("Mass", "Nodule"), target, score, score, patient)
     (sex,) = measure_groups(films, divisions(frame, target)[:1], resamples=20, seed=0, positives=5)
     mass, nodule = sex.groups[0].findings
     assert (mass.few_patients, nodule.few_patients) == (True, True)

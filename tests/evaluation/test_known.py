@@ -18,9 +18,9 @@ from agcxr.evaluation.known import by_split, first_features
 from agcxr.evaluation.probe import Design, Inputs, Probe, Trained, frozen_features, measure
 from agcxr.evaluation.results import BranchDifference
 from agcxr.evaluation.study import study
-from agcxr.evaluation.tables import signed
 from agcxr.metrics import auroc
 from agcxr.models.backbones import Backbone, at_hand
+from agcxr.table import signed
 
 OPTIONS = {"resamples": 20, "maps": False, "pictures": False, "device": "cpu", "progress": False}
 

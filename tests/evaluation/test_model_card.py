@@ -33,7 +33,7 @@ def test_the_card_has_data_split_results_calibration_limits_licence_and_sources(
         "- Split: drawn by patient, seed 0; train 6 films of 3 patients, val 24 films of 12 patients, test 48 films ",
         "- 3 training patients, in config.json as salted hashes.",
         "Test part of nih: 48 films of 24 patients; 50 resamples of patients, 95 % intervals.",
-        f"| .{round(mean.value * 1000):03d} (.{round(mean.low * 1000):03d} to .{round(mean.high * 1000):03d}) |\n\n†",
+        f"| .{round(mean.value * 1000):03d} (.{round(mean.low * 1000):03d}–.{round(mean.high * 1000):03d}) |\n\n†",
         "| Hernia | 0 | – | – | – |",
         "fitted on the 24 validation films of its training.",
         "- Labels of ChestX-ray14 were read out of reports by a program: they are noisy.",

@@ -404,7 +404,7 @@ def test_operating_points_are_chosen_there_and_measured_here(tmp_path: Path, lab
     assert mass.chosen_on == 10
     assert [(c.file, c.films, c.patients_shared) for c in found.points_from] == [(str(validation), 20, 0)]
     text = str(found)
-    assert "Youden's point, fusion\n\nFinding  Threshold" in text
+    assert re.search("Youden's point, fusion\n\nFinding +Threshold", text)
     assert "No such point (it takes 10 films with the finding and 10 without it): Edema." in text
     assert f"Thresholds were chosen on 20 films of {validation}; a film is called at or over them." in text
 
@@ -535,7 +535,10 @@ def test_the_command_writes_results_and_tables(
     assert "| Finding | Films | Positives | AUROC | DeLong | Average precision |" in table
     assert "- 8 films, matched by file name." in table
     assert main([*command, "--out", "r.txt"]) == 2
-    assert "cannot write r.txt; expected results as .json or tables as .md" in capsys.readouterr().err
+    assert (
+        "cannot write r.txt; expected results as .json, tables as .md, or all estimates as .csv"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_example_of_the_page(

@@ -9,9 +9,10 @@ from evaluated import write_prepared, write_run
 from agcxr.evaluation.report import few_seeds, report
 from agcxr.evaluation.results import load_results
 from agcxr.evaluation.study import study
-from agcxr.evaluation.tables import gap_of, number, signed
+from agcxr.evaluation.tables import gap_of
 from agcxr.experiments.ablation import over_seeds
 from agcxr.experiments.seeds import evaluate_seeds
+from agcxr.table import number, signed
 from agcxr.training.seeds import Seeds, Spread, read_seeds, write_seeds
 
 
@@ -40,7 +41,7 @@ def test_every_run_is_evaluated_and_shows_all(tmp_path):
         ["global", "local"],
     )
     assert gain.value == pytest.approx(apart.mean)
-    own = gap_of(load_results(out / "seed0" / "evaluation" / "test").analysis.mean.gaps, "global")
+    own = gap_of(load_results(out / "seed0" / "evaluation" / "test").analysis.mean, "global")
     assert gain.high - gain.low >= own.high - own.low - 0.02  # patients and training, not patients alone
     ends = f"{signed(gain.low)} to {signed(gain.high)}"
     for written in reports:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agcxr.calibration import Cut
+from agcxr.calibration import OperatingPoints
 from agcxr.inference.batch import Summary, predict_files, write_predictions
 from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Failure
@@ -211,7 +211,7 @@ def test_calibrated_probabilities_have_columns_of_their_own(tmp_path):
             intake = Intake("refuse", ("no chest",)) if "hand" in path.name else None
             threshold = np.full(15, 0.5)
             threshold[[LABELS.index("Hernia"), LABELS.index("Mass")]] = np.nan
-            cut = Cut("youden", threshold, threshold / 4, np.array([label != "Mass" for label in LABELS]))
+            cut = OperatingPoints("youden", threshold, threshold / 4, np.array([label != "Mass" for label in LABELS]))
             return prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut, intake=intake)
 
     write_predictions(Calibrated(), files("a.png", "hand"), tmp_path / "p.csv")

@@ -7,10 +7,11 @@ from PIL import Image, ImageDraw
 
 from agcxr.calibration import Cut
 from agcxr.inference import explain
-from agcxr.inference.explain import RESEARCH_ONLY, TEXT, WIDTH, _lines, _Row, _rows, picture, save_picture
+from agcxr.inference.explain import TEXT, WIDTH, _lines, _Row, _rows, picture, save_picture
 from agcxr.inference.overlay import ACCENT, WARNING, draw_box, overlay
 from agcxr.intake import Intake
 from agcxr.labels import LABELS, NO_FINDING
+from agcxr.notices import RESEARCH_ONLY
 from inference.make import film, prediction
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agcxr.calibration import Cut
+from agcxr.calibration import OperatingPoints
 from agcxr.cli import main
 from agcxr.inference import ray_engine
 from agcxr.inference.parts import schema_of
@@ -166,7 +166,7 @@ def test_types_of_the_columns():
 def test_values_of_a_row():
     table = Table(LABELS, calibrated=True, also=("picture",))
     threshold = np.where([label == "Mass" for label in LABELS], np.nan, 0.5)
-    cut = Cut("youden", threshold, threshold, np.array([label != "Mass" for label in LABELS]))
+    cut = OperatingPoints("youden", threshold, threshold, np.array([label != "Mass" for label in LABELS]))
     answer = prediction(calibrated_K=np.full(15, 0.125, np.float32), cut=cut, intake=Intake("warn", ("a", "b")))
     row = dict(zip(table.columns, table.values("f.png", answer), strict=True))
     assert (row["image"], row["calibrated_Mass"], row["calibrated_Hernia"], row["call_Mass"]) == (

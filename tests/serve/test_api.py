@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.labels import LABELS, NO_FINDING
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve.app import create_app, load_static, route_of
 from agcxr.serve.guard import Access
 from agcxr.serve.limits import Limits

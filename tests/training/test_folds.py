@@ -25,6 +25,7 @@ from agcxr.evaluation.results import load_results
 from agcxr.experiments import folds as evaluation
 from agcxr.experiments.folds import evaluate_folds, out_of_fold
 from agcxr.models.checkpoint import read_card
+from agcxr.table import to_text
 from agcxr.training.folds import read_folds, train_folds
 from agcxr.training.seeds import read_seeds
 
@@ -236,4 +237,4 @@ def test_folds_of_several_seeds(films, tmp_path, capsys):
         text = (folder / "report.md").read_text()
         assert "## Folds\n" in text
         assert "## Other seeds\n" in text
-    assert spread.table() in capsys.readouterr().out
+    assert to_text(spread.table()) in capsys.readouterr().out

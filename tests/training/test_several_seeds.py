@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_config
 
 from agcxr.config import Fusion, Local, Stage
+from agcxr.table import to_text
 from agcxr.training import seeds
 from agcxr.training.run_folder import StageSummary
 from agcxr.training.seeds import Seeds, Spread, parse_seeds, read_seeds, train_seeds
@@ -34,11 +35,11 @@ def test_spread_by_hand():
     apart = found.minus(Spread.of("global", [0.72, 0.81, 0.84]))
     assert (apart.name, apart.values) == ("fusion − global", pytest.approx((-0.02, -0.01, 0.06)))
     assert (apart.mean, apart.sd) == (pytest.approx(0.01), pytest.approx(0.0436, abs=1e-4))
-    signed = Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(apart,)).table()
-    assert signed.splitlines()[2].split()[-7:] == ["+.0100", ".0436", "−.0200", "+.0600", "−.0200", "−.0100", "+.0600"]
-    table = Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(found,)).table()
-    assert table.splitlines()[0] == "AUROC, 3 seeds"
-    assert table.splitlines()[2].split() == ["fusion", ".8000", ".1000", ".7000", ".9000", ".7000", ".8000", ".9000"]
+    signed = to_text(Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(apart,)).table())
+    assert signed.splitlines()[3].split()[-7:] == ["+.0100", ".0436", "−.0200", "+.0600", "−.0200", "−.0100", "+.0600"]
+    table = to_text(Seeds(measure="AUROC", seeds=(0, 1, 2), runs=("a", "b", "c"), spreads=(found,)).table())
+    assert table.splitlines()[-1] == "AUROC, 3 seeds."
+    assert table.splitlines()[2].split() == ["Fusion", ".8000", ".1000", ".7000", ".9000", ".7000", ".8000", ".9000"]
 
 
 def test_a_process_that_was_started_for_a_device_neither_checks_nor_writes(tmp_path, monkeypatch, capsys):
@@ -76,6 +77,6 @@ def test_runs_of_several_seeds_and_one_more(prepared, tmp_path, capsys):
     first, _, last, apart = found.spreads
     assert apart.values == pytest.approx([b - a for a, b in zip(first.values, last.values, strict=True)])
     assert len(set(found.spreads[0].values)) == 3
-    assert found.table() in capsys.readouterr().out
+    assert to_text(found.table()) in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"there is no seeds.json in .*; make it with `agcxr train --seeds"):
         read_seeds(tmp_path / "seed0")

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from agcxr.data.collection_names import collections_in
-from agcxr.data.download import CITATION, HOME
 from agcxr.data.prepared import Plan, read_plan
+from agcxr.notices import CITATION, HOME
 
 FILE = "croissant.json"
 TERMS = (

@@ -23,24 +23,18 @@ from tqdm import tqdm
 
 from agcxr.data.fetch import Fetched, Patience, Remote, fetch, held_bytes, size_of
 from agcxr.data.web import Broken, FetchError, check_url
+from agcxr.notices import CITED, HOME
 from agcxr.progress import ProgressBar
 
 LONGEST_QUESTION = 15.0
 """Seconds to wait for a file's size, before the first byte."""
 COLUMNS = ("name", "url", "bytes", "sha256", "md5")
-HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 LISTS = ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
-_CITED = (
-    "Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database",
-    "and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases. IEEE CVPR 2017.",
-)
-CITATION = " ".join(_CITED)
-"""What the NIH asks to be cited, in one line."""
 TERMS = f"""\
 NIH ChestX-ray14: no restriction on use. Wherever the films appear, the NIH asks for
   - this link: {HOME}
-  - this citation: {_CITED[0]}
-    {_CITED[1]}
+  - this citation: {CITED[0]}
+    {CITED[1]}
   - the acknowledgement that the NIH Clinical Center is the data provider."""
 
 

@@ -6,12 +6,10 @@ is whole.
 """
 
 import hashlib
-import platform
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
@@ -40,8 +38,9 @@ from agcxr.data.radiograph import RESIZE_RULE, stem
 from agcxr.data.sources import ImageFiles, find_files
 from agcxr.data.splits import Rule, assign, check_leaks, draw
 from agcxr.data.storing import USUAL, Storing
-from agcxr.data.workers import CHUNK, Archive, Files, Job, default_workers, run_jobs
+from agcxr.data.workers import CHUNK, Archive, Files, Job, run_jobs
 from agcxr.findings import CHESTXRAY14, Findings
+from agcxr.machine import cores, versions
 from agcxr.progress import ProgressBar
 
 __all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
@@ -277,7 +276,7 @@ def _decode(wanted: _Wanted, place: Partial, workers: int | None) -> dict[int, s
     rejected: dict[int, str] = {}
     breaks = list(wanted.breaks)
     with ProgressBar(total=total, initial=place.count, desc="preparing", unit=" films", smoothing=0.05) as bar:
-        count = workers or (1 if total < SMALL else default_workers())
+        count = workers or (1 if total < SMALL else cores())
         for batch in run_jobs(_jobs(wanted, place), place.target, count):
             for done in batch:
                 if done.row < 0:
@@ -345,7 +344,7 @@ def _write_folder(
         split=chosen,
         leak_check=check_leaks(index),
         counts=_count(wanted, index, kept, len(boxes), findings),
-        versions=_versions(),
+        versions=versions("agcxr", "numpy", "pandas", "opencv-python-headless", "pydicom"),
         fingerprint=fingerprint,
     )
     (place.folder / "plan.json.new").write_text(plan.model_dump_json(indent=1))
@@ -416,13 +415,3 @@ def _count(wanted: _Wanted, index: pd.DataFrame, boxes: pd.DataFrame, all_boxes:
         parts=part_counts(index),
         positives={label: int((index[label] == 1).sum()) for label in findings.labels},
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("agcxr", "numpy", "pandas", "opencv-python-headless", "pydicom"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    return versions

@@ -5,7 +5,6 @@ does not grow with the number of films. Spawned, because forks of a process with
 """
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -86,11 +85,6 @@ def run_jobs(jobs: Iterable[Job], target: Target, workers: int) -> Iterator[list
         yield from pool.results()
     finally:
         pool.close()
-
-
-def default_workers() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(job: Job, target: Target, file: BinaryIO, starting: Callable[[int], None]) -> Iterator[list[Done]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import uuid
 
+from agcxr import notices
 from agcxr.inference.identity import MODEL_NAME as MODEL_NAME
 from agcxr.inference.identity import NAME as NAME
 from agcxr.inference.identity import Algorithm as Algorithm
 
-RESEARCH_ONLY = "Research use only. Not a medical device. Preliminary, unverified output of an algorithm."
+RESEARCH_ONLY = f"{notices.RESEARCH_ONLY} Preliminary, unverified output of an algorithm."
 
 _NAMESPACE = uuid.UUID("6f0c9c4e-2f9e-5d0a-9b61-4f1c3a8f1d27")
 

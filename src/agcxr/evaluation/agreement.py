@@ -25,7 +25,7 @@ EPSILON = 1e-7
 STEPS = 30
 
 
-class Measures(NamedTuple):
+class AgreementMeasures(NamedTuple):
     """One number each on the films themselves, R numbers each on resamples. NaN where there is nothing to measure."""
 
     brier: Floats
@@ -45,7 +45,7 @@ class Measures(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tally:
+class BinnedScores:
     """One label's probabilities, binned once: every measure of a resample is made of weighted sums."""
 
     sums_MN: sparse.csr_array
@@ -56,7 +56,7 @@ class Tally:
     """What the ECE would be on average if the probabilities were right, by the luck of so few films alone."""
 
     @classmethod
-    def of(cls, target_N: npt.ArrayLike, probability_N: npt.ArrayLike, groups: int = GROUPS) -> Tally:
+    def of(cls, target_N: npt.ArrayLike, probability_N: npt.ArrayLike, groups: int = GROUPS) -> BinnedScores:
         """Targets 0, 1 or NaN (unknown: left out); probabilities in [0, 1]. ValueError for others."""
         target = np.asarray(target_N, dtype=np.float64)
         positive, probability, _ = metrics.known(target, probability_N)
@@ -81,28 +81,30 @@ class Tally:
         chance = np.sqrt(2 / np.pi * variance).sum() / len(film) if len(film) else np.nan
         return cls(sparse.csr_array((values, (rows, np.tile(film, len(parts)))), shape=shape), logit_G, float(chance))
 
-    def measures(self, weight_NR: Floats) -> Measures:
+    def measures(self, weight_NR: Floats) -> AgreementMeasures:
         """`weight_NR`: how often each film counts."""
         sums = self.sums_MN @ weight_NR
-        count, said, seen = (sums[i * BINS : (i + 1) * BINS] for i in range(3))
-        films, observed = count.sum(axis=0), seen.sum(axis=0)
+        count, probability, positive = (sums[i * BINS : (i + 1) * BINS] for i in range(3))
+        films, observed = count.sum(axis=0), positive.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return Measures(
+            return AgreementMeasures(
                 brier=sums[3 * BINS] / films,
-                ece=np.abs(seen - said).sum(axis=0) / films,
+                ece=np.abs(positive - probability).sum(axis=0) / films,
                 observed=observed,
-                expected=said.sum(axis=0),
+                expected=probability.sum(axis=0),
                 in_the_large=_in_the_large(self.logit_G, sums[3 * BINS + 1 :], observed, films),
             )
 
 
-def replicates(tallies: list[Tally], cluster_N: npt.ArrayLike, *, resamples: int, seed: int) -> list[Measures]:
+def replicates(
+    tallies: list[BinnedScores], cluster_N: npt.ArrayLike, *, resamples: int, seed: int
+) -> list[AgreementMeasures]:
     """Every tally's measures on the same resamples of whole clusters (patients)."""
-    rng, width = np.random.default_rng(seed), len(Measures._fields)
+    rng, width = np.random.default_rng(seed), len(AgreementMeasures._fields)
     flat = uncertainty.resample(
         lambda weight_NR: [each for tally in tallies for each in tally.measures(weight_NR)], cluster_N, resamples, rng
     )
-    return [Measures(*flat[start : start + width]) for start in range(0, len(flat), width)]
+    return [AgreementMeasures(*flat[start : start + width]) for start in range(0, len(flat), width)]
 
 
 def reflected(value: float, replicate_R: Floats, level: float, *, patients: int | None = None) -> Estimate:
@@ -112,8 +114,8 @@ def reflected(value: float, replicate_R: Floats, level: float, *, patients: int 
     An ECE measured on few films is too large, and on a resample of them too large twice; a percentile interval would
     lie above the truth.
     """
-    found = uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
-    return found.model_copy(update={"low": min(found.low, value), "high": max(found.high, value)})
+    estimate = uncertainty.interval(value, replicate_R, level, patients=patients, basic=True)
+    return estimate.model_copy(update={"low": min(estimate.low, value), "high": max(estimate.high, value)})
 
 
 def _groups(probability_N: Floats, most: int) -> tuple[npt.NDArray[np.int64], Floats]:

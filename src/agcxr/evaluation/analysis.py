@@ -9,13 +9,15 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from agcxr import metrics, uncertainty
 from agcxr.delong import Delong, delong
+from agcxr.evaluation.estimates import tidy
 from agcxr.evaluation.results import (
     Analysis,
     BranchDifference,
@@ -77,6 +79,25 @@ class Points:
         return cls((), np.zeros((0, branches, labels)))
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Films with the scores of branches beside the truth, and every measure of them: a run's, or those of any program's
+    table."""
+
+    scores: Scores
+    analysis: Analysis
+
+    @classmethod
+    def of(cls, scores: Scores, **how: Any) -> Evaluation:
+        """Measured by `analyse`, which takes the rest."""
+        return cls(scores, analyse(scores, **how))
+
+    @property
+    def estimates(self) -> pd.DataFrame:
+        """Every measure as one tidy table, a row an estimate; see `estimates.tidy`."""
+        return tidy(results=self.analysis)
+
+
 def analyse(
     scores: Scores,
     *,
@@ -90,6 +111,7 @@ def analyse(
 
     A label without positives or without negatives gets NaN, is left out of the mean, and is named there.
     """
+    uncertainty.check_level(level)
     films, labels = scores.target_NK.shape
     if films == 0:
         raise ValueError("there are no films to evaluate; check the split or subgroup that was asked for")
@@ -107,15 +129,15 @@ def analyse(
     )
     seconds = time.perf_counter() - start
     rarer_K = [uncertainty.patients_of_the_rarer(scores.target_NK[:, k], scores.patient_N) for k in range(labels)]
-    found = [_finding(scores, k, replicates, points, level, rarer_K) for k in range(labels)]
-    found = _together(found, scores.findings.none)
-    kinds = _kinds(scores, found, replicates, level, rarer_K)
+    results = [_finding(scores, k, replicates, points, level, rarer_K) for k in range(labels)]
+    results = _together(results, scores.findings.none)
+    kinds = _kinds(scores, results, replicates, level, rarer_K)
     return Analysis(
         films=films,
         patients=len(np.unique(scores.patient_N)),
         branches=scores.branches,
-        labels=tuple(found),
-        mean=_mean(scores, found, replicates, points, level, rarer_K),
+        labels=tuple(results),
+        mean=_mean(scores, results, replicates, points, level, rarer_K),
         resampling=Resampling(
             resamples=resamples, level=level, seed=rng_seed, unit=unit, clusters=replicates.clusters, seconds=seconds
         ),
@@ -126,12 +148,12 @@ def analyse(
 
 
 def _kinds(
-    scores: Scores, found: Sequence[FindingResult], replicates: Replicates, level: float, rarer_K: Sequence[int]
+    scores: Scores, results: Sequence[FindingResult], replicates: Replicates, level: float, rarer_K: Sequence[int]
 ) -> tuple[KindResult, ...]:
     """Means over localised and over diffuse findings, without operating points; none where either kind is missing."""
     no_points = Points.none(len(scores.branches), len(scores.labels))
     both = (scores.findings.localised, scores.findings.diffuse)
-    localised, spread = (_mean(scores, found, replicates, no_points, level, rarer_K, among) for among in both)
+    localised, spread = (_mean(scores, results, replicates, no_points, level, rarer_K, among) for among in both)
     if not (localised.findings and spread.findings):
         return ()
     return KindResult(kind="localised", mean=localised), KindResult(kind="diffuse", mean=spread)
@@ -141,8 +163,8 @@ def _kinds_gap(
     kinds: Sequence[KindResult], scores: Scores, replicates: Replicates, level: float, rarer_K: Sequence[int]
 ) -> Difference:
     gain_KR = replicates.auroc_BKR[-1] - replicates.auroc_BKR[0]
-    ks = [[scores.labels.index(name) for name in one.mean.findings] for one in kinds]
-    first, second = (one.mean.branches[-1].auroc.value - one.mean.branches[0].auroc.value for one in kinds)
+    ks = [[scores.labels.index(name) for name in kind.mean.findings] for kind in kinds]
+    first, second = (kind.mean.branches[-1].auroc.value - kind.mean.branches[0].auroc.value for kind in kinds)
     replicate_R = mean_over(gain_KR[ks[0]]) - mean_over(gain_KR[ks[1]])
     return uncertainty.difference(first - second, replicate_R, level, patients=_fewest(rarer_K, (*ks[0], *ks[1])))
 
@@ -265,7 +287,7 @@ def _operating(
 
 def _mean(
     scores: Scores,
-    found: Sequence[FindingResult],
+    results: Sequence[FindingResult],
     replicates: Replicates,
     points: Points,
     level: float,
@@ -275,8 +297,8 @@ def _mean(
     """Over those of some findings (default: all) that have both classes, and at an operating point a threshold. A mean
     rests on the patients of the finding that has the fewest."""
     names = scores.findings.names if among is None else among
-    findings = [k for k, result in enumerate(found) if result.finding in names]
-    used = [k for k in findings if found[k].defined]
+    findings = [k for k, result in enumerate(results) if result.finding in names]
+    used = [k for k in findings if results[k].defined]
     alone = len(used) == 1
     pointed = [_pointed(threshold_BK, used) for threshold_BK in points.threshold_PBK]
 
@@ -292,7 +314,7 @@ def _mean(
 
     branches = []
     for b, name in enumerate(scores.branches):
-        own = [found[k].branches[b] for k in used]
+        own = [results[k].branches[b] for k in used]
         precision = (r.average_precision.value for r in own)
         branches.append(
             BranchResult(
@@ -308,8 +330,8 @@ def _mean(
             )
         )
     return MeanResult(
-        findings=tuple(found[k].finding for k in used),
-        left_out=tuple(found[k].finding for k in findings if not found[k].defined),
+        findings=tuple(results[k].finding for k in used),
+        left_out=tuple(results[k].finding for k in findings if not results[k].defined),
         branches=tuple(branches),
         gaps=tuple(_gaps(scores, branches, replicates, points, level, rarer_K, used, pointed)),
     )
@@ -337,7 +359,7 @@ def _gaps(
 
     Sensitivity and specificity are compared where both branches have a threshold, each its own.
     """
-    for a, b in pairs([one.branch for one in branches]):
+    for a, b in pairs([branch.branch for branch in branches]):
         for measure, p, replicate_BKR in _measures(replicates, points):
             value = _value(branches[a], measure, p) - _value(branches[b], measure, p)
             if p is not None and math.isnan(value):
@@ -361,18 +383,18 @@ def _gaps(
             )
 
 
-def _together(found: Sequence[FindingResult], none: str | None) -> list[FindingResult]:
+def _together(results: Sequence[FindingResult], none: str | None) -> list[FindingResult]:
     """The findings' differences with their p for all findings at once, measure by measure."""
     family: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
-    for k, result in enumerate(found):
+    for k, result in enumerate(results):
         for g, gap in enumerate(result.gaps if result.finding != none else ()):
             family.setdefault((gap.against, gap.measure, gap.point), []).append((k, g))
-    gaps = [list(result.gaps) for result in found]
+    gaps = [list(result.gaps) for result in results]
     for places in family.values():
         p = [gaps[k][g].p for k, g in places]
         for (k, g), sure, few_false in zip(places, uncertainty.holm(p), uncertainty.false_discovery(p), strict=True):
             gaps[k][g] = gaps[k][g].model_copy(update={"holm": float(sure), "false_discovery": float(few_false)})
-    return [one.model_copy(update={"gaps": tuple(own)}) for one, own in zip(found, gaps, strict=True)]
+    return [result.model_copy(update={"gaps": tuple(own)}) for result, own in zip(results, gaps, strict=True)]
 
 
 def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure, int | None, Floats]]:
@@ -385,8 +407,8 @@ def _measures(replicates: Replicates, points: Points) -> Iterator[tuple[Measure,
 
 
 def _value(branch: BranchResult, measure: Measure, point: int | None) -> float:
-    found: Estimate = getattr(branch if point is None else branch.points[point], measure)
-    return found.value
+    estimate: Estimate = getattr(branch if point is None else branch.points[point], measure)
+    return estimate.value
 
 
 def _average(values: Iterable[float]) -> float:

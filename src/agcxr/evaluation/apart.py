@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from agcxr.evaluation.analysis import Scores, analyse
-from agcxr.evaluation.page import Cell, Section, Table, Text
-from agcxr.evaluation.report_tables import BOLD, Cells, cell, difference
+from agcxr.evaluation.page import Section, Text
 from agcxr.evaluation.results import Analysis, CollectionResult, FindingResult, Results
-from agcxr.evaluation.tables import NONE, aligned, few_patients, gap_of, interval, number, words
+from agcxr.evaluation.tables import few_patients, gap_of
+from agcxr.table import BOLD, NONE, Cell, Table, cell, difference, interval, number, to_text, words
 
 TOGETHER = "Together"
 WARNING = (
@@ -40,20 +40,20 @@ def apart(scores: Scores, collection_N: pd.Series, **options: Any) -> tuple[Coll
 
 def text(results: Results) -> str:
     """AUROC of the last branch a finding, together and in each collection, for a terminal; empty for one collection."""
-    analysis, each = results.analysis, results.collections
-    if not each:
+    analysis = results.analysis
+    if not results.collections:
         return ""
     last = analysis.branches[-1]
-    every: tuple[Analysis | CollectionResult, ...] = (analysis, *each)
-    rows = [[f"AUROC, {last}", TOGETHER, *(one.collection for one in each)]]
-    rows.append(["Films", *(f"{one.films:,}" for one in every)])
+    every: tuple[Analysis | CollectionResult, ...] = (analysis, *results.collections)
+    rows: list[tuple[Cell | str, ...]] = [("Films", *(f"{measured.films:,}" for measured in every))]
     rows += [
-        [words(result.finding), *(interval(one.branches[-1].auroc) for one in _results(results, result))]
+        (words(result.finding), *(cell(own.branches[-1].auroc) for own in _results(results, result)))
         for result in analysis.stated
     ]
-    means = (f"{interval(one.mean.branches[-1].auroc)} of {len(one.mean.findings)}" for one in every)
-    rows.append(["Mean of findings", *means])
-    return "\n".join([*aligned(rows), *_same(results)])
+    means = (f"{interval(each.mean.branches[-1].auroc)} of {len(each.mean.findings)}" for each in every)
+    rows.append(("Mean of findings", *means))
+    head = (f"AUROC, {last}", TOGETHER, *(result.collection for result in results.collections))
+    return to_text(Table(head, tuple(rows), "\n".join(_same(results)), summary=True))
 
 
 def section(results: Results) -> Section:
@@ -75,10 +75,10 @@ def _means(results: Results) -> Table:
     first, last = analysis.branches[0], analysis.branches[-1]
     head = ("Collection", "Films", "Patients", "Findings", *(name.capitalize() for name in analysis.branches))
 
-    def row(name: str, one: Analysis | CollectionResult) -> Cells:
+    def row(name: str, one: Analysis | CollectionResult) -> tuple[Cell, ...]:
         counts = (one.films, one.patients, len(one.mean.findings))
         found = [cell(branch.auroc, strong=branch.branch == last) for branch in one.mean.branches]
-        return (Cell(name), *(Cell(f"{count:,}") for count in counts), *found, difference(gap_of(one.mean.gaps, first)))
+        return (Cell(name), *(Cell(f"{count:,}") for count in counts), *found, difference(gap_of(one.mean, first)))
 
     rows = tuple(row(one.collection, one) for one in results.collections)
     caption = (
@@ -95,7 +95,7 @@ def _findings(results: Results) -> Table:
     groups = ("", *(name for name in (TOGETHER, *names) for _ in range(2)))
     head = ("Finding", *(title for _ in groups[1::2] for title in ("With", "AUROC")))
 
-    def cells(one: FindingResult) -> Cells:
+    def cells(one: FindingResult) -> tuple[Cell, ...]:
         return Cell(f"{one.positives:,}" if one.stated else NONE), cell(one.branches[-1].auroc)
 
     rows = tuple(

@@ -1,7 +1,8 @@
 """Definitions of localisation, arrays -> numbers: from a map to a box, and how well either meets annotated boxes.
 
 docs/localization.md has the formulas. Shapes: B annotated boxes of one finding on one film; M maps or boxes that are
-scored; T map thresholds; H, W pixels of the frame; h, w cells of a feature grid; V = len(MEASURES).
+scored; N annotated boxes, a crop each; T map thresholds; H, W pixels of the frame; h, w cells of a feature grid;
+V = len(MEASURES).
 Frame: boxes are (x0, y0, x1, y1) as FRACTIONS of the film's width and height, exclusive end. IoU, IoBB and shares of
 energy do not change when an axis is scaled, so these numbers equal those in pixels of the original film.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr.inference.maps import profiles
-from agcxr.metrics import Floats, box_iobb, box_iou
+from agcxr.metrics import Floats, box_area, box_iobb, box_iou
 
 Maps = npt.NDArray[np.float32]
 
@@ -107,10 +108,10 @@ def energy(heat_HW: Maps, coverage_HW: Floats) -> float:
 
 def overlaps(found_M4: npt.ArrayLike, box_B4: npt.ArrayLike) -> tuple[Floats, Floats]:
     """(IoU, IoBB) of each found box with the annotated box it meets best, M numbers each."""
-    found = np.atleast_2d(np.asarray(found_M4, dtype=np.float64))
+    detected = np.atleast_2d(np.asarray(found_M4, dtype=np.float64))
     box = np.atleast_2d(np.asarray(box_B4, dtype=np.float64))
-    pairs = np.repeat(found, len(box), axis=0), np.tile(box, (len(found), 1))
-    shape = (len(found), len(box))
+    pairs = np.repeat(detected, len(box), axis=0), np.tile(box, (len(detected), 1))
+    shape = (len(detected), len(box))
     return box_iou(*pairs).reshape(shape).max(axis=1), box_iobb(*pairs).reshape(shape).max(axis=1)
 
 
@@ -122,13 +123,11 @@ def measures(iou_M: npt.ArrayLike, iobb_M: npt.ArrayLike, hit_M: npt.ArrayLike, 
     return np.stack(columns, axis=-1).astype(np.float64)
 
 
-def measure_map(heat_HW: Maps, box_B4: npt.ArrayLike, threshold_T: npt.ArrayLike) -> Floats:
-    """T x V: one map against the annotated boxes of its finding, its box taken at each threshold."""
+def measure(found_M4: npt.ArrayLike, heat_HW: Maps, box_B4: npt.ArrayLike) -> Floats:
+    """M x V: a map and boxes made of it against the annotated boxes of its finding."""
     height, width = heat_HW.shape
-    iou, iobb = overlaps(map_boxes(heat_HW, threshold_T), box_B4)
-    return measures(
-        iou, iobb, hit(heat_HW, inside(box_B4, height, width)), energy(heat_HW, coverage(box_B4, height, width))
-    )
+    pointed, within = hit(heat_HW, inside(box_B4, height, width)), energy(heat_HW, coverage(box_B4, height, width))
+    return measures(*overlaps(found_M4, box_B4), pointed, within)
 
 
 def grid_boxes(grid: tuple[int, int], frame_4: npt.ArrayLike) -> Floats:
@@ -170,3 +169,50 @@ def prior_map(box_K4: npt.ArrayLike, size: int) -> Maps:
     # A box's cover is an outer product, so the sum over boxes is one matrix product.
     down_KH, across_KW = (np.stack([_covered(b[i], b[i + 2], size) for b in boxes]) for i in (1, 0))
     return (down_KH.T @ across_KW / len(boxes)).astype(np.float32)
+
+
+# --- what a crop shows of a lesion ------------------------------------------------------------------------------------
+
+
+def covered(found_N4: Floats, annotated_N4: Floats) -> Floats:
+    """Share of each annotated box inside the found one."""
+    low = np.maximum(found_N4[:, :2], annotated_N4[:, :2])
+    high = np.minimum(found_N4[:, 2:], annotated_N4[:, 2:])
+    return np.prod(np.clip(high - low, 0, None), axis=1) / box_area(annotated_N4)
+
+
+def covered_by_chance(found_N4: Floats, annotated_N4: Floats, window_4: Floats) -> Floats:
+    """Expected `covered` of a box as large as the found one, placed uniformly inside the window the network sees."""
+    mean = np.ones(len(found_N4))
+    for axis in (0, 1):
+        side = found_N4[:, 2 + axis] - found_N4[:, axis]
+        mean *= _mean_overlap(
+            side, annotated_N4[:, axis], annotated_N4[:, 2 + axis], window_4[axis], window_4[2 + axis]
+        )
+    return mean / box_area(annotated_N4)
+
+
+def centred(found_N4: Floats, window_4: Floats) -> Floats:
+    """Boxes as large as the found ones, in the centre of the window the network sees."""
+    middle_2 = (window_4[:2] + window_4[2:]) / 2
+    half_N2 = (found_N4[:, 2:] - found_N4[:, :2]) / 2
+    return np.concatenate([middle_2 - half_N2, middle_2 + half_N2], axis=1)
+
+
+def _mean_overlap(side_N: Floats, low_N: Floats, high_N: Floats, start: float, end: float) -> Floats:
+    """Mean length of [u, u + side] ∩ [low, high] for u uniform in [start, end - side].
+
+    As u grows the overlap gains slope 1 at low - side, and loses, regains or loses it at high - side, low and high; so
+    its antiderivative is a sum of four half squares.
+    """
+    room = np.maximum(end - start - side_N, 0)
+    stuck = room < 1e-12  # the box fills the window: it has one place
+    u0, u1 = np.full_like(side_N, start), start + np.where(stuck, 1e-9, room)
+
+    def total(u: Floats) -> Floats:
+        signs = ((low_N - side_N, 1), (high_N - side_N, -1), (low_N, -1), (high_N, 1))
+        return sum((sign * 0.5 * np.maximum(u - at, 0) ** 2 for at, sign in signs), np.zeros_like(u))
+
+    moving = (total(u1) - total(u0)) / (u1 - u0)
+    fixed = np.clip(np.minimum(start + side_N, high_N) - np.maximum(start, low_N), 0, None)
+    return np.where(stuck, fixed, moving)

@@ -80,7 +80,7 @@ class FindingAgreement(Record):
 
     def fit(self, version: Version) -> Fit | None:
         """One version, where it was measured."""
-        return next((one for one in self.fits if one.version == version), None)
+        return next((fit for fit in self.fits if fit.version == version), None)
 
 
 class GroupFinding(Record):
@@ -114,7 +114,7 @@ class Group(Record):
 
     def of(self, finding: str) -> GroupFinding | None:
         """A finding's numbers, where it is common enough."""
-        return next((one for one in self.findings if one.finding == finding), None)
+        return next((result for result in self.findings if result.finding == finding), None)
 
 
 class LeftOut(Record):

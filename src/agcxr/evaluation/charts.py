@@ -122,42 +122,42 @@ def lines(
     if diagonal:
         (x0, y0), (x1, y1) = at(x.low, y.low), at(x.high, y.high)
         parts.append(f'<line class="grid" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
-    for one in series:
-        parts += [*_spread(one, y, at), _line(one, at) if one.joined else _dots(one, at)]
+    for line in series:
+        parts += [*_spread(line, y, at), _line(line, at) if line.joined else _dots(line, at)]
     return _svg(width, height, parts, name)
 
 
-def _spread(one: Line, y: Axis, at) -> list[str]:  # type: ignore[no-untyped-def]
+def _spread(line: Line, y: Axis, at) -> list[str]:  # type: ignore[no-untyped-def]
     parts = []
-    for vx, vy, (low, high) in zip(one.x, one.y, one.spread, strict=True) if one.spread else ():
+    for vx, vy, (low, high) in zip(line.x, line.y, line.spread, strict=True) if line.spread else ():
         (px, top), (_, bottom), (_, middle) = at(vx, min(high, y.high)), at(vx, max(low, y.low)), at(vx, vy)
-        parts.append(f'<line class="bar {one.role}" x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
-        if one.joined:
-            parts.append(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{middle:.1f}" r="2.4"/>')
+        parts.append(f'<line class="bar {line.role}" x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        if line.joined:
+            parts.append(f'<circle class="dot {line.role}" cx="{px:.1f}" cy="{middle:.1f}" r="2.4"/>')
     return parts
 
 
-def _dots(one: Line, at) -> str:  # type: ignore[no-untyped-def]
-    places = [at(vx, vy) for vx, vy in zip(one.x, one.y, strict=True) if math.isfinite(vx) and math.isfinite(vy)]
-    return "".join(f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{py:.1f}" r="2.4"/>' for px, py in places)
+def _dots(line: Line, at) -> str:  # type: ignore[no-untyped-def]
+    places = [at(vx, vy) for vx, vy in zip(line.x, line.y, strict=True) if math.isfinite(vx) and math.isfinite(vy)]
+    return "".join(f'<circle class="dot {line.role}" cx="{px:.1f}" cy="{py:.1f}" r="2.4"/>' for px, py in places)
 
 
-def _line(one: Line, at) -> str:  # type: ignore[no-untyped-def]
+def _line(line: Line, at) -> str:  # type: ignore[no-untyped-def]
     steps, pen = [], "M"
-    for vx, vy in zip(one.x, one.y, strict=True):
+    for vx, vy in zip(line.x, line.y, strict=True):
         if not (math.isfinite(vx) and math.isfinite(vy)):
             pen = "M"
             continue
         px, py = at(vx, vy)
         steps.append(f"{pen}{px:.1f} {py:.1f}")
         pen = "L"
-    dash = " dash" if one.dashed else ""
-    out = f'<path class="line {one.role}{dash}" d="{"".join(steps)}"/>'
-    if len(steps) == 1 or one.mark is not None:
-        i = one.mark if one.mark is not None else next(i for i, v in enumerate(one.y) if math.isfinite(v))
-        if math.isfinite(one.y[i]):
-            px, py = at(one.x[i], one.y[i])
-            out += f'<circle class="dot {one.role}" cx="{px:.1f}" cy="{py:.1f}" r="3"/>'
+    dash = " dash" if line.dashed else ""
+    out = f'<path class="line {line.role}{dash}" d="{"".join(steps)}"/>'
+    if len(steps) == 1 or line.mark is not None:
+        i = line.mark if line.mark is not None else next(i for i, v in enumerate(line.y) if math.isfinite(v))
+        if math.isfinite(line.y[i]):
+            px, py = at(line.x[i], line.y[i])
+            out += f'<circle class="dot {line.role}" cx="{px:.1f}" cy="{py:.1f}" r="3"/>'
     return out
 
 

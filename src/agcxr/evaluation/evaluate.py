@@ -6,13 +6,11 @@ Shapes: N films, K labels, B branches.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import torch
 
 from agcxr.attended import Attended, view_share
 from agcxr.data.prepared import Plan, Prepared, open_prepared
-from agcxr.evaluation.analysis import Scores, analyse
+from agcxr.evaluation.analysis import Evaluation, Scores, analyse
 from agcxr.evaluation.apart import apart, text
 from agcxr.evaluation.examples import draw_examples
 from agcxr.evaluation.leak import check_each
@@ -39,6 +37,7 @@ from agcxr.inference.ensemble import all_runs
 from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import BRANCHES, Precision, ViewSet
 from agcxr.inference.predictor import BatchPrediction, Predictor
+from agcxr.machine import processor, versions
 from agcxr.metrics import box_area
 from agcxr.uncertainty import RESAMPLES, Estimate
 
@@ -53,13 +52,12 @@ EXAMPLES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class RunEvaluation(Evaluation):
     """A model's answers on a part of the films: loaded once, predicted once, and everything is measured from here."""
 
     folder: Path
     """Where its files lie; none of them is read again."""
     films: Prepared
-    split: str
     engine: Engine
     predictor: Predictor
     """The (first) network itself, for its maps."""
@@ -70,14 +68,14 @@ class Evaluation:
     """Of the global branch of the (first) model, pooled; films as in `frame`."""
 
     @property
+    def split(self) -> str:
+        """The part of the films."""
+        return self.results.split
+
+    @property
     def row_N(self) -> npt.NDArray[np.intp]:
         """The films, as rows of the prepared folder."""
         return self.frame["row"].to_numpy(np.intp)
-
-    @property
-    def scores(self) -> Scores:
-        """The answers beside the truth, as arrays."""
-        return to_scores(self.frame, self.engine.labels, self.results.analysis.findings)
 
     @property
     def boxes(self) -> pd.DataFrame:
@@ -108,7 +106,7 @@ def evaluate(
     others: Sequence[str] = (),
     views: ViewSet = "plain",
     progress: bool = True,
-) -> Evaluation:
+) -> RunEvaluation:
     """Evaluate the final model of a run, or the average of several.
 
     Args:
@@ -122,12 +120,12 @@ def evaluate(
     start, films = time.perf_counter(), prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
     engine, (first, *more) = load_runs(run, device, precision, others=others, views=views)
     rows, findings = _rows(films, split, engine.findings), _known(engine, films)
-    leak = check_each([one.model.card for one in (first, *more)], films, rows, split, allow=allow_leak)
+    leak = check_each([predictor.model.card for predictor in (first, *more)], films, rows, split, allow=allow_leak)
     folder = _folder(Path(run), place_of(split, views, 1 + len(more)), out)
     _copy_facts(Path(all_runs(run, others)[0]), films.plan, folder)
     answers, rate = _answers(engine, films, rows, batch_size, progress)
-    (predictions := to_frame(films, rows, answers, engine.findings)).to_parquet(folder / PREDICTIONS, index=False)
-    scores = to_scores(predictions, engine.labels, findings)
+    (frame := to_frame(films, rows, answers, engine.findings)).to_parquet(folder / PREDICTIONS, index=False)
+    scores = to_scores(frame, engine.labels, findings)
     chosen = choose_points(engine, films, split, batch_size=batch_size)
     how = {"rng_seed": seed, "resamples": resamples, "level": level, "points": chosen.points}
     results = Results(
@@ -136,19 +134,19 @@ def evaluate(
         split=split,
         collection=films.plan.source.collection,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        **measured(scores, predictions, **how),
-        crops=crop_rows(predictions, engine.labels),
-        attention=_doubt(predictions, first),
+        **measured(scores, frame, **how),
+        crops=crop_rows(frame, engine.labels),
+        attention=_doubt(frame, first),
         leak=leak,
         points_from=chosen.words,
         points_fitted_here=chosen.here,
-        examples=draw_examples(engine, films, predictions, folder, each=examples),
+        examples=draw_examples(engine, films, frame, folder, each=examples),
         environment=_environment(first, precision, time.perf_counter() - start, rate),
     )
     results.save(folder)
     if progress:
         print(_shown(results, engine.words, films.unstated(engine.findings)))
-    return Evaluation(folder, films, split, engine, first, predictions, results, answers.feature_ND)
+    return RunEvaluation(scores, results.analysis, folder, films, engine, first, frame, results, answers.feature_ND)
 
 
 def _answers(
@@ -202,8 +200,8 @@ def _rows(films: Prepared, split: str, findings: Findings) -> np.ndarray:
     """The films of the split. Raises ValueError where there are none, or where nothing is known of any label."""
     rows = np.flatnonzero((films.index["split"] == split).to_numpy())
     if not len(rows):
-        found = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
-        raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {found or 'none'}")
+        parts = ", ".join(f"{name} {count}" for name, count in films.index["split"].value_counts().items())
+        raise ValueError(f"{films.folder} has no films in the part {split!r}; it has: {parts or 'none'}")
     films.targets(rows[:1], findings)
     return rows
 
@@ -323,21 +321,13 @@ def _copy_facts(run: Path, plan: Plan, folder: Path) -> None:
 def _environment(predictor: Predictor, precision: str, seconds: float, rate: float) -> Environment:
     cuda = predictor.device.type == "cuda"
     name = torch.cuda.get_device_name(predictor.device) if cuda else "CPU"
+    packages = versions(*PACKAGES)
     return Environment(
         device=f"{name}, {precision}",
-        processor=_processor(),
+        processor=processor(),
         cores=os.cpu_count() or 1,
-        python=platform.python_version(),
-        versions=tuple(f"{package} {version(package)}" for package in PACKAGES),
+        python=packages.pop("python"),
+        versions=tuple(f"{package} {number}" for package, number in packages.items()),
         seconds=round(seconds, 2),
         films_per_second=round(rate, 2),
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from agcxr.data.prepared import Prepared
-from agcxr.evaluation.results import BranchProbability, Example
+from agcxr.evaluation.results import BranchProbability, ExampleResult
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.inference.engine import Engine
 from agcxr.inference.maps import place
@@ -74,13 +74,13 @@ def _answered(columns: Container[str], findings: Findings) -> list[str]:
     return [name for name in findings.names if f"fusion_{name}" in columns]
 
 
-def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
+def choose(candidates: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]]:
     """The `each` best, most median and worst, no film twice; fewer of each where there are few films.
 
     Each of another finding, as far as there are so many: large findings would take all of the best, small ones all of
     the worst.
     """
-    ordered = sorted(found, key=lambda c: (-c.merit, c.row))
+    ordered = sorted(candidates, key=lambda c: (-c.merit, c.row))
     each = min(each, len(ordered) // 3) or min(1, len(ordered))
     middle = (len(ordered) - 1) / 2
     away = sorted(range(len(ordered)), key=lambda at: abs(at - middle))
@@ -91,53 +91,54 @@ def choose(found: Sequence[Candidate], each: int) -> list[tuple[Kind, Candidate]
     )
     chosen: dict[Kind, list[Candidate]] = {}
     for kind, by_rank in kinds:
-        taken = {one.row for picked in chosen.values() for one in picked}
-        chosen[kind] = _apart([one for one in by_rank if one.row not in taken], each)
+        taken = {candidate.row for picked in chosen.values() for candidate in picked}
+        chosen[kind] = _apart([candidate for candidate in by_rank if candidate.row not in taken], each)
     shown: tuple[Kind, ...] = ("best", "median", "worst")
-    return [(kind, one) for kind in shown for one in sorted(chosen[kind], key=lambda c: (-c.merit, c.row))]
+    return [(kind, candidate) for kind in shown for candidate in sorted(chosen[kind], key=lambda c: (-c.merit, c.row))]
 
 
 def _apart(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
     """The first of each finding in turn; then, where findings are too few, the next films."""
-    firsts = {one.finding: one for one in reversed(ranked)}
-    return sorted(ranked, key=lambda one: one is not firsts[one.finding])[:count]
+    firsts = {candidate.finding: candidate for candidate in reversed(ranked)}
+    return sorted(ranked, key=lambda candidate: candidate is not firsts[candidate.finding])[:count]
 
 
 def draw_examples(
     engine: Engine, prepared: Prepared, predictions: pd.DataFrame, folder: Path, *, each: int
-) -> tuple[Example, ...]:
+) -> tuple[ExampleResult, ...]:
     """Choose films, look at them once more for their heatmaps, and write three pictures of each into
     `folder`/pictures."""
     chosen = choose(candidates(predictions, prepared.boxes_of(engine.findings), engine.findings), each) if each else []
     if not chosen:
         return ()
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    answers = engine.predict_arrays(prepared.images, [one.row for _, one in chosen], details=True)
+    answers = engine.predict_arrays(prepared.images, [candidate.row for _, candidate in chosen], details=True)
     place_of = {int(row): n for n, row in enumerate(predictions["row"])}
-    said = [predictions.iloc[place_of[one.row]] for _, one in chosen]
+    prediction = [predictions.iloc[place_of[candidate.row]] for _, candidate in chosen]
     findings = engine.findings
     return tuple(
-        _example(kind, one, prepared, answers, at, said[at], findings, folder) for at, (kind, one) in enumerate(chosen)
+        _example(kind, candidate, prepared, answers, at, prediction[at], findings, folder)
+        for at, (kind, candidate) in enumerate(chosen)
     )
 
 
 def _example(
     kind: Kind,
-    one: Candidate,
+    candidate: Candidate,
     prepared: Prepared,
     answers: BatchPrediction,
     at: int,
-    said: pd.Series,
+    prediction: pd.Series,
     findings: Findings,
     folder: Path,
-) -> Example:
+) -> ExampleResult:
     assert answers.heat_NHW is not None
     assert answers.crop_NHW is not None
-    image_id = str(said["image_id"])
-    film = _resized(np.asarray(prepared.images[one.row]))
+    image_id = str(prediction["image_id"])
+    film = _resized(np.asarray(prepared.images[candidate.row]))
     heat = place(answers.heat_NHW[at : at + 1], answers.window_4[None], SIDE, SIDE)[0]
     boxes = prepared.boxes_of(findings)
-    truth = boxes[(boxes["row"] == one.row) & (boxes["finding"] == one.finding)]
+    truth = boxes[(boxes["row"] == candidate.row) & (boxes["finding"] == candidate.finding)]
     boxed = film
     for edges in truth[["x0", "y0", "x1", "y1"]].to_numpy(np.float64):
         boxed = draw_box(boxed, _pixels(edges), WARNING, 2)
@@ -148,23 +149,24 @@ def _example(
         ("crop", _resized(answers.crop_NHW[at])),
     )
     # The row keeps names apart; an image id may hold characters that no file name may.
-    paths = {name: f"pictures/film-{one.row}-{name}.jpg" for name, _ in pictures}
+    paths = {name: f"pictures/film-{candidate.row}-{name}.jpg" for name, _ in pictures}
     for name, picture in pictures:
         _write(folder / paths[name], picture)
-    return Example(
+    return ExampleResult(
         kind=kind,
         image_id=image_id,
-        row=one.row,
-        finding=one.finding,
-        iou=one.iou,
-        iobb=one.iobb,
+        row=candidate.row,
+        finding=candidate.finding,
+        iou=candidate.iou,
+        iobb=candidate.iobb,
         fallback=bool(answers.fallback_N[at]),
-        truth=tuple(name for name in _answered(said.index, findings) if said[f"label_{name}"] == 1),
+        truth=tuple(name for name in _answered(prediction.index, findings) if prediction[f"label_{name}"] == 1),
         film=paths["film"],
         attention=paths["attention"],
         crop=paths["crop"],
         probabilities=tuple(
-            BranchProbability(branch=branch, probability=float(said[f"{branch}_{one.finding}"])) for branch in BRANCHES
+            BranchProbability(branch=branch, probability=float(prediction[f"{branch}_{candidate.finding}"]))
+            for branch in BRANCHES
         ),
     )
 
@@ -182,6 +184,6 @@ def _resized(image_HW: Bytes) -> Bytes:
 
 def _write(path: Path, image: Bytes) -> None:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert done, "an 8-bit picture can always be encoded"
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert encoded, "an 8-bit picture can always be encoded"
     path.write_bytes(data.tobytes())

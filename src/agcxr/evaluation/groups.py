@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr import metrics, uncertainty
-from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
+from agcxr.evaluation.agreement import AgreementMeasures, BinnedScores, reflected, replicates
 from agcxr.evaluation.calibration_report import Group, GroupFinding, Grouping, LeftOut
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
@@ -39,7 +39,7 @@ class Division:
 
 
 @dataclass(frozen=True)
-class Films:
+class GroupFilms:
     """The findings of the films, the fusion's score, and the probability made of it."""
 
     findings: tuple[str, ...]
@@ -48,10 +48,10 @@ class Films:
     probability_NK: Floats
     patient_N: npt.NDArray[np.object_]
 
-    def some(self, keep_N: npt.NDArray[np.bool_]) -> Films:
+    def some(self, keep_N: npt.NDArray[np.bool_]) -> GroupFilms:
         """The films where `keep_N` is true."""
         arrays = (self.target_NK, self.score_NK, self.probability_NK, self.patient_N)
-        return Films(self.findings, *(array[keep_N] for array in arrays))  # type: ignore[arg-type]
+        return GroupFilms(self.findings, *(array[keep_N] for array in arrays))  # type: ignore[arg-type]
 
     @property
     def patients(self) -> int:
@@ -67,11 +67,11 @@ class Films:
 class _Measured:
     """A group's films and their measures, on the films and on resamples."""
 
-    films: Films
+    films: GroupFilms
     auroc_K: Floats
     auroc_KR: Floats
-    now_K: list[Measures]
-    then_K: list[Measures]
+    now_K: list[AgreementMeasures]
+    then_K: list[AgreementMeasures]
 
 
 def divisions(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Division, ...]:
@@ -90,7 +90,7 @@ def divisions(predictions: pd.DataFrame, target_NK: Floats) -> tuple[Division, .
 
 
 def measure_groups(
-    films: Films,
+    films: GroupFilms,
     parts: Sequence[Division],
     *,
     resamples: int,
@@ -116,7 +116,7 @@ def measure_groups(
                 by=cut.by,
                 compared=tuple(films.findings[k] for k in compared),
                 everyone=_group("All films", whole, compared, positives, level),
-                groups=tuple(_group(name, one, compared, positives, level) for name, one in measured.items()),
+                groups=tuple(_group(name, group, compared, positives, level) for name, group in measured.items()),
                 left_out=tuple(left_out),
                 unknown=int((cut.group_N == "").sum()),
             )
@@ -131,7 +131,7 @@ def fewest(target_NK: Floats, patient_N: npt.NDArray[np.object_]) -> tuple[int, 
         (uncertainty.patients_with_a_label(target, patient_N), uncertainty.patients_of_the_rarer(target, patient_N))
         for target in target_NK.T
     ]
-    pooled = min(len(np.unique(patient_N[(target_NK == one).any(axis=1)])) for one in (0, 1))
+    pooled = min(len(np.unique(patient_N[(target_NK == label).any(axis=1)])) for label in (0, 1))
     return (*(min(counts) for counts in zip(*pairs, strict=True)), pooled) if pairs else (0, 0, 0)  # type: ignore[return-value]
 
 
@@ -145,11 +145,11 @@ def _named(column: pd.Series, names: dict[str, str]) -> npt.NDArray[np.object_]:
     return np.array([names.get(str(value), "") for value in column], dtype=object)
 
 
-def _measure(films: Films, resamples: int, seed: int) -> _Measured:
+def _measure(films: GroupFilms, resamples: int, seed: int) -> _Measured:
     rng = np.random.default_rng(seed)
     ranked = uncertainty.bootstrap(films.target_NK, films.score_NK[None], films.patient_N, rng=rng, resamples=resamples)
     columns = zip(films.target_NK.T, films.probability_NK.T, strict=True)
-    tallies = [Tally.of(target, probability, groups=1) for target, probability in columns]
+    tallies = [BinnedScores.of(target, probability, groups=1) for target, probability in columns]
     once = np.ones((len(films.patient_N), 1))
     return _Measured(
         films=films,
@@ -170,47 +170,47 @@ def _compared(whole: _Measured, groups: list[_Measured], positives: int) -> tupl
     return tuple(sorted(everywhere)) if any(commons) else ()
 
 
-def _group(name: str, one: _Measured, compared: tuple[int, ...], positives: int, level: float) -> Group:
-    common = one.films.common(positives)
+def _group(name: str, group: _Measured, compared: tuple[int, ...], positives: int, level: float) -> Group:
+    common = group.films.common(positives)
     ks = list(compared) if compared and set(compared) <= set(common) else []
     auroc, ece = NOTHING, NOTHING
-    *_, pooled = fewest(one.films.target_NK, one.films.patient_N)
+    *_, pooled = fewest(group.films.target_NK, group.films.patient_N)
     if ks:
-        labelled, rarer, _ = fewest(one.films.target_NK[:, ks], one.films.patient_N)
-        auroc = _interval(float(one.auroc_K[ks].mean()), one.auroc_KR[ks].mean(axis=0), level, rarer)
-        value = float(np.mean([one.now_K[k].ece[0] for k in ks]))
-        ece = reflected(value, np.mean([one.then_K[k].ece for k in ks], axis=0), level, patients=labelled)
+        labelled, rarer, _ = fewest(group.films.target_NK[:, ks], group.films.patient_N)
+        auroc = _interval(float(group.auroc_K[ks].mean()), group.auroc_KR[ks].mean(axis=0), level, rarer)
+        value = float(np.mean([group.now_K[k].ece[0] for k in ks]))
+        ece = reflected(value, np.mean([group.then_K[k].ece for k in ks], axis=0), level, patients=labelled)
     return Group(
         name=name,
-        films=len(one.films.patient_N),
-        patients=one.films.patients,
-        positives=int((one.films.target_NK == 1).sum()),
+        films=len(group.films.patient_N),
+        patients=group.films.patients,
+        positives=int((group.films.target_NK == 1).sum()),
         auroc=auroc,
-        observed_expected=_interval(float(_pooled(one.now_K)[0]), _pooled(one.then_K), level, pooled, ratio=True),
+        observed_expected=_interval(float(_pooled(group.now_K)[0]), _pooled(group.then_K), level, pooled, ratio=True),
         ece=ece,
-        findings=tuple(_finding(one, k, level) for k in common),
+        findings=tuple(_finding(group, k, level) for k in common),
     )
 
 
-def _finding(one: _Measured, k: int, level: float) -> GroupFinding:
-    target, now, then = one.films.target_NK[:, k], one.now_K[k], one.then_K[k]
-    rarer = uncertainty.patients_of_the_rarer(target, one.films.patient_N)
-    labelled = uncertainty.patients_with_a_label(target, one.films.patient_N)
+def _finding(group: _Measured, k: int, level: float) -> GroupFinding:
+    target, now, then = group.films.target_NK[:, k], group.now_K[k], group.then_K[k]
+    rarer = uncertainty.patients_of_the_rarer(target, group.films.patient_N)
+    labelled = uncertainty.patients_with_a_label(target, group.films.patient_N)
     return GroupFinding(
-        finding=one.films.findings[k],
+        finding=group.films.findings[k],
         positives=int((target == 1).sum()),
         negatives=int((target == 0).sum()),
         few_patients=0 < rarer < uncertainty.FEW_PATIENTS,
-        auroc=_interval(float(one.auroc_K[k]), one.auroc_KR[k], level, rarer, student=True),
+        auroc=_interval(float(group.auroc_K[k]), group.auroc_KR[k], level, rarer, student=True),
         observed_expected=_interval(float(now.ratio[0]), then.ratio, level, rarer, ratio=True),
         ece=reflected(float(now.ece[0]), then.ece, level, patients=labelled),
     )
 
 
-def _pooled(measures_K: list[Measures]) -> Floats:
+def _pooled(measures_K: list[AgreementMeasures]) -> Floats:
     """All findings together: positives over expected."""
-    observed = np.sum([one.observed for one in measures_K], axis=0)
-    expected = np.sum([one.expected for one in measures_K], axis=0)
+    observed = np.sum([measures.observed for measures in measures_K], axis=0)
+    expected = np.sum([measures.expected for measures in measures_K], axis=0)
     return np.divide(observed, expected, out=np.full_like(expected, np.nan), where=expected > 0)
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from agcxr import metrics, uncertainty
 from agcxr.calibration import Calibration, Scale
-from agcxr.evaluation.agreement import Measures, Tally, reflected, replicates
+from agcxr.evaluation.agreement import AgreementMeasures, BinnedScores, reflected, replicates
 from agcxr.evaluation.calibration_report import (
     DIAGRAM_BINS,
     DIAGRAM_POSITIVES,
@@ -26,7 +26,7 @@ from agcxr.evaluation.calibration_report import (
     Grouping,
     Version,
 )
-from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, Films, divisions, fewest, measure_groups
+from agcxr.evaluation.groups import NOTHING, PATIENTS, POSITIVES, GroupFilms, divisions, fewest, measure_groups
 from agcxr.evaluation.results import Results
 from agcxr.metrics import Floats
 from agcxr.uncertainty import Estimate
@@ -49,9 +49,9 @@ class _Scores:
 class _Agreed:
     """One label's measures in each version, on the films and on resamples."""
 
-    tally: dict[Version, Tally]
-    now: dict[Version, Measures]
-    then: dict[Version, Measures]
+    tally: dict[Version, BinnedScores]
+    now: dict[Version, AgreementMeasures]
+    then: dict[Version, AgreementMeasures]
 
 
 def interpret(
@@ -128,7 +128,7 @@ def _both(target_N: Floats) -> bool:
 
 def _agree(scores: _Scores, patient_N: np.ndarray, resamples: int, seed: int) -> list[_Agreed]:
     keys = [(k, version) for k in range(len(scores.labels)) for version in scores.versions]
-    tallies = [Tally.of(scores.target_NK[:, k], scores.versions[version][:, k]) for k, version in keys]
+    tallies = [BinnedScores.of(scores.target_NK[:, k], scores.versions[version][:, k]) for k, version in keys]
     then = replicates(tallies, patient_N, resamples=resamples, seed=seed)
     once = np.ones((len(patient_N), 1))
     out = [_Agreed({}, {}, {}) for _ in scores.labels]
@@ -149,16 +149,16 @@ def _finding(
     label, target = scores.labels[k], scores.target_NK[:, k]
     labelled = uncertainty.patients_with_a_label(target, patient_N)
     rarer = uncertainty.patients_of_the_rarer(target, patient_N)
-    known = calibration.findings.get(label) if calibration else None
+    fitted = calibration.findings.get(label) if calibration else None
     last: Version = "calibrated" if "calibrated" in agreed.now else "raw"
     return FindingAgreement(
         finding=label,
         films=int((~np.isnan(target)).sum()),
         positives=int((target == 1).sum()),
         few_patients=few_patients,
-        curve=known.curve.kind if known else None,
-        fitted_films=known.films if known else 0,
-        fitted_positives=known.positives if known else 0,
+        curve=fitted.curve.kind if fitted else None,
+        fitted_films=fitted.films if fitted else 0,
+        fitted_positives=fitted.positives if fitted else 0,
         fits=tuple(_fit(version, agreed, level, labelled, rarer) for version in agreed.now),
         brier_change=_change([agreed], level, labelled),
         bins=_bins(target, scores.versions[last][:, k]),
@@ -184,17 +184,19 @@ def _mean(agreed: list[_Agreed], level: float, labelled: int, rarer: int, pooled
     """Over findings; the ratio is of their sums, so that rare findings do not dominate it. Patients: see `fewest`."""
     fits = []
     for version in agreed[0].now if agreed else ():
-        now, then = [one.now[version] for one in agreed], [one.then[version] for one in agreed]
+        now, then = [label.now[version] for label in agreed], [label.then[version] for label in agreed]
 
-        def over(name: Literal["brier", "ece", "in_the_large", "observed", "expected"], many: list[Measures]) -> Floats:
-            return np.asarray(np.mean([getattr(one, name) for one in many], axis=0))
+        def over(
+            name: Literal["brier", "ece", "in_the_large", "observed", "expected"], many: list[AgreementMeasures]
+        ) -> Floats:
+            return np.asarray(np.mean([getattr(measures, name) for measures in many], axis=0))
 
         fits.append(
             Fit(
                 version=version,
                 brier=_interval(over("brier", now)[0], over("brier", then), level, labelled),
                 ece=reflected(float(over("ece", now)[0]), over("ece", then), level, patients=labelled),
-                ece_by_chance=_average(one.tally[version].chance_ece for one in agreed),
+                ece_by_chance=_average(label.tally[version].chance_ece for label in agreed),
                 observed_expected=_interval(
                     over("observed", now)[0] / over("expected", now)[0],
                     over("observed", then) / over("expected", then),
@@ -215,7 +217,7 @@ def _change(agreed: list[_Agreed], level: float, patients: int) -> Estimate:
     if not agreed or "calibrated" not in agreed[0].now:
         return NOTHING
     now, then = (
-        np.mean([getattr(one, at)["calibrated"].brier - getattr(one, at)["raw"].brier for one in agreed], axis=0)
+        np.mean([getattr(label, at)["calibrated"].brier - getattr(label, at)["raw"].brier for label in agreed], axis=0)
         for at in ("now", "then")
     )
     return _interval(now[0], then, level, patients, share=False)
@@ -227,8 +229,8 @@ def _average(values: Iterable[float]) -> float:
 
 def _bins(target_N: Floats, probability_N: Floats) -> tuple[Bin, ...]:
     most = int((target_N == 1).sum()) // DIAGRAM_POSITIVES
-    found = metrics.reliability(target_N, probability_N, bins=min(max(1, most), DIAGRAM_BINS), by="positives")
-    rows = zip(found.probability.tolist(), found.frequency.tolist(), found.count.tolist(), strict=True)
+    curve = metrics.reliability(target_N, probability_N, bins=min(max(1, most), DIAGRAM_BINS), by="positives")
+    rows = zip(curve.probability.tolist(), curve.frequency.tolist(), curve.count.tolist(), strict=True)
     out = []
     for probability, frequency, films in rows:
         wilson = stats.binomtest(round(frequency * films), films).proportion_ci(method="wilson")
@@ -251,7 +253,7 @@ def _groups(
         return ()
     columns = [scores.labels.index(name) for name in findings]
     probability = scores.versions.get("calibrated", scores.versions["raw"])
-    films = Films(
+    films = GroupFilms(
         findings,
         scores.target_NK[:, columns],
         scores.versions["raw"][:, columns],

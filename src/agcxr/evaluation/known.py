@@ -123,13 +123,13 @@ def _features(
     return frozen_features(films, backbone, weights, image_size=size, rows=chosen, device=device, progress=progress)
 
 
-def keep(folder: Path, known: Probe | None, *, progress: bool = True) -> None:
+def keep(folder: Path, probe: Probe | None, *, progress: bool = True) -> None:
     """Write probe.json into a results folder and print it in brief; without one, remove that of an earlier evaluation,
     whose scores are no longer those beside it."""
     path = folder / PROBE
-    if known is not None:
-        known.save(folder)
+    if probe is not None:
+        probe.save(folder)
         if progress:
-            print(f"\n{known.brief}\n")
+            print(f"\n{probe.brief}\n")
     elif path.is_file() and Probe.load(folder).model:
         path.unlink()

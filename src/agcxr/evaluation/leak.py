@@ -39,8 +39,8 @@ def check_each(
 ) -> LeakResult:
     """`check_films` for every model of an average: the worst of them; unchecked where one of them is."""
     each = [check_films(card, films, rows, split, allow=allow, use=use) for card in cards]
-    worst = max(each, key=lambda one: (one.shared_patients, one.shared_films))
-    unchecked = next((one for one in each if not one.checked), worst)
+    worst = max(each, key=lambda leak: (leak.shared_patients, leak.shared_films))
+    unchecked = next((leak for leak in each if not leak.checked), worst)
     return worst.model_copy(update={"checked": unchecked.checked, "why": unchecked.why})
 
 

@@ -1,23 +1,24 @@
-"""What `localize` found, as typed JSON, and the table of it beside the published rows."""
+"""What was measured on annotated boxes, typed, with tables for a terminal: where the model looks, what a crop shows."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TextIO
+import math
+from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import Field
 
 from agcxr.evaluation.boxes import IOBB_LEVELS, IOU_LEVELS, MEASURES
-from agcxr.evaluation.results import LeakResult
-from agcxr.evaluation.tables import DAGGER, NONE, chance, ends, number, signed
+from agcxr.evaluation.results import LeakResult, Stored
 from agcxr.inference.maps import Rectify
-from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate, p_floor
-from agcxr.values import Record
+from agcxr.table import DAGGER, Cell, Table, cell, difference, number, p_text, to_text, words
+from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate
+from agcxr.values import Number, Record
 
 MEAN = "mean"
 """In place of a finding: the mean over the findings that have boxes, each weighing the same."""
+WHOLE = "Mean"
+"""The same in coverage.json."""
 
 Method = Literal["random", "prior", "attention", "global", "local", "fusion", "ceiling", "ceiling-crop"]
 METHODS: tuple[Method, ...] = (
@@ -53,7 +54,7 @@ class MeasureEstimate(Estimate):
     left_out: int = Field(default=0, exclude=True)
 
 
-class Score(Record):
+class MethodScore(Record):
     """One method on one finding (or MEAN). A case is a film and a finding that has boxes on it."""
 
     method: Method
@@ -67,9 +68,9 @@ class Score(Record):
 
     def of(self, measure: str) -> MeasureEstimate:
         """A measure by its name in boxes.MEASURES."""
-        for found in self.measures:
-            if found.name == measure:
-                return found
+        for estimate in self.measures:
+            if estimate.name == measure:
+                return estimate
         raise ValueError(f"unknown measure {measure!r}; expected one of {', '.join(MEASURES)}")
 
 
@@ -90,6 +91,12 @@ class PublishedAccuracies(Record):
     overlap: Literal["iou", "iobb"]
     accuracies: tuple[float, ...]
     """At IOU_LEVELS or IOBB_LEVELS."""
+
+    @property
+    def by_measure(self) -> dict[str, float]:
+        """By the names of boxes.MEASURES."""
+        levels = IOU_LEVELS if self.overlap == "iou" else IOBB_LEVELS
+        return {f"{self.overlap}>{level:g}": value for level, value in zip(levels, self.accuracies, strict=True)}
 
 
 PUBLISHED = (
@@ -142,8 +149,10 @@ class Threshold(Record):
     used_for: int
 
 
-class Localization(Record):
+class Localization(Stored):
     """All of it. Boxes are fractions of the film; docs/localization.md defines every number."""
+
+    FILE = "localization.json"
 
     run: str
     split: str
@@ -165,7 +174,7 @@ class Localization(Record):
     leak: LeakResult
     """Patients of the scored films whom the model was trained on."""
     thresholds: tuple[Threshold, ...]
-    scores: tuple[Score, ...]
+    scores: tuple[MethodScore, ...]
     gaps: tuple[FloorDifference, ...]
     crops: tuple[Crops, ...]
     """On the scored films only; results.json has those of the whole split."""
@@ -177,11 +186,11 @@ class Localization(Record):
         """Findings with scored boxes, in the order of the labels."""
         return tuple(score.finding for score in self.scores if score.method == "random" and score.finding != MEAN)
 
-    def score(self, method: str, finding: str = MEAN) -> Score:
+    def score(self, method: str, finding: str = MEAN) -> MethodScore:
         """One method on one finding. Raises ValueError where there is none."""
-        for found in self.scores:
-            if (found.method, found.finding) == (method, finding):
-                return found
+        for score in self.scores:
+            if (score.method, score.finding) == (method, finding):
+                return score
         raise ValueError(
             f"no score of {method!r} on {finding!r}; "
             f"there are {', '.join(METHODS)} on {', '.join((*self.findings, MEAN))}"
@@ -189,9 +198,9 @@ class Localization(Record):
 
     def gap(self, method: str, floor: str, finding: str = MEAN, measure: str = "hit") -> FloorDifference:
         """A method minus a floor. Raises ValueError where it was not computed."""
-        for found in self.gaps:
-            if (found.method, found.floor, found.finding, found.measure) == (method, floor, finding, measure):
-                return found
+        for gap in self.gaps:
+            if (gap.method, gap.floor, gap.finding, gap.measure) == (method, floor, finding, measure):
+                return gap
         raise ValueError(f"no difference of {method!r} and {floor!r} in {measure!r} on {finding!r} was computed")
 
     def title(self, method: str) -> str:
@@ -204,142 +213,128 @@ class Localization(Record):
         counts = ", ".join(f"{method} {self.score(method).empty:,}" for method in ("global", "local", "fusion"))
         return f"{counts} of {self.cases:,} each"
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        path = Path(path)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return path
+    def __str__(self) -> str:
+        """For a terminal: every method's means, and the hit rate of the attention's peak per finding."""
+        measures = {"hit": "Hit", "energy": "Energy", "iou": "IoU", "iou>0.1": "IoU > .1"}
+        means = Table(
+            head=("Mean over findings", *measures.values()),
+            rows=tuple(
+                (self.title(method), *(cell(self.score(method).of(name), 2) for name in measures)) for method in METHODS
+            ),
+        )
+        few = any(self.score("random", finding).patients < FEW_PATIENTS for finding in self.findings)
+        note = f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: p is rough, of one patient there is none."
+        peaks = Table(
+            head=("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p", "Centre prior"),
+            rows=tuple(self._peak(finding) for finding in self.findings),
+            caption=note if few else "",
+        )
+        head = f"Where it looks: {self.cases:,} boxed findings on {self.films:,} {self.split} films"
+        return f"{head}\n\n{to_text(means)}\n\n{to_text(peaks)}"
 
-    @classmethod
-    def load(cls, path: str | Path) -> Localization:
-        """Read what `save` wrote."""
-        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-
-
-COLUMNS: tuple[str, ...] = (
-    *(f"iou>{level:g}" for level in IOU_LEVELS),
-    *(f"iobb>{level:g}" for level in IOBB_LEVELS),
-    "hit",
-    "energy",
-    "iou",
-)
-"""Columns of the table, names of MEASURES."""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A line of the table: a title, what kind of line it is, and a cell per column (None: not known)."""
-
-    title: str
-    kind: Literal["floor", "ours", "ceiling", "published"]
-    cases: int | None
-    cells: tuple[MeasureEstimate | None, ...]
-    """One per COLUMNS. Published numbers have no interval: their low and high equal their value."""
-
-
-def table_rows(found: Localization, finding: str = MEAN) -> tuple[TableRow, ...]:
-    """The lines for one finding; for MEAN with the published rows, which are means of the eight NIH findings."""
-    rows = [_row(found.title(method), found.score(method, finding)) for method in METHODS]
-    if finding == MEAN:
-        rows += [_published_row(published) for published in found.published]
-    return tuple(rows)
+    def _peak(self, finding: str) -> tuple[Cell | str, ...]:
+        floor, attention, prior = (self.score(method, finding) for method in ("random", "attention", "prior"))
+        gap = self.gap("attention", "random", finding)
+        return (
+            words(finding) + DAGGER * (attention.patients < FEW_PATIENTS),
+            f"{attention.cases:,}",
+            *(number(score.of("hit").value, 2) for score in (floor, attention)),
+            difference(gap, 2, soft=False),
+            p_text(gap, self.resamples),
+            number(prior.of("hit").value, 2),
+        )
 
 
-def _row(title: str, score: Score) -> TableRow:
-    kind: Literal["floor", "ours", "ceiling"] = "ours"
-    if score.method in FLOORS:
-        kind = "floor"
-    elif score.method not in LOOKS:
-        kind = "ceiling"
-    return TableRow(title, kind, score.cases, tuple(score.of(name) for name in COLUMNS))
+# --- what the crop shows ----------------------------------------------------------------------------------------------
 
 
-def _published_row(published: PublishedAccuracies) -> TableRow:
-    levels = IOU_LEVELS if published.overlap == "iou" else IOBB_LEVELS
-    known = {f"{published.overlap}>{t:g}": v for t, v in zip(levels, published.accuracies, strict=True)}
-    cells = tuple(
-        MeasureEstimate(name=name, value=known[name], low=known[name], high=known[name]) if name in known else None
-        for name in COLUMNS
+class Covered(Record):
+    """One finding (or the mean over findings): shares in [0, 1]; `gap` is coverage minus chance, paired, 95 %. Its
+    interval and p are NaN where all boxes (for the mean: of some finding) are of one patient, who says nothing of
+    others."""
+
+    finding: str
+    boxes: int
+    patients: int
+    coverage: float
+    chance: float
+    gap: float
+    gap_low: Number
+    gap_high: Number
+    p: Number
+    left_out: int = 0
+    """Resamples without a box of the finding (for the mean: of some finding)."""
+    centre: Number = math.nan
+    """Of a box of the same size in the centre of the view; NaN in files of before it was measured, as its gap."""
+    centre_gap: Number = math.nan
+    centre_gap_low: Number = math.nan
+    centre_gap_high: Number = math.nan
+    centre_p: Number = math.nan
+
+    @property
+    def over_chance(self) -> Difference:
+        """Coverage minus chance."""
+        return Difference(value=self.gap, low=self.gap_low, high=self.gap_high, p=self.p, left_out=self.left_out)
+
+    @property
+    def over_centre(self) -> Difference:
+        """Coverage minus that of a box in the centre."""
+        low, high, p = self.centre_gap_low, self.centre_gap_high, self.centre_p
+        return Difference(value=self.centre_gap, low=low, high=high, p=p, left_out=self.left_out)
+
+
+class Coverage(Stored):
+    """All findings with boxes in the split, then their mean."""
+
+    FILE = "coverage.json"
+
+    resamples: int
+    rows: tuple[Covered, ...]
+
+    def of(self, finding: str) -> Covered:
+        """One finding's row. Raises ValueError where it has no boxes."""
+        for row in self.rows:
+            if row.finding == finding:
+                return row
+        raise ValueError(f"no boxes of {finding!r}; there are {', '.join(row.finding for row in self.rows)}")
+
+
+def crop_table(coverage: Coverage) -> Table:
+    """A row a finding, the mean last: coverage beside chance, and beside a crop in the middle."""
+    rows = [row for row in coverage.rows if row.finding != WHOLE or len(coverage.rows) > 2]
+
+    def beside(row: Covered, floor: float, gap: Difference) -> tuple[Cell | str, ...]:
+        return number(floor), difference(gap, without=no_interval(row.finding)), p_text(gap, coverage.resamples)
+
+    return Table(
+        head=("Finding", "Boxes", "Coverage", "Chance", "Difference", "p", "Centre", "Difference", "p"),
+        groups=("", "", "", *("At a random place",) * 3, *("In the centre",) * 3),
+        rows=tuple(
+            (
+                boxed(row.finding, row.patients),
+                f"{row.boxes:,}",
+                number(row.coverage),
+                *beside(row, row.chance, row.over_chance),
+                *beside(row, row.centre, row.over_centre),
+            )
+            for row in rows
+        ),
+        summary=len(rows) > 1,
+        caption=few_boxed(row.patients for row in rows),
     )
-    return TableRow(f"published: {published.source}", "published", None, cells)
 
 
-def text_table(found: Localization, finding: str = MEAN) -> str:
-    """The lines as text: every value, and under ours its 95 % interval."""
-    lines = [f"{'mean over findings' if finding == MEAN else finding:<26}" + _cells(COLUMNS)]
-    for row in table_rows(found, finding):
-        lines.append(f"{row.title:<26}" + _cells(tuple("" if c is None else number(c.value) for c in row.cells)))
-        if row.kind == "ours":
-            lines.append(" " * 26 + _cells(tuple("" if c is None else _ends(c) for c in row.cells)))
-    return "\n".join(lines)
+def boxed(finding: str, patients: int) -> str:
+    """The finding of a row, with a dagger where boxes of few patients are behind it; see `few_boxed`."""
+    return "Mean over findings" if finding in (MEAN, WHOLE) else words(finding) + DAGGER * (patients < FEW_PATIENTS)
 
 
-def _cells(texts: tuple[str, ...]) -> str:
-    return "".join(f"{text:>10}" for text in texts)
+def few_boxed(patients: Iterable[int]) -> str:
+    """What the dagger means; empty where it stands nowhere."""
+    few = any(count < FEW_PATIENTS for count in patients)
+    return f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: intervals and p are rough." if few else ""
 
 
-def _short(value: float) -> str:
-    return number(value, 2)
-
-
-def _ends(found: MeasureEstimate) -> str:
-    return ends(found, 2) or NONE
-
-
-def hit_table(found: Localization) -> str:
-    """Per finding, the pointing game: both floors, the four looks and the ceiling."""
-    lines = [f"{'hit rate':<20}{'cases':>6}" + "".join(f"{method:>13}" for method in METHODS)]
-    for finding in (*found.findings, MEAN):
-        scores = [found.score(method, finding) for method in METHODS]
-        cells = "".join(f"{number(score.of('hit').value):>13}" for score in scores)
-        lines.append(f"{finding:<20}{scores[0].cases:>6}{cells}")
-    return "\n".join(lines)
-
-
-def summary(found: Localization) -> str:
-    """A few lines for a terminal: every method's means, and the hit rate of the attention's peak per finding."""
-    head = f"Where it looks: {found.cases:,} boxed findings on {found.films:,} {found.split} films"
-    lines = [head, f"{'Mean over findings':<26}{'Hit':>6}{'95 % interval':>16}{'Energy':>8}{'IoU':>7}{'IoU>.1':>8}"]
-    for method in METHODS:
-        score = found.score(method)
-        hit, energy, iou, touching = (score.of(name) for name in ("hit", "energy", "iou", "iou>0.1"))
-        lines.append(
-            f"{found.title(method):<26}{_short(hit.value):>6}{_ends(hit):>16}"
-            f"{_short(energy.value):>8}{_short(iou.value):>7}{_short(touching.value):>8}"
-        )
-    columns = ("Hit rate of the peak", "Cases", "Random map", "Attention", "Difference", "p", "Centre prior")
-    lines.append("{:<26}{:>6}{:>16}{:>12}{:>12}{:>7}{:>14}".format(*columns))
-    for finding in found.findings:
-        luck, seen, usual = (found.score(method, finding) for method in ("random", "attention", "prior"))
-        gap = found.gap("attention", "random", finding)
-        name = finding.replace("_", " ") + DAGGER * (seen.patients < FEW_PATIENTS)
-        lines.append(
-            f"{name:<26}{seen.cases:>6}{_short(luck.of('hit').value):>16}"
-            f"{_short(seen.of('hit').value):>12}{signed(gap.value, 2):>12}"
-            f"{chance(gap.p, p_floor(found.resamples, gap.left_out)):>7}"
-            f"{_short(usual.of('hit').value):>14}"
-        )
-    if any(found.score("random", finding).patients < FEW_PATIENTS for finding in found.findings):
-        lines.append(f"{DAGGER} Boxes of fewer than {FEW_PATIENTS} patients: p is rough, of one patient there is none.")
-    return "\n".join(lines)
-
-
-def print_table(found: Localization, *, per_finding: bool = False, file: TextIO | None = None) -> None:
-    """Print the table of means with the published rows and the hit rates; `per_finding`: a table of each as well."""
-    out = file or sys.stdout
-    print(f"where it looks: {found.cases} boxed findings on {found.films} {found.split} films", file=out)
-    print(f"fitted on {found.fitted}", file=out)
-    if found.leak.shared_patients:
-        print(f"LEAK: the model was trained on {found.leak.shared_patients} of these patients", file=out)
-    if found.leak.unchecked:
-        print(f"leakage could not be checked: {found.leak.unchecked}", file=out)
-    for reason in found.left_out:
-        print(f"left out: {reason}", file=out)
-    print(f"{CAM[found.rectify]} maps that are 0 everywhere, and score 0: {found.empty}", file=out)
-    if found.published:
-        print(
-            "published rows are of the 984 NIH boxes, 8 findings; they compare with runs on those boxes only", file=out
-        )
-    for finding in (MEAN, *(found.findings if per_finding else ())):
-        print("\n" + text_table(found, finding), file=out)
-    print("\n" + hit_table(found), file=out)
+def no_interval(finding: str) -> str:
+    """Why a row has none."""
+    return "no interval" if finding in (MEAN, WHOLE) else "one patient"

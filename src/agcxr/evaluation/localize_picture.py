@@ -14,10 +14,10 @@ from matplotlib.patches import Rectangle
 
 from agcxr.data.prepared import Pixels
 from agcxr.evaluation.localization import CAM, CaseExample, Localization
-from agcxr.evaluation.tables import number, words
 from agcxr.inference.maps import FindingMaps, Rectify
 from agcxr.inference.overlay import ACCENT, WARNING
 from agcxr.inference.predictor import Predictor
+from agcxr.table import number, words
 
 ANNOTATED, CROP = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WARNING, ACCENT))
 """As in every picture of `evaluate` and `explain`."""
@@ -25,15 +25,15 @@ FOUND = "#39d353"
 RANKS = ("best", "median", "worst")
 
 
-def example_picture(found: Localization, predictor: Predictor, images: Pixels) -> bytes:
+def example_picture(localization: Localization, predictor: Predictor, images: Pixels) -> bytes:
     """PNG: two columns of triples (best, median, worst by the IoU of the fusion map's box), a finding each.
 
     images: all prepared films, N x S x S, from which the examples' rows are taken.
     """
-    examples = found.examples
+    examples = localization.examples
     films = np.stack([images[example.row] for example in examples])
     maps = predictor.finding_maps(films, [example.finding for example in examples])
-    figure = _figure(examples, films, maps, found.rectify)
+    figure = _figure(examples, films, maps, localization.rectify)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

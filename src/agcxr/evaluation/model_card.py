@@ -10,13 +10,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from agcxr import config as configuration
 from agcxr.calibration import Calibration
 from agcxr.data.collection_names import collections_in
-from agcxr.data.download import CITATION, HOME
 from agcxr.data.prepared import Plan
 from agcxr.data.synthetic import is_synthetic
-from agcxr.evaluation.results import RESULTS, BranchResult, Results
-from agcxr.evaluation.tables import number, words
+from agcxr.evaluation.results import RESULTS, Results
+from agcxr.evaluation.tables import counted, few_patients, measured, table, with_mean
 from agcxr.models.agcnn import README
 from agcxr.models.checkpoint import CARD_FILE, Card, read_card
+from agcxr.notices import CITATION, HOME, RESEARCH_ONLY
+from agcxr.table import Table, ends, number, percent, to_markdown, words
 from agcxr.training.run_folder import atomic
 
 FILE = "README.md"
@@ -76,7 +77,7 @@ def model_card(
     }
     head = [
         f"# {name}: AG-CNN for chest radiographs",
-        "**Research use only. Not a medical device.**",
+        f"**{RESEARCH_ONLY}**",
         f"It answers for {', '.join(map(words, card.labels))}, on frontal chest films. Load it with `agcxr`:",
         '```python\nfrom agcxr import Predictor\n\nfilm = Predictor.from_pretrained("PATH")("film.png")\n```',
     ]
@@ -85,14 +86,14 @@ def model_card(
 
 
 def _metadata(name: str, results: list[Results]) -> str:
-    found = [row for result in results for row in _index_rows(result)]
+    rows = [row for result in results for row in _index_rows(result)]
     return ModelCardData(
         license="apache-2.0",
         library_name="agcxr",
         pipeline_tag="image-classification",
         tags=["chest-x-ray", "radiology"],
-        model_name=name if found else None,
-        eval_results=found or None,
+        model_name=name if rows else None,
+        eval_results=rows or None,
     ).to_yaml()
 
 
@@ -105,6 +106,7 @@ def _index_rows(results: Results) -> Iterable[EvalResult]:
     for what, branch in named:
         if branch.auroc.value != branch.auroc.value:
             continue
+        span = ends(branch.auroc) or "none: too few patients"
         yield EvalResult(
             task_type="image-classification",
             task_name="Findings on frontal chest radiographs",
@@ -112,15 +114,9 @@ def _index_rows(results: Results) -> Iterable[EvalResult]:
             dataset_name=results.collection or "a collection without a name",
             dataset_split=results.split,
             metric_type="roc_auc",
-            metric_name=f"AUROC, {what}, {branch.branch} ({level} interval {_ends(branch)})",
+            metric_name=f"AUROC, {what}, {branch.branch} ({level} interval {span})",
             metric_value=round(branch.auroc.value, 4),
         )
-
-
-def _ends(branch: BranchResult) -> str:
-    if branch.auroc.low != branch.auroc.low:
-        return "none: too few patients"
-    return f"{number(branch.auroc.low)} to {number(branch.auroc.high)}"
 
 
 def _collection(card: Card, plan: Plan | None) -> str | None:
@@ -198,25 +194,12 @@ def _table(results: Results) -> list[str]:
         ]
     elif results.leak.shared_patients:
         lines += [f"**The model was trained on {results.leak.shared_patients:,} of these patients: too good.**", ""]
-    branches = analysis.branches
-    lines += ["| Finding | Films with it | " + " | ".join(f"AUROC, {branch}" for branch in branches) + " |"]
-    lines += ["|---|---|" + "---|" * len(branches)]
-    for result in analysis.stated:
-        cells = [_cell(branch) for branch in result.branches]
-        lines.append(
-            f"| {words(result.finding)}{'†' * result.few_patients} | {result.positives:,} | {' | '.join(cells)} |"
-        )
-    cells = [_cell(branch) for branch in analysis.mean.branches]
-    lines.append(f"| **Mean of {len(analysis.mean.findings)}** | | {' | '.join(cells)} |")
-    if any(result.few_patients for result in analysis.stated):
-        lines += ["", "† Fewer than 20 patients with the finding, or without it: rough."]
-    return lines
-
-
-def _cell(branch: BranchResult) -> str:
-    if branch.auroc.value != branch.auroc.value:
-        return "–"
-    return f"{number(branch.auroc.value)} ({_ends(branch)})"
+    shown = table(
+        with_mean(analysis.stated, analysis.mean),
+        (counted("Films with it", lambda result: f"{result.positives:,}"), *measured(analysis, title="AUROC, {}")),
+        few_patients(analysis),
+    )
+    return [*lines, to_markdown(shown)]
 
 
 def _calibration(calibration: Calibration | None) -> list[str]:
@@ -228,23 +211,19 @@ def _calibration(calibration: Calibration | None) -> list[str]:
     lines = [f"Method: {calibration.method}, fitted on {calibration.words}."]
     if rare:
         lines.append(f"Not calibrated, as these films held too few: {', '.join(rare)}.")
-    rows = [
-        f"| {words(name)} | {finding.prevalence:.1%} | "
-        f"{number(point.threshold)} | {number(point.sensitivity)} | {number(point.specificity)} |"
+    rows = tuple(
+        (
+            words(name),
+            percent(finding.prevalence),
+            *map(number, (point.threshold, point.sensitivity, point.specificity)),
+        )
         for name, finding in calibration.findings.items()
         if finding.points and (point := finding.points.get("youden"))
-    ]
+    )
     if rows:
-        head = (
-            "| Finding | Share of these films | Threshold (Youden) | Sensitivity | Specificity |\n|---|---|---|---|---|"
-        )
-        lines += [
-            "",
-            head,
-            *rows,
-            "",
-            "Both are those of the films that the thresholds were chosen on.",
-        ]
+        head = ("Finding", "Share of these films", "Threshold (Youden)", "Sensitivity", "Specificity")
+        caption = "Both are those of the films that the thresholds were chosen on."
+        lines += ["", to_markdown(Table(head, rows, caption))]
     return lines
 
 

@@ -64,12 +64,12 @@ def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: in
 
 def _same_films(calibration: Calibration, films: Prepared, rows: np.ndarray, findings: Findings) -> bool:
     """The calibration was fitted on these rows. A checkpoint that does not say is taken by its counts."""
-    index, known = films.index.iloc[rows], calibration.fitted_on
-    if known is None:
+    index, fitted_on = films.index.iloc[rows], calibration.fitted_on
+    if fitted_on is None:
         target_NK = films.targets(rows, findings).astype(np.float64)
         return len(rows) > 0 and _same_labels(calibration, target_NK, findings.labels)
     digest = films_digest(index["image_id"].astype(str), index["patient"].astype(str))
-    return known.same(digest, films.plan.source.collection)
+    return fitted_on.same(digest, films.plan.source.collection)
 
 
 def _same_labels(calibration: Calibration, target_NK: Floats, labels: tuple[str, ...]) -> bool:
@@ -90,8 +90,8 @@ def _kept(threshold_PBK: Floats, calibration: Calibration, labels: tuple[str, ..
 
 
 def _positives(calibration: Calibration, labels: tuple[str, ...]) -> Floats:
-    found = [calibration.findings.get(label) for label in labels]
-    return np.array([one.positives if one else 0 for one in found], dtype=np.float64)
+    fitted = [calibration.findings.get(label) for label in labels]
+    return np.array([finding.positives if finding else 0 for finding in fitted], dtype=np.float64)
 
 
 def _chosen(target_NK: Floats, score_BNK: Floats) -> Floats:
@@ -99,8 +99,8 @@ def _chosen(target_NK: Floats, score_BNK: Floats) -> Floats:
     threshold = np.full((len(POINTS), len(score_BNK), target_NK.shape[1]), np.nan)
     for b, score_NK in enumerate(score_BNK):
         for k, target in enumerate(target_NK.T):
-            known = ~np.isnan(target)
+            stated = ~np.isnan(target)
             if min((target == 1).sum(), (target == 0).sum()) >= MIN_POSITIVES:
-                found = operating_points(target[known], score_NK[known, k])
-                threshold[:, b, k] = [found[point].threshold if point in found else np.nan for point in POINTS]
+                points = operating_points(target[stated], score_NK[stated, k])
+                threshold[:, b, k] = [points[point].threshold if point in points else np.nan for point in POINTS]
     return threshold

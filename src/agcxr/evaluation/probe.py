@@ -22,12 +22,12 @@ from agcxr.data.prepared import Prepared
 from agcxr.evaluation.results import BranchDifference, Stored
 from agcxr.evaluation.shortcuts import Features, Shortcut, as_lines, shortcuts, stated_text
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, codes, within
-from agcxr.evaluation.tables import aligned, ends, interval, number, signed, words
 from agcxr.inference.describe import pooled_features
 from agcxr.inference.predictor import Predictor
 from agcxr.metrics import Floats
 from agcxr.models.agcnn import AGCNN
 from agcxr.ridge import FOLDS, Round, held_out, patient_folds
+from agcxr.table import Cell, Table, cell, ends, number, signed, to_text, words
 from agcxr.uncertainty import Estimate
 from agcxr.values import Number, Record
 
@@ -108,21 +108,16 @@ class Probe(Stored):
         return "\n".join(filter(None, [self.verdict, *self.absent, *as_lines(self.shortcuts)]))
 
     def _table(self) -> str:
-        head = ["Finding", "Positives", *self.rows, *(f"{name}, same view" for name in self.rows)]
-        lines = [
-            [
-                words(finding.finding),
-                f"{finding.positives:,}",
-                *map(interval, finding.auroc),
-                *map(number, finding.matched),
-            ]
-            for finding in self.findings
+        head = ("Finding", "Positives", *self.rows, *(f"{name}, same view" for name in self.rows))
+        rows: list[tuple[Cell | str, ...]] = [
+            (words(each.finding), f"{each.positives:,}", *map(cell, each.auroc), *map(number, each.matched))
+            for each in self.findings
         ]
-        last = [f"Mean of {len(self.findings)}", "", *map(interval, (*self.mean, *self.matched_mean))]
-        text = "\n".join(aligned([head, *lines, last]))
+        rows.append((f"Mean of {len(self.findings)}", "", *map(cell, (*self.mean, *self.matched_mean))))
+        shown = to_text(Table(head, tuple(rows), summary=True))
         whose = f"frozen features: {self.source}" if FEATURES in self.rows else "metadata"
         return (
-            f"AUROC of a ridge on {whose}\n{self.films}\n\n{text}\n"
+            f"AUROC of a ridge on {whose}\n{self.films}\n\n{shown}\n"
             f"{100 * self.level:g} % intervals: {self.resamples:,} resamples of patients, seed {self.seed}. Metadata: "
             f"{', '.join(self.metadata)}. Same view: pairs of one AP and one PA film are left out."
         )

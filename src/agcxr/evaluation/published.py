@@ -75,5 +75,5 @@ def published(source: str, branch: str) -> Published:
     for row in PUBLISHED:
         if (row.source, row.branch) == (source, branch):
             return row
-    known = ", ".join(f"{row.source} {row.branch}" for row in PUBLISHED)
-    raise ValueError(f"nothing published for {source!r} {branch!r}; there is {known}")
+    rows = ", ".join(f"{row.source} {row.branch}" for row in PUBLISHED)
+    raise ValueError(f"nothing published for {source!r} {branch!r}; there is {rows}")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from agcxr import uncertainty
 from agcxr.data.collection_names import AND, collections_in
-from agcxr.data.download import CITATION, HOME
 from agcxr.data.external import UNDER_OTHER_NAMES
 from agcxr.data.prepared import Plan, Source
 from agcxr.evaluation import apart
 from agcxr.evaluation.page import (
     Block,
-    Code,
-    Facts,
+    CodeBlock,
+    FactList,
     Headline,
     Number,
     Page,
@@ -34,10 +33,12 @@ from agcxr.evaluation.report_items import items
 from agcxr.evaluation.report_known import above_known, known_section, shortcuts_section, with_runs_probe
 from agcxr.evaluation.report_pictures import attention, roc_curves, training
 from agcxr.evaluation.report_points import operating
-from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding, percent
+from agcxr.evaluation.report_tables import beside_published, fusion_gain, over, per_finding
 from agcxr.evaluation.results import PREDICTIONS, Analysis, BranchDifference, CropRow, Results, load_results
-from agcxr.evaluation.tables import NONE, chance, ends, gap_of, lone, number, p_floor, signed, untaught, words
+from agcxr.evaluation.tables import gap_of, lone, untaught
 from agcxr.inference.prediction import BRANCHES
+from agcxr.notices import CITATION, HOME, RESEARCH_ONLY
+from agcxr.table import NONE, chance, ends, number, p_text, percent, signed, words
 from agcxr.training.seeds import Gain, Seeds, seeds_beside
 
 SPLITS = {
@@ -47,7 +48,6 @@ SPLITS = {
     "test": "all films are test films",
 }
 ENOUGH_SEEDS = 5
-NOTICE = "Research use only. Not a medical device."
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def compose(
         title=f"AG-CNN evaluation: {results.run}",
         subtitle=f"{results.backbone}, {results.split} split of {results.collection or 'a collection without a name'}: "
         f"{how.films:,} films of {how.patients:,} patients",
-        notice=NOTICE,
+        notice=RESEARCH_ONLY,
         sections=tuple(section for section in sections if section.blocks),
     )
 
@@ -145,10 +145,12 @@ def _summary(results: Results, seeds: Seeds | None, probes: tuple[Probe, ...]) -
     ]
     tiles += [_gain_tile(results, gap, seeds) for gap in mean.gaps if gap.measure == "auroc"]
     tiles.append(_crop_tile(results.crops[0]))
-    said = list(filter(None, [_guesses(analysis), _verdict(results, seeds), power_of(results), untaught(analysis)]))
+    sentences = list(
+        filter(None, [_guesses(analysis), _verdict(results, seeds), power_of(results), untaught(analysis)])
+    )
     if analysis.unstated:
-        said.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
-    return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, said)))
+        sentences.append(f"Not stated on these films, and so left out: {', '.join(map(words, analysis.unstated))}.")
+    return Section("Summary", (*_warnings(results), Headline(tuple(tiles)), *map(Text, sentences)))
 
 
 def _crop_tile(crops: CropRow) -> Number:
@@ -167,7 +169,7 @@ def _gain_tile(results: Results, gap: BranchDifference, seeds: Seeds | None) -> 
         return Number(signed(gain.value), f"{label}, mean of {len(seeds.seeds)} seeds", shown)
     if math.isnan(gap.low):
         return Number(signed(gap.value), label, _interval("", ""))
-    shown = f"{ends(gap, sign=True)}, p {chance(gap.p, p_floor(results.analysis, gap))}"
+    shown = f"{ends(gap, sign=True)}, p {p_text(gap, results.analysis.resampling.resamples)}"
     return Number(signed(gap.value), label, f"{shown}; training chance not included")
 
 
@@ -186,10 +188,20 @@ def few_seeds(count: int) -> str:
     return f" {how}; {ENOUGH_SEEDS} are better (agcxr train --seeds {ENOUGH_SEEDS})."
 
 
+def seeds_section(seeds: Seeds) -> Section:
+    """Mean, spread and each run of several seeds."""
+    caption = (
+        f"{seeds.measure}: {len(seeds.seeds)} runs that differ in their seed alone, and within each run the difference "
+        "of its branches. Intervals elsewhere in this report, but for the summary's, are over patients for one run; "
+        f"this spread comes on top of them. SD: of a sample.{few_seeds(len(seeds.seeds))}"
+    )
+    return Section("Other seeds", (replace(seeds.table(places=3), caption=caption),))
+
+
 def power_of(results: Results) -> str:
     """What these films could show: the least difference seen 4 times in 5, and the chance to see the paper's."""
     analysis = results.analysis
-    gap = gap_of(analysis.mean.gaps, analysis.branches[0])
+    gap = gap_of(analysis.mean, analysis.branches[0])
     if gap is None or math.isnan(gap.low) or not gap.error > 0:
         return ""
     level = analysis.resampling.level
@@ -201,8 +213,8 @@ def power_of(results: Results) -> str:
     if results.comparable:
         paper = published(PAPER, "fusion").mean_of(analysis.mean.findings)
         paper -= published(PAPER, "global").mean_of(analysis.mean.findings)
-        seen = percent(uncertainty.power(paper, gap.error, level), 0)
-        text += f", and {seen} of the time for the paper's ({signed(paper)})" * (not math.isnan(paper))
+        share = percent(uncertainty.power(paper, gap.error, level), 0)
+        text += f", and {share} of the time for the paper's ({signed(paper)})" * (not math.isnan(paper))
     return f"{text}. Less is not shown by its absence."
 
 
@@ -247,8 +259,8 @@ def _warnings(results: Results) -> tuple[Block, ...]:
 
 def _guesses(analysis: Analysis) -> str:
     """Whether the branches are told from guessing at all, where they are not."""
-    told = [b for b in analysis.mean.branches if b.auroc.low > 0.5]
-    if told or all(math.isnan(b.auroc.low) for b in analysis.mean.branches):
+    better = [b for b in analysis.mean.branches if b.auroc.low > 0.5]
+    if better or all(math.isnan(b.auroc.low) for b in analysis.mean.branches):
         return ""
     last = analysis.mean.branches[-1]
     return (
@@ -265,10 +277,10 @@ def conclusion(results: Results) -> str:
 def _verdict(results: Results, seeds: Seeds | None = None) -> str:
     """The comparison in a sentence, no stronger than its interval: over seeds where several runs were evaluated."""
     mean = results.analysis.mean
-    gap = gap_of(mean.gaps, results.analysis.branches[0])
+    gap = gap_of(mean, results.analysis.branches[0])
     where, unstated = over(mean.findings), results.analysis.unstated
     lacking = [words(name) for name in mean.left_out if name not in unstated]
-    why = f" {one}" if (one := lone(results.analysis)) else ""
+    why = f" {reason}" if (reason := lone(results.analysis)) else ""
     left = f" Left out for want of a class: {', '.join(lacking)}." if lacking else ""
     if gap is None or math.isnan(gap.value):
         return f"No mean AUROC is defined on this split.{left}"
@@ -321,11 +333,11 @@ def _facts(results: Results, folder: Path) -> Section:
         ("Versions", f"Python {here.python}, {', '.join(here.versions)}"),
         *_run_facts(folder / "facts" / "run.json"),
     ]
-    blocks: list[Block] = [Facts(tuple(rows))]
+    blocks: list[Block] = [FactList(tuple(rows))]
     for title, name in (("Configuration (config.yaml)", "config.yaml"), ("Films (plan.json)", "plan.json")):
         path = folder / "facts" / name
         if path.is_file():
-            blocks.append(Code(title, path.read_text(encoding="utf-8")))
+            blocks.append(CodeBlock(title, path.read_text(encoding="utf-8")))
     return Section("Data, configuration, hardware", tuple(blocks))
 
 
@@ -413,6 +425,6 @@ def _reading(results: Results) -> Section:
                 else "Labels of the public collections were read from reports by programs and are partly wrong, so no "
                 "number here is the accuracy of a diagnosis."
             ),
-            Text(f"{NOTICE} The scores must not be used in the care of patients."),
+            Text(f"{RESEARCH_ONLY} The scores must not be used in the care of patients."),
         ),
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from agcxr import config
 from agcxr.data.prepared import Plan
-from agcxr.evaluation.page import Cell, Section, Table, Text
+from agcxr.evaluation.page import Section, Text
 from agcxr.evaluation.published import FINDINGS, LITE, PAPER, published
-from agcxr.evaluation.report_tables import BOLD, cell, difference, percent
-from agcxr.evaluation.results import FindingResult, KindResult, Results
-from agcxr.evaluation.tables import NONE, chance, gap_of, marked, number, signed, words
-from agcxr.uncertainty import p_floor
+from agcxr.evaluation.report_tables import beside
+from agcxr.evaluation.results import Results
+from agcxr.evaluation.tables import POSITIVES, apart, measured, named, table
+from agcxr.table import BOLD, NONE, Cell, Table, ends, number, p_text, percent, signed, words
 
 EACH = 3
 FILMS = {LITE: (12_120, "by patient"), PAPER: (112_120, "by image")}
@@ -22,59 +22,47 @@ FILMS = {LITE: (12_120, "by patient"), PAPER: (112_120, "by image")}
 def best_and_worst(results: Results) -> Section:
     """The findings that the last branch ranks best and worst, beside the published ones; none for fewer than four."""
     analysis = results.analysis
-    first, last = analysis.branches[0], analysis.branches[-1]
     ranked = sorted(
         (r for r in analysis.labels if r.finding in analysis.mean.findings), key=lambda r: -r.branches[-1].auroc.value
     )
     each = min(EACH, len(ranked) // 2)
     if each < 2:
         return Section("Best and worst findings", ())
-    beside = (LITE, PAPER) if results.comparable else ()
-
-    def row(place: int, r: FindingResult) -> tuple[Cell, ...]:
-        gap, auroc = gap_of(r.gaps, first), r.branches[-1].auroc
-        apart = difference(gap)
-        theirs = (Cell(number(published(source, "fusion").of(r.finding))) for source in beside)
-        name = Cell(f"{place}. {marked(r)}")
-        return (name, Cell(f"{r.positives:,}"), cell(auroc, strong=True), apart, *theirs)
-
     places = [*range(each), *range(len(ranked) - each, len(ranked))]
-    head = ("Finding", "Positives", f"{last.capitalize()} AUROC", f"{last.capitalize()} − {first}")
-    rows = tuple(row(i + 1, ranked[i]) for i in places)
+    auroc = measured(analysis, title="{} AUROC", strong=analysis.branches[-1])[-1]
+    columns = (POSITIVES, auroc, apart(analysis), *beside(results))
     best, worst = ranked[each - 1].branches[-1].auroc, ranked[-each].branches[-1].auroc
-    apart = best.low > worst.high
-    said = "do not overlap" if apart else "overlap, so which findings these are is partly chance"
+    overlap = "do not overlap" if best.low > worst.high else "overlap, so which findings these are is partly chance"
     caption = (
         f"The {each} findings of {len(ranked)} with the highest AUROC and the {each} with the lowest. The intervals of "
-        f"the last of the best and the first of the worst {said}. {BOLD}"
+        f"the last of the best and the first of the worst {overlap}. {BOLD}"
     )
-    return Section("Best and worst findings", (Table((*head, *("Lite", "Paper")[: len(beside)]), rows, caption),))
+    names = [f"{i + 1}. {named(ranked[i])}" for i in places]
+    shown = table([ranked[i] for i in places], columns, caption, names=names)
+    return Section("Best and worst findings", (shown,))
 
 
 def localised(results: Results) -> Section:
     """Does looking closer help where the sign lies in one place? Means over both kinds of findings."""
-    analysis = results.analysis
-    first, last = analysis.branches[0], analysis.branches[-1]
-    if not analysis.kinds:
+    analysis, kinds = results.analysis, results.analysis.kinds
+    if not kinds:
         return Section("Localised against diffuse", ())
-
-    def row(one: KindResult) -> tuple[Cell, ...]:
-        gap = gap_of(one.mean.gaps, first)
-        apart = difference(gap)
-        aurocs = (cell(b.auroc) for b in one.mean.branches)
-        return (Cell(f"{one.kind.capitalize()}, {len(one.mean.findings)}", strong=True), *aurocs, apart)
-
-    head = ("Findings", *(b.capitalize() for b in analysis.branches), f"{last.capitalize()} − {first}")
-    rows = tuple(map(row, analysis.kinds))
     which = "; ".join(
-        f"{one.kind.capitalize()}: {', '.join(words(name) for name in one.mean.findings)}" for one in analysis.kinds
+        f"{each.kind.capitalize()}: {', '.join(words(name) for name in each.mean.findings)}" for each in kinds
     )
     caption = (
         "Mean AUROC over the findings whose sign usually lies in one place, and over those that spread over a lung or "
         f"more: a grouping of ours, for the method should help the first more. {which}. {BOLD}"
     )
-    table = Table(head, rows, caption, accent=len(head) - 2)
-    return Section("Localised against diffuse", (*_kinds_apart(results), table))
+    shown = table(
+        [each.mean for each in kinds],
+        (*measured(analysis), apart(analysis)),
+        caption,
+        names=[Cell(f"{each.kind.capitalize()}, {len(each.mean.findings)}", strong=True) for each in kinds],
+        first="Findings",
+        accent=len(analysis.branches),
+    )
+    return Section("Localised against diffuse", (*_kinds_apart(results), shown))
 
 
 def _kinds_apart(results: Results) -> tuple[Text, ...]:
@@ -83,11 +71,11 @@ def _kinds_apart(results: Results) -> tuple[Text, ...]:
         return ()
     first, last = results.analysis.branches[0], results.analysis.branches[-1]
     more = "more" if gap.low > 0 else "less" if gap.high < 0 else "not surely more or less"
-    p = chance(gap.p, p_floor(how.resamples, gap.left_out))
+    p = p_text(gap, how.resamples)
     return (
         Text(
             f"The {last} gains {more} over the {first} branch where signs lie in one place than where they spread: "
-            f"{signed(gap.value)} ({signed(gap.low)} to {signed(gap.high)}, p {p})."
+            f"{signed(gap.value)} ({ends(gap, sign=True)}, p {p})."
         ),
     )
 
@@ -113,8 +101,8 @@ def recipe(results: Results, facts: Path) -> Table | None:
     rows = [row("This run", films, split, settings, (own[0], own[1]))]
     for source, preset in ((LITE, config.lite()), (PAPER, config.paper())):
         count, how = FILMS[source]
-        theirs = (published(source, branch).mean_of(mean.findings) for branch in ("global", "fusion"))
-        rows.append(row(source, f"{count:,}", how, preset, (next(theirs), next(theirs))))
+        published_means = (published(source, branch).mean_of(mean.findings) for branch in ("global", "fusion"))
+        rows.append(row(source, f"{count:,}", how, preset, (next(published_means), next(published_means))))
     head = ("Recipe", "Films", "Split", "Epochs", "Batch", "Global", "Fusion", "Of the paper's")
     some = "finding" if len(mean.findings) == 1 else f"{len(mean.findings)} findings"
     what = f"the {some}" if len(mean.findings) == len(FINDINGS) else f"the same {some}"

@@ -10,8 +10,9 @@ from pathlib import Path
 from agcxr import config as configuration
 from agcxr.data.collection_names import collections_in
 from agcxr.data.prepared import Plan
-from agcxr.evaluation.page import Cell, Section, Table, Text
+from agcxr.evaluation.page import Section, Text
 from agcxr.evaluation.results import Results
+from agcxr.table import Cell, Table
 
 YOURS = Cell("", soft="not known to this program: yours to state")
 TRIPOD = """
@@ -61,10 +62,10 @@ def items(results: Results, folder: Path) -> Section:
     )
 
 
-def _table(title: str, listed: str, known: dict[str, str]) -> Table:
+def _table(title: str, listed: str, answers: dict[str, str]) -> Table:
     named = [line.split(" ", 1) for line in listed.strip().replace("\n", "|").split("|")]
-    rows = tuple((item, asks, known.get(item, YOURS)) for item, asks in named)
-    stated = sum(item in known for item, _ in named)
+    rows = tuple((item, asks, answers.get(item, YOURS)) for item, asks in named)
+    stated = sum(item in answers for item, _ in named)
     folded = f"{title}: {stated} of {len(rows)} items are stated here, at least in part"
     return Table(("Item", "Asks for", "Here"), rows, texts=(0, 1, 2), folded=folded)
 
@@ -82,7 +83,7 @@ def _settings(folder: Path) -> configuration.Train | None:
 def _tripod(results: Results, plan: Plan | None, settings: configuration.Train | None) -> dict[str, str]:
     analysis = results.analysis
     whose = results.collection or "a collection without a name"
-    known = {
+    answers = {
         "5a": f"films of {whose}; their tables by SHA-256 under Data, configuration, hardware",
         "8a": "labels as the collection's tables state them, film by film"
         + ("; read out of reports by a program" if "nih" in collections_in(results.collection) else ""),
@@ -102,19 +103,21 @@ def _tripod(results: Results, plan: Plan | None, settings: configuration.Train |
         "27a": "intake refuses or warns of what is no upright, whole, frontal film, with a reason",
     }
     if plan is not None:
-        known["7"] = f"every film to {plan.size} x {plan.size} pixels, {plan.resize_rule}"
-        known["12a"] = f"split rule: {plan.split.rule}; between the parts: {plan.leak_check}"
-        known["20a"] += f"; {plan.counts.rejected:,} of {plan.counts.drawn:,} films could not be read"
+        answers["7"] = f"every film to {plan.size} x {plan.size} pixels, {plan.resize_rule}"
+        answers["12a"] = f"split rule: {plan.split.rule}; between the parts: {plan.leak_check}"
+        answers["20a"] += f"; {plan.counts.rejected:,} of {plan.counts.drawn:,} films could not be read"
     if settings is not None:
         stages = f"{settings.global_.epochs}, {settings.local.epochs} and {settings.fusion.epochs} epochs at most"
-        known["12c"] = f"{settings.backbone}, strategy {settings.strategy}, {stages}; all settings stand in the report"
-        known["13"] = f"loss {settings.loss}; thresholds of each finding are its own"
-    return known
+        answers["12c"] = (
+            f"{settings.backbone}, strategy {settings.strategy}, {stages}; all settings stand in the report"
+        )
+        answers["13"] = f"loss {settings.loss}; thresholds of each finding are its own"
+    return answers
 
 
 def _claim(results: Results, plan: Plan | None, settings: configuration.Train | None) -> dict[str, str]:
     how = results.analysis.resampling
-    known = {
+    answers = {
         "5": "retrospective: the films existed before the model",
         "6": "development and evaluation of a model",
         "23": ", ".join((f"Python {results.environment.python}", *results.environment.versions)),
@@ -130,11 +133,11 @@ def _claim(results: Results, plan: Plan | None, settings: configuration.Train | 
         "40": "under How to read this",
     }
     if plan is not None:
-        known["20"] = f"patients; {plan.leak_check}"
+        answers["20"] = f"patients; {plan.leak_check}"
     if settings is not None:
-        known["24"] = settings.weights
-        known["25"] = f"seed {settings.seed}; all settings stand in the report (config.yaml)"
-    return known
+        answers["24"] = settings.weights
+        answers["25"] = f"seed {settings.seed}; all settings stand in the report (config.yaml)"
+    return answers
 
 
 def _leak(results: Results) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agcxr.evaluation.page import Cell, Number, Section, Table, Text
+from agcxr.evaluation.page import Number, Section, Text
 from agcxr.evaluation.probe import FEATURES, IN_WORDS, METADATA, MODEL, PROBE, Probe
-from agcxr.evaluation.report_tables import BOLD, cell, difference
 from agcxr.evaluation.results import Results
 from agcxr.evaluation.shortcuts import Balanced, Shortcut, not_tested
-from agcxr.evaluation.tables import NONE, ends, gap_of, number, signed
+from agcxr.table import BOLD, NONE, Cell, Table, cell, difference, ends, number, signed
 from agcxr.uncertainty import Estimate
 
 KNOWN_BEFORE = "What is known without training"
@@ -21,19 +20,19 @@ def with_runs_probe(probe: Probe | None, folder: Path) -> tuple[Probe, ...]:
     """That of the evaluation, and one that `agcxr probe` left with the run, where it asked other features."""
     runs_own = [Probe.load(folder / "facts")] if (folder / "facts" / PROBE).is_file() else []
     both = [probe, *runs_own] if probe else runs_own
-    return tuple(one for one in both if one is both[0] or one.source not in ("", both[0].source))
+    return tuple(probe for probe in both if probe is both[0] or probe.source not in ("", both[0].source))
 
 
 def known_section(results: Results, probes: tuple[Probe, ...]) -> Section:
     """The rows of the probes, and each branch of the run over the same films, plain and among films of one view; then
     how far the run is above each row. No section where there is neither a probe nor films of two views."""
     last = results.analysis.branches[-1]
-    gaps = probes[0].gaps if probes else ()
+    gaps = {gap.against: gap for gap in probes[0].gaps} if probes else {}
 
     def row(
         name: str, against: str, plain: Estimate, matched: Estimate | None, *, strong: bool = False
     ) -> tuple[Cell, ...]:
-        gap = gap_of(gaps, against)
+        gap = gaps.get(against)
         apart = [difference(gap) if gap else Cell("")] * bool(gaps)
         return (Cell(name, strong=strong), cell(plain), cell(matched), *apart)
 
@@ -100,7 +99,7 @@ def shortcuts_section(probes: tuple[Probe, ...]) -> Section:
     untested = [Text(f"Not tested: {left}.")] if left else []
     if not tested:
         return Section(SHORTCUTS, tuple(untested))
-    networks = [name for name in NETWORKS if any(told.features == name for told in tested[0].told)]
+    networks = [name for name in NETWORKS if any(network.features == name for network in tested[0].told)]
     scores = [shortcut.balanced[-1].scores for shortcut in tested if shortcut.balanced]
     whose = (scores or [MODEL])[0].capitalize()
     head = ("Property", *(NETWORKS[name] for name in networks), f"{whose}, mean AUROC", "Balanced", "Change")
@@ -117,8 +116,8 @@ _HOW = (
 
 
 def _property(shortcut: Shortcut, networks: list[str]) -> tuple[Cell, ...]:
-    told = {each.features: each.auroc for each in shortcut.told}
-    cells = [cell(told.get(name)) for name in networks]
+    aurocs = {each.features: each.auroc for each in shortcut.told}
+    cells = [cell(aurocs.get(name)) for name in networks]
     counts = ", ".join(f"{value} {count:,}" for value, count in zip(shortcut.values, shortcut.films, strict=True))
     name = Cell(shortcut.name.capitalize(), counts)
     if not shortcut.balanced:
@@ -131,11 +130,13 @@ def _meaning(shortcut: Shortcut) -> str:
     """What was found of a property, no stronger than the interval."""
     name = shortcut.name.capitalize()
     by = {FEATURES: "the frozen features tell", MODEL: "this run tells"}
-    told = " and ".join(f"{by[one.features]} it with AUROC {number(one.auroc.value)}" for one in shortcut.told)
-    said = f"{name}: {told}." if told else f"{name}:"
+    tells = " and ".join(
+        f"{by[network.features]} it with AUROC {number(network.auroc.value)}" for network in shortcut.told
+    )
+    sentence = f"{name}: {tells}." if tells else f"{name}:"
     if not shortcut.balanced:
-        return f"{said} No finding can be balanced for it on these films."
-    return f"{said} {_lost(shortcut.balanced[-1], shortcut.name)}"
+        return f"{sentence} No finding can be balanced for it on these films."
+    return f"{sentence} {_lost(shortcut.balanced[-1], shortcut.name)}"
 
 
 def _lost(last: Balanced, name: str) -> str:

@@ -8,25 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agcxr.evaluation import results as found
 from agcxr.evaluation.charts import Axis, Line, Role, axis_over, lines
-from agcxr.evaluation.page import (
-    Block,
-    Cell,
-    Example,
-    Gallery,
-    Legend,
-    Multiples,
-    Picture,
-    Section,
-    Table,
-    Text,
-)
-from agcxr.evaluation.report_tables import percent
-from agcxr.evaluation.results import Results
-from agcxr.evaluation.tables import NONE, number, words
+from agcxr.evaluation.page import Block, Example, Gallery, Legend, Multiples, PictureFile, Section, Text
+from agcxr.evaluation.results import ExampleResult, Results
 from agcxr.inference.prediction import BRANCHES
 from agcxr.metrics import roc
+from agcxr.table import NONE, Cell, Table, number, percent, words
 
 CURVE_POINTS = 160
 CURVE_CELL = (300, 190)
@@ -98,11 +85,11 @@ def attention(results: Results) -> Section:
 
 
 def _galleries(results: Results) -> tuple[Block, ...]:
-    boxed = any(not math.isnan(one.iou) for one in results.examples)
+    boxed = any(not math.isnan(example.iou) for example in results.examples)
     by = "overlap with the annotated box" if boxed else "the fusion's probability of a true finding"
     out: list[Block] = []
     for kind in ("best", "median", "worst"):
-        shown = tuple(_example(one) for one in results.examples if one.kind == kind)
+        shown = tuple(_example(example) for example in results.examples if example.kind == kind)
         if shown:
             out.append(Gallery(f"{kind.capitalize()} by {by}", shown))
     if out and boxed:
@@ -110,19 +97,23 @@ def _galleries(results: Results) -> tuple[Block, ...]:
     return tuple(out)
 
 
-def _example(one: found.Example) -> Example:
-    said = ", ".join(f"{p.branch} {number(p.probability, 2)}" for p in one.probabilities)
-    rows = [f"Probability: {said}"]
-    if not math.isnan(one.iou):
-        rows.append(f"IoU {number(one.iou, 2)}, IoBB {number(one.iobb, 2)}")
-    if one.fallback:
+def _example(example: ExampleResult) -> Example:
+    probabilities = ", ".join(f"{p.branch} {number(p.probability, 2)}" for p in example.probabilities)
+    rows = [f"Probability: {probabilities}"]
+    if not math.isnan(example.iou):
+        rows.append(f"IoU {number(example.iou, 2)}, IoBB {number(example.iobb, 2)}")
+    if example.fallback:
         rows.append("No region stood out")
-    others = [words(name) for name in one.truth if name != one.finding]
+    others = [words(name) for name in example.truth if name != example.finding]
     rows += [f"Also labelled: {', '.join(others)}"] if others else []
-    boxed = "Film, attended box" + (" and annotated box" if not math.isnan(one.iou) else "")
-    whole = "Crop: the whole view" if one.fallback else "Crop, as the local branch saw it"
-    pictures = (Picture(one.film, boxed), Picture(one.attention, "Attention on it"), Picture(one.crop, whole))
-    return Example(f"{words(one.finding)}, {one.image_id}", "\n".join(rows), pictures)
+    boxed = "Film, attended box" + (" and annotated box" if not math.isnan(example.iou) else "")
+    whole = "Crop: the whole view" if example.fallback else "Crop, as the local branch saw it"
+    pictures = (
+        PictureFile(example.film, boxed),
+        PictureFile(example.attention, "Attention on it"),
+        PictureFile(example.crop, whole),
+    )
+    return Example(f"{words(example.finding)}, {example.image_id}", "\n".join(rows), pictures)
 
 
 def training(folder: Path) -> Section:
@@ -163,11 +154,11 @@ def training(folder: Path) -> Section:
         notes.append(f"best {number(auc[best])}, epoch {epochs[best]}" if best is not None else "undefined")
     if not titles:
         return Section("Training", ())
-    said = "Mean AUROC over the findings on the validation films; the dot marks the epoch whose weights were kept."
+    caption = "Mean AUROC over the findings on the validation films; the dot marks the epoch whose weights were kept."
     return Section(
         "Training",
         (
-            Multiples(tuple(aucs), tuple(titles), tuple(notes), "training-auc.svg", CURVE_CELL, said),
+            Multiples(tuple(aucs), tuple(titles), tuple(notes), "training-auc.svg", CURVE_CELL, caption),
             Legend((("muted", True, "training loss"), ("ink", False, "validation loss"))),
             Multiples(tuple(losses), tuple(titles), ("",) * len(titles), "training-loss.svg", CURVE_CELL),
         ),

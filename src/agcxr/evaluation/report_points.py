@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from agcxr.evaluation.page import Block, Cell, Section, Table, Text
-from agcxr.evaluation.report_tables import BOLD, cell, difference, mean_row, over
-from agcxr.evaluation.results import Analysis, BranchDifference, FindingResult, Results
-from agcxr.evaluation.tables import NONE, few_patients, gap_of, interval, marked
+from agcxr.evaluation.page import Block, Section, Text
+from agcxr.evaluation.report_tables import over
+from agcxr.evaluation.results import Analysis, FindingResult, Results
+from agcxr.evaluation.tables import Side, apart, at_point, counted, few_patients, gap_of, table, with_mean
+from agcxr.table import BOLD, NONE, Table, interval
 
 NAMES = {"youden": "Youden", "sensitivity95": "95 % sensitivity", "specificity95": "95 % specificity"}
-SIDES = ("sensitivity", "specificity")
+SIDES: dict[Side, str] = {"sensitivity": "Sens.", "specificity": "Spec."}
 
 
 def operating(results: Results) -> Section:
@@ -27,18 +28,18 @@ def _known(value: float) -> bool:
 
 
 def _reached(results: Results, shown: list[FindingResult]) -> Table:
-    points = shown[0].branches[-1].points
-    head = ("Finding", "Positives", *(side for _ in points for side in ("Sens.", "Spec.")))
-    groups = ("", "Validation", *(NAMES.get(point.point, point.point) for point in points for _ in SIDES))
-    rows = []
-    for r in shown:
-        cells = [cell(value, 2) for p in r.branches[-1].points for value in (p.sensitivity, p.specificity)]
-        rows.append((Cell(marked(r)), Cell(NONE if r.chosen_on is None else f"{r.chosen_on:,}"), *cells))
+    columns = [counted("Positives", lambda r: NONE if r.chosen_on is None else f"{r.chosen_on:,}", "Validation")]
+    for p, point in enumerate(shown[0].branches[-1].points):
+        columns += [at_point(p, side, title, _name(point.point), places=2) for side, title in SIDES.items()]
     caption = (
         f"Fusion. Thresholds were chosen on {results.points_from}; a film is called positive at or over its threshold. "
         f"{_what_it_shows(results)} {few_patients(results.analysis)}"
-    ).strip()
-    return Table(head, tuple(rows), caption, groups=groups)
+    )
+    return table(shown, columns, caption)
+
+
+def _name(point: str) -> str:
+    return NAMES.get(point, point)
 
 
 def _what_it_shows(results: Results) -> str:
@@ -60,36 +61,34 @@ def _compared(analysis: Analysis, shown: list[FindingResult]) -> tuple[Block, ..
     """The fusion minus the global branch at each point, where both have thresholds."""
     first, last = analysis.branches[0], analysis.branches[-1]
     points = [point.point for point in shown[0].branches[-1].points]
-
-    def cells(gaps: tuple[BranchDifference, ...]) -> list[Cell]:
-        found = [gap_of(gaps, first, side, point) for point in points for side in SIDES]
-        return [difference(gap) for gap in found]
-
-    rows = [(Cell(marked(r)), *cells(r.gaps)) for r in shown if any(gap.point for gap in r.gaps)]
+    rows = [r for r in shown if any(gap.point for gap in r.gaps)]
     if not rows:
         return ()
     averaged = [r.finding for r in shown if r.finding != analysis.findings.none]
-    mean = mean_row(averaged, (cells(analysis.mean.gaps),))
-    head = ("Finding", *(side for _ in points for side in ("Sens.", "Spec.")))
-    groups = ("", *(NAMES.get(point, point) for point in points for _ in SIDES))
+    columns = [
+        apart(analysis, side, point, title=title, group=_name(point))
+        for point in points
+        for side, title in SIDES.items()
+    ]
     caption = (
         f"{last.capitalize()} minus {first} on the same films, each at its own thresholds from the same validation "
         "films. Read both sides of a point together: a threshold that lies lower by chance gains sensitivity and "
         f"loses specificity. Means are over the findings that have the point. {BOLD}"
     )
     folded = f"{last.capitalize()} minus {first} at these points, finding by finding"
-    table = Table(head, (*rows, *mean), caption, groups=groups, folded=folded, summary=bool(mean), stacked=True)
-    return (*_said(analysis, averaged, points), table)
+    mean = analysis.mean.model_copy(update={"findings": tuple(averaged)})
+    compared = table(with_mean(rows, mean), columns, caption, folded=folded, stacked=True)
+    return (*_mean_differences(analysis, averaged, points), compared)
 
 
-def _said(analysis: Analysis, averaged: list[str], points: list[str]) -> tuple[Text, ...]:
+def _mean_differences(analysis: Analysis, averaged: list[str], points: list[str]) -> tuple[Text, ...]:
     """The mean differences in a sentence."""
     first, last = analysis.branches[0], analysis.branches[-1]
     parts = []
     for point in points:
-        found = {side: gap_of(analysis.mean.gaps, first, side, point) for side in SIDES}
-        each = [f"{side} {interval(gap, sign=True)}" for side, gap in found.items() if gap]
-        parts += [f"at {NAMES.get(point, point)}, {' and '.join(each)}"] if each else []
+        gaps = {side: gap_of(analysis.mean, first, side, point) for side in SIDES}
+        each = [f"{side} {interval(gap, sign=True)}" for side, gap in gaps.items() if gap]
+        parts += [f"at {_name(point)}, {' and '.join(each)}"] if each else []
     if not parts:
         return ()
     return (Text(f"{over(averaged)}, {last} minus {first}, paired: {'; '.join(parts)}."),)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from agcxr.evaluation import published
 from agcxr.evaluation.charts import ForestRow, forest
-from agcxr.evaluation.page import (
-    Block,
-    Cell,
-    Chart,
-    Section,
-    Table,
+from agcxr.evaluation.page import Block, Chart, Section
+from agcxr.evaluation.results import Analysis, BranchDifference, FindingResult, Results
+from agcxr.evaluation.tables import (
+    POSITIVES,
+    Column,
+    Row,
+    apart,
+    delong_interval,
+    few_patients,
+    gap_of,
+    measured,
+    named,
+    p_of,
+    prevalence,
+    table,
+    with_mean,
 )
-from agcxr.evaluation.results import BranchDifference, BranchResult, Results
-from agcxr.evaluation.tables import NONE, chance, ends, few_patients, gap_of, marked, number, p_floor, signed, words
-from agcxr.uncertainty import Estimate
-
-Cells: TypeAlias = tuple[Cell, ...]
-WORSE = "▾"
-BOLD = f"Differences in bold have an interval that leaves out 0; {WORSE} marks those for the worse."
+from agcxr.table import BOLD, NONE, Cell, Table, chance, ends, number, p_text, signed, words
 
 
 def over(findings: Sequence[str]) -> str:
@@ -30,105 +33,76 @@ def over(findings: Sequence[str]) -> str:
     return f"On {words(findings[0])}" if len(findings) == 1 else f"Over {len(findings)} findings"
 
 
-def mean_row(findings: Sequence[str], cells: Iterable[Iterable[Cell]], name: str = "Mean of {}") -> tuple[Cells, ...]:
-    """The last row of a table; none where it would repeat the row of the only finding."""
-    if len(findings) < 2:
+def beside(results: Results) -> tuple[Column, ...]:
+    """Published fusion AUROCs of the same findings, for real films."""
+
+    def column(title: str, source: str) -> Column:
+        row_of_source = published.published(source, "fusion")
+        return Column(
+            title,
+            lambda row: number(
+                row_of_source.of(row.finding) if isinstance(row, FindingResult) else row_of_source.mean_of(row.findings)
+            ),
+        )
+
+    if not results.comparable:
         return ()
-    return ((Cell(name.format(len(findings))), *(cell for part in cells for cell in part)),)
-
-
-def cell(found: Estimate | None, places: int = 3, *, strong: bool = False) -> Cell:
-    """A value with its interval, softer; "–" where it is not known."""
-    if found is None or math.isnan(found.value):
-        return Cell(NONE)
-    return Cell(number(found.value, places), ends(found, places), strong=strong)
-
-
-def difference(
-    found: Estimate | None, places: int = 3, *, soft: bool = True, lower_is_better: bool = False, why: str = ""
-) -> Cell:
-    """A difference with its interval (`soft`), or why it has none: bold where that leaves out 0, and marked where it is
-    for the worse; "–" where it was not measured."""
-    if found is None:
-        return Cell(NONE)
-    worse = found.clear and (found.high < 0) != lower_is_better
-    span = ends(found, places, sign=True) or why if soft else ""
-    return Cell(f"{WORSE} " * worse + signed(found.value, places), span, strong=found.clear, worse=worse)
-
-
-def percent(value: float, places: int = 1) -> str:
-    """A share as "12.3 %"."""
-    return NONE if math.isnan(value) else f"{100 * value:.{places}f} %"
+    return column("Lite", published.LITE), column("Paper", published.PAPER)
 
 
 def per_finding(results: Results) -> Section:
     """AUROC a finding, beside the published fusion for real films; then average precision and calibration."""
     analysis = results.analysis
-    first, last = analysis.branches[0], analysis.branches[-1]
-    beside = (published.LITE, published.PAPER) if results.comparable else ()
-    theirs = [published.published(source, "fusion") for source in beside]
-    titles = (*(name.capitalize() for name in analysis.branches), f"{last.capitalize()} − {first}", "p")
-    head = ("Finding", "Positives", *titles, *("Lite", "Paper")[: len(beside)])
-
-    def cells(branches: tuple[BranchResult, ...], gaps: tuple[BranchDifference, ...]) -> Cells:
-        gap = gap_of(gaps, first)
-        found = [cell(b.auroc, strong=b.branch == last) for b in branches]
-        apart = difference(gap)
-        if apart.strong and not apart.worse and all(b.auroc.value <= 0.5 for b in (branches[0], branches[-1])):
-            apart = replace(apart, strong=False)  # nearer to guessing from below is no gain
-        return (*found, apart, Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE))
-
-    rows: list[Cells] = []
-    for r in analysis.stated:
-        known = (Cell(number(one.of(r.finding))) for one in theirs)
-        rows.append((Cell(marked(r)), Cell(f"{r.positives:,}"), *cells(r.branches, r.gaps), *known))
-    mean = analysis.mean
-    ends = [Cell(number(one.mean_of(mean.findings))) for one in theirs]
-    last_row = mean_row(mean.findings, ([Cell("")], cells(mean.branches, mean.gaps), ends))
-    caption = f"AUROC with {100 * analysis.resampling.level:g} % intervals. {BOLD} {_means(results)}"
-    table = Table(
-        head,
-        (*rows, *last_row),
-        f"{caption} {few_patients(analysis)}".strip(),
-        summary=bool(last_row),
+    last = analysis.branches[-1]
+    gain = Column(apart(analysis).title, lambda row: _above_guessing(row, analysis))
+    columns = (POSITIVES, *measured(analysis, strong=last), gain, p_of(analysis), *beside(results))
+    caption = f"AUROC with {100 * analysis.resampling.level:g} % intervals. {BOLD} {_means(results)}".strip()
+    aurocs = table(
+        with_mean(analysis.stated, analysis.mean),
+        columns,
+        f"{caption} {few_patients(analysis)}",
         accent=1 + len(analysis.branches),
     )
-    return Section("Per finding", (table, *_precision(results)))
+    return Section("Per finding", (aurocs, _precision(analysis)))
+
+
+def _above_guessing(row: Row, analysis: Analysis) -> Cell | str:
+    """The difference from the first branch, not bold where both are nearer to guessing from below: that is no gain."""
+    shown = apart(analysis).of(row)
+    if isinstance(shown, Cell) and shown.strong and not shown.worse:
+        return replace(shown, strong=any(row.branches[b].auroc.value > 0.5 for b in (0, -1)))
+    return shown
 
 
 def _means(results: Results) -> str:
     """What is in the means, and what Lite and Paper are."""
     mean, none = results.analysis.mean, results.analysis.findings.none
-    said = f"{words(none)} is not in the mean. " if none and len(mean.findings) > 1 else ""
+    text = f"{words(none)} is not in the mean. " if none and len(mean.findings) > 1 else ""
     if not results.comparable:
-        return said.strip()
-    said += "Lite and Paper: published fusion AUROCs with ResNet-50, measured on other films and splits"
+        return text.strip()
+    text += "Lite and Paper: published fusion AUROCs with ResNet-50, measured on other films and splits"
     return (
-        f"{said}, averaged over the same findings." if 1 < len(mean.findings) < len(published.FINDINGS) else f"{said}."
+        f"{text}, averaged over the same findings." if 1 < len(mean.findings) < len(published.FINDINGS) else f"{text}."
     )
 
 
-def _precision(results: Results) -> tuple[Block, ...]:
+def _precision(analysis: Analysis) -> Table:
     """Average precision, Brier and ECE of the findings that have both classes."""
-    analysis = results.analysis
-    head = ("Finding", "Prevalence", *(f"AP {name}" for name in analysis.branches), "Brier fusion", "ECE fusion")
-
-    def cells(branches: tuple[BranchResult, ...]) -> Cells:
-        found = [cell(b.average_precision) for b in branches]
-        return (*found, Cell(number(branches[-1].brier.value)), Cell(number(branches[-1].ece)))
-
-    rows: list[Cells] = [
-        (Cell(marked(r)), Cell(percent(r.positives / (r.positives + r.negatives))), *cells(r.branches))
-        for r in analysis.labels
-        if r.defined
-    ]
-    last_row = mean_row(analysis.mean.findings, ([Cell("")], cells(analysis.mean.branches)))
+    columns = (
+        prevalence(),
+        *measured(analysis, "average_precision", "AP {}"),
+        Column("Brier fusion", lambda row: number(row.branches[-1].brier.value)),
+        Column("ECE fusion", lambda row: number(row.branches[-1].ece)),
+    )
     caption = (
         "Average precision of a useless score equals the prevalence. Brier score and expected calibration error (15 "
         f"bins of equal width) are of the raw probabilities; 0 is best. {few_patients(analysis)}"
-    ).strip()
-    accent = 1 + len(analysis.branches)
-    return (Table(head, (*rows, *last_row), caption, summary=bool(last_row), accent=accent),)
+    )
+    return table(_defined(analysis), columns, caption, accent=1 + len(analysis.branches))
+
+
+def _defined(analysis: Analysis) -> tuple[Row, ...]:
+    return with_mean((result for result in analysis.labels if result.defined), analysis.mean)
 
 
 def fusion_gain(results: Results) -> Section:
@@ -144,98 +118,75 @@ def fusion_gain(results: Results) -> Section:
             gap.value,
             gap.low,
             gap.high,
-            f"{signed(gap.value)}, p {chance(gap.p, p_floor(analysis, gap))}",
+            f"{signed(gap.value)}, p {p_text(gap, analysis.resampling.resamples)}",
             strong,
         )
 
-    found = sorted(
-        (
-            (marked(r), gap_of(r.gaps, first))
-            for r in analysis.labels
-            if r.defined and r.finding != analysis.findings.none
-        ),
+    gaps = sorted(
+        ((named(r), gap_of(r, first)) for r in analysis.labels if r.defined and r.finding != analysis.findings.none),
         key=lambda pair: -pair[1].value if pair[1] else 0,
     )
-    rows = [row(name, gap) for name, gap in found]
+    rows = [row(name, gap) for name, gap in gaps]
     if len(analysis.mean.findings) > 1:
-        rows.append(row(f"Mean of {len(analysis.mean.findings)}", gap_of(analysis.mean.gaps, first), strong=True))
+        rows.append(row(named(analysis.mean), gap_of(analysis.mean, first), strong=True))
     svg = forest(rows, low_side=f"{first} better", high_side=f"{last} better", name=f"{last} minus {first}, AUROC")
     caption = (
         f"Difference in AUROC, {last} minus {first}, paired on the same films, with "
         f"{100 * analysis.resampling.level:g} % intervals over patients. Solid: the interval leaves out 0. "
-        + f"The intervals are not corrected for looking at {len(found)} findings; {_after_holm(results)}. "
-        * (len(found) > 1)
+        + f"The intervals are not corrected for looking at {len(gaps)} findings; {_after_holm(results)}. "
+        * (len(gaps) > 1)
         + few_patients(analysis)
     ).strip()
     chart = Chart(svg, "differences.svg", caption)
-    return Section("What fusion adds", (chart, *_second_opinion(results), *_every_gap(results)))
+    return Section("What fusion adds", (chart, _second_opinion(analysis), *_every_gap(analysis)))
 
 
 def _after_holm(results: Results) -> str:
     """Which differences remain when all are looked at."""
     analysis = results.analysis
-    found = [(r.finding, gap_of(r.gaps, analysis.branches[0])) for r in analysis.labels]
-    sure = [words(name) for name, gap in found if gap and gap.holm < 1 - analysis.resampling.level]
+    gaps = [(r.finding, gap_of(r, analysis.branches[0])) for r in analysis.labels]
+    sure = [words(name) for name, gap in gaps if gap and gap.holm < 1 - analysis.resampling.level]
     return f"by Holm's p {', '.join(sure) or 'none'} would still be called"
 
 
-def _every_gap(results: Results) -> tuple[Block, ...]:
+def _every_gap(analysis: Analysis) -> tuple[Block, ...]:
     """The last branch minus each other one, in both measures, folded away."""
-    analysis = results.analysis
-    last = analysis.branches[-1]
+    last = analysis.branches[-1].capitalize()
 
-    def cells(gaps: tuple[BranchDifference, ...], against: str) -> Cells:
-        found = [gap_of(gaps, against, measure) for measure in ("auroc", "average_precision")]
-        pairs = [(difference(gap), Cell(chance(gap.p, p_floor(analysis, gap)) if gap else NONE)) for gap in found]
-        return tuple(cell for pair in pairs for cell in pair)
+    def against(other: str) -> Table:
+        columns = (
+            apart(analysis, "auroc", against=other, title="AUROC"),
+            p_of(analysis, "auroc", other),
+            apart(analysis, "average_precision", against=other, title="Average precision"),
+            p_of(analysis, "average_precision", other),
+        )
+        return table(_defined(analysis), columns, BOLD, folded=f"{last} minus {other}, finding by finding")
 
-    out = []
-    for against in analysis.branches[:-1]:
-        rows = tuple((Cell(marked(r)), *cells(r.gaps, against)) for r in analysis.labels if r.defined)
-        last_row = mean_row(analysis.mean.findings, (cells(analysis.mean.gaps, against),))
-        head = ("Finding", "AUROC", "p", "Average precision", "p")
-        title = f"{last.capitalize()} minus {against}, finding by finding"
-        out.append(Table(head, (*rows, *last_row), BOLD, summary=bool(last_row), folded=title))
-    return tuple(out)
+    return tuple(map(against, analysis.branches[:-1]))
 
 
-def _second_opinion(results: Results) -> tuple[Block, ...]:
-    analysis = results.analysis
+def _second_opinion(analysis: Analysis) -> Table:
     first, last = analysis.branches[0], analysis.branches[-1]
-    head = (
-        "Finding",
-        f"AUROC {last}",
-        "Bootstrap interval",
-        "DeLong interval",
-        "p bootstrap",
-        "Holm",
-        "BH",
-        "p DeLong",
+
+    def of_gap(title: str, shown: Callable[[BranchDifference], str]) -> Column:
+        return Column(title, lambda row: shown(gap) if (gap := gap_of(row, first)) else NONE)
+
+    columns = (
+        Column(f"AUROC {last}", lambda row: number(row.branches[-1].auroc.value)),
+        Column("Bootstrap interval", lambda row: ends(row.branches[-1].auroc)),
+        Column("DeLong interval", delong_interval),
+        Column("p bootstrap", p_of(analysis).of),
+        of_gap("Holm", lambda gap: number(gap.holm)),
+        of_gap("BH", lambda gap: number(gap.false_discovery)),
+        of_gap("p DeLong", lambda gap: chance(gap.delong_p, 0.001)),
     )
-    rows = []
-    for r in analysis.labels:
-        gap, branch = gap_of(r.gaps, first), r.branches[-1]
-        if r.defined and gap:
-            delong = (
-                NONE if math.isnan(branch.delong_low) else f"{number(branch.delong_low)}–{number(branch.delong_high)}"
-            )
-            values = (
-                number(branch.auroc.value),
-                ends(branch.auroc),
-                delong,
-                chance(gap.p, p_floor(analysis, gap)),
-                number(gap.holm, 3),
-                number(gap.false_discovery, 3),
-                chance(gap.delong_p, 0.001),
-            )
-            rows.append((Cell(marked(r)), *map(Cell, values)))
     caption = (
         "DeLong takes films as independent. It agrees with the bootstrap where patients have one film each; where they "
         f"have several its intervals are too narrow. Here: {analysis.films:,} films of {analysis.patients:,} patients."
         " Holm and BH (Benjamini and Hochberg): p of the bootstrap for all findings at once, so that at .05 no finding "
         f"is likely to be called by chance, or few of those called are. {few_patients(analysis)}"
-    ).strip()
-    return (Table(head, tuple(rows), caption),)
+    )
+    return table([r for r in analysis.labels if r.defined and gap_of(r, first)], columns, caption)
 
 
 def beside_published(results: Results, recipes: Table | None = None) -> Section:
@@ -257,7 +208,7 @@ def beside_published(results: Results, recipes: Table | None = None) -> Section:
         )
         for b, branch in enumerate(analysis.branches)
     ]
-    theirs = [
+    published_rows = [
         (
             Cell(row.source),
             Cell(row.branch),
@@ -272,6 +223,6 @@ def beside_published(results: Results, recipes: Table | None = None) -> Section:
     )
     caption += " Published means are over the same findings as those of this run." * (not whole)
     context = Table(("Elsewhere, mean AUROC", "Range"), tuple((Cell(c.what), Cell(c.mean)) for c in published.CONTEXT))
-    beside = Table(head, (*ours, *theirs), caption, texts=(0, 1), stacked=True)
+    beside = Table(head, (*ours, *published_rows), caption, texts=(0, 1), stacked=True)
     first = (recipes,) if recipes else ()
     return Section("Beside published numbers", (*first, beside, context) if whole else (*first, beside))

@@ -253,7 +253,7 @@ class BranchProbability(Record):
     probability: float
 
 
-class Example(Record):
+class ExampleResult(Record):
     """A film shown in the report."""
 
     kind: Literal["best", "median", "worst"]
@@ -318,7 +318,7 @@ class Results(Stored):
     """The films that the thresholds of the operating points were chosen on, in words."""
     points_fitted_here: bool = False
     """They are the evaluated films themselves, so calibration and points look better here than they are."""
-    examples: tuple[Example, ...]
+    examples: tuple[ExampleResult, ...]
     environment: Environment
 
     @property

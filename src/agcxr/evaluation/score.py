@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from agcxr.calibration import MIN_POSITIVES, POINTS, operating_points
-from agcxr.evaluation.analysis import Points, Scores, analyse
+from agcxr.evaluation.analysis import Evaluation, Points, Scores
 from agcxr.evaluation.score_results import ChosenOn, Counted, Scored
 from agcxr.evaluation.score_tables import (
     Labels,
@@ -70,41 +70,36 @@ def score(
     Raises:
         ValueError: a column, a match, or probabilities are missing or not as above; it says which and what to do.
     """
-    _check_level(level)
     how = shared_findings(Path(predictions), Path(labels), Reading(image_column, patient_column, logits))
-    said, known = read_predictions(Path(predictions), how), read_labels(Path(labels), how)
-    check_columns(how, said, known)
-    found, branches, tables = match(said, known), said.branches, [said]
+    scores_read, labels_read = read_predictions(Path(predictions), how), read_labels(Path(labels), how)
+    check_columns(how, scores_read, labels_read)
+    pairs, branches, tables = match(scores_read, labels_read), scores_read.branches, [scores_read]
     if against is not None:
         other = read_predictions(Path(against), how)
-        branches, found = _beside(said, other, found)
-        tables = [said, other]
-    findings, left_out = _common(branches, known.truth, how.findings)
-    films = _joined(branches, how.findings.restricted(findings), said, known, found)
-    points, chosen_on = _points(_listed(points_from), tables, known, how, films.scores)
+        branches, pairs = _beside(scores_read, other, pairs)
+        tables = [scores_read, other]
+    findings, left_out = _common(branches, labels_read.truth, how.findings)
+    films = _joined(branches, how.findings.restricted(findings), scores_read, labels_read, pairs)
+    points, chosen_on = _points(_listed(points_from), tables, labels_read, how, films.scores)
+    how_sure = {"rng_seed": seed, "resamples": resamples, "level": level, "unit": films.unit}
     return Scored(
         predictions=str(predictions),
         against=None if against is None else str(against),
         labels_file=str(labels),
         films=len(films.scores.patient_N),
         findings=films.counted(),
-        predictions_without_labels=len(said.images) - len(found.rows_M2),
-        labels_without_predictions=len(known.images) - len(found.rows_M2),
-        without_score=len(found.rows_M2) - len(films.scores.patient_N),
+        predictions_without_labels=len(scores_read.images) - len(pairs.rows_M2),
+        labels_without_predictions=len(labels_read.images) - len(pairs.rows_M2),
+        without_score=len(pairs.rows_M2) - len(films.scores.patient_N),
         left_out=left_out,
-        not_scored=said.not_scored,
-        not_read=_not_read([*tables, known], how),
-        notes=known.notes,
-        matched_by=found.by,
+        not_scored=scores_read.not_scored,
+        not_read=_not_read([*tables, labels_read], how),
+        notes=labels_read.notes,
+        matched_by=pairs.by,
         patients_from=films.patients_from,
         points_from=chosen_on,
-        analysis=analyse(films.scores, rng_seed=seed, resamples=resamples, level=level, points=points, unit=films.unit),
+        analysis=Evaluation.of(films.scores, points=points, **how_sure).analysis,
     )
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level:g}; expected a share between 0 and 1, such as 0.95")
 
 
 def _not_read(tables: Sequence[Predictions | Labels], how: Reading) -> dict[str, tuple[str, ...]]:
@@ -116,29 +111,29 @@ def _listed(files: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
 
 
-def _beside(said: Predictions, other: Predictions, found: Match) -> tuple[dict[str, pd.DataFrame], Match]:
+def _beside(predictions: Predictions, other: Predictions, pairs: Match) -> tuple[dict[str, pd.DataFrame], Match]:
     """The last branch of each table under its file's name, on the rows that both have; the first table comes last."""
-    names = [other.path.stem, said.path.stem]
+    names = [other.path.stem, predictions.path.stem]
     if names[0] == names[1]:
-        names = [str(other.path), str(said.path)]
-    rows_M2 = match(said, other).rows_M2
-    own, theirs = (list(one.branches.values())[-1] for one in (said, other))
-    aligned = pd.DataFrame(np.nan, index=own.index, columns=theirs.columns)
-    aligned.iloc[rows_M2[:, 0]] = theirs.to_numpy()[rows_M2[:, 1]]
-    both = np.isin(found.rows_M2[:, 0], rows_M2[:, 0])
-    return {names[0]: aligned, names[1]: own}, replace(found, rows_M2=found.rows_M2[both])
+        names = [str(other.path), str(predictions.path)]
+    rows_M2 = match(predictions, other).rows_M2
+    own, other_scores = (list(table.branches.values())[-1] for table in (predictions, other))
+    aligned = pd.DataFrame(np.nan, index=own.index, columns=other_scores.columns)
+    aligned.iloc[rows_M2[:, 0]] = other_scores.to_numpy()[rows_M2[:, 1]]
+    both = np.isin(pairs.rows_M2[:, 0], rows_M2[:, 0])
+    return {names[0]: aligned, names[1]: own}, replace(pairs, rows_M2=pairs.rows_M2[both])
 
 
 def _common(
-    branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame, asked: Findings
+    branches: Mapping[str, pd.DataFrame], truth: pd.DataFrame, wanted: Findings
 ) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The findings that every branch scores and that have labels; the others by why they are left out."""
     predicted = set.intersection(*(set(frame.columns) for frame in branches.values()))
     anywhere = set.union(*(set(frame.columns) for frame in branches.values()))
-    findings = [label for label in asked.labels if label in predicted and label in truth.columns]
-    if not set(findings) - {asked.none}:
+    findings = [label for label in wanted.labels if label in predicted and label in truth.columns]
+    if not set(findings) - {wanted.none}:
         raise ValueError(
-            f"no finding{f' but {asked.none}' if findings else ''} is on both sides: predicted are "
+            f"no finding{f' but {wanted.none}' if findings else ''} is on both sides: predicted are "
             f"{', '.join(sorted(anywhere))}, labelled {', '.join(truth.columns)}"
         )
     reasons = {
@@ -147,7 +142,7 @@ def _common(
         "without labels": anywhere - set(truth.columns),
     }
     return findings, {
-        why: tuple(one for one in asked.labels if one in those) for why, those in reasons.items() if those
+        why: tuple(label for label in wanted.labels if label in those) for why, those in reasons.items() if those
     }
 
 
@@ -181,10 +176,10 @@ class _Films:
 
 
 def _joined(
-    branches: Mapping[str, pd.DataFrame], findings: Findings, said: Predictions, known: Labels, found: Match
+    branches: Mapping[str, pd.DataFrame], findings: Findings, predictions: Predictions, labels: Labels, pairs: Match
 ) -> _Films:
-    row_M, truth_row_M = found.rows_M2.T
-    target_MK = known.truth.reindex(columns=list(findings.labels)).to_numpy(np.float64)[truth_row_M]
+    row_M, truth_row_M = pairs.rows_M2.T
+    target_MK = labels.truth.reindex(columns=list(findings.labels)).to_numpy(np.float64)[truth_row_M]
     score_BMK = np.stack(
         [frame.reindex(columns=list(findings.labels)).to_numpy(np.float64)[row_M] for frame in branches.values()]
     )
@@ -192,12 +187,12 @@ def _joined(
     kept_M = ~lacking_MK.all(axis=1)
     if not kept_M.any():
         raise ValueError(
-            f"{said.path}: no film with labels in {known.path} has a score"
+            f"{predictions.path}: no film with labels in {labels.path} has a score"
             + " of every branch" * (len(branches) > 1)
             + "; fill the empty cells, or drop columns of other branches"
         )
-    _check(score_BMK[~np.isnan(score_BMK)], said.path)
-    patients_from, patient_M = whose(found, said, known)
+    _check(score_BMK[~np.isnan(score_BMK)], predictions.path)
+    patients_from, patient_M = whose(pairs, predictions, labels)
     target_MK = np.where(lacking_MK, np.nan, target_MK)
     scores = Scores(findings.labels, tuple(branches), target_MK, np.nan_to_num(score_BMK), patient_M, findings)
     return _Films(scores.subset(kept_M), lacking_MK[kept_M], patients_from)
@@ -217,7 +212,7 @@ def _check(score: Floats, path: Path) -> None:
 
 
 def _points(
-    files: Sequence[Path], tables: Sequence[Predictions], known: Labels, how: Reading, scores: Scores
+    files: Sequence[Path], tables: Sequence[Predictions], labels: Labels, how: Reading, scores: Scores
 ) -> tuple[Points | None, tuple[ChosenOn, ...]]:
     """Thresholds chosen on the films of each file for the table it belongs to; branches without a file have none."""
     if not files:
@@ -229,10 +224,12 @@ def _points(
         )
     threshold_PBK = np.full((len(POINTS), len(scores.branches), len(scores.labels)), np.nan)
     positives_K, chosen_on = np.zeros(len(scores.labels)), []
-    for place, (file, said) in enumerate(zip(files, tables, strict=False)):
+    for place, (file, predictions) in enumerate(zip(files, tables, strict=False)):
         # Beside another file each is one branch, its last, and the first file's comes last: see _beside.
-        places = {-1 - place: list(said.branches)[-1]} if len(tables) > 1 else dict(enumerate(said.branches))
-        apart, labels_file = _validation(file, said, tuple(places.values()), scores.findings, known, how)
+        places = (
+            {-1 - place: list(predictions.branches)[-1]} if len(tables) > 1 else dict(enumerate(predictions.branches))
+        )
+        apart, labels_file = _validation(file, predictions, tuple(places.values()), scores.findings, labels, how)
         for b, branch in places.items():
             threshold_PBK[:, b] = _thresholds(apart.target_NK, apart.score_BNK[apart.branches.index(branch)])
         if place == 0:
@@ -250,42 +247,45 @@ def _points(
 
 
 def _validation(
-    file: Path, said: Predictions, branches: tuple[str, ...], findings: Findings, known: Labels, how: Reading
+    file: Path, predictions: Predictions, branches: tuple[str, ...], findings: Findings, labels: Labels, how: Reading
 ) -> tuple[Scores, Path]:
     """The films of a file that points are chosen on, and where their labels stand: beside the scores, or in `known`."""
     films = read_predictions(file, how)
     if lacking := [branch for branch in branches if branch not in films.branches]:
         raise ValueError(
-            f"{file} holds scores of {', '.join(films.branches)}, {said.path} also of {', '.join(lacking)}; "
+            f"{file} holds scores of {', '.join(films.branches)}, {predictions.path} also of {', '.join(lacking)}; "
             "points must be chosen on the scores that they are used for: write the same columns in both"
         )
-    truth = own_labels(films, how) if films.labelled else known
-    found = match(films, truth)
-    same, why = _shared(films, said), "the same names and scores"
-    if truth is known:  # then a film is the same where its labels are the same row, whatever its scores
-        same, why = len(np.intersect1d(found.rows_M2[:, 1], match(said, known).rows_M2[:, 1])), "the same labels' rows"
+    truth = own_labels(films, how) if films.labelled else labels
+    pairs = match(films, truth)
+    same, why = _shared(films, predictions), "the same names and scores"
+    if truth is labels:  # then a film is the same where its labels are the same row, whatever its scores
+        same, why = (
+            len(np.intersect1d(pairs.rows_M2[:, 1], match(predictions, labels).rows_M2[:, 1])),
+            "the same labels' rows",
+        )
     if same:
         raise ValueError(
-            f"{same:,} films of {file} are films of {said.path} ({why}); thresholds chosen on the films they are "
-            "measured on look too good: give validation films apart from these"
+            f"{same:,} films of {file} are films of {predictions.path} ({why}); thresholds chosen on the films they "
+            "are measured on look too good: give validation films apart from these"
         )
     chosen = {branch: films.branches[branch] for branch in branches}
-    return _joined(chosen, findings, films, truth, found).scores, truth.path
+    return _joined(chosen, findings, films, truth, pairs).scores, truth.path
 
 
-def _shared(one: Predictions, other: Predictions) -> int:
+def _shared(predictions: Predictions, other: Predictions) -> int:
     """Films that have the same name and scores in both tables: other collections may use the same names. Scores are the
     same to ROUNDING, as one table may hold six digits (`predict`) and the other float32 (`evaluate`)."""
     try:
-        rows_M2 = match(one, other).rows_M2
+        rows_M2 = match(predictions, other).rows_M2
     except ValueError:
         return 0
-    mine, theirs = (list(table.branches.values())[-1] for table in (one, other))
-    findings = [finding for finding in mine if finding in theirs]
+    own_scores, other_scores = (list(table.branches.values())[-1] for table in (predictions, other))
+    findings = [finding for finding in own_scores if finding in other_scores]
     if not findings:
         return 0
     mine_MK, theirs_MK = (
-        table[findings].to_numpy()[row_M] for table, row_M in zip((mine, theirs), rows_M2.T, strict=True)
+        table[findings].to_numpy()[row_M] for table, row_M in zip((own_scores, other_scores), rows_M2.T, strict=True)
     )
     same_M = np.isclose(mine_MK, theirs_MK, rtol=0, atol=ROUNDING, equal_nan=True).all(axis=1)
     return int((same_M & ~np.isnan(mine_MK).all(axis=1)).sum())
@@ -295,9 +295,9 @@ def _thresholds(target_NK: Floats, score_NK: Floats) -> Floats:
     """P x K; NaN for findings with too few films to choose on."""
     threshold_PK = np.full((len(POINTS), target_NK.shape[1]), np.nan)
     for k, target in enumerate(target_NK.T):
-        known = ~np.isnan(target)
-        positives = int(target[known].sum())
-        if min(positives, int(known.sum()) - positives) >= MIN_POSITIVES:
-            found = operating_points(target[known], score_NK[known, k])
-            threshold_PK[:, k] = [found[point].threshold if point in found else np.nan for point in POINTS]
+        stated = ~np.isnan(target)
+        positives = int(target[stated].sum())
+        if min(positives, int(stated.sum()) - positives) >= MIN_POSITIVES:
+            points = operating_points(target[stated], score_NK[stated, k])
+            threshold_PK[:, k] = [points[point].threshold if point in points else np.nan for point in POINTS]
     return threshold_PK

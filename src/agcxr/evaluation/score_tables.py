@@ -119,11 +119,11 @@ def shared_findings(predictions: Path, labels: Path, how: Reading) -> Reading:
     """`how` with the findings to score: the fifteen, unless the labels state others that the predictions name too; then
     those that both have."""
     text = _read(labels).apply(_text)
-    facts, asked = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS), (how.image_column, how.patient_column)
+    facts, wanted = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS), (how.image_column, how.patient_column)
     kept = [
         name
         for name in map(str, text)
-        if letters(name) not in facts and name not in asked and not name.lower().startswith(f"{CALLS}_")
+        if letters(name) not in facts and name not in wanted and not name.lower().startswith(f"{CALLS}_")
     ]
     own = own_findings(text[kept], labels) if kept else None
     if own is None or own.is_default:
@@ -165,18 +165,18 @@ def read_labels(path: Path, how: Reading) -> Labels:
     return _labels(_read(path), path, how)
 
 
-def own_labels(said: Predictions, how: Reading) -> Labels:
+def own_labels(predictions: Predictions, how: Reading) -> Labels:
     """The labels that stand beside the scores."""
-    return _labels(said.table, said.path, how)
+    return _labels(predictions.table, predictions.path, how)
 
 
 def check_columns(how: Reading, *tables: Labels | Predictions) -> None:
     """ValueError where a column was asked for and no table has it: a slip of the pen must not go unnoticed."""
-    names = {str(name) for one in tables for name in one.table.columns}
-    for asked, flag in ((how.image_column, "--image-column"), (how.patient_column, "--patient-column")):
-        if asked is not None and asked not in names:
-            files = " and ".join(str(one.path) for one in tables)
-            raise ValueError(f"{flag} is {asked!r}, but {files} have no such column; they have {_some(sorted(names))}")
+    names = {str(name) for table in tables for name in table.table.columns}
+    for column, flag in ((how.image_column, "--image-column"), (how.patient_column, "--patient-column")):
+        if column is not None and column not in names:
+            files = " and ".join(str(table.path) for table in tables)
+            raise ValueError(f"{flag} is {column!r}, but {files} have no such column; they have {_some(sorted(names))}")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -209,9 +209,9 @@ def _some(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:12])) + ", ..." * (len(names) > 12)
 
 
-def _column(table: pd.DataFrame, names: Sequence[str], asked: str | None) -> pd.Series | None:
-    if asked is not None and asked in table.columns:
-        return _text(table[asked])
+def _column(table: pd.DataFrame, names: Sequence[str], wanted: str | None) -> pd.Series | None:
+    if wanted is not None and wanted in table.columns:
+        return _text(table[wanted])
     for name in names:
         for column in table.columns:
             if letters(column) == name:
@@ -297,17 +297,17 @@ def _labels(table: pd.DataFrame, path: Path, how: Reading) -> Labels:
     return Labels(path, table, images, patients, stated.labels, stated.used, stated.notes + odd)
 
 
-def not_read(known: Predictions | Labels, how: Reading) -> tuple[str, ...]:
+def not_read(table: Predictions | Labels, how: Reading) -> tuple[str, ...]:
     """Columns of a table that are neither image, patient, score nor label, but for those that agcxr and the NIH write
     beside them."""
-    asked = (how.image_column, how.patient_column)
+    wanted = (how.image_column, how.patient_column)
     expected = (*IMAGE_COLUMNS, *PATIENT_COLUMNS, *FACTS)
-    names = [str(name) for name in known.table.columns]
-    used = known.used if isinstance(known, Labels) else tuple(name for name in names if letters(name) in LISTS)
+    names = [str(name) for name in table.table.columns]
+    used = table.used if isinstance(table, Labels) else tuple(name for name in names if letters(name) in LISTS)
     return tuple(
         name
         for name in names
-        if not (name in used or name in asked or letters(name) in expected or split_column(name, how.findings))
+        if not (name in used or name in wanted or letters(name) in expected or split_column(name, how.findings))
         and name.strip()
     )
 
@@ -332,15 +332,15 @@ def match(left: Predictions | Labels, right: Predictions | Labels) -> Match:
     ...", and "00000013_005.dcm" is "images/00000013_005.png". ValueError where nothing is found, or an image has two
     rows.
     """
-    sides = [_parts(one.images) for one in (left, right)]
+    sides = [_parts(table.images) for table in (left, right)]
     best, rows_M2 = "", np.empty((0, 2), np.intp)
     deepest = max(len(parts) for side in sides for parts in side)
     for count in range(deepest, 0, -1):
         keys = [["/".join(parts[-count:]) for parts in side] for side in sides]
         row_of = [{key: row for row, key in enumerate(side)} for side in keys]
-        for side, rows, one in zip(keys, row_of, (left, right), strict=True):
+        for side, rows, side_table in zip(keys, row_of, (left, right), strict=True):
             if len(rows) < len(side) and not len(rows_M2):
-                raise ValueError(_ambiguous(side, one, whole=count == deepest))
+                raise ValueError(_ambiguous(side, side_table, whole=count == deepest))
         if any(len(rows) < len(side) for side, rows in zip(keys, row_of, strict=True)):
             break  # and fewer parts tell them apart even less
         same = [(row, row_of[1][key]) for row, key in enumerate(keys[0]) if key in row_of[1]]
@@ -361,36 +361,38 @@ def _parts(images: pd.Series) -> list[list[str]]:
     return [[part for part in without_suffix(name).split("/") if part not in ("", ".")] for name in images]
 
 
-def _ambiguous(keys: list[str], one: Predictions | Labels, *, whole: bool) -> str:
+def _ambiguous(keys: list[str], table: Predictions | Labels, *, whole: bool) -> str:
     doubled = next(key for key, times in Counter(keys).items() if times > 1)
     more = f"({len(keys) - len(set(keys))} rows too many in all)"
     if whole:
-        return f"{one.path}: image {doubled!r} occurs more than once {more}; keep one row an image"
+        return f"{table.path}: image {doubled!r} occurs more than once {more}; keep one row an image"
     return (
-        f"no path of the two tables is the same, and {doubled!r} alone stands for several images of {one.path} "
+        f"no path of the two tables is the same, and {doubled!r} alone stands for several images of {table.path} "
         f"{more}; write the same folders before the names in both, or keep one row an image"
     )
 
 
-def whose(found: Match, said: Predictions, known: Labels) -> tuple[str | None, npt.NDArray[np.object_]]:
+def whose(pairs: Match, predictions: Predictions, labels: Labels) -> tuple[str | None, npt.NDArray[np.object_]]:
     """Where the patients stand, in words (None: nowhere), and the patient of every matched film.
 
     The labels' column comes first, then the predictions', then folders such as patient64541 in either's paths. A film
     without a patient is its own.
     """
-    film_M = _names(known, found.rows_M2[:, 1])
-    places = ((known, found.rows_M2[:, 1]), (said, found.rows_M2[:, 0]))
-    for one, row_M in places:
-        if one.patients is not None:
-            patient_M, _ = read_patients(one.patients.iloc[row_M].reset_index(drop=True), pd.Series(film_M, dtype=str))
-            return str(one.path), patient_M.to_numpy(object)
-    for one, row_M in places:
-        folder_M = [PATIENT_FOLDER.search(name) for name in _names(one, row_M)]
+    film_M = _names(labels, pairs.rows_M2[:, 1])
+    places = ((labels, pairs.rows_M2[:, 1]), (predictions, pairs.rows_M2[:, 0]))
+    for table, row_M in places:
+        if table.patients is not None:
+            patient_M, _ = read_patients(
+                table.patients.iloc[row_M].reset_index(drop=True), pd.Series(film_M, dtype=str)
+            )
+            return str(table.path), patient_M.to_numpy(object)
+    for table, row_M in places:
+        folder_M = [PATIENT_FOLDER.search(name) for name in _names(table, row_M)]
         if first := next((folder[1] for folder in folder_M if folder), None):
             named = [folder[1] if folder else film for folder, film in zip(folder_M, film_M, strict=True)]
-            return f"the paths in {one.path}, such as {first}", np.array(named, dtype=object)
+            return f"the paths in {table.path}, such as {first}", np.array(named, dtype=object)
     return None, film_M
 
 
-def _names(one: Predictions | Labels, row_M: Rows) -> npt.NDArray[np.object_]:
-    return np.array([without_suffix(name) for name in one.images.to_numpy(object)[row_M]], dtype=object)
+def _names(table: Predictions | Labels, row_M: Rows) -> npt.NDArray[np.object_]:
+    return np.array([without_suffix(name) for name in table.images.to_numpy(object)[row_M]], dtype=object)

@@ -16,9 +16,9 @@ import pandas as pd
 from agcxr import uncertainty
 from agcxr.data.prepared import FACTS
 from agcxr.evaluation.strata import RESAMPLES, Averages, averages, balanced, codes, plain_auroc
-from agcxr.evaluation.tables import interval, number, signed
 from agcxr.metrics import Floats
 from agcxr.ridge import held_out, rounds_within
+from agcxr.table import interval, number, signed
 from agcxr.uncertainty import FEW_PATIENTS, Difference, Estimate
 from agcxr.values import Number, Record
 
@@ -117,8 +117,10 @@ def shortcuts(
     patient_N = index["patient"].astype(str).to_numpy(object)
     labelled = {name: _Values.of(text, patient_N) for name, text in properties(index).items()}
     tested = {name: values for name, values in labelled.items() if not values.untested}
-    told = {
-        network: _told(tested, made, patient_N, resamples, seed, level) for network, made in features.items() if tested
+    estimates = {
+        network: _told(tested, features_of, patient_N, resamples, seed, level)
+        for network, features_of in features.items()
+        if tested
     }
 
     def weighed(values: _Values) -> tuple[Balanced, ...]:
@@ -133,29 +135,31 @@ def shortcuts(
             films=values.films,
             unknown=values.unknown,
             untested=values.untested,
-            told=tuple(Told(features=network, auroc=told[network][name]) for network in told if name in tested),
+            told=tuple(
+                Told(features=network, auroc=estimates[network][name]) for network in estimates if name in tested
+            ),
             balanced=weighed(values) if name in tested else (),
         )
         for name, values in labelled.items()
     )
 
 
-def as_lines(found: Sequence[Shortcut]) -> list[str]:
+def as_lines(shortcuts: Sequence[Shortcut]) -> list[str]:
     """In words for a terminal, a line a property and one of those not tested; the change is that of the last scores."""
     out = []
-    for shortcut in found:
+    for shortcut in shortcuts:
         if shortcut.untested:
             continue
-        parts = [f"told by {told.features} with AUROC {interval(told.auroc)}" for told in shortcut.told]
+        parts = [f"told by {network.features} with AUROC {interval(network.auroc)}" for network in shortcut.told]
         parts += [f"balanced, {change}" for change in shortcut.balanced[-1:]]
         out.append(f"  {shortcut.label}: {'; '.join(parts)}")
-    left = not_tested(found)
-    return [*(["Shortcuts"] if found else []), *out, *([f"  Not tested: {left}"] if left else [])]
+    left = not_tested(shortcuts)
+    return [*(["Shortcuts"] if shortcuts else []), *out, *([f"  Not tested: {left}"] if left else [])]
 
 
-def not_tested(found: Sequence[Shortcut]) -> str:
+def not_tested(shortcuts: Sequence[Shortcut]) -> str:
     """Which properties were not, and why; empty where all were."""
-    return "; ".join(f"{shortcut.name}, {shortcut.untested}" for shortcut in found if shortcut.untested)
+    return "; ".join(f"{shortcut.name}, {shortcut.untested}" for shortcut in shortcuts if shortcut.untested)
 
 
 @dataclass(frozen=True)
@@ -173,18 +177,18 @@ class _Values:
 
     @classmethod
     def of(cls, text_N: pd.Series, patient_N: npt.NDArray[np.object_]) -> _Values:
-        known, counts = text_N.notna().to_numpy(), text_N.value_counts()
+        stated, counts = text_N.notna().to_numpy(), text_N.value_counts()
         has_NV = np.stack(
-            [(text_N == value).to_numpy(bool) for value in counts.index[:MOST_VALUES]] or [~known], axis=1
+            [(text_N == value).to_numpy(bool) for value in counts.index[:MOST_VALUES]] or [~stated], axis=1
         )
-        target_NV = np.where(known[:, None], has_NV.astype(np.float64), np.nan)
+        target_NV = np.where(stated[:, None], has_NV.astype(np.float64), np.nan)
         enough = [uncertainty.patients_of_the_rarer(target_N, patient_N) >= FEW_PATIENTS for target_N in target_NV.T]
         names = tuple(str(value) for value, fits in zip(counts.index, enough, strict=False) if fits)
         return cls(
             names=names,
             films=tuple(int(counts[name]) for name in names),
-            unknown=int((~known).sum()),
-            untested=_untested(counts, names, bool(known.all())),
+            unknown=int((~stated).sum()),
+            untested=_untested(counts, names, bool(stated.all())),
             code_N=codes(text_N.where(text_N.isin(names) | text_N.isna(), "others")),
             target_NV=target_NV[:, enough][:, : 1 if len(counts) == 2 else None],
         )

@@ -175,8 +175,8 @@ def same_view(
     target, score, view = np.asarray(target_NK, np.float64), np.asarray(score_BNK, np.float64), codes(view_N)
     if not target.shape[1] or view_N.nunique() < 2:
         return ()
-    found = averages([within(view)], target, score, patient_N, resamples=resamples, seed=seed)
-    return tuple(found.interval(0, b, level) for b in range(len(score))) if found.findings == target.shape[1] else ()
+    means = averages([within(view)], target, score, patient_N, resamples=resamples, seed=seed)
+    return tuple(means.interval(0, b, level) for b in range(len(score))) if means.findings == target.shape[1] else ()
 
 
 def within(stratum_N: npt.ArrayLike) -> Measure:

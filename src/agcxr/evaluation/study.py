@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 
 from agcxr.data.prepared import Prepared, open_prepared
+from agcxr.evaluation import estimates
 from agcxr.evaluation.calibration_report import CalibrationReport
-from agcxr.evaluation.coverage import coverage, text
-from agcxr.evaluation.evaluate import EXAMPLES, Evaluation, evaluate
+from agcxr.evaluation.evaluate import EXAMPLES, RunEvaluation, evaluate
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import by_split, keep, known_before
-from agcxr.evaluation.localization import Localization, summary
-from agcxr.evaluation.localize import PICTURE, localize
+from agcxr.evaluation.localization import Localization, crop_table
+from agcxr.evaluation.localize import PICTURE, coverage, localize
 from agcxr.evaluation.model_card import write_model_card
 from agcxr.evaluation.page import Section
 from agcxr.evaluation.probe import Probe
-from agcxr.evaluation.report import Written, write_report
+from agcxr.evaluation.report import Written, seeds_section, write_report
 from agcxr.evaluation.report_looks import crops, looks
 from agcxr.evaluation.report_scores import meaning_sections
-from agcxr.evaluation.report_seeds import seeds_section
 from agcxr.evaluation.results import Results
 from agcxr.inference.ensemble import all_runs
 from agcxr.inference.maps import Rectify
 from agcxr.inference.prediction import ViewSet
+from agcxr.table import to_text
 from agcxr.training.seeds import Seeds
 from agcxr.uncertainty import RESAMPLES
 
@@ -42,7 +42,7 @@ class Study:
     """An evaluation and all that was measured from it. `localization`: None where the split has no boxes to measure
     by, or maps were not asked for."""
 
-    evaluation: Evaluation
+    evaluation: RunEvaluation
     meaning: CalibrationReport
     localization: Localization | None
     probe: Probe | None
@@ -95,44 +95,56 @@ def study(
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "allow_leak": allow_leak}
     options |= {"device": device, "progress": progress}
     several: dict[str, Any] = {"others": others, "views": views}
-    done = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **several, **options)
+    evaluation = evaluate(run, films, split, out=out, examples=EXAMPLES if pictures else 0, **several, **options)
     first = all_runs(run, others)[0]
-    probe_result = _known(first, done, device, progress) if probe else None
-    keep(done.folder, probe_result, progress=progress)
-    averaged = done.engine.calibrated and done.engine.own is None  # no one calibration makes the probabilities
-    meaning = interpret(done.frame, done.results, done.engine.own, as_predicted=averaged)
-    meaning.save(done.folder)
-    localization: Localization | None = None
-    sections: tuple[Section, ...] = ()
-    if done.has_boxes:
-        window = np.array(done.engine.window)
-        shown = coverage(done.frame, done.boxes, window, resamples=resamples, seed=seed)
-        shown.save(done.folder)
-        sections += (crops(shown),)
-        if progress:
-            print(f"\n{text(shown)}\n")
-    elif progress and (path := boxes_beside(films)):
-        print(f"\n{films.folder} {NOT_GIVEN.format(path)}")
-    if maps and sections:
-        whose: dict[str, Any] = {"name": Path(first).name, "out": done.folder, "picture": pictures, "rectify": rectify}
-        localization = localize(done.predictor, films, split, **whose, **options)
-        sections += (looks(localization, PICTURE if pictures else None),)
-        if progress:
-            print(f"\n{summary(localization)}")
+    probe_result = _known(first, evaluation, device, progress) if probe else None
+    keep(evaluation.folder, probe_result, progress=progress)
+    own = evaluation.engine.own
+    averaged = evaluation.engine.calibrated and own is None  # no one calibration makes the probabilities
+    meaning = interpret(evaluation.frame, evaluation.results, own, as_predicted=averaged)
+    meaning.save(evaluation.folder)
+    whose: dict[str, Any] = {"name": Path(first).name, "picture": pictures, "rectify": rectify}
+    localization, sections = _where_it_looks(evaluation, maps, whose, options)
     sections += meaning_sections(meaning)
-    report = write_report(done.folder, done.results, done.frame, probe_result, sections)
+    estimates.save(evaluation.folder, results=evaluation.analysis, scores=meaning, localization=localization)
+    report = write_report(evaluation.folder, evaluation.results, evaluation.frame, probe_result, sections)
     if not others and views == "plain":
         write_model_card(run)
-    return Study(done, meaning, localization, probe_result, sections, report)
+    return Study(evaluation, meaning, localization, probe_result, sections, report)
 
 
-def _known(run: str, done: Evaluation, device: str | None, progress: bool) -> Probe | None:
+def _where_it_looks(
+    evaluation: RunEvaluation, maps: bool, whose: dict[str, Any], options: dict[str, Any]
+) -> tuple[Localization | None, tuple[Section, ...]]:
+    """What the crops show and, with `maps`, where the maps look, where the films have boxes; with the report's sections
+    on them. whose, options: for `localize`."""
+    films, folder, progress = evaluation.films, evaluation.folder, options["progress"]
+    if not evaluation.has_boxes:
+        if progress and (path := boxes_beside(films)):
+            print(f"\n{films.folder} {NOT_GIVEN.format(path)}")
+        return None, ()
+    window, how = np.array(evaluation.engine.window), {name: options[name] for name in ("resamples", "seed")}
+    shown = coverage(evaluation.frame, evaluation.boxes, window, **how)
+    shown.save(folder)
+    if progress:
+        print(f"\nWhat the crop shows\n\n{to_text(crop_table(shown))}\n")
+    if not maps:
+        return None, (crops(shown),)
+    localization = localize(evaluation.predictor, films, evaluation.split, out=folder, **whose, **options)
+    if progress:
+        print(f"\n{localization}")
+    return localization, (crops(shown), looks(localization, PICTURE if whose["picture"] else None))
+
+
+def _known(run: str, evaluation: RunEvaluation, device: str | None, progress: bool) -> Probe | None:
     """None where the films are of one patient, or no finding has both classes."""
-    results, design = done.results, by_split(done.films, done.row_N, done.split)
+    results, design = evaluation.results, by_split(evaluation.films, evaluation.row_N, evaluation.split)
     if design is None:
         return None
     options: dict[str, Any] = {"name": results.run, "device": device, "progress": progress}
-    return known_before(Path(run), done.films, done.frame, results.analysis, design, done.feature_ND, **options)
+    return known_before(
+        Path(run), evaluation.films, evaluation.frame, results.analysis, design, evaluation.feature_ND, **options
+    )
 
 
 def boxes_beside(films: Prepared) -> Path | None:

@@ -1,83 +1,171 @@
-"""An analysis as text for a terminal: one line a finding, branches side by side."""
+"""An analysis as tables: a row a finding, the mean last, and a column a measure; and what stands in words below."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from agcxr import uncertainty
-from agcxr.evaluation.results import Analysis, BranchDifference, BranchResult, FindingResult
-from agcxr.uncertainty import FEW_PATIENTS, FEWEST_PATIENTS, Estimate
+from agcxr.evaluation.results import Analysis, BranchDifference, FindingResult, MeanResult, Measure
+from agcxr.table import (
+    DAGGER,
+    NONE,
+    Cell,
+    Table,
+    cell,
+    dagger_note,
+    difference,
+    ends,
+    p_text,
+    percent,
+    to_text,
+    words,
+)
+from agcxr.uncertainty import Estimate
 
-NONE, DAGGER = "–", "†"
-
-
-def number(value: float, places: int = 3) -> str:
-    """ ".812", "1.000", "–" for NaN: areas under curves without their leading zero."""
-    if math.isnan(value):
-        return NONE
-    text = f"{value:.{places}f}"
-    return text[1:] if text.startswith("0.") else text
-
-
-def signed(value: float, places: int = 3) -> str:
-    """ "+.012", "−.003" with a true minus sign, "–" for NaN."""
-    if math.isnan(value):
-        return NONE
-    return f"{'−' if value < 0 else '+'}{number(abs(value), places)}"
-
-
-def chance(p: float, floor: float) -> str:
-    """A p value: "≤.002" at the floor that the number of resamples sets, else two to four places."""
-    if math.isnan(p):
-        return NONE
-    at_floor = p <= floor * 1.0001
-    shown = floor if at_floor else p
-    enough = max(3, math.ceil(-math.log10(shown)))  # one digit at least that is not 0
-    text = number(shown, enough if at_floor or p < 0.1 else 2)
-    return f"≤{text}" if at_floor else text
+Row: TypeAlias = FindingResult | MeanResult
+Side = Literal["sensitivity", "specificity"]
 
 
-def ends(found: Estimate, places: int = 3, *, sign: bool = False) -> str:
-    """The interval alone: ".790–.833", with signs "+.010 to +.030"; empty where there is none."""
-    if math.isnan(found.low):
-        return ""
-    if sign:
-        return f"{signed(found.low, places)} to {signed(found.high, places)}"
-    return f"{number(found.low, places)}–{number(found.high, places)}"
+@dataclass(frozen=True)
+class Column:
+    """What a table shows of each row."""
+
+    title: str
+    of: Callable[[Row], Cell | str]
+    group: str = ""
+    """A name over it; equal neighbours share one."""
 
 
-def interval(found: Estimate, places: int = 3, *, sign: bool = False) -> str:
-    """ ".812 (.790–.833)", with signs "+.012 (+.003 to +.021)"; ".812" where one patient alone gives no interval; "–"
-    where there is no value."""
-    value = signed(found.value, places) if sign else number(found.value, places)
-    span = "" if math.isnan(found.value) else ends(found, places, sign=sign)
-    return f"{value} ({span})" if span else value
+def table(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    caption: str = "",
+    *,
+    names: Sequence[Cell | str] = (),
+    first: str = "Finding",
+    **look: Any,
+) -> Table:
+    """These columns of the rows. names: of the rows, under `first`; default: see `named`. look: as of `Table`."""
+    look = {"summary": bool(rows) and isinstance(rows[-1], MeanResult) and not names} | look
+    return Table(
+        head=(first, *(column.title for column in columns)),
+        rows=tuple(
+            (name, *(column.of(row) for column in columns))
+            for name, row in zip(names or map(named, rows), rows, strict=True)
+        ),
+        groups=("", *(column.group for column in columns)) if any(column.group for column in columns) else (),
+        caption=caption.strip(),
+        **look,
+    )
 
 
-def words(finding: str) -> str:
-    """A finding as people write it."""
-    return finding.replace("_", " ")
+def with_mean(findings: Iterable[FindingResult], mean: MeanResult) -> tuple[Row, ...]:
+    """The rows of findings, and their mean where it would not repeat the row of the only one."""
+    return (*findings, mean) if len(mean.findings) > 1 else tuple(findings)
 
 
-def marked(result: FindingResult) -> str:
-    """The finding as people write it, with a dagger where few patients have it (see `few_patients`)."""
-    return words(result.finding) + DAGGER * result.few_patients
+def named(row: Row) -> str:
+    """The finding as people write it, with a dagger where few patients have it (see `few_patients`); or the mean."""
+    if isinstance(row, FindingResult):
+        return words(row.finding) + DAGGER * row.few_patients
+    return f"Mean of {len(row.findings)}"
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def counted(title: str, of: Callable[[FindingResult], str], group: str = "") -> Column:
+    """Of findings alone; empty for their mean."""
+    return Column(title, lambda row: of(row) if isinstance(row, FindingResult) else "", group)
+
+
+POSITIVES = counted("Positives", lambda result: f"{result.positives:,}")
+
+
+def prevalence(shown: Callable[[float], str] = percent) -> Column:
+    """Share of positives among the films that state the finding."""
+    return counted("Prevalence", lambda result: shown(result.positives / (result.positives + result.negatives)))
+
+
+def measured(
+    analysis: Analysis,
+    measure: Literal["auroc", "average_precision"] = "auroc",
+    title: str = "{}",
+    strong: str | None = None,
+) -> tuple[Column, ...]:
+    """A measure of every branch with its interval, a column each. strong: the branch that is bold."""
+    return tuple(
+        Column(
+            capitalised(title.format(name)),
+            lambda row, b=b, name=name: cell(getattr(row.branches[b], measure), strong=name == strong),  # type: ignore[misc]
+        )
+        for b, name in enumerate(analysis.branches)
+    )
+
+
+def capitalised(text: str) -> str:
+    """Its first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def apart(
+    analysis: Analysis, measure: Measure = "auroc", point: str = "", against: str = "", title: str = "", group: str = ""
+) -> Column:
+    """The paired difference of the last branch from another (default: the first), of a measure, at a point."""
+    other = against or analysis.branches[0]
+    return Column(
+        title or capitalised(f"{analysis.branches[-1]} − {other}"),
+        lambda row: difference(gap_of(row, other, measure, point)),
+        group,
+    )
+
+
+def p_of(analysis: Analysis, measure: Measure = "auroc", against: str = "") -> Column:
+    """The p of such a difference."""
+    other = against or analysis.branches[0]
+    return Column("p", lambda row: p_text(gap_of(row, other, measure), analysis.resampling.resamples))
+
+
+def at_point(p: int, side: Side, title: str, group: str = "", places: int = 3) -> Column:
+    """Sensitivity or specificity of the last branch at its p-th operating point."""
+    return Column(title, lambda row: cell(getattr(row.branches[-1].points[p], side), places), group)
+
+
+def gap_of(row: Row, against: str, measure: Measure = "auroc", point: str = "") -> BranchDifference | None:
+    """The difference from a branch, if it was measured; `point`: at which operating point."""
+    wanted = (against, measure, point)
+    return next((gap for gap in row.gaps if (gap.against, gap.measure, gap.point) == wanted), None)
+
+
+def delong_interval(row: Row) -> str:
+    """Of the AUROC of the last branch, as a second opinion."""
+    branch = row.branches[-1]
+    delong = Estimate(value=branch.auroc.value, low=branch.delong_low, high=branch.delong_high)
+    return ends(delong) or NONE
+
+
+# --- for a terminal ---------------------------------------------------------------------------------------------------
+
+
+def auroc_table(analysis: Analysis) -> Table:
+    """AUROC per finding and branch with intervals, the difference of the last branch from the first, counts."""
+    paired = (apart(analysis), p_of(analysis)) if len(analysis.branches) > 1 else ()
+    return table(with_mean(analysis.stated, analysis.mean), (POSITIVES, *measured(analysis), *paired))
+
+
+def text_table(analysis: Analysis) -> str:
+    """`auroc_table`; then, in words, what was left out."""
+    return "\n".join([to_text(auroc_table(analysis)), *notes(analysis)])
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
 
 
 def few_patients(analysis: Analysis) -> str:
     """What the dagger means, for under a table; empty where it stands nowhere."""
     return dagger_note(any(result.few_patients for result in analysis.labels), analysis.resampling.unit)
-
-
-def dagger_note(stands: bool, unit: str = "patient") -> str:
-    """The same, for tables of other results."""
-    if not stands:
-        return ""
-    return (
-        f"{DAGGER} Fewer than {FEW_PATIENTS} {unit}s with the finding, or without it: its interval and p are rough; "
-        f"with fewer than {FEWEST_PATIENTS} there are none."
-    )
 
 
 def untaught(analysis: Analysis) -> str:
@@ -98,65 +186,6 @@ def lone(analysis: Analysis) -> str:
     return f"The mean has no interval, for {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none."
 
 
-def p_floor(analysis: Analysis, gap: BranchDifference) -> float:
-    """The smallest p that the bootstrap can give for a difference."""
-    return uncertainty.p_floor(analysis.resampling.resamples, gap.left_out)
-
-
-def gap_of(
-    gaps: Sequence[BranchDifference], against: str, measure: str = "auroc", point: str = ""
-) -> BranchDifference | None:
-    """The difference from a branch, if it was measured; `point`: at which operating point."""
-    wanted = (against, measure, point)
-    return next((gap for gap in gaps if (gap.against, gap.measure, gap.point) == wanted), None)
-
-
-def text_table(analysis: Analysis) -> str:
-    """AUROC per finding and branch with intervals, the difference of the last branch from the first, counts, and the
-    mean over the findings; then, in words, what was left out."""
-    return "\n".join([*aligned(table_rows(analysis)), *notes(analysis)])
-
-
-def table_rows(analysis: Analysis) -> list[list[str]]:
-    """The cells of `text_table`: head, a row a finding, the mean."""
-    first, last = analysis.branches[0], analysis.branches[-1]
-    paired = len(analysis.branches) > 1
-    head = ["Finding", "Positives", *(name.capitalize() for name in analysis.branches)]
-    head += [f"{last.capitalize()} − {first}", "p"] if paired else []
-    rows = [head]
-    rows += [
-        _row(analysis, marked(result), f"{result.positives:,}", result.branches, result.gaps)
-        for result in analysis.stated
-    ]
-    mean = analysis.mean
-    return [*rows, _row(analysis, f"Mean of {len(mean.findings)}", "", mean.branches, mean.gaps)]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table for a terminal: the first column set left, a rule under the head and over the last row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    rule = "─" * len(lines[0])
-    return [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()]
-
-
-def _row(
-    analysis: Analysis, name: str, positives: str, branches: Sequence[BranchResult], gaps: Sequence[BranchDifference]
-) -> list[str]:
-    row = [name, positives, *(interval(branch.auroc) for branch in branches)]
-    if len(branches) > 1:
-        gap = gap_of(gaps, analysis.branches[0])
-        if gap is None or math.isnan(gap.value):
-            return [*row, NONE, NONE]
-        row += [interval(gap, sign=True), chance(gap.p, p_floor(analysis, gap))]
-    return row
-
-
 def notes(analysis: Analysis) -> list[str]:
     """What a reader must know about the numbers: intervals, and findings and resamples left out."""
     how = analysis.resampling
@@ -165,7 +194,7 @@ def notes(analysis: Analysis) -> list[str]:
         f"AUROC with {100 * how.level:g} % intervals: {how.resamples:,} resamples of {how.clusters:,} {unit}; "
         f"seed {how.seed}."
     ]
-    lines += [said] if (said := few_patients(analysis)) else []
+    lines += filter(None, [few_patients(analysis)])
     if analysis.unstated:
         lines.append(f"Not stated on these films, and left out: {', '.join(map(words, analysis.unstated))}.")
     absent = [result for result in analysis.stated if not result.defined]

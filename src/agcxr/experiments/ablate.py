@@ -1,7 +1,7 @@
 """`agcxr ablate`: train every arm once, sharing what arms have in common, and compare them on the same films.
 
     OUT/  ablation.yaml (settings of the reference)  seed0/<arm>/ (a run folder, with predictions-<split>.parquet)
-          results.json  table.md  figure.png  figure.svg  [sizes.png  sizes.svg]
+          results.json  report.html  table.md  figure.png  figure.svg  [sizes.png  sizes.svg]
 
 Finished arms are skipped on another call, the one under way goes on after its last whole epoch.
 """
@@ -25,15 +25,17 @@ from agcxr.data.prepared import Prepared, open_prepared
 from agcxr.evaluation.analysis import Scores
 from agcxr.evaluation.evaluate import crop_rows, place_of, to_frame, to_scores
 from agcxr.evaluation.leak import check_films
+from agcxr.evaluation.page import to_html, to_markdown
 from agcxr.experiments import ablation
-from agcxr.experiments.ablation import Ablation, ArmResult, Draws, Machine, Resampled, Sampled
+from agcxr.experiments.ablation import Ablation, ArmResult, Draws, MachineFacts, Resampled, Sampled
 from agcxr.experiments.ablation_figure import draw_arms, draw_sizes
 from agcxr.experiments.ablation_size import bins, ranged_findings, read_lesions, size_study
-from agcxr.experiments.ablation_tables import markdown, text
+from agcxr.experiments.ablation_tables import ablation_page, text
 from agcxr.experiments.controls import GROUPS, REFERENCE, Arm, Group, arms, runs, stage_epochs
 from agcxr.inference.load import load_runs
 from agcxr.inference.prediction import ViewSet
-from agcxr.training.run_folder import RunFolder, atomic, differences, hardware, resolved, versions
+from agcxr.machine import versions
+from agcxr.training.run_folder import PACKAGES, RunFolder, atomic, differences, hardware, resolved
 from agcxr.training.stages import first_process, train, wait_for_each_other
 
 SETTINGS = "ablation.yaml"
@@ -85,10 +87,10 @@ def ablate(
         bins(images, labels, here[list(labels)].to_numpy(), table, ranged_findings(table))
     if first_process():
         _claim(root, base)
-    asked = arms(base, groups)
-    needed = runs(asked, base)
+    rows = arms(base, groups)
+    needed = runs(rows, base)
     looks: dict[str, list[ViewSet]] = {
-        name: list(dict.fromkeys(["plain", *(arm.views for arm in asked if arm.folder == name)])) for name in needed
+        name: list(dict.fromkeys(["plain", *(arm.views for arm in rows if arm.folder == name)])) for name in needed
     }
     if progress:
         cost = ", ".join(f"{stage} {epochs}" for stage, epochs in stage_epochs(needed.values()).items())
@@ -101,24 +103,27 @@ def ablate(
             _run(root / f"seed{seed}", name, seeded, films, split, views, device, progress)
     wait_for_each_other()  # for the predictions of the last arm
     shown = [group for group in GROUPS if group in groups or _finished(root, group, base, seeds, split)]
-    found = _compare(root, arms(base, shown), base, films, seeds, split, table, (resamples, level), start)
+    results = _compare(root, arms(base, shown), base, films, seeds, split, table, (resamples, level), start)
     if first_process():
-        write(found, root)
+        write(results, root)
     if progress:
-        print(f"\n{text(found)}\n\nTable: {root / 'table.md'}\nFigure: {root / 'figure.png'}")
-    return Ablated(root, found)
+        files = f"Report: {root / 'report.html'}\nFigure: {root / 'figure.png'}"
+        print(f"\n{text(results)}\n\n{files}")
+    return Ablated(root, results)
 
 
-def write(found: Ablation, root: Path) -> None:
-    """results.json, table.md and the figures, each whole or not at all."""
-    atomic(root / ablation.RESULTS, lambda path: path.write_text(found.model_dump_json(indent=1) + "\n", "utf-8"))
-    atomic(root / "table.md", lambda path: path.write_text(markdown(found), "utf-8"))
-    figures = {"figure": draw_arms(found)}
-    if found.sizes is not None:
-        figures["sizes"] = draw_sizes(found.sizes)
+def write(results: Ablation, root: Path) -> None:
+    """results.json, the figures, table.md and report.html (which holds the figures), each whole or not at all."""
+    atomic(root / ablation.RESULTS, lambda path: path.write_text(results.model_dump_json(indent=1) + "\n", "utf-8"))
+    figures = {"figure": draw_arms(results)}
+    if results.sizes is not None:
+        figures["sizes"] = draw_sizes(results.sizes)
     for name, drawn in figures.items():
         for kind, content in drawn.items():
             atomic(root / f"{name}.{kind}", lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+    page = ablation_page(results)
+    atomic(root / "table.md", lambda path: path.write_text(to_markdown(page, root), "utf-8"))
+    atomic(root / "report.html", lambda path: path.write_text(to_html(page, root), "utf-8"))
 
 
 def _possible(groups: tuple[Group, ...], base: Train, films: Prepared, progress: bool) -> tuple[Group, ...]:
@@ -177,8 +182,8 @@ def _run(
         return
     for path in run.root.glob("*/last.ckpt"):  # the stage is done: only its best weights are needed
         path.unlink()
-    for one in views:
-        _predict(run.root, films, split, one, device, progress)
+    for stage in views:
+        _predict(run.root, films, split, stage, device, progress)
 
 
 def _predict(run: Path, films: Prepared, split: str, views: ViewSet, device: str | None, progress: bool) -> None:
@@ -271,26 +276,26 @@ def _arm(
     sampled: dict[tuple[str, ViewSet], Sampled],
     draws: Draws,
 ) -> ArmResult:
-    found = sampled[arm.key]
+    sampled_arm = sampled[arm.key]
     crops = [crop_rows(frame, ())[0] for frame in frames]
     last = arm.settings.stages[-1]
-    done = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
-    validation = [float("nan") if one["val_auc"] is None else float(one["val_auc"]) for one in done]
+    stages = [json.loads((root / f"seed{seed}" / arm.folder / last / "done.json").read_text("utf-8")) for seed in seeds]
+    validation = [float("nan") if stage["val_auc"] is None else float(stage["val_auc"]) for stage in stages]
     return ArmResult(
         group=arm.group,
         name=arm.name,
         folder=arm.folder,
         reference=arm.reference,
         changes=arm.changes(base),
-        branches=ablation.arm_branches(arm, first.branches, found, sampled[PLAIN], draws),
-        fusion_over_global=ablation.over_branch(first.branches.index("fusion"), 0, found, draws),
-        local_over_global=ablation.over_branch(first.branches.index("local"), 0, found, draws),
+        branches=ablation.arm_branches(arm, first.branches, sampled_arm, sampled[PLAIN], draws),
+        fusion_over_global=ablation.over_branch(first.branches.index("fusion"), 0, sampled_arm, draws),
+        local_over_global=ablation.over_branch(first.branches.index("local"), 0, sampled_arm, draws),
         validation_auroc=float(np.mean(validation)),
         box_area=float(np.mean([crop.area_median for crop in crops])),
         fallbacks=float(np.mean([crop.fallback_share for crop in crops])),
     )
 
 
-def _machine(seconds: float) -> Machine:
-    found = tuple(f"{name} {number}" for name, number in versions().items())
-    return Machine(processor=hardware(), versions=found, seconds=round(seconds, 1))
+def _machine(seconds: float) -> MachineFacts:
+    packages = tuple(f"{name} {number}" for name, number in versions(*PACKAGES).items())
+    return MachineFacts(processor=hardware(), versions=packages, seconds=round(seconds, 1))

@@ -39,11 +39,11 @@ class SeedDifference(Difference):
     @property
     def agreeing(self) -> int:
         """How many seeds have a difference of the mean's sign; none where the mean is 0."""
-        return sum(one * self.value > 0 for one in self.per_seed)
+        return sum(difference_of_seed * self.value > 0 for difference_of_seed in self.per_seed)
 
     def turned(self) -> SeedDifference:
         """The same difference, taken the other way round."""
-        each = tuple(-one for one in self.per_seed)
+        each = tuple(-difference_of_seed for difference_of_seed in self.per_seed)
         return self.model_copy(update={"value": -self.value, "low": -self.high, "high": -self.low, "per_seed": each})
 
 
@@ -81,7 +81,7 @@ class ArmResult(Record):
 
     def branch(self, name: str) -> ArmBranch:
         """The result of one branch."""
-        return next(one for one in self.branches if one.branch == name)
+        return next(branch for branch in self.branches if branch.branch == name)
 
 
 class Resampled(Record):
@@ -150,7 +150,7 @@ class SizeStudy(Record):
     conclusions: tuple[str, ...]
 
 
-class Machine(Record):
+class MachineFacts(Record):
     """What compared the arms. (Each run's own run.json says where it was trained.)"""
 
     processor: str
@@ -180,19 +180,19 @@ class Ablation(Record):
     arms: tuple[ArmResult, ...]
     resampled: Resampled
     sizes: SizeStudy | None = None
-    machine: Machine
+    machine: MachineFacts
 
     def arm(self, group: str, name: str) -> ArmResult:
         """One row; ValueError names those there are."""
-        for one in self.arms:
-            if (one.group, one.name) == (group, name):
-                return one
+        for arm in self.arms:
+            if (arm.group, arm.name) == (group, name):
+                return arm
         raise ValueError(f"no arm {group} {name}; there are {', '.join(f'{a.group} {a.name}' for a in self.arms)}")
 
     @property
     def reference(self) -> ArmResult:
         """The method with the settings that were given."""
-        return next(one for one in self.arms if one.reference)
+        return next(arm for arm in self.arms if arm.reference)
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -228,12 +228,12 @@ class Draws:
     def paired(self, value_S: Floats, replicate_SR: Floats, patients: int | None = None) -> SeedDifference:
         """Of the mean over the seeds of a difference on the same resamples, likewise."""
         if _one_draw(value_S, replicate_SR):
-            found = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)
-            low, high, p, left_out = found.low, found.high, found.p, found.left_out
+            gap = uncertainty.difference(value_S[0], replicate_SR[0], self.level, patients=patients)
+            low, high, p, left_out = gap.low, gap.high, gap.p, gap.left_out
         else:
             low, high, p, left_out = over_seeds(value_S, replicate_SR, self.level, patients)
         value, low, high, *each = (
-            0.0 if abs(one) < NOISE else float(one) for one in (value_S.mean(), low, high, *value_S)
+            0.0 if abs(number) < NOISE else float(number) for number in (value_S.mean(), low, high, *value_S)
         )
         return SeedDifference(value=value, low=low, high=high, p=p, left_out=left_out, per_seed=tuple(each))
 
@@ -308,20 +308,20 @@ def sample(by_seed: Sequence[Scores], used: list[int], draws: Draws) -> Sampled:
 
 
 def arm_branches(
-    arm: Arm, branches: Sequence[str], found: Sampled, reference: Sampled, draws: Draws
+    arm: Arm, branches: Sequence[str], sampled: Sampled, reference: Sampled, draws: Draws
 ) -> tuple[ArmBranch, ...]:
     """Every branch of an arm, beside the reference and the paper."""
     rows = []
     for b, name in enumerate(branches):
-        value_S, replicate_SR = found.value_SB[:, b], found.replicate_SBR[:, b]
+        value_S, replicate_SR = sampled.value_SB[:, b], sampled.replicate_SBR[:, b]
         gap = draws.paired(
-            value_S - reference.value_SB[:, b], replicate_SR - reference.replicate_SBR[:, b], found.patients
+            value_S - reference.value_SB[:, b], replicate_SR - reference.replicate_SBR[:, b], sampled.patients
         )
         published = _of(arm.paper, name)
         rows.append(
             ArmBranch(
                 branch=name,
-                auroc=draws.interval(value_S, replicate_SR, found.patients),
+                auroc=draws.interval(value_S, replicate_SR, sampled.patients),
                 per_seed=tuple(value_S.tolist()),
                 against_reference=None if arm.reference else gap,
                 paper=published,
@@ -331,11 +331,11 @@ def arm_branches(
     return tuple(rows)
 
 
-def over_branch(branch: int, other: int, found: Sampled, draws: Draws) -> SeedDifference:
+def over_branch(branch: int, other: int, sampled: Sampled, draws: Draws) -> SeedDifference:
     """A branch minus another one of the same runs."""
-    value_SB, replicate_SBR = found.value_SB, found.replicate_SBR
+    value_SB, replicate_SBR = sampled.value_SB, sampled.replicate_SBR
     return draws.paired(
-        value_SB[:, branch] - value_SB[:, other], replicate_SBR[:, branch] - replicate_SBR[:, other], found.patients
+        value_SB[:, branch] - value_SB[:, other], replicate_SBR[:, branch] - replicate_SBR[:, other], sampled.patients
     )
 
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from agcxr.evaluation.tables import number, signed
 from agcxr.experiments.ablation import Ablation, ArmResult, BinResult, SizeStudy
 from agcxr.experiments.ablation_size import BRANCHES, FOCAL
 from agcxr.experiments.controls import GROUPS, NAMES, TITLES
+from agcxr.table import number, signed
 
 PAPER_WHITE, INK, MUTED, RULE, ACCENT, WARM = "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea", "#0a6c8f", "#b3541e"
 ROW, HEAD, SPACE = 0.27, 0.38, 0.14
@@ -34,10 +34,10 @@ STYLE: Any = {
 }
 
 
-def draw_arms(found: Ablation) -> dict[str, bytes]:
+def draw_arms(ablation: Ablation) -> dict[str, bytes]:
     """{"png": ..., "svg": ...}: a row an arm; mean AUROC, then each branch's difference from the reference, on a scale
     of its own: the local branch's are many times the fusion's."""
-    rows, heads, y = _places(found)
+    rows, heads, y = _places(ablation)
     height = y + 1.35
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, height), facecolor=PAPER_WHITE)
@@ -56,27 +56,27 @@ def draw_arms(found: Ablation) -> dict[str, bytes]:
             _values(left, arm, at)
             for axis, name in ((middle, "fusion"), (right, "local")):
                 _gap(axis, arm, name, at)
-        left.axvline(found.reference.branch("global").auroc.value, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        left.axvline(ablation.reference.branch("global").auroc.value, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         titles = ("Mean AUROC", "Fusion − reference", "Local − reference")
         for axis, title in zip(axes, titles, strict=True):
             axis.set_title(title, loc="left", color=INK, fontsize=10, weight="bold", pad=8)
             _ticks(axis, signed_ticks=axis is not left)
         for axis in (middle, right):
             axis.axvline(0, color=MUTED, lw=1, zorder=1)
-        _legend(figure, found)
+        _legend(figure, ablation)
         return _files(figure)
 
 
 def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
     """{"png": ..., "svg": ...}: AUROC, attention minus each control, by diameter of nodules and masses; a panel a
     branch. Sensitivities stay in the tables: a range holds a dozen films, and most differences are exactly 0."""
-    focal = [one for one in study.bins if one.finding in FOCAL]
-    controls = list(dict.fromkeys(one.control for one in study.bins))
+    focal = [result for result in study.bins if result.finding in FOCAL]
+    controls = list(dict.fromkeys(result.control for result in study.bins))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 6.2), facecolor=PAPER_WHITE, layout="constrained")
         FigureCanvasAgg(figure)
         for axis, branch in zip(figure.subplots(len(BRANCHES), 1), BRANCHES, strict=True):
-            _by_size(axis, [one for one in focal if one.branch == branch], controls)
+            _by_size(axis, [result for result in focal if result.branch == branch], controls)
             title = f"{branch.capitalize()}: AUROC, attention minus control (under 0: worse)"
             axis.set_title(title, loc="left", fontsize=9.5, weight="bold", color=INK)
         axis.set_xlabel("Diameter of the film's largest sign, cm", color=MUTED)
@@ -94,13 +94,13 @@ def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
 # --- the arms ---------------------------------------------------------------------------------------------------------
 
 
-def _places(found: Ablation) -> tuple[list[tuple[ArmResult, float]], list[tuple[str, float]], float]:
+def _places(ablation: Ablation) -> tuple[list[tuple[ArmResult, float]], list[tuple[str, float]], float]:
     """Rows and headings with their places, in inches from the top; and the height of all."""
     rows: list[tuple[ArmResult, float]] = []
     heads: list[tuple[str, float]] = []
     y = 0.0
     for group in GROUPS:
-        own = [arm for arm in found.arms if arm.group == group]
+        own = [arm for arm in ablation.arms if arm.group == group]
         if own:
             heads.append((group, y + 0.12))
             y += HEAD
@@ -140,27 +140,27 @@ def _label(axis: Axes, arm: ArmResult, at: float) -> None:
 
 def _values(axis: Axes, arm: ArmResult, at: float) -> None:
     for name, (shape, size, colour, shift) in MARKS.items():
-        one = arm.branch(name)
-        if not math.isfinite(one.auroc.value):
+        branch = arm.branch(name)
+        if not math.isfinite(branch.auroc.value):
             continue
-        _seeds(axis, one.per_seed, at + shift, colour)
-        _line(axis, one.auroc.low, one.auroc.high, at + shift, colour)
-        axis.plot([one.auroc.value], [at + shift], shape, ms=size, mfc=colour, mec=colour, mew=1.4, zorder=3)
+        _seeds(axis, branch.per_seed, at + shift, colour)
+        _line(axis, branch.auroc.low, branch.auroc.high, at + shift, colour)
+        axis.plot([branch.auroc.value], [at + shift], shape, ms=size, mfc=colour, mec=colour, mew=1.4, zorder=3)
 
 
 def _gap(axis: Axes, arm: ArmResult, name: str, at: float) -> None:
     """An arm's difference from the reference, and the paper's."""
-    (shape, size, colour, _), one = MARKS[name], arm.branch(name)
+    (shape, size, colour, _), branch = MARKS[name], arm.branch(name)
     if arm.reference:
         axis.plot([0], [at], shape, ms=size, color=INK, zorder=3)
-    gap = one.against_reference
+    gap = branch.against_reference
     if gap is not None and math.isfinite(gap.value):
         _seeds(axis, gap.per_seed, at, colour)
         _line(axis, gap.low, gap.high, at, colour)
         face = colour if gap.clear else PAPER_WHITE
         axis.plot([gap.value], [at], shape, ms=size, mfc=face, mec=colour, mew=1.4, zorder=3)
-    if not arm.reference and math.isfinite(one.paper_against_reference):
-        axis.plot([one.paper_against_reference], [at], "x", ms=5, mec=WARM, mew=1.6, zorder=4)
+    if not arm.reference and math.isfinite(branch.paper_against_reference):
+        axis.plot([branch.paper_against_reference], [at], "x", ms=5, mec=WARM, mew=1.6, zorder=4)
 
 
 def _line(axis: Axes, low: float, high: float, at: float, colour: str) -> None:
@@ -189,7 +189,7 @@ def _ticks(axis: Axes, *, signed_ticks: bool) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(said))
 
 
-def _legend(figure: Figure, found: Ablation) -> None:
+def _legend(figure: Figure, ablation: Ablation) -> None:
     dashed = Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="reference's global branch")
     keys = [
         *(
@@ -198,7 +198,9 @@ def _legend(figure: Figure, found: Ablation) -> None:
         ),
         dashed,
     ]
-    published = (one.paper_against_reference for arm in found.arms if not arm.reference for one in arm.branches)
+    published = (
+        branch.paper_against_reference for arm in ablation.arms if not arm.reference for branch in arm.branches
+    )
     if any(math.isfinite(value) for value in published):
         keys.append(Line2D([], [], color=WARM, marker="x", ms=5, mew=1.6, ls="", label="in the paper"))
     figure.legend(
@@ -209,11 +211,13 @@ def _legend(figure: Figure, found: Ablation) -> None:
         labelcolor=INK,
         bbox_to_anchor=(0.5, 0.03 / figure.get_size_inches()[1]),
     )
-    many = len(found.seeds) > 1
+    many = len(ablation.seeds) > 1
     height = figure.get_size_inches()[1]
-    level = f"{100 * found.resampled.level:g} %"
-    how = f"{found.films:,} {found.split} films of {found.patients:,} patients; {level} intervals over patients"
-    how += f" and {len(found.seeds)} seeds (ticks)" if many else f", seed {found.seeds[0]}"
+    level = f"{100 * ablation.resampled.level:g} %"
+    how = (
+        f"{ablation.films:,} {ablation.split} films of {ablation.patients:,} patients; {level} intervals over patients"
+    )
+    how += f" and {len(ablation.seeds)} seeds (ticks)" if many else f", seed {ablation.seeds[0]}"
     figure.text(
         0.5,
         0.42 / height,
@@ -231,7 +235,7 @@ def _colours(controls: Sequence[str]) -> list[str]:
     return [(ACCENT, WARM, "#5b5ea6", "#4d7c3a")[i % 4] for i in range(len(controls))]
 
 
-def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str]) -> None:
+def _by_size(axis: Axes, results: Sequence[BinResult], controls: Sequence[str]) -> None:
     axis.set_facecolor(PAPER_WHITE)
     for side in axis.spines.values():
         side.set_visible(False)
@@ -239,13 +243,15 @@ def _by_size(axis: Axes, found: Sequence[BinResult], controls: Sequence[str]) ->
     axis.set_axisbelow(True)
     axis.tick_params(length=0, colors=MUTED, labelsize=8)
     axis.axhline(0, color=MUTED, lw=1, zorder=1)
-    ranges = sorted(dict.fromkeys((one.finding, one.low_cm, one.high_cm) for one in found), key=lambda at: at[2])
+    ranges = sorted(
+        dict.fromkeys((result.finding, result.low_cm, result.high_cm) for result in results), key=lambda at: at[2]
+    )
     for i, (control, colour) in enumerate(zip(controls, _colours(controls), strict=True)):
-        for one in found:
-            gap = one.auroc_gap
-            if one.control != control or not math.isfinite(gap.value):
+        for result in results:
+            gap = result.auroc_gap
+            if result.control != control or not math.isfinite(gap.value):
                 continue
-            x = ranges.index((one.finding, one.low_cm, one.high_cm)) + 0.7 * ((i + 0.5) / len(controls) - 0.5)
+            x = ranges.index((result.finding, result.low_cm, result.high_cm)) + 0.7 * ((i + 0.5) / len(controls) - 0.5)
             axis.plot([x, x], [gap.low, gap.high], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
             face = colour if gap.clear else PAPER_WHITE
             axis.plot([x], [gap.value], "o", ms=5, mfc=face, mec=colour, mew=1.4, zorder=3)

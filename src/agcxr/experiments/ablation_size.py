@@ -42,7 +42,7 @@ def read_lesions(path: str | Path) -> pd.DataFrame:
     if missing := sorted({"image", "finding", "diameter_cm"} - set(table.columns)):
         raise ValueError(f"{path} has no column {missing[0]!r}; expected the lesions.csv of `agcxr phantom`")
     named = {name: CHESTXRAY14.canonical(str(name)) for name in table["finding"].unique()}
-    if unknown := sorted(str(name) for name, known in named.items() if known not in CHESTXRAY14.names):
+    if unknown := sorted(str(name) for name, canonical in named.items() if canonical not in CHESTXRAY14.names):
         raise ValueError(f"{path} names the finding {unknown[0]!r}; expected any of {', '.join(CHESTXRAY14.names)}")
     table = table.assign(finding=table["finding"].map(named)).rename(columns={"image": "image_id"})
     return table[["image_id", "finding", "diameter_cm"]]
@@ -50,16 +50,16 @@ def read_lesions(path: str | Path) -> pd.DataFrame:
 
 def diameters(lesions: pd.DataFrame) -> tuple[FindingSize, ...]:
     """How large the signs of each finding are, the smallest first."""
-    found = lesions.groupby("finding")["diameter_cm"].agg(["size", "median"]).sort_values("median")
+    sizes = lesions.groupby("finding")["diameter_cm"].agg(["size", "median"]).sort_values("median")
     return tuple(
         FindingSize(finding=str(name), signs=int(row["size"]), median_cm=float(row["median"]))
-        for name, row in found.iterrows()
+        for name, row in sizes.iterrows()
     )
 
 
 def small_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[str, ...]:
     """Findings whose median diameter is at most `small_cm`, in label order."""
-    small = {one.finding for one in diameters(lesions) if one.median_cm <= small_cm}
+    small = {size.finding for size in diameters(lesions) if size.median_cm <= small_cm}
     return tuple(name for name in CHESTXRAY14.names if name in small)
 
 
@@ -70,7 +70,7 @@ def ranged_findings(lesions: pd.DataFrame, small_cm: float = SMALL_CM) -> tuple[
 
 
 @dataclass(frozen=True)
-class Bin:
+class DiameterRange:
     """Films by the diameter of their largest sign of a finding, low_cm <= d < high_cm."""
 
     finding: str
@@ -86,20 +86,22 @@ class Bin:
 
 def bins(
     films: Sequence[str], labels: Sequence[str], target_NK: Floats, lesions: pd.DataFrame, findings: Sequence[str]
-) -> tuple[Bin, ...]:
+) -> tuple[DiameterRange, ...]:
     """Bins of about as many films each, FILMS_A_BIN or more, cut at tenths of a centimetre; fewer films are one bin.
 
     films: image_id of each film. Findings with fewer than FEWEST_FILMS films are left out. Raises ValueError where none
     is left.
     """
     largest = lesions.groupby(["finding", "image_id"])["diameter_cm"].max()
-    made: list[Bin] = []
+    ranges: list[DiameterRange] = []
     for finding in findings:
         if finding not in labels:
             continue
         target = target_NK[:, labels.index(finding)]
-        known = largest.loc[finding] if finding in largest.index.get_level_values(0) else pd.Series(dtype=float)
-        diameter = known.reindex(list(films)).to_numpy(np.float64)
+        diameters_of_finding = (
+            largest.loc[finding] if finding in largest.index.get_level_values(0) else pd.Series(dtype=float)
+        )
+        diameter = diameters_of_finding.reindex(list(films)).to_numpy(np.float64)
         have = (target == 1) & ~np.isnan(diameter)
         if have.sum() < FEWEST_FILMS or not (target == 0).any():
             continue
@@ -108,15 +110,17 @@ def bins(
         edges = [np.floor(diameter[have].min() * 10) / 10, *cuts[1:-1], np.floor(diameter[have].max() * 10 + 1) / 10]
         for low, high in pairwise(edges):
             inside = have & (diameter >= low) & (diameter < high)
-            one = Bin(finding, float(low), float(high), np.where(inside, 1.0, np.where(target == 0, 0.0, np.nan)))
-            if one.films:
-                made.append(one)
-    if not made:
+            films_in_range = DiameterRange(
+                finding, float(low), float(high), np.where(inside, 1.0, np.where(target == 0, 0.0, np.nan))
+            )
+            if films_in_range.films:
+                ranges.append(films_in_range)
+    if not ranges:
         raise ValueError(
             f"the lesions name fewer than {FEWEST_FILMS} films of the split for each of {', '.join(findings) or 'no'} "
             "finding; give the lesions.csv of the films that were prepared, or more films"
         )
-    return tuple(made)
+    return tuple(ranges)
 
 
 def size_study(
@@ -138,12 +142,12 @@ def size_study(
     cut = bins(films, first.labels, first.target_NK, lesions, ranged_findings(lesions, small_cm))
     sampled = {name: _sample_bins(cut, scores, draws, specificity) for name, scores in by_arm.items()}
     controls = [name for name in by_arm if name != reference]
-    patients = [patients_of_the_rarer(one.target_N, first.patient_N) for one in cut]
-    found = tuple(
-        _bin_result(one, k, branch, sampled, reference, control, draws, patients[k])
+    patients = [patients_of_the_rarer(films.target_N, first.patient_N) for films in cut]
+    results = tuple(
+        _bin_result(films, k, branch, sampled, reference, control, draws, patients[k])
         for branch in BRANCHES
         for control in controls
-        for k, one in enumerate(cut)
+        for k, films in enumerate(cut)
     )
     return SizeStudy(
         findings=findings,
@@ -152,8 +156,8 @@ def size_study(
         specificity=specificity,
         small=_small(by_arm, findings, reference, draws),
         each=tuple(row for name in findings for row in _small(by_arm, [name], reference, draws, name)),
-        bins=found,
-        conclusions=conclusions(found),
+        bins=results,
+        conclusions=conclusions(results),
     )
 
 
@@ -176,8 +180,8 @@ def _small(
     rows = []
     for branch in BRANCHES:
         b = first.branches.index(branch)
-        value = {arm: one.value_SB[:, b] for arm, one in sampled.items()}
-        replicate = {arm: one.replicate_SBR[:, b] for arm, one in sampled.items()}
+        value = {arm: sample_of_arm.value_SB[:, b] for arm, sample_of_arm in sampled.items()}
+        replicate = {arm: sample_of_arm.replicate_SBR[:, b] for arm, sample_of_arm in sampled.items()}
         for control in (arm for arm in by_arm if arm != reference):
             gap = draws.paired(value[reference] - value[control], replicate[reference] - replicate[control], patients)
             rows.append(
@@ -203,11 +207,11 @@ class _Sampled:
     sensitivity_SBKR: Floats
 
 
-def _sample_bins(cut: Sequence[Bin], by_seed: Sequence[Scores], draws: Draws, specificity: float) -> _Sampled:
-    target_NK = np.stack([one.target_N for one in cut], 1)
+def _sample_bins(cut: Sequence[DiameterRange], by_seed: Sequence[Scores], draws: Draws, specificity: float) -> _Sampled:
+    target_NK = np.stack([films.target_N for films in cut], 1)
     parts = []
     for scores in by_seed:
-        column = [scores.labels.index(one.finding) for one in cut]
+        column = [scores.labels.index(films.finding) for films in cut]
         branch = [scores.branches.index(name) for name in BRANCHES]
         score_BNK = scores.score_BNK[branch][:, :, column]
         as_bins = replace(scores, branches=BRANCHES, target_NK=target_NK, score_BNK=score_BNK)
@@ -232,7 +236,7 @@ def _threshold(target_N: Floats, score_N: Floats, specificity: float) -> float:
 
 
 def _bin_result(
-    one: Bin,
+    sizes: DiameterRange,
     k: int,
     branch: str,
     sampled: Mapping[str, _Sampled],
@@ -242,7 +246,7 @@ def _bin_result(
     patients: int,
 ) -> BinResult:
     b = BRANCHES.index(branch)
-    ours, theirs = sampled[reference], sampled[control]
+    ours, control_sample = sampled[reference], sampled[control]
 
     def gap(value_SBK: Floats, other_SBK: Floats, replicate_SBKR: Floats, other_SBKR: Floats) -> SeedDifference:
         at = (slice(None), b, k)
@@ -252,41 +256,48 @@ def _bin_result(
         return draws.interval(value_SBK[:, b, k], replicate_SBKR[:, b, k], patients)
 
     return BinResult(
-        finding=one.finding,
-        low_cm=one.low_cm,
-        high_cm=one.high_cm,
-        films=one.films,
+        finding=sizes.finding,
+        low_cm=sizes.low_cm,
+        high_cm=sizes.high_cm,
+        films=sizes.films,
         branch=branch,
         control=control,
         auroc=interval(ours.auroc_SBK, ours.auroc_SBKR),
-        auroc_control=interval(theirs.auroc_SBK, theirs.auroc_SBKR),
-        auroc_gap=gap(ours.auroc_SBK, theirs.auroc_SBK, ours.auroc_SBKR, theirs.auroc_SBKR),
+        auroc_control=interval(control_sample.auroc_SBK, control_sample.auroc_SBKR),
+        auroc_gap=gap(ours.auroc_SBK, control_sample.auroc_SBK, ours.auroc_SBKR, control_sample.auroc_SBKR),
         sensitivity=interval(ours.sensitivity_SBK, ours.sensitivity_SBKR),
-        sensitivity_control=interval(theirs.sensitivity_SBK, theirs.sensitivity_SBKR),
+        sensitivity_control=interval(control_sample.sensitivity_SBK, control_sample.sensitivity_SBKR),
         sensitivity_gap=gap(
-            ours.sensitivity_SBK, theirs.sensitivity_SBK, ours.sensitivity_SBKR, theirs.sensitivity_SBKR
+            ours.sensitivity_SBK, control_sample.sensitivity_SBK, ours.sensitivity_SBKR, control_sample.sensitivity_SBKR
         ),
     )
 
 
-def conclusions(found: Sequence[BinResult]) -> tuple[str, ...]:
+def conclusions(results: Sequence[BinResult]) -> tuple[str, ...]:
     """For each branch and control, in words: at which diameters of nodules and masses attention is better, at which it
     is worse, and at which the interval of the AUROC difference includes 0."""
-    said = []
-    for branch, control in dict.fromkeys((one.branch, one.control) for one in found):
-        focal = [one for one in found if (one.branch, one.control) == (branch, control) and one.finding in FOCAL]
-        focal.sort(key=lambda one: one.high_cm)
+    sentences = []
+    for branch, control in dict.fromkeys((result.branch, result.control) for result in results):
+        focal = [
+            result
+            for result in results
+            if (result.branch, result.control) == (branch, control) and result.finding in FOCAL
+        ]
+        focal.sort(key=lambda result: result.high_cm)
         if not focal:
             continue
-        better, worse = ([one.auroc_gap.low > 0 for one in focal], [one.auroc_gap.high < 0 for one in focal])
+        better, worse = (
+            [result.auroc_gap.low > 0 for result in focal],
+            [result.auroc_gap.high < 0 for result in focal],
+        )
         neither = [not (up or down) for up, down in zip(better, worse, strict=True)]
         lists = (("better", better), ("worse", worse), ("undecided", neither))
         where = "; ".join(f"{verdict} at {_ranges(focal, which)}" for verdict, which in lists)
-        said.append(
+        sentences.append(
             f"{branch.capitalize()}, attention against the {NAMES.get(control, control)}, {len(focal)} ranges of "
             f"{focal[0].low_cm:g} to {focal[-1].high_cm:g} cm: {where}.{_end(focal, better)}"
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def _ranges(focal: Sequence[BinResult], which: Sequence[bool]) -> str:
@@ -294,11 +305,11 @@ def _ranges(focal: Sequence[BinResult], which: Sequence[bool]) -> str:
     if all(which) or not any(which):
         return "all" if all(which) else "none"
     joined: list[tuple[float, float, str]] = []
-    for one in (one for one, chosen in zip(focal, which, strict=True) if chosen):
-        if joined and joined[-1][1:] == (one.low_cm, one.finding):
-            joined[-1] = (joined[-1][0], one.high_cm, one.finding)
+    for result in (result for result, chosen in zip(focal, which, strict=True) if chosen):
+        if joined and joined[-1][1:] == (result.low_cm, result.finding):
+            joined[-1] = (joined[-1][0], result.high_cm, result.finding)
         else:
-            joined.append((one.low_cm, one.high_cm, one.finding))
+            joined.append((result.low_cm, result.high_cm, result.finding))
     return ", ".join(f"{low:g}–{high:g} cm ({finding})" for low, high, finding in joined)
 
 

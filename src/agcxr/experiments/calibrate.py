@@ -51,10 +51,10 @@ def calibrate(
     if not len(rows):
         raise ValueError(f"{films.folder} has no films in the part {split!r}, so there is nothing to calibrate on")
     engine, predictors = load_runs(run, device, views=views)
-    fitted_on = _fitted_on([one.model.card for one in predictors], films, rows, split, allow_leak)
+    fitted_on = _fitted_on([predictor.model.card for predictor in predictors], films, rows, split, allow_leak)
     answers = engine.predict_arrays(films.images, rows, progress=progress)
     index = films.index.iloc[rows]
-    found = fit_calibration(
+    calibration = fit_calibration(
         films.targets(rows, engine.findings).astype(np.float64),
         answers.fusion_NK.astype(np.float64),
         index["patient"].to_numpy(dtype=object),
@@ -63,17 +63,21 @@ def calibrate(
     ).model_copy(update={"fitted_on": fitted_on})
     runs = all_runs(run)
     if len(runs) > 1 or views != "plain":
-        made = Average(views=views, digest=weights_digest(runs), calibration=found)
-        atomic(average_file(run, views), lambda path: path.write_text(made.model_dump_json(indent=1) + "\n", "utf-8"))
-        return found
+        average = Average(views=views, digest=weights_digest(runs), calibration=calibration)
+        atomic(
+            average_file(run, views), lambda path: path.write_text(average.model_dump_json(indent=1) + "\n", "utf-8")
+        )
+        return calibration
     folder = Path(run) / "model" if (Path(run) / "model").is_dir() else Path(run)
     if fitted_on.of_training:
         describe_features(folder, films, seed=seed, device=device, progress=progress)
     model = AGCNN.from_pretrained(folder)
     card = model.card or model.new_card(prepared_size=films.images.shape[1])
-    model.save_pretrained(folder, card=card.model_copy(update={"calibration": found}))  # last: with it, all is there
+    model.save_pretrained(
+        folder, card=card.model_copy(update={"calibration": calibration})
+    )  # last: with it, all is there
     write_model_card(run)
-    return found
+    return calibration
 
 
 def _fitted_on(
@@ -100,11 +104,11 @@ def _trained_on(card: Card | None, films: Prepared) -> bool | None:
     if card is None or card.train_patients is None:
         return None
     rows, trained = np.flatnonzero((films.index["split"] == "train").to_numpy()), card.train_patients
-    here = known = 0
+    here = trained_on = 0
     for whose, patients in films.patients(rows):
         here += patients.nunique()
-        known += len(trained.known(patients, whose.collection, whose.fingerprint))
-    return known == here == sum(len(group.hashes) for group in trained.groups)
+        trained_on += len(trained.known(patients, whose.collection, whose.fingerprint))
+    return trained_on == here == sum(len(group.hashes) for group in trained.groups)
 
 
 def calibrate_once(run: Path, prepared: str | Path) -> None:

@@ -113,15 +113,15 @@ def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
             f"local.look is {base.local.look!r}, but the reference of an ablation is the method itself: leave "
             "--local.look out, the controls set it"
         )
-    found: list[Arm] = []
+    rows: list[Arm] = []
     for group in (group for group in GROUPS if group in groups):
         if group == "views":
-            found += [Arm(group, views, base, REFERENCE, views) for views in VIEWS if _has(views, base)]
+            rows += [Arm(group, views, base, REFERENCE, views) for views in VIEWS if _has(views, base)]
             continue
         for name, settings in _values(group, base):
-            same = next((arm.folder for arm in found if arm.settings == settings), f"{group}-{name}")
-            found.append(Arm(group, name, settings, REFERENCE if settings == base else same))
-    return tuple(found)
+            same = next((arm.folder for arm in rows if arm.settings == settings), f"{group}-{name}")
+            rows.append(Arm(group, name, settings, REFERENCE if settings == base else same))
+    return tuple(rows)
 
 
 def _has(views: ViewSet, base: Train) -> bool:
@@ -176,19 +176,19 @@ def _trained_as(base: Train, strategy: config.Strategy) -> Train:
     return base.model_copy(update=changes | {"local": base.local.model_copy(update=local)})
 
 
-def runs(found: Iterable[Arm], base: Train) -> dict[str, Train]:
+def runs(rows: Iterable[Arm], base: Train) -> dict[str, Train]:
     """Folder -> settings of every run that the arms need, the reference first."""
-    return {REFERENCE: base} | {arm.folder: arm.settings for arm in found}
+    return {REFERENCE: base} | {arm.folder: arm.settings for arm in rows}
 
 
 def stage_epochs(needed: Iterable[Train]) -> dict[str, int]:
     """Epochs of each stage that one seed costs when runs share the stages that they would train alike."""
-    known: list[dict[str, Any]] = []
+    recipes: list[dict[str, Any]] = []
     cost: dict[str, int] = {}
     for settings in needed:
         for i, stage in enumerate(settings.stages):
-            made = recipe(settings, i)
-            if made not in known:
-                known.append(made)
+            wanted = recipe(settings, i)
+            if wanted not in recipes:
+                recipes.append(wanted)
                 cost[stage] = cost.get(stage, 0) + settings.stage(stage).epochs
     return cost

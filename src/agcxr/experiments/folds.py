@@ -15,18 +15,19 @@ import pandas as pd
 from agcxr import metrics
 from agcxr.calibration import fit_calibration
 from agcxr.data.prepared import Prepared, open_prepared
-from agcxr.evaluation.evaluate import Evaluation, crop_rows, evaluate, measured, place_of, to_scores
+from agcxr.evaluation import estimates
+from agcxr.evaluation.evaluate import RunEvaluation, crop_rows, evaluate, measured, place_of, to_scores
 from agcxr.evaluation.interpret import interpret
 from agcxr.evaluation.known import keep, known_before, pooled
-from agcxr.evaluation.page import Cell, Section, Table, Text
+from agcxr.evaluation.page import Section, Text
 from agcxr.evaluation.probe import Probe
-from agcxr.evaluation.report import Written, power_of, write_report
+from agcxr.evaluation.report import Written, power_of, seeds_section, write_report
 from agcxr.evaluation.report_scores import subgroups
-from agcxr.evaluation.report_seeds import seeds_section
 from agcxr.evaluation.results import PREDICTIONS, Analysis, LeakResult, Results
-from agcxr.evaluation.tables import number, signed, text_table, words
+from agcxr.evaluation.tables import text_table
 from agcxr.experiments.seeds import spreads_of
 from agcxr.inference.prediction import ViewSet
+from agcxr.table import Cell, Table, number, signed, to_text, words
 from agcxr.training.folds import Folds, read_folds
 from agcxr.training.seeds import SEEDS, Seeds, Spread, write_seeds
 from agcxr.uncertainty import RESAMPLES
@@ -71,18 +72,27 @@ def evaluate_folds(
     if films.plan.fingerprint != plan.fingerprint:
         raise ValueError(f"{films.folder} holds other films than {root} was trained on; give --data {plan.data}")
     place = Path(out) if out is not None else root / "evaluation" / place_of(split, views)
-    done = []
+    pooled_seeds = []
     for seed in plan.seeds or (None,):
         folder = place if seed is None else place.with_name(f"{place.name}-seed{seed}")
-        done.append(_pool(root, plan, seed, films, folder, resamples, device, views, probe, progress))
+        pooled_seeds.append(_pool(root, plan, seed, films, folder, resamples, device, views, probe, progress))
     more: tuple[Section, ...] = ()
     if plan.seeds is not None:
-        spread = _over_seeds(plan, [one.results.analysis for one in done])
+        spread = _over_seeds(plan, [pooled_seed.results.analysis for pooled_seed in pooled_seeds])
         write_seeds(place.parent / SEEDS, spread)
         more = (seeds_section(spread),)
         if progress:
-            print(f"\n{spread.table()}")
-    return tuple(write_report(one.folder, one.results, one.frame, one.probe, (*one.sections, *more)) for one in done)
+            print(f"\n{to_text(spread.table())}")
+    return tuple(
+        write_report(
+            pooled_seed.folder,
+            pooled_seed.results,
+            pooled_seed.frame,
+            pooled_seed.probe,
+            (*pooled_seed.sections, *more),
+        )
+        for pooled_seed in pooled_seeds
+    )
 
 
 def _pool(
@@ -98,14 +108,14 @@ def _pool(
     progress: bool,
 ) -> Pooled:
     runs = list(zip(plan.runs(root, seed), plan.films(root), strict=True))
-    done = [
+    evaluations = [
         evaluate(run, part, "test", resamples=resamples, examples=0, device=device, views=views, progress=False)
         for run, part in runs
     ]
-    first = done[0].results
-    answered = [[result.finding for result in one.results.analysis.labels] for one in done]
+    first = evaluations[0].results
+    answered = [[result.finding for result in evaluation.results.analysis.labels] for evaluation in evaluations]
     labels = tuple(name for name in answered[0] if all(name in names for names in answered))
-    frames = [one.frame.assign(fold=fold) for fold, one in enumerate(done, start=1)]
+    frames = [evaluation.frame.assign(fold=fold) for fold, evaluation in enumerate(evaluations, start=1)]
     frame = out_of_fold(pd.concat(frames, join="inner").sort_values("row", ignore_index=True), labels)
     scores = to_scores(frame, labels, first.analysis.findings)
     measures = measured(scores, frame, resamples=resamples)
@@ -119,10 +129,10 @@ def _pool(
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             **measures,
             "crops": crop_rows(frame, labels),
-            "leak": _leak([one.results.leak for one in done]),
+            "leak": _leak([evaluation.results.leak for evaluation in evaluations]),
             "points_from": "nowhere: every fold has its own",
             "environment": first.environment.model_copy(
-                update={"seconds": round(sum(one.results.environment.seconds for one in done), 2)}
+                update={"seconds": round(sum(evaluation.results.environment.seconds for evaluation in evaluations), 2)}
             ),
         }
     )
@@ -133,18 +143,21 @@ def _pool(
     frame.to_parquet(folder / PREDICTIONS, index=False)
     results.save(folder)
     if progress:
-        said = "" if seed is None else f"Seed {seed}\n"
-        print(f"\n{said}{text_table(analysis)}\n{power_of(results)}")
-    known = _known(runs[0][0], done, films, frame, results, device, progress) if probe else None
-    keep(folder, known, progress=progress)
+        title = "" if seed is None else f"Seed {seed}\n"
+        print(f"\n{title}{text_table(analysis)}\n{power_of(results)}")
+    probe_result = _known(runs[0][0], evaluations, films, frame, results, device, progress) if probe else None
+    keep(folder, probe_result, progress=progress)
     meaning = interpret(frame, results, None, as_predicted=True)
     meaning.save(folder)
-    return Pooled(folder, results, frame, known, (_section(done, analysis, frame, labels), subgroups(meaning)))
+    estimates.save(folder, results=analysis, scores=meaning)
+    return Pooled(
+        folder, results, frame, probe_result, (_section(evaluations, analysis, frame, labels), subgroups(meaning))
+    )
 
 
 def _known(
     run: Path,
-    done: Sequence[Evaluation],
+    folds: Sequence[RunEvaluation],
     films: Prepared,
     frame: pd.DataFrame,
     results: Results,
@@ -152,10 +165,10 @@ def _known(
     progress: bool,
 ) -> Probe | None:
     """In the folds of the runs; the features beside are of each fold's own model."""
-    design = pooled([one.films.index["split"].to_numpy() for one in done])
-    features = [one.feature_ND for one in done if one.feature_ND is not None]
-    order = np.argsort(np.concatenate([one.row_N for one in done]))
-    feature_MD = np.concatenate(features)[order] if len(features) == len(done) else None
+    design = pooled([fold.films.index["split"].to_numpy() for fold in folds])
+    features = [fold.feature_ND for fold in folds if fold.feature_ND is not None]
+    order = np.argsort(np.concatenate([fold.row_N for fold in folds]))
+    feature_MD = np.concatenate(features)[order] if len(features) == len(folds) else None
     options: dict[str, Any] = {"name": results.run, "model_M": frame["fold"].to_numpy(), "device": device}
     return known_before(run, films, frame, results.analysis, design, feature_MD, **options, progress=progress)
 
@@ -175,12 +188,12 @@ def out_of_fold(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 
 def _leak(each: Sequence[LeakResult]) -> LeakResult:
-    unchecked = [one.why for one in each if not one.checked]
+    unchecked = [item.why for item in each if not item.checked]
     return LeakResult(
         checked=not unchecked,
         why=next(iter(unchecked), ""),
-        shared_patients=sum(one.shared_patients for one in each),
-        shared_films=sum(one.shared_films for one in each),
+        shared_patients=sum(item.shared_patients for item in each),
+        shared_films=sum(item.shared_films for item in each),
         allowed=False,
     )
 
@@ -194,16 +207,18 @@ def _over_seeds(plan: Folds, each: Sequence[Analysis]) -> Seeds:
     )
 
 
-def _section(done: Sequence[Evaluation], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]) -> Section:
+def _section(
+    evaluations: Sequence[RunEvaluation], analysis: Analysis, frame: pd.DataFrame, labels: Sequence[str]
+) -> Section:
     """Each fold beside the pooled films, and what calibration does out of fold."""
-    head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(done) + 1)))
-    folds = spreads_of([one.results.analysis for one in done])
+    head = ("Branch", "Pooled", "Mean of folds", "SD", *(f"Fold {fold}" for fold in range(1, len(evaluations) + 1)))
+    folds = spreads_of([evaluation.results.analysis for evaluation in evaluations])
     pooled = spreads_of([analysis])
 
-    def row(one: Spread, whole: Spread) -> tuple[Cell, ...]:
-        said = signed if one.difference else number
-        values = (said(one.mean), number(one.sd), *map(said, one.values))
-        return (Cell(one.name.capitalize()), Cell(said(whole.mean), strong=True), *map(Cell, values))
+    def row(spread: Spread, whole: Spread) -> tuple[Cell, ...]:
+        shown = signed if spread.difference else number
+        values = (shown(spread.mean), number(spread.sd), *map(shown, spread.values))
+        return (Cell(spread.name.capitalize()), Cell(shown(whole.mean), strong=True), *map(Cell, values))
 
     caption = (
         "Mean AUROC over the findings. Every film is a test film of one fold, scored by a model that was trained on "
@@ -211,8 +226,8 @@ def _section(done: Sequence[Evaluation], analysis: Analysis, frame: pd.DataFrame
         "different folds differ in scale that costs a little, which the mean of the folds does not pay. Folds may lack "
         "a rare finding. The folds share most of their training films, so their SD is no standard error."
     )
-    rows = tuple(row(one, whole) for one, whole in zip(folds, pooled, strict=True))
-    answered = {result.finding for one in done for result in one.results.analysis.labels}
+    rows = tuple(row(spread, whole) for spread, whole in zip(folds, pooled, strict=True))
+    answered = {result.finding for evaluation in evaluations for result in evaluation.results.analysis.labels}
     lacking = [words(name) for name in analysis.findings.labels if name in answered and name not in labels]
     texts = [_brier(frame, [name for name in labels if name in analysis.findings.names])]
     if lacking:

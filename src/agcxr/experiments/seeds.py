@@ -12,6 +12,7 @@ from agcxr.evaluation.report import Written
 from agcxr.evaluation.results import Analysis
 from agcxr.evaluation.study import Study, study
 from agcxr.experiments.ablation import Draws, over_branch, sample
+from agcxr.table import to_text
 from agcxr.training.seeds import SEEDS, Gain, Seeds, Spread, read_seeds, with_difference, write_seeds
 
 
@@ -25,39 +26,39 @@ def evaluate_seeds(
     """
     root = Path(out)
     trained, films = read_seeds(root), prepared if isinstance(prepared, Prepared) else open_prepared(prepared)
-    done = [study(root / run, films, split, progress=progress, **options) for run in trained.runs]
-    found = Seeds(
+    studies = [study(root / run, films, split, progress=progress, **options) for run in trained.runs]
+    seeds = Seeds(
         measure=f"Mean AUROC over the findings on the {split} films",
         seeds=trained.seeds,
         runs=trained.runs,
-        spreads=spreads_of([one.results.analysis for one in done]),
-        gains=_gains(done),
-        level=done[0].results.analysis.resampling.level,
+        spreads=spreads_of([study_of_seed.results.analysis for study_of_seed in studies]),
+        gains=_gains(studies),
+        level=studies[0].results.analysis.resampling.level,
     )
-    write_seeds(root / "evaluation" / split / SEEDS, found)
+    write_seeds(root / "evaluation" / split / SEEDS, seeds)
     if progress:
-        print(f"\n{found.table()}")
-    return found, tuple(one.report_again(found) for one in done)
+        print(f"\n{to_text(seeds.table())}")
+    return seeds, tuple(study_of_seed.report_again(seeds) for study_of_seed in studies)
 
 
 def spreads_of(each: Sequence[Analysis]) -> tuple[Spread, ...]:
     """The mean AUROC of each branch over several evaluations, then the difference of the last and the first."""
-    values = [[branch.auroc.value for branch in one.mean.branches] for one in each]
+    values = [[branch.auroc.value for branch in item.mean.branches] for item in each]
     return with_difference([Spread.of(name, [v[b] for v in values]) for b, name in enumerate(each[0].branches)])
 
 
-def _gains(done: Sequence[Study]) -> tuple[Gain, ...]:
+def _gains(studies: Sequence[Study]) -> tuple[Gain, ...]:
     """The last branch minus each other one, mean AUROC, over the patients and the seeds together."""
-    analysis = done[0].results.analysis
+    analysis = studies[0].results.analysis
     how, used = analysis.resampling, analysis.mean.findings
-    if len(done) < 2 or not used:
+    if len(studies) < 2 or not used:
         return ()
     labels = tuple(result.finding for result in analysis.labels)
-    by_seed = [one.evaluation.scores for one in done]
+    by_seed = [study_of_seed.evaluation.scores for study_of_seed in studies]
     draws = Draws(how.resamples, how.level, how.seed)
-    found = sample(by_seed, [labels.index(name) for name in used], draws)
+    sampled = sample(by_seed, [labels.index(name) for name in used], draws)
     out = []
     for last, other in pairs(analysis.branches):
-        apart = over_branch(last, other, found, draws).model_dump(include={"value", "low", "high", "p"})
+        apart = over_branch(last, other, sampled, draws).model_dump(include={"value", "low", "high", "p"})
         out.append(Gain(branch=analysis.branches[last], against=analysis.branches[other], **apart))
     return tuple(out)

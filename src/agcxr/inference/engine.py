@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from agcxr.calibration import POINTS, Calibration, Curve, Cut, FindingCalibration, Point, Prevalence, Scale
+from agcxr.calibration import POINTS, Calibration, Curve, FindingCalibration, OperatingPoints, Point, Prevalence, Scale
 from agcxr.data.radiograph import RadiographError
 from agcxr.findings import Findings
 from agcxr.inference.identity import Algorithm
@@ -30,13 +30,13 @@ from agcxr.inference.stream import (
     Film,
     PreparedFilm,
     batches,
-    cores,
     each_film,
     joined,
     prediction_of,
     read_ahead,
     read_film,
 )
+from agcxr.machine import cores
 from agcxr.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Engine(ABC):
         return self.scale is not None
 
     @cached_property
-    def cuts(self) -> dict[Point, Cut]:
+    def cuts(self) -> dict[Point, OperatingPoints]:
         """Every operating point, at the prevalence in use; none without a calibration."""
         scale = self.scale
         return {} if scale is None else {point: replace(scale, point=point).cut for point in POINTS}

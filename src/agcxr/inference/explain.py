@@ -31,8 +31,7 @@ from agcxr.inference.lettering import text_at as _text
 from agcxr.inference.lettering import width_of as _width_of
 from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
 from agcxr.inference.prediction import Bytes, Prediction
-
-RESEARCH_ONLY = "Research use only. Not a medical device."
+from agcxr.notices import RESEARCH_ONLY
 
 BACKGROUND: Colour = (11, 13, 16)
 PANEL: Colour = (0, 0, 0)

@@ -32,7 +32,9 @@ from agcxr.inference.identity import Algorithm
 from agcxr.inference.novelty import FeatureStatistics
 from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.prediction import VIEWS, Bytes, Floats, Precision, ViewSet
-from agcxr.inference.stream import BatchPrediction, cores
+from agcxr.inference.stream import BatchPrediction
+from agcxr.machine import cores
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.starter import model_path
 from agcxr.values import Attention
 
@@ -137,7 +139,7 @@ class Facts(BaseModel):
     """The rest of the checkpoint's card: network, attention, training versions, metrics; and `trained_on`."""
     versions: dict[str, str]
     """Of what wrote the file."""
-    notice: str = "Research use only. Not a medical device."
+    notice: str = RESEARCH_ONLY
 
     def to_json(self) -> str:
         """As a file holds it; what is newer than the first files is left out where there is nothing to say."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agcxr import attended
-from agcxr.calibration import Cut
+from agcxr.calibration import OperatingPoints
 from agcxr.findings import Findings
 from agcxr.intake import Intake
 
@@ -68,7 +68,7 @@ class Prediction:
     """What reading the file involved, e.g. "inverted MONOCHROME1"."""
     calibrated_K: Floats | None = None
     """Calibrated probabilities of the fusion; None where the checkpoint holds no calibration."""
-    cut: Cut | None = None
+    cut: OperatingPoints | None = None
     """The operating point in use; None where the checkpoint holds no calibration."""
     model: str = ""
     """Which model answered: version of agcxr and fingerprint of the model, see identity.py; empty: not known."""

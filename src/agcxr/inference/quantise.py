@@ -30,7 +30,8 @@ from agcxr.inference.onnx_engine import KEY, Facts, OnnxPredictor, Quantised, Qu
 from agcxr.inference.onnx_file import IR_VERSION
 from agcxr.inference.parity import EDGE
 from agcxr.inference.prediction import Bytes
-from agcxr.inference.stream import BatchPrediction, PreparedFilm, cores, each_film, read_ahead
+from agcxr.inference.stream import BatchPrediction, PreparedFilm, each_film, read_ahead
+from agcxr.machine import cores
 from agcxr.metrics import box_iou
 
 FEWEST, MOST = 16, 256

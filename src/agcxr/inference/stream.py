@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from agcxr.calibration import Cut
+from agcxr.calibration import OperatingPoints
 from agcxr.data.isolation import ChildError
 from agcxr.data.radiograph import Radiograph, RadiographError, from_array, is_pixels, read_file, resize
 from agcxr.findings import Findings
@@ -192,7 +192,7 @@ def prediction_of(
     answers: BatchPrediction,
     row: int,
     findings: Findings,
-    cut: Cut | None,
+    cut: OperatingPoints | None,
     model: str,
     trained_on: str | None,
 ) -> Prediction:
@@ -260,8 +260,3 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

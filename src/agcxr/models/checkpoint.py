@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import secrets
 from collections.abc import Iterable
 from functools import cached_property
@@ -29,6 +28,7 @@ from agcxr.data.collection_names import AND
 from agcxr.data.patients import spellings
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import CHESTXRAY14, Findings
+from agcxr.machine import versions
 from agcxr.models.hub import unreachable
 from agcxr.models.origin import RGB_MEAN, RGB_STD
 from agcxr.preflight import check_model
@@ -146,7 +146,7 @@ class Card(Frozen):
     model: ModelArguments
     preprocessing: Preprocessing = Preprocessing()
     train_patients: Patients | None = None
-    versions: dict[str, str] = Field(default_factory=lambda: versions())
+    versions: dict[str, str] = Field(default_factory=lambda: versions("agcxr", "torch", "timm"))
     metrics: dict[str, float | None] = Field(default_factory=dict)
     """Validation figures, e.g. `global_auc`; None where undefined."""
     taught: dict[str, tuple[PositiveInt, PositiveInt]] | None = None
@@ -207,11 +207,6 @@ class Card(Frozen):
         if isinstance(given, dict) and given.get("operating_points", 0) is None:
             return {name: value for name, value in given.items() if name != "operating_points"}
         return given
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a model's output."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("agcxr", "torch", "timm")}}
 
 
 def hash_patients(ids: Iterable[str], salt: str) -> tuple[str, ...]:

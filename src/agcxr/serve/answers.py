@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from agcxr.calibration import MIN_POSITIVES, Cut, FindingCalibration, Point
+from agcxr.calibration import MIN_POSITIVES, FindingCalibration, OperatingPoints, Point
 from agcxr.data.synthetic import is_synthetic
 from agcxr.inference.engine import Engine
-from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch, Prediction
 from agcxr.inference.reading import ReadFilm, encode_png
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve.decoder import Unreadable
 from agcxr.serve.limits import Limits
 
@@ -362,7 +362,7 @@ def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ..
     return tuple(sorted(rows, key=place))
 
 
-def _points(fusion: float, k: int, cuts: Mapping[Point, Cut]) -> dict[str, PointAnswer]:
+def _points(fusion: float, k: int, cuts: Mapping[Point, OperatingPoints]) -> dict[str, PointAnswer]:
     """The operating points of label k that the checkpoint holds, and where a film of this raw score lies."""
     found = {name: (float(cut.score_K[k]), float(cut.probability_K[k])) for name, cut in cuts.items()}
     return {

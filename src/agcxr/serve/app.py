@@ -21,9 +21,9 @@ from starlette.types import ASGIApp
 
 from agcxr.findings import LONGEST
 from agcxr.inference.engine import Engine
-from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.prediction import Branch
 from agcxr.inference.reading import Judge
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve import openapi
 from agcxr.serve.answers import (
     ErrorAnswer,

@@ -13,7 +13,7 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve.held import LEASE, Held, Lease
 from agcxr.serve.limits import LOCAL_NAMES, PORTS, Authority, Origin, PublicUrl
 from agcxr.serve.measures import Measures

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from agcxr.inference.explain import RESEARCH_ONLY
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve.answers import ErrorAnswer
 from agcxr.serve.limits import PublicUrl
 

@@ -13,10 +13,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from agcxr.calibration import Point, Prevalence
-from agcxr.inference.explain import RESEARCH_ONLY
 from agcxr.inference.load import load_engine
 from agcxr.inference.prediction import Precision, ViewSet
 from agcxr.intake import judge
+from agcxr.notices import RESEARCH_ONLY
 from agcxr.serve.app import create_app
 from agcxr.serve.connections import protocol
 from agcxr.serve.guard import Access

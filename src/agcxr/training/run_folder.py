@@ -13,14 +13,12 @@ import filecmp
 import io
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from agcxr import config as configuration
 from agcxr.config import Train
+from agcxr.machine import instructions, processor, versions
 from agcxr.models.backbones import usual_statistics
 
 PACKAGES = ("agcxr", "torch", "timm", "lightning", "numpy")
@@ -256,7 +255,7 @@ class RunFolder:
                     "stage_seconds": stages,
                     "data": str(data.resolve()),
                     "hardware": hardware,
-                    "versions": versions(),
+                    "versions": versions(*PACKAGES),
                 },
             )
 
@@ -367,11 +366,6 @@ def write_metrics(path: Path, rows: list[EpochRow], labels: Sequence[str]) -> No
     atomic(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of what decides a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
 def resolved(config: Train) -> Train:
     """The same settings with `precision: auto` as what it is on this machine; on another one it may be the other."""
     if config.precision != "auto":
@@ -385,19 +379,14 @@ def uses_bf16(precision: str) -> bool:
         return precision == "bf16"
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text(encoding="utf-8", errors="replace").split() if cpu.exists() else []
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
 
 
 def hardware() -> str:
     """The processor or accelerator a run sees, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines() if cpu.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def _number(value: float | None) -> float:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from pydantic import BaseModel, Field, ValidationError
 
 from agcxr.config import Train
+from agcxr.table import Cell, Table, number, signed, to_text
 from agcxr.training.run_folder import atomic, is_free
 from agcxr.training.stages import RunSummary, train
 from agcxr.training.tracking import LoggerName
@@ -70,22 +71,21 @@ class Seeds(Frozen):
     level: float = 0.95
     """Of the gains' intervals."""
 
-    def table(self) -> str:
-        """Mean, standard deviation and range, then each run, as text."""
-        head = ["", "mean", "SD", "min", "max", *(f"seed {seed}" for seed in self.seeds)]
-        rows = [head] + [
-            [one.name, _short(one.mean, one.difference), _short(one.sd)]
-            + [_short(value, one.difference) for value in (one.low, one.high, *one.values)]
-            for one in self.spreads
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join([f"{self.measure}, {len(self.seeds)} seeds", *(line.rstrip() for line in lines)])
+    def table(self, places: int = 4) -> Table:
+        """Mean, standard deviation and range of every branch, then each run."""
+        return Table(
+            head=("Branch", "Mean", "SD", "Least", "Most", *(f"Seed {seed}" for seed in self.seeds)),
+            rows=tuple(_row(spread, places) for spread in self.spreads),
+            caption=f"{self.measure}, {len(self.seeds)} seeds.",
+            summary=any(spread.difference for spread in self.spreads),
+        )
+
+
+def _row(spread: Spread, places: int) -> tuple[Cell | str, ...]:
+    shown = signed if spread.difference else number
+    least, most, *values = (shown(value, places) for value in (spread.low, spread.high, *spread.values))
+    mean = Cell(shown(spread.mean, places), strong=True)
+    return (spread.name[:1].upper() + spread.name[1:], mean, number(spread.sd, places), least, most, *values)
 
 
 def read_seeds(folder: str | Path) -> Seeds:
@@ -169,7 +169,7 @@ def train_seeds(
     )
     write_seeds(root / SEEDS, found)
     if progress:
-        say(f"\n{found.table()}")
+        say(f"\n{to_text(found.table())}")
     return found
 
 
@@ -182,10 +182,3 @@ def _check_free(root: Path) -> None:
 def with_difference(spreads: Sequence[Spread]) -> tuple[Spread, ...]:
     """The spreads of branches or stages, then that of the last minus the first: what the attention adds."""
     return (*spreads, spreads[-1].minus(spreads[0])) if len(spreads) > 1 else tuple(spreads)
-
-
-def _short(value: float, signed: bool = False) -> str:
-    if value != value:
-        return "–"
-    text = f"{value:+.4f}" if signed else f"{value:.4f}"
-    return text.replace("0.", ".", 1).replace("-", "−")
