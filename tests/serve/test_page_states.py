@@ -403,11 +403,17 @@ def test_an_earlier_film_stands_beside_and_is_looked_at_as_one(page):
     left, right = (page.locator(one).bounding_box() for one in ("#film", "#beside"))
     assert left["width"] == right["width"] == pytest.approx(alone / 2, abs=1)
     assert right["x"] >= left["x"] + left["width"]
+    lit = middle("#beside")  # with its own attention and box, as the film on the stage has its
+    assert np.abs(middle("#film") - lit).max() <= 2
+    page.locator("#opacity").fill("80")
+    assert np.abs(middle("#film") - middle("#beside")).max() <= 2
+    assert np.abs(middle("#beside") - lit).mean() > 2
     page.locator("#heat-on").click()
     page.locator("#box-on").click()
     before = middle("#beside")
     assert before.std() > 20
     assert np.abs(middle("#film") - before).max() <= 2
+    assert np.abs(lit - before).mean() > 2
     page.locator("#beside").focus()
     for tool in ("+", "+", "ArrowLeft", "i", "r", "f"):
         page.keyboard.press(tool)

@@ -101,7 +101,8 @@ def test_the_page_throttles_and_audits(engine, file, tmp_path):
         def post(token: str, data: bytes):
             return client.post("/v1/predict", content=data, headers={"authorization": f"Bearer {token}"})
 
-        assert post(WARD, film).status_code == 200
+        read = post(WARD, film)
+        assert read.status_code == 200
         assert post(CLINIC, b"Secretname").status_code == 422
         assert [post("guess-0123456789", film).status_code for _ in range(TRIES + 1)] == [401] * TRIES + [429]
         assert post("guess-0123456789", film).headers["retry-after"].isdigit()
@@ -109,6 +110,10 @@ def test_the_page_throttles_and_audits(engine, file, tmp_path):
         metrics = client.get("/metrics", headers={"authorization": f"Bearer {WARD}"}).text
     version = engine.algorithm.version
     assert f'agcxr_model_info{{version="{version}"}} 1.0' in metrics
+    sums = [line for line in metrics.splitlines() if line.startswith("agcxr_score_sum_total{")]
+    assert [line.partition('finding="')[2].partition('"')[0] for line in sums] == list(engine.labels)
+    total = sum(finding["fusion"] for finding in read.json()["films"][0]["findings"])
+    assert sum(float(line.rpartition(" ")[2]) for line in sums) == pytest.approx(total, abs=1e-3)
     assert "agcxr_throttled_total 2.0" in metrics
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
     facts = [(line["client"], line["route"], line["status"], line["model"], line["film"]) for line in lines]

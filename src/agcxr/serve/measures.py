@@ -19,6 +19,9 @@ class Measures:
         self.films = Counter(
             "agcxr_films", "Films by outcome: read, refused, unreadable", ["outcome"], registry=self.registry
         )
+        self.scores = Counter(
+            "agcxr_score_sum", "Sum of the scores of films that were read", ["finding"], registry=self.registry
+        )
         self.batch_films = Histogram(
             "agcxr_batch_films", "Films in a pass of the network", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )

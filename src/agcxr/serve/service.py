@@ -166,6 +166,9 @@ class Service:
             index, upload.name, read, prediction, self.engine, pictures=pictures, identity=identity, no_dicom=no_dicom
         )
         self.measures.films.labels(answer.status).inc()
+        if prediction is not None and not prediction.refused:
+            for finding, score in zip(prediction.labels, prediction.fusion_K, strict=True):
+                self.measures.scores.labels(finding).inc(float(score))
         return answer
 
     def _readable(self, read: ReadFilm | Unreadable) -> ReadFilm:

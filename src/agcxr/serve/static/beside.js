@@ -1,8 +1,11 @@
-// A second film beside the one on the stage, an earlier one for instance: both are moved, turned and windowed as one.
+// A second film beside the one on the stage, an earlier one for instance: both are moved, turned and windowed as one, each
+// with its own attention over it.
 
 import { $, say } from "./dom.js";
 import { day } from "./panel.js";
-import { keep, load, viewer } from "./stage.js";
+import { heatCanvas } from "./paint.js";
+import { decodePng, fromBase64 } from "./png.js";
+import { keep, lay, load, viewer } from "./stage.js";
 import { Viewer } from "./viewer.js";
 
 const second = new Viewer($("beside"), () => {});
@@ -31,7 +34,18 @@ $("beside-choice").onchange = (event) => {
 function choose(film) {
   beside = film;
   second.clear();
-  if (film) showPixels(film);
+  if (!film) return;
+  showPixels(film);
+  showHeat(film);
+}
+
+/** Its own attention and box, shown and faint as those of the film on the stage. */
+async function showHeat(film) {
+  const { attention, pictures } = film.answer;
+  lay(second, film);
+  if (!attention) return;
+  const canvas = heatCanvas(await decodePng(fromBase64(pictures.heat)));
+  if (film === beside) second.setHeat(canvas, attention.window);
 }
 
 function place() {

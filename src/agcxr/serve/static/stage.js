@@ -24,13 +24,17 @@ export function stage(film) {
   }
   $("strip").hidden = $("tools").hidden = !film;
   if (!film) return;
-  const { attention } = film.answer;
-  viewer.box = attention && { rect: attention.box, faint: attention.fallback };
-  viewer.outline = attention && !isWhole(attention.window, film.answer.film) ? attention.window : null;
-  $("overlay-tools").hidden = $("legend").hidden = !attention;
+  lay(viewer, film);
+  $("overlay-tools").hidden = $("legend").hidden = !film.answer.attention;
   $("legend-outline").hidden = !viewer.outline;
   showHeat(film);
   if (!viewer.film) showPixels(film);
+}
+
+/** A film's own box and outline over it. */
+export function lay(place, { answer: { attention, film } }) {
+  place.box = attention && { rect: attention.box, faint: attention.fallback };
+  place.outline = attention && !isWhole(attention.window, film) ? attention.window : null;
 }
 
 export function forgetAll() {
@@ -108,6 +112,8 @@ async function showHeat(film) {
   const canvas = heatCanvas(await decodePng(fromBase64(map ? map.heat : pictures.heat)));
   if (film !== onStage) return;
   viewer.setHeat(canvas, map ? [0, 0, width, height] : attention.window);
+  viewer.twin.muted = Boolean(map); // the film beside has its attention, and no map of a finding
+  viewer.twin.draw();
   $("legend-name").textContent = map ? `${spoken(film.chosen)}, ${branch} branch` : "Attention";
   $("heat-on").textContent = map ? "Map" : "Attention";
   if (map) $("map-text").textContent = map.empty ? `Nothing on this film speaks for ${spoken(film.chosen)}.` : `Where ${spoken(film.chosen)} is read`;
@@ -195,6 +201,7 @@ export function setOpacity(value) {
   viewer.opacity = percent / 100;
   if (!viewer.showHeat && percent > 0) toggle("heat-on", "showHeat");
   viewer.draw();
+  viewer.report();
 }
 
 $("heat-on").onclick = () => toggle("heat-on", "showHeat");

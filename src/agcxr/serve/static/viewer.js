@@ -15,6 +15,7 @@ export class Viewer {
     this.heat = this.box = this.outline = null;
     this.opacity = 0.35;
     this.showHeat = this.showBox = true;
+    this.muted = false; // its heat is not what the other shows
     this.inverted = false;
     this.centre = 0.5;
     this.width = 1;
@@ -83,12 +84,12 @@ export class Viewer {
     if (!this.led) this.twin?.follow(this);
   }
 
-  /** Look at this film as another viewer looks at its own: the same window, and the same part of it. */
+  /** Look at this film as another viewer looks at its own: the same window, the same part of it, the same things over it. */
   follow(other) {
     if (!this.film || !other.film) return;
-    const { centre, width, inverted, fitted, turns, mirrored, scale, x, y } = other.view();
+    const { centre, width, inverted, fitted, turns, mirrored, scale, x, y } = other.view(), { opacity, showHeat, showBox } = other;
     this.led = true; // so that the other does not follow in turn
-    Object.assign(this, { centre, width, inverted, turns, mirrored });
+    Object.assign(this, { centre, width, inverted, turns, mirrored, opacity, showHeat, showBox });
     if (fitted) {
       this.fit();
     } else {
@@ -198,7 +199,7 @@ export class Viewer {
     if (!this.film) return;
     this.paintFilm();
     context.setTransform(this.turned().multiply(new DOMMatrix([this.scale, 0, 0, this.scale, this.left, this.top])));
-    if (this.heat && this.showHeat) this.paintHeat();
+    if (this.heat && this.showHeat && !this.muted) this.paintHeat();
     if (this.box && this.showBox) this.strokeRect(this.box.rect, this.box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, this.box.faint ? [6, 6] : []);
     if (this.line) this.paintLine();
   }
