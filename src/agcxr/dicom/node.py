@@ -258,6 +258,7 @@ class Node:
         # Only titles of the settings come so far, so this is no stranger's text.
         caller = str(event.assoc.requestor.ae_title).strip()
         if not self._may_send(caller, event.assoc.requestor.address):
+            self._journal("not taken", reason="from a title that may only report")
             return NOT_AUTHORISED
         return self.keep(str(request.AffectedSOPInstanceUID or ""), length, event.encoded_dataset, caller)
 
