@@ -1,6 +1,6 @@
-"""Odd DICOM headers through a node, from a seed; as a command, the page docs/results/fuzz_headers.md.
+"""Odd DICOM headers through a node, from a seed; as a command, a page of what became of them.
 
-Run: cd tests/dicom && python fuzz.py [--headers 1000] [--seed 5] [--out ../../docs/results/fuzz_headers.md]
+Run: cd tests/dicom && python fuzz.py [--headers 1000] [--seed 5] [--seconds N] [--out PAGE.md]
 """
 
 from __future__ import annotations
