@@ -18,6 +18,8 @@ from agcxr.dicom.web_archive import WebPeer
 from agcxr.dicom_commands import dicom_node
 
 SR, _, SEG = CLASSES
+# pynetdicom drops sockets that were refused; which test is told of one is chance.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class KeepingArchive(FakeArchive):
@@ -95,7 +97,6 @@ def peer(archive: FakeArchive) -> Peer:
     return Peer("ARCHIVE", "127.0.0.1", archive.port)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom drops refused sockets
 def test_every_archive_gets_every_result_and_one_that_is_away_holds_up_no_other(bench, archive, second, algorithm):
     second.down()
     one = fresh()
