@@ -154,6 +154,11 @@ def test_int8_and_its_films_go_together(model_folder, tmp_path, folder):
         command(str(model_folder), tmp_path / "m.onnx", precision="int8")
     with pytest.raises(ValueError, match="given are --precision fp32 and 1 folders or films"):
         command(str(model_folder), tmp_path / "m.onnx", calibrate_on=(str(folder),))
+    for tolerance in (0.0, 2.0, float("nan")):
+        with pytest.raises(
+            ValueError, match=f"the tolerance of int8 is {tolerance}; expected a share over 0, at most 1"
+        ):
+            Int8((str(folder),), tolerance=tolerance)
     with pytest.raises(ValueError, match="in half precision or in int8, not in both"):
         export.export(model_folder, tmp_path / "m.onnx", half=True, int8=Int8((str(folder),)))
     assert not list(tmp_path.iterdir())

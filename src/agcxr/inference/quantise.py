@@ -28,7 +28,6 @@ from agcxr.data.prepared import open_prepared
 from agcxr.extras import needs
 from agcxr.inference.onnx_engine import KEY, Facts, OnnxPredictor, Quantised, QuantisedBranches
 from agcxr.inference.onnx_file import IR_VERSION
-from agcxr.inference.parity import EDGE
 from agcxr.inference.prediction import Bytes
 from agcxr.inference.stream import BatchPrediction, PreparedFilm, each_film, read_ahead
 from agcxr.machine import cores
@@ -39,6 +38,8 @@ FEWEST, MOST = 16, 256
 BATCH = 8
 FOLLOW = ("Add", "Clip", "MaxPool", "Pad", "Relu")
 """Operators that compute in integers where all that they take comes from a convolution that does."""
+SAME = 1e-6
+"""Of the film's side: boxes whose edges differ by no more are the same."""
 NEAR = 0.8
 """Intersection over union from which two boxes are near each other."""
 NEAR_FILMS = 0.95
@@ -57,6 +58,10 @@ class Int8:
     films: tuple[str, ...]
     branches: QuantisedBranches = "local"
     tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance <= 1:
+            raise ValueError(f"the tolerance of int8 is {self.tolerance}; expected a share over 0, at most 1 (0.01)")
 
 
 def calibration_films(paths: Sequence[str], size: int) -> Bytes:
@@ -134,7 +139,7 @@ def moved(
         called, before = ((each.fusion_NK >= cut_K)[:, has_cut_K] for each in (rounded, plain))
         calls = float((called != before).mean())
     edge_N = np.abs(rounded.box_N4 - plain.box_N4).max(1)
-    same_N = (edge_N * 1000 <= EDGE) & (plain.fallback_N == rounded.fallback_N)
+    same_N = (edge_N <= SAME) & (plain.fallback_N == rounded.fallback_N)
     return known.model_copy(
         update={
             "checked": len(plain),
