@@ -266,8 +266,8 @@ def export(
             centre.
         half: Store the weights in half precision, in half the bytes. All is still computed in float32, with weights
             rounded to three to four digits.
-        precision: int8: convolutions compute in 8-bit integers, two to four times as fast on processors with VNNI.
-            Needs --calibrate-on. (bf16 needs no file of its own: predict --runtime openvino --precision bf16.)
+        precision: int8: convolutions compute in 8-bit integers, faster on processors that have instructions for it
+            (VNNI). Needs --calibrate-on. (bf16 needs no file of its own: predict --runtime openvino --precision bf16.)
         calibrate_on: For int8, films like those the model is for: files, folders or archives, or a prepared folder. Up
             to 256 are taken: half say how large numbers get, on the others is measured what int8 moves.
         branches: For int8: local leaves the global branch, and so every box, as in float32; both is faster, and boxes
