@@ -1,16 +1,21 @@
 """What an installation takes: packages, megabytes to fetch and on disk, seconds, and seconds to a first answer.
 
-    python benchmarks/install.py                       # base, base + serve + dicom, train, and README's two commands
-    python benchmarks/install.py --only base --cold    # with an empty cache: everything is fetched anew
-    python benchmarks/install.py --at REF              # as another commit has it
+Each installation goes into an environment of its own, removed afterwards. Warm: from uv's cache, which holds the
+packages; cold: from an empty cache, so everything is fetched. Fetched are the wheels' own sizes, as the index states
+them; files on disk that uv links from its cache count in full. Of README's commands it is what they sync before they
+begin. The first answer is `agcxr predict starter` of one film.
 
-Each row is installed three times into an environment of its own, removed afterwards. Warm: from uv's cache, which holds
-the packages; cold: from an empty one. Fetched are the wheels' own sizes, as the index states them.
+Run: python benchmarks/install.py                    # base, base + serve + dicom, train, README's two commands
+     python benchmarks/install.py --only base --cold # some rows, everything fetched anew
+     python benchmarks/install.py --at REF           # as another commit has it
+     each adds its figures to FILE of --figures FILE, and makes the page of all that it holds
+Page: benchmarks/results/install_<hardware>_<date>.md
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -18,11 +23,16 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
+
+if __name__ == "__main__":  # run as a file: the repository, not this folder, is where `benchmarks` is found
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.measure import Place, slug, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 3
@@ -31,9 +41,10 @@ ROWS = {
     "base": "uv pip install agcxr",
     "base + serve + dicom": "uv pip install 'agcxr[serve,dicom]'",
     "train": "uv pip install 'agcxr[train]'",
-    "README 1": "uv run agcxr demo (what it syncs)",
-    "README 2": "uv run pytest (what it syncs)",
+    "README 1": "uv run agcxr demo",
+    "README 2": "uv run pytest",
 }
+HEADS = ("what", "commit", "packages", "MB fetched", "MB on disk", "cold, s", "warm, s", "first film, s")
 EXTRAS = {"base": "", "base + serve + dicom": "[serve,dicom]", "train": "[train]"}
 SYNC: dict[str, list[str]] = {"README 1": [], "README 2": ["--group", "dev"]}
 
@@ -53,37 +64,80 @@ class Installed:
         return f"{self.packages} packages, {size}, {self.seconds:.1f} s"
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Of one installation, and of the first film after it. Sizes in MB."""
+
+    row: str
+    commit: str
+    cold: bool
+    packages: int
+    fetched: float
+    on_disk: float
+    seconds: float
+    first: float
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a row for each installation."""
+    """Measure, print a line for each installation, and keep the page of all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     parser.add_argument("--cold", action="store_true", help="from an empty cache")
     parser.add_argument("--at", default="HEAD", help="commit to install (default: HEAD)")
     parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--figures", type=Path, help="file of figures (JSON lines), of earlier runs too")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"), help="folder of the page")
     options = parser.parse_args(arguments)
-    for row in options.only:
-        results = [_measure(row, options.at, options.cold) for _ in range(options.runs)]
-        installed = [result for result, _ in results]
-        print(f"{row} ({ROWS[row]}), {'cold' if options.cold else 'warm'}: {installed[0]}", flush=True)
-        print(f"    installed in {_spread([each.seconds for each in installed])}", flush=True)
-        print(f"    then a first film in {_spread([seconds for _, seconds in results])}", flush=True)
+    place = Place.here()
+    earlier = options.figures.read_text(encoding="utf-8") if options.figures and options.figures.exists() else ""
+    figures = [Figures(**json.loads(line)) for line in earlier.splitlines()]
+    for _ in range(options.runs):  # in turns: what the machine does meanwhile meets every row
+        for row in options.only:
+            figures.append(_measure(row, options.at, options.cold))
+            print(figures[-1], flush=True)
+            if options.figures:
+                with options.figures.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(figures[-1])) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"install_{slug()}_{place.date}.md").write_text(page(figures, place), encoding="utf-8")
     return 0
 
 
-def _measure(row: str, ref: str, cold: bool) -> tuple[Installed, float]:
-    """What the installation took, and seconds to the first film's row from the included model."""
+def page(figures: Sequence[Figures], place: Place) -> str:
+    """A table of all figures: a line for each row of each commit, cold beside warm."""
+    kinds = list(dict.fromkeys((figure.commit, figure.row) for figure in figures))
+    lines = []
+    for commit, row in sorted(kinds, key=lambda kind: (list(ROWS).index(kind[1]), kind[0])):
+        same = [figure for figure in figures if (figure.commit, figure.row) == (commit, row)]
+        warm, cold = ([figure.seconds for figure in same if figure.cold is cold] for cold in (False, True))
+        sizes = f"{same[0].packages}", f"{same[0].fetched:,.0f}", f"{same[0].on_disk:,.0f}"
+        first = _spread([figure.first for figure in same])
+        lines.append((f"{row}: `{ROWS[row]}`", commit, *sizes, _spread(cold), _spread(warm), first))
+    return (
+        f"# Installing\n\n{(__doc__ or '').partition('Run:')[0].strip()}\n\n"
+        f"Made by `python benchmarks/install.py`. Seconds: the median (least to most; n).\n\n"
+        f"- {place.hardware}; load {place.load} at the start of the last run\n- {place.versions}\n- {place.date}\n\n"
+        f"{table(HEADS, lines)}\n"
+    )
+
+
+def _measure(row: str, ref: str, cold: bool) -> Figures:
+    """Install a row as a commit has it, and ask for a first answer there."""
     with tempfile.TemporaryDirectory(prefix="agcxr-install-") as name:
         folder = Path(name)
         environ = {"UV_CACHE_DIR": str(folder / "cache")} if cold else {}
         clone = folder / "clone"
         _run(["git", "clone", "--quiet", str(ROOT), str(clone)])
         _run(["git", "checkout", "--quiet", ref], clone)
+        commit = _run(["git", "rev-parse", "--short=10", "HEAD"], clone).strip()
         if row in SYNC:
             installed = sync(clone, SYNC[row], environ)
         else:
             wheel = build_wheel(clone, folder / "dist")
             installed = install(wheel, folder / "env", EXTRAS[row], environ)
-        return installed, first_answer(installed.python, folder)
+        sizes = installed.packages, installed.fetched / MB, installed.on_disk / MB
+        first = first_answer(installed.python, folder)
+    return Figures(row, commit, cold, *sizes, round(installed.seconds, 2), round(first, 2))
 
 
 def build_wheel(source: Path, out: Path) -> Path:
@@ -156,7 +210,9 @@ def _newest() -> str:
 
 
 def _spread(seconds: Sequence[float]) -> str:
-    return f"{sorted(seconds)[len(seconds) // 2]:.1f} s ({min(seconds):.1f} to {max(seconds):.1f}, n = {len(seconds)})"
+    if not seconds:
+        return "-"
+    return f"{sorted(seconds)[len(seconds) // 2]:.1f} ({min(seconds):.1f} to {max(seconds):.1f}; {len(seconds)})"
 
 
 def _run(command: Sequence[str], folder: Path | None = None, environ: Mapping[str, str] = {}) -> str:
