@@ -7,10 +7,13 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 from agcxr.cli import main
 from agcxr.commands import COMMANDS
+from agcxr.data import phantom
 
 
 def test_overview_lists_every_command(capsys):
@@ -360,6 +363,56 @@ def test_threads_of_a_training_are_set_before_torch_is_imported():
 def test_no_threads_are_refused(capsys, tmp_path):
     assert main(["train", "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--threads", "0"]) == 2
     assert "--threads is 0; expected at least 1" in capsys.readouterr().err
+
+
+FILES = {
+    "predict starter film.png --out here.csv": "here.csv",
+    "explain starter film.png --out here": "here/predictions.csv",
+    "embed starter film.png --out here.parquet": "here.parquet",
+    "export run --out here.onnx": "here.onnx",
+    "score film.png --labels film.png --out new.json here.md": "here.md",
+    "probe --data prepared --out here": "here/probe.json",
+}
+FOLDERS = (
+    "predict starter film.png --explain here",
+    "predict starter film.png --dicom here",
+    "predict starter film.png --fhir here",
+    "explain starter film.png --out here",
+    "evaluate run --data prepared --out here",
+    "import chexnet film.png --out here",
+    "import xrv nih --out here",
+)
+
+
+@pytest.mark.parametrize("words", [*FILES, *FOLDERS])
+def test_results_that_are_there_are_replaced_only_where_that_is_said(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("film.png", "prepared/plan.json", there := FILES.get(words, "here/other.txt")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("as it was")
+    before = sorted(tmp_path.rglob("*"))
+    taken = f"{there} is there already; give another name" if words in FILES else "here holds files already; give a new"
+    assert taken in refuse(*words.split())
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / there).read_text() == "as it was"
+    status = main([*words.split(), "--overwrite"])  # what is missing is told then
+    assert status in (1, 2)
+
+
+def test_a_table_is_replaced_where_that_is_said_and_pictures_with_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("film.png", phantom.film(np.random.default_rng(0), ["Effusion"], size=256).pixels_HW)
+    words = ["explain", "starter", "film.png", "--out", "here"]
+    assert main(words) == 0
+    table, picture = (tmp_path / "here" / name for name in ("predictions.csv", "film.png"))
+    rows = table.read_bytes()
+    table.write_text("as it was")
+    picture.write_text("as it was")
+    assert main(words) == 2
+    assert "predictions.csv is there already" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert table.read_bytes() == rows
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_more_devices_than_cores_are_refused_where_no_gpu_can_be(monkeypatch):

@@ -21,6 +21,7 @@ from agcxr.extras import needs
 from agcxr.feature_commands import feature_commands
 from agcxr.flags import Inputs, Others, Run, ViewSet
 from agcxr.import_commands import import_commands
+from agcxr.preflight import check_free
 from agcxr.prepare_commands import prepare_commands
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def evaluate(
     others: Others = (),
     views: ViewSet = "plain",
     probe: bool = True,
+    overwrite: bool = False,
 ) -> int:
     """Measure a run on a split: AUROC per finding and branch, where it looks, with intervals, and a report.
 
@@ -118,7 +120,8 @@ def evaluate(
         data: Prepared folder; default: the one that the run was trained on. Of several, each collection is measured
             apart and all together.
         split: Which part.
-        out: Results folder; default RUN/evaluation/<split>, of an average <split>-average, of views <split>-flip ...
+        out: Results folder; default RUN/evaluation/<split>, of an average <split>-average, of views <split>-flip ...,
+            where each evaluation replaces the one before.
         resamples: Of the bootstrap over patients; 1000 is quicker, and moves ends by up to .003.
         allow_leak: Go on although patients of the split were trained on; the report says so.
         pictures: Show films in the report; without, it may go where films may not.
@@ -130,7 +133,9 @@ def evaluate(
             centre.
         probe: Also measure what is known without training (view, sex, age, follow-up; the run's first weights,
             frozen) and which shortcuts the networks could take, on the same films: a minute or two for 2,000.
+        overwrite: Replace files of the same names in the folder of --out.
     """
+    check_free(folders=[out] if out else [], overwrite=overwrite)
     from agcxr.evaluation.study import study
     from agcxr.experiments.folds import evaluate_folds
     from agcxr.experiments.seeds import SEEDS, evaluate_seeds
@@ -172,6 +177,7 @@ def predict(
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
     others: Others = (),
     views: ViewSet = "plain",
+    overwrite: bool = False,
 ) -> int:
     """Probabilities for films: files, folders or globs in, one row a film out.
 
@@ -195,10 +201,10 @@ def predict(
         precision: bf16: faster on processors that compute in it (a run; an exported file only with OpenVINO). Boxes
             and probabilities differ then: docs/results/export_parity.md says by how much.
         runtime: Of an exported file (.onnx).
-        others: Another model to average with, as often as wanted: --also B --also C. A folder of runs (of seeds, of
-            folds) is averaged by itself.
+        others: Another model to average with (--also B --also C); folders of runs (seeds, folds) are averaged anyway.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre. Box and pictures are those of the first model on the plain view.
+        overwrite: Replace a table that is there already, and files in the folders.
     """
     from agcxr.inference.readers import launch
 
@@ -207,8 +213,8 @@ def predict(
     from agcxr.data.dicomweb import with_study
     from agcxr.inference.batch import Request
 
-    films, beside = with_study(inputs, study), (explain, dicom, objects, fhir)
-    request = Request(run, films, out, *beside, point, prevalence, batch_size, precision, runtime, others, views)
+    films, beside, looks = with_study(inputs, study), (explain, dicom, objects, fhir), (others, views, overwrite)
+    request = Request(run, films, out, *beside, point, prevalence, batch_size, precision, runtime, *looks)
     return _predicted(request, engine, devices, nodes, _beside(dicom, objects, fhir))
 
 
@@ -255,6 +261,7 @@ def export(
     calibrate_on: tuple[str, ...] = (),
     branches: Literal["local", "both"] = "local",
     tolerance: float = 0.01,
+    overwrite: bool = False,
 ) -> int:
     """Write a model as one ONNX file, from the gray film to everything, compared with the model before it is kept.
 
@@ -274,7 +281,9 @@ def export(
             move a little.
         tolerance: For int8: by how much a probability may move on average, and the share of calls that may change.
             A file beyond it is refused; what was measured is in its metadata.
+        overwrite: Replace a file that is there already.
     """
+    check_free([out], overwrite=overwrite)
     from agcxr.inference.export import export as export_model
     from agcxr.inference.quantise import Int8
 
@@ -289,7 +298,13 @@ def export(
 
 
 def explain(
-    run: Run, inputs: Inputs, *, out: Path = Path("explained"), others: Others = (), views: ViewSet = "plain"
+    run: Run,
+    inputs: Inputs,
+    *,
+    out: Path = Path("explained"),
+    others: Others = (),
+    views: ViewSet = "plain",
+    overwrite: bool = False,
 ) -> int:
     """Pictures of films: the box on the film, the heatmap, the crop, and the top findings.
 
@@ -300,8 +315,10 @@ def explain(
         others: Another model to average with, as often as wanted: --also B --also C.
         views: Views of every film to average over: flip, also mirrored left to right; five, its corners beside its
             centre.
+        overwrite: Replace pictures and a table that are there already.
     """
-    return predict(run, inputs, out=str(out / "predictions.csv"), explain=out, others=others, views=views)
+    table = str(out / "predictions.csv")
+    return predict(run, inputs, out=table, explain=out, others=others, views=views, overwrite=overwrite)
 
 
 def score(
@@ -317,6 +334,7 @@ def score(
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> int:
     """Evaluate probabilities made by any program: the measures of `evaluate` from a CSV and a label table.
 
@@ -333,11 +351,13 @@ def score(
         resamples: Of the bootstrap over patients; 1000 is quicker, and moves ends by up to .003.
         level: Of the intervals.
         seed: Of the resamples.
+        overwrite: Replace files that are there already.
     """
     from agcxr.evaluation.score import score as score_file
     from agcxr.evaluation.score_results import check_out
 
     check_out(out)
+    check_free(out, overwrite=overwrite)
     scored = score_file(
         predictions,
         labels,

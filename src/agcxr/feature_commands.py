@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agcxr.flags import Inputs, Run
-from agcxr.preflight import check_backbone, check_prepared
+from agcxr.preflight import check_backbone, check_free, check_prepared
 
 
 def feature_commands() -> dict[str, Callable[..., int | None]]:
@@ -15,14 +15,16 @@ def feature_commands() -> dict[str, Callable[..., int | None]]:
     return {"embed": embed, "probe": probe}
 
 
-def embed(run: Run, inputs: Inputs, *, out: Path = Path("features.parquet")) -> int:
+def embed(run: Run, inputs: Inputs, *, out: Path = Path("features.parquet"), overwrite: bool = False) -> int:
     """Features of films for search, probes and drift: the global branch's, pooled, a row a film.
 
     Args:
         run: Run folder, model folder, hub id, exported file, or starter.
         inputs: Films (PNG, JPEG, WebP, DICOM), folders of them, globs in quotes; or one prepared folder.
         out: Parquet file to write: image_id, feature (a list), intake, error.
+        overwrite: Replace a file that is there already.
     """
+    check_free([out], overwrite=overwrite)
     from agcxr.inference.embed import embed as embed_films
 
     count = embed_films(run, inputs, out)
@@ -42,6 +44,7 @@ def probe(
     out: Path | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> int:
     """What a frozen network knows of films, in a minute: a ridge on its features, beside view, sex, age and follow-up.
 
@@ -59,7 +62,9 @@ def probe(
         out: Folder to write probe.json into; default: nothing is written.
         resamples: Of the bootstrap over patients.
         seed: Of folds and resamples.
+        overwrite: Replace a probe.json that is there already.
     """
+    check_free([out / "probe.json"] if out else [], overwrite=overwrite)
     check_prepared(data)
     if features is None:
         check_backbone(backbone)

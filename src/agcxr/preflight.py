@@ -1,4 +1,5 @@
-"""What is refused before torch is imported, which takes seconds: films, models, devices, networks not there."""
+"""What is refused before torch is imported, which takes seconds: films, models, devices, networks that are not there,
+and results that are there already."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +64,26 @@ def check_model(model: str | os.PathLike[str]) -> None:
             f"no folder {name}; expected a run folder, a model folder, or a hub id such as `owner/name`; "
             "where films are answered for, also an exported file (.onnx) or `starter`"
         )
+
+
+def check_free(
+    files: Iterable[str | os.PathLike[str]] = (),
+    folders: Iterable[str | os.PathLike[str]] = (),
+    *,
+    overwrite: bool,
+) -> None:
+    """Raises ValueError where a file that a command would write is there already, or a folder for its files holds any;
+    `overwrite` allows both."""
+    if overwrite:
+        return
+    for file in map(Path, files):
+        if file.is_file():
+            raise ValueError(f"{file} is there already; give another name, or --overwrite to replace it")
+    for folder in map(Path, folders):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} holds files already; give a new folder, or --overwrite to replace those of the same names"
+            )
 
 
 def may_have_gpus() -> bool:

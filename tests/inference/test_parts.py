@@ -120,6 +120,31 @@ def test_parquet_holds_the_rows_in_order(folder, engines, tmp_path):
     assert pa.concat_tables(map(pq.read_table, parts)).equals(table)
 
 
+def test_a_job_that_goes_on_may_write_where_it_has_written(folder, tmp_path, monkeypatch):
+    class Begins(Exception):
+        pass
+
+    def begin():
+        raise Begins
+
+    monkeypatch.setattr(ray_engine, "_ray", begin)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "00.png").touch()
+    asked = request(folder, tmp_path / "p.csv", explain=pictures)
+    with pytest.raises(ValueError, match="pictures holds files already; give a new folder, or --overwrite"):
+        ray_engine.predict_on_ray(asked)
+    Parts(asked.out).begin(ray_engine._job(asked))
+    with pytest.raises(Begins):
+        ray_engine.predict_on_ray(asked)
+    (tmp_path / "p.csv").touch()
+    with pytest.raises(ValueError, match=r"p\.csv is there already; give another name, or --overwrite"):
+        ray_engine.predict_on_ray(asked)
+    with pytest.raises(Begins):
+        ray_engine.predict_on_ray(replace(asked, overwrite=True))
+    assert ray_engine._job(asked) == ray_engine._job(replace(asked, overwrite=True))
+
+
 def test_pictures_have_the_names_that_one_process_gives(folder, engines, tmp_path):
     pictures = folder / "pictures"
     run(request(folder, tmp_path / "p.csv", explain=pictures))

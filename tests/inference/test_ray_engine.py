@@ -196,6 +196,8 @@ def test_without_ray_the_cure_is_told(flags, monkeypatch, capsys):
         (["--devices", "2"], {"RANK": "1", "WORLD_SIZE": "4"}, "WORLD_SIZE says that 4 processes were started"),
         ([], {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, "start the command once, with --devices"),
         (["--devices", "2", "--out", "full"], {}, "full is a folder with files in it; give the name of a new one"),
+        (["--devices", "2", "--out", "full/a"], {}, "full/a is there already; give another name, or --overwrite to"),
+        (["--devices", "2", "--explain", "full"], {}, "full holds files already; give a new folder, or --overwrite to"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_starts(flags, environ, told, monkeypatch, tmp_path, capsys):

@@ -261,8 +261,14 @@ def test_loading_strictly_changes_nothing_when_it_refuses():
 def test_unreadable_and_unsafe_files(tmp_path):
     with pytest.raises(ValueError, match="no weight file at"):
         read_checkpoint(tmp_path / "absent.pth")
-    for name in ("broken.pth", "broken.safetensors"):
-        (tmp_path / name).write_bytes(b"not weights at all")
+    broken = {
+        "broken.pth": b"not weights at all",
+        "broken.safetensors": b"not weights at all",
+        "other.pth": b"as it was",  # torch's unpickler ends in an IndexError
+        "zip.pth": b"PK\x03\x04" + bytes(40),
+    }
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name}.*(is no readable weight file|holds more than tensors)"):
             read_checkpoint(tmp_path / name)
     (tmp_path / "empty.pth").touch()

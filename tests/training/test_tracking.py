@@ -10,6 +10,8 @@ import pytest
 from tiny import short, write_prepared
 
 from agcxr.cli import main
+from agcxr.training.folds import train_folds
+from agcxr.training.seeds import train_seeds
 from agcxr.training.stages import train
 from agcxr.training.tracking import make_loggers
 
@@ -49,6 +51,23 @@ def test_callbacks_and_loggers_of_ones_own_see_every_stage(tmp_path):
     rows = list(csv.DictReader(table.read_text().splitlines()))
     kept = list(csv.DictReader((tmp_path / "run" / "fusion" / "metrics.csv").read_text().splitlines()))
     assert float(rows[-1]["fusion/val_loss"]) == pytest.approx(float(kept[-1]["val_loss"]), abs=1e-4)
+
+
+def test_every_run_of_seeds_and_folds_has_callbacks_and_loggers(tmp_path):
+    made: dict[str, Recording] = {}
+
+    def loggers(run):
+        made[run.relative_to(tmp_path).as_posix()] = recording = Recording()
+        return [recording]
+
+    shared = Counting()
+    films = write_prepared(tmp_path / "films")
+    train_folds(films, short(), tmp_path / "cv", 2, seeds=[0], progress=False, callbacks=[shared], loggers=loggers)
+    train_seeds(films, short(), tmp_path / "s", [3], progress=False, callbacks=lambda run: [shared], loggers=loggers)
+    train_folds(films, short(), tmp_path / "one", 2, progress=False, callbacks=lambda run: [shared], loggers=loggers)
+    assert list(made) == ["cv/fold-1/seed0", "cv/fold-2/seed0", "s/seed3", "one/fold-1", "one/fold-2"]
+    assert all([step for step, _ in recording.rows] == [1, 1, 1] for recording in made.values())
+    assert shared.stages == ["global", "local", "fusion"] * 5
 
 
 @pytest.mark.filterwarnings("default")

@@ -25,6 +25,7 @@ from agcxr.inference.onnx_engine import RuntimeName
 from agcxr.inference.prediction import Precision, Prediction, ViewSet
 from agcxr.inference.stream import Film, to_film
 from agcxr.inference.table import Table, Tally, Value, cells_of, open_csv
+from agcxr.preflight import check_free
 from agcxr.progress import ProgressBar
 
 KEPT_FILM = 1024
@@ -112,6 +113,8 @@ class Request:
     others: tuple[str, ...] = ()
     """Models averaged with `model`."""
     views: ViewSet = "plain"
+    overwrite: bool = False
+    """What is there of the table, and in `folders`, is replaced."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -127,8 +130,10 @@ class Request:
 
 
 def predict_here(request: Request, also: Sequence[MakeSink] = ()) -> int:
-    """Do a request in this process. Returns the exit status. Raises ValueError as `check_alone` and `predict_files`."""
+    """Do a request in this process. Returns the exit status. Raises ValueError as `check_alone`, `check_free` and
+    `predict_files`."""
     check_alone(os.environ)
+    check_free([request.out], request.folders, overwrite=request.overwrite)
     summary = predict_files(
         request.model,
         request.inputs,

@@ -66,6 +66,11 @@ class Parts:
         else:
             self._system, self._root = fs.LocalFileSystem(), str(Path(self.where).absolute())
 
+    @property
+    def begun(self) -> bool:
+        """Whether a job is under way here, perhaps one that ended before its end."""
+        return self._is_there(JOB)
+
     def begin(self, job: Job) -> None:
         """Make the folder. Raises ValueError where it holds anything but parts of the same job."""
         entries = self._entries()

@@ -41,6 +41,7 @@ from agcxr.inference.onnx_engine import is_exported
 from agcxr.inference.parts import WALK, Job, Parts, Walked, rows_of
 from agcxr.inference.remote import is_uri
 from agcxr.inference.stream import batches
+from agcxr.preflight import check_free
 from agcxr.progress import ProgressBar
 from agcxr.starter import model_path
 
@@ -61,12 +62,16 @@ def predict_on_ray(request: Request, *, devices: int = 1, nodes: int = 1, also: 
         also: what else is written of each film; made from the loaded engine.
 
     Raises:
-        ValueError: Ray is not installed; devices that are not there; finished rows of another job; as `predict_files`.
+        ValueError: Ray is not installed; devices that are not there; finished rows of another job; results that are
+            there already (unless the request overwrites them); as `predict_files`.
         ChildProcessError: an actor died again and again; what is finished is kept, and it says how to go on.
     """
     _check(devices, nodes, os.environ)
-    ray = _ray()
     start, parts = time.perf_counter(), Parts(request.out)
+    check_free([request.out], overwrite=request.overwrite)
+    if not parts.begun:  # else the folders hold what the same job, which goes on, has written
+        check_free(folders=request.folders, overwrite=request.overwrite)
+    ray = _ray()
     open_films(request.inputs, request.folders)  # a mistyped folder is told before anything is started
     parts.begin(_job(request))
     with parts.owned(), _Cluster(ray):
@@ -107,7 +112,7 @@ def _job(request: Request) -> Job:
     runs = all_runs(request.model, request.others)
     averaged = len(runs) > 1 or request.views != "plain"
     files = (*runs, *[str(average_file(request.model, request.views))] * averaged)
-    other = {"model", "inputs", "out", "batch_size"}
+    other = {"model", "inputs", "out", "batch_size", "overwrite"}
     asked = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in other}
     return Job(
         version=__version__,

@@ -24,7 +24,6 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -116,9 +115,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             return beside | safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(PLAIN_OBJECTS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        why = str(error) if path.stat().st_size else "it is empty; copy or download it again"
-        raise ValueError(f"{path} is no readable weight file: {why}") from error
     except pickle.UnpicklingError as error:
         # torch's own words would advise to load it all the same.
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -128,6 +124,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             "save the weights alone (torch.save(model.state_dict(), ...) or safetensors) where they came from; of a "
             'Lightning or training checkpoint torch.save(checkpoint["state_dict"], ...)'
         ) from error
+    except Exception as error:  # bytes that are no weights end torch's unpickler in any way: IndexError, KeyError ...
+        why = f"{type(error).__name__}: {error}" if path.stat().st_size else "it is empty; copy or download it again"
+        raise ValueError(f"{path} is no readable weight file: {why}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no state dict (names to tensors); found {type(content).__name__}")
     return content

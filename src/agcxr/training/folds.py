@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -19,8 +19,12 @@ from agcxr.data.splits import assign_folds, check_leaks
 from agcxr.training.run_folder import atomic, is_free
 from agcxr.training.seeds import read_stored, train_seeds
 from agcxr.training.stages import train
-from agcxr.training.tracking import LoggerName
+from agcxr.training.tracking import LoggerName, OfRuns, of_run
 from agcxr.values import Frozen
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
 
 FOLDS = "folds.json"
 
@@ -69,15 +73,17 @@ def train_folds(
     reuse: Path | None = None,
     after: Callable[[Path, Path], object] = lambda run, films: None,
     progress: bool = True,
-    loggers: Sequence[LoggerName] = (),
+    callbacks: OfRuns[Callback] = (),
+    loggers: OfRuns[Logger | LoggerName] = (),
 ) -> Folds:
     """Part ALL films of a prepared folder into folds by patient, whatever its own split, and train `config` on each,
     once or once a seed. The folds are the same for every seed.
 
     `after` is called with each finished run folder and the prepared folder of its fold. With `resume`, finished runs
     are kept, the one under way goes on, and seeds may be added. `reuse`: a folder of the same folds, a run each, whose
-    finished stages are taken over where they would be trained alike. Raises ValueError as `train` and `assign_folds`
-    do, for a folder that was begun with other folds or films, and for one to reuse that cannot fit.
+    finished stages are taken over where they would be trained alike. `callbacks`, `loggers`: as in `train_seeds`.
+    Raises ValueError as `train` and `assign_folds` do, for a folder that was begun with other folds or films, and for
+    one to reuse that cannot fit.
     """
     prepared, root = open_prepared(prepared_folder), Path(out)
     found = Folds(
@@ -99,11 +105,13 @@ def train_folds(
             rank_zero_only(print)(f"\nFold {fold} of {folds} in {run}", flush=True)
         if seeds is None:
             donors = [] if reuse is None else [reuse / run.name]
-            train(films, config, run, resume=run.exists(), reuse=donors, progress=progress, loggers=loggers)
+            seen: dict[str, Any] = {"callbacks": of_run(callbacks, run), "loggers": of_run(loggers, run)}
+            train(films, config, run, resume=run.exists(), reuse=donors, progress=progress, **seen)
             after(run, films)
         else:
             then = partial(_after, after, films)
-            train_seeds(films, config, run, seeds, resume=True, after=then, progress=progress, loggers=loggers)
+            how: dict[str, Any] = {"progress": progress, "callbacks": callbacks, "loggers": loggers}
+            train_seeds(films, config, run, seeds, resume=True, after=then, **how)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -14,9 +14,13 @@ from agcxr.config import Train
 from agcxr.table import Cell, Table, number, signed, to_text
 from agcxr.training.run_folder import atomic, is_free
 from agcxr.training.stages import RunSummary, train
-from agcxr.training.tracking import LoggerName
+from agcxr.training.tracking import LoggerName, OfRuns, of_run
 from agcxr.uncertainty import Difference
 from agcxr.values import Frozen, Number, Record
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
 
 Kept = TypeVar("Kept", bound=BaseModel)
 
@@ -139,13 +143,15 @@ def train_seeds(
     resume: bool = False,
     after: Callable[[Path], object] = lambda run: None,
     progress: bool = True,
-    loggers: Sequence[LoggerName] = (),
+    callbacks: OfRuns[Callback] = (),
+    loggers: OfRuns[Logger | LoggerName] = (),
 ) -> Seeds:
     """Train `config` once a seed into OUT/seed0, OUT/seed1, ..., and write OUT/seeds.json: validation AUROC per stage.
 
     `after` is called with each finished run folder. With `resume`, finished runs are kept, the one under way goes on,
-    and seeds may be added to those of an earlier call. `loggers` are made for each run. Raises ValueError as
-    `train` does.
+    and seeds may be added to those of an earlier call. `callbacks` and `loggers`: as `train` takes them, for every run;
+    or functions of the run folder that make them, so that each run has its own. (Loggers by name always are.) Raises
+    ValueError as `train` does.
     """
     root, say = Path(out), rank_zero_only(print)  # a process that was started for a device writes and says nothing
     if not resume:
@@ -156,9 +162,8 @@ def train_seeds(
         if progress:
             say(f"\nSeed {seed} ({place} of {len(seeds)}) in {folder}", flush=True)
         settings = config.model_copy(update={"seed": seed})
-        runs.append(
-            train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress, loggers=loggers)
-        )
+        seen: dict[str, Any] = {"callbacks": of_run(callbacks, folder), "loggers": of_run(loggers, folder)}
+        runs.append(train(prepared_folder, settings, folder, resume=folder.exists(), progress=progress, **seen))
         after(folder)
     spreads = [Spread.of(one.stage, [run.stage(one.stage).val_auc for run in runs]) for one in runs[0].stages]
     found = Seeds(

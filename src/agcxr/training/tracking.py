@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 from agcxr.extras import needs
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 LoggerName: TypeAlias = Literal["csv", "tensorboard", "wandb", "mlflow"]
+T = TypeVar("T")
+OfRuns: TypeAlias = Sequence[T] | Callable[[Path], Sequence[T]]
+"""Callbacks or loggers of several runs: the same ones for all, or what a function makes for each run folder."""
+
+
+def of_run(given: OfRuns[T], run: Path) -> Sequence[T]:
+    """Those of one run."""
+    return given(run) if callable(given) else given
 
 
 def check_loggers(names: Sequence[str]) -> None:
