@@ -75,7 +75,7 @@ def start_up(run: Path, file: Path, folder: Path, runs: int, threads: int) -> No
     processor: dict[str, list[float]] = {"eager": [], "exported": []}
     for _ in range(runs + 1):
         for name, model in (("eager", run), ("exported", file)):
-            words = ["predict", str(model), str(folder / "film.png"), "--out", str(folder / "rows.csv")]
+            words = ["predict", str(model), str(folder / "film.png"), "--out", str(folder / "rows.csv"), "--overwrite"]
             start, before = time.perf_counter(), os.times()
             subprocess.run([sys.executable, "-m", "agcxr", *words], env=environment, check=True, capture_output=True)
             after = os.times()

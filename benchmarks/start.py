@@ -39,10 +39,11 @@ def commands(folder: Path) -> dict[str, Sequence[str]]:
 
     film = str(film_files(folder / "films", 1)[0])
     AGCNN("resnet18", weights="none").save_pretrained(folder / "run")
+    out = ("--out", str(folder / "rows.csv"), "--overwrite")
     words = {
         "agcxr --help": ["--help"],
-        "agcxr predict starter film.png": ["predict", "starter", film, "--out", str(folder / "starter.csv")],
-        "agcxr predict RUN film.png": ["predict", str(folder / "run"), film, "--out", str(folder / "run.csv")],
+        "agcxr predict starter film.png": ["predict", "starter", film, *out],
+        "agcxr predict RUN film.png": ["predict", str(folder / "run"), film, *out],
     }
     limits = {PASS: "pass", IMPORTS: "import onnxruntime, cv2"}
     return {

@@ -24,8 +24,8 @@ from agcxr.data.phantom_collection import write_phantom
 
 made = write_phantom(Path("phantom"), 40, seed=5)
 labels = made / "Data_Entry_2017_v2020.csv"
-main(["predict", "starter", str(made / "images"), "--out", "plain.csv"])
-main(["predict", "starter", str(made / "images"), "--out", "mirrored.csv", "--views", "flip"])
+main(["predict", "starter", str(made / "images"), "--out", "plain.csv", "--overwrite"])
+main(["predict", "starter", str(made / "images"), "--out", "mirrored.csv", "--views", "flip", "--overwrite"])
 
 # %% [markdown]
 # A difference of two AUROCs needs an interval of its own: both are measured on the same films, so most of their

@@ -35,7 +35,7 @@ labels = made / "Data_Entry_2017_v2020.csv"
 # %%
 from agcxr.cli import main
 
-main(["predict", "starter", str(films), "--out", "predictions.csv"])
+main(["predict", "starter", str(films), "--out", "predictions.csv", "--overwrite"])
 predictions = pd.read_csv("predictions.csv")
 predictions[["image", "intake", "prob_Effusion", "calibrated_Effusion", "call_Effusion"]].head()
 

@@ -130,7 +130,7 @@ def test_training_scores_nothing_else(run):
 def test_predict_has_columns_of_one_finding(run, exported, films, tmp_path):
     heads, scores = [], []
     for engine in (run, exported):
-        out, pictures = tmp_path / "p.csv", tmp_path / "pictures"
+        out, pictures = (tmp_path / f"{Path(engine).stem}{name}" for name in (".csv", "-pictures"))
         command = ["predict", str(engine), str(films / "00.png"), "--out", str(out), "--explain", str(pictures)]
         assert main(command) == 0
         with out.open(newline="") as file:

@@ -69,7 +69,7 @@ def test_without_failures_the_status_is_0(model_folder, tmp_path, capsys):
 def test_another_reading_says_so_and_makes_other_objects(model_folder, tmp_path):
     path = tmp_path / "a.dcm"
     path.write_bytes(written(film(1)))
-    plain = ["predict", str(model_folder), str(path), "--out", str(tmp_path / "p.csv"), "--dicom"]
+    plain = ["predict", str(model_folder), str(path), "--out", str(tmp_path / "p.csv"), "--overwrite", "--dicom"]
     assert main([*plain, str(tmp_path / "plain")]) == 0
     assert main([*plain, str(tmp_path / "other"), "--point", "sensitivity95", "--prevalence", "Effusion=0.1"]) == 0
     one, other = (pydicom.dcmread(tmp_path / name / "000001" / "sr.dcm") for name in ("plain", "other"))
