@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -84,6 +85,23 @@ def test_the_workflows_run_what_is_there():
     assert PYPROJECT["project"]["requires-python"] == f">={matrix['python'][0]}"
     assert "id-token: write" in said["release"]
     assert "secrets." not in said["release"]  # trusted publishing needs no token
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"),
+        ("compose-spec", "compose.yaml"),
+        ("citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_files_for_other_programs_fit_their_schemas(schema, files):
+    """The schemas come with check-jsonschema: no network."""
+    words = ["--builtin-schema", f"vendor.{schema}", *map(str, sorted(ROOT.glob(files)))]
+    done = subprocess.run([sys.executable, "-m", "check_jsonschema", *words], capture_output=True, text=True)
+    assert len(words) > 2
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_hook_and_template_is_whole():

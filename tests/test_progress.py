@@ -29,6 +29,27 @@ def test_a_log_of_quick_work_has_its_first_and_last_line(monkeypatch):
     assert [line.split(",")[0] for line in log.getvalue().splitlines()] == ["0 of 1000 films", "1000 of 1000 films"]
 
 
+def test_a_bar_that_goes_away_leaves_only_the_lines_of_long_work(monkeypatch):
+    for seconds, lines in ((3600, 0), (1e-9, 3)):
+        monkeypatch.setattr(progress, "SECONDS", seconds)
+        log = io.StringIO()
+        with ProgressBar(total=3, unit=" films", desc="global 1/2", leave=False, file=log) as bar:
+            for _ in range(3):
+                bar.update()
+        shown = log.getvalue().splitlines()
+        assert (len(shown), "\r" in log.getvalue()) == (lines, False)
+        assert all(line.startswith("global 1/2: ") for line in shown)
+
+
+def test_other_words_between_leave_no_carriage_return(monkeypatch, capsys):
+    with ProgressBar(total=3, unit=" films") as bar:
+        bar.update()
+        bar.write("stage I will take 3 minutes")
+    shown = capsys.readouterr()
+    assert shown.out == "stage I will take 3 minutes\n"
+    assert "\r" not in shown.err
+
+
 def test_work_without_a_known_end_says_how_much_is_done():
     log = io.StringIO()
     with ProgressBar(unit=" films", file=log) as bar:

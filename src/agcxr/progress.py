@@ -15,7 +15,8 @@ ENDLESS = "{desc}{n_fmt}{unit}, {rate_fmt}, {elapsed} gone{postfix}"
 
 
 class ProgressBar(tqdm):  # type: ignore[type-arg]
-    """tqdm's bar; where its file is no terminal, lines of their own in place of one that is drawn again and again."""
+    """tqdm's bar; where its file is no terminal, lines of their own in place of one that is drawn again and again: the
+    first state, one every SECONDS, the last. With leave=False, as a bar that goes away, only those in between."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         file = options.get("file") or sys.stderr
@@ -25,6 +26,8 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
             if title := options.get("desc"):
                 options["desc"] = f"{title}: "
             options = {"mininterval": SECONDS, "miniters": 1, "bar_format": LINE if known else ENDLESS} | options
+            if not options.get("leave", True):
+                options = {"delay": options["mininterval"]} | options
         super().__init__(*args, **options)
 
     @staticmethod
@@ -40,11 +43,17 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
 
         return line
 
+    def clear(self, *args: Any, **options: Any) -> None:
+        """Make room for other words (`tqdm.write`): lines are not in the way."""
+        if not self.in_lines:
+            super().clear(*args, **options)
+
     def close(self) -> None:
         """The last state is a line like the others."""
         if self.disable or not self.in_lines:
             super().close()
             return
-        self.display()
+        if self.leave:
+            self.display()
         self.disable = True
         self._decr_instances(self)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
+from agcxr.progress import ProgressBar
 from agcxr.training import run_folder
 from agcxr.training.averaging import Averaging
 from agcxr.training.run_folder import EpochRow
@@ -127,7 +128,7 @@ class Progress(L.Callback):
         if batch_idx or not trainer.is_global_zero:
             return
         title = f"{task.stage} {task.current_epoch + 1}/{task.settings.epochs}"
-        self.bar = tqdm(total=len(task.data.train), desc=title, unit=" films", leave=False, disable=None)
+        self.bar = ProgressBar(total=len(task.data.train), desc=title, unit=" films", leave=False)
 
     def on_train_batch_end(
         self,
@@ -143,9 +144,9 @@ class Progress(L.Callback):
         if not self.estimated:
             self._time(task, trainer.world_size, batch_idx)
         self.bar.update(len(batch.film) * trainer.world_size)
-        if not self.bar.disable and time.perf_counter() - self.refreshed > REFRESH_S:
+        if time.perf_counter() - self.refreshed > REFRESH_S:
             self.refreshed = time.perf_counter()
-            self.bar.set_postfix_str(f"loss {float(task.loss_sum) / task.films_seen:.4f}")
+            self.bar.set_postfix_str(f"loss {float(task.loss_sum) / task.films_seen:.4f}", refresh=False)
 
     def _time(self, task: StageTask, world_size: int, batch_idx: int) -> None:
         """Once enough steps behind the first are through, say how long the stage and those behind it will take."""
