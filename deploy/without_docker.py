@@ -88,20 +88,8 @@ def _run(image: Image, words: str, stages: Mapping[str, Image]) -> None:
     index = {name: value for name, value in os.environ.items() if re.match(r"(PIP|UV|SSL)_(?!FIND_LINKS)", name)}
     settings = {**index, **image.environ, "PIP_BREAK_SYSTEM_PACKAGES": "1"}  # Debian's own pip asks for that
     words_of = [part for pair in settings.items() for part in ("--setenv", *pair)]
-    sandbox = [
-        "bwrap",
-        "--bind",
-        str(image.root),
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--tmpfs",
-        "/root",
-        *network,
-    ]
-    script = [*sandbox, "--clearenv", *words_of, "--chdir", image.folder, "/bin/sh", "-ec", words]
+    mounts = ["--bind", str(image.root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/root", *network]
+    script = ["bwrap", *mounts, "--clearenv", *words_of, "--chdir", image.folder, "/bin/sh", "-ec", words]
     subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -215,11 +203,12 @@ def archive_words(service: Mapping[str, Any], work: Path, hosts: Path, volumes: 
 def rehearse(image: Image, work: Path) -> None:
     """Start the three services, store a film, and look for what must come of it."""
     services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    work.mkdir()
     hosts = work / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {' '.join(services)}\n")
     volumes = {name: work / name for name in ("archive", "queue")}
     for folder in volumes.values():
-        folder.mkdir(parents=True)
+        folder.mkdir()
     os.chown(volumes["queue"], _user(image), _user(image))  # a new volume has the owner of the folder that it covers
     within = {name: contained(image, hosts, services[name], volumes) for name in ("node", "page")}
     started = {"archive": archive_words(services["archive"], work, hosts, volumes)}

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -55,3 +56,24 @@ def test_ports_are_open_to_this_machine_alone_and_the_page_asks_for_a_token():
 def test_files_that_compose_names_exist():
     for config in COMPOSE["configs"].values():
         assert (ROOT / config["file"]).is_file()
+
+
+def test_the_rehearsal_without_docker_knows_every_step_of_the_dockerfile(tmp_path):
+    made = runpy.run_path(str(ROOT / "deploy" / "without_docker.py"))
+    steps = list(made["instructions"]((ROOT / "Dockerfile").read_text(encoding="utf-8")))
+    assert [words for name, words in steps if name == "FROM"] == ["python:3.13-slim AS build", "python:3.13-slim"]
+    assert {name for name, _ in steps} - {"FROM"} <= set(made["DO"])
+    image = made["Image"](tmp_path)
+    for name, words in steps[steps.index(("FROM", "python:3.13-slim")) + 1 :]:
+        if name not in ("RUN", "COPY"):
+            made["DO"][name](image, words, {})
+    assert image.environ["PATH"].startswith("/usr/local/agcxr/bin:/usr/local/bin:")
+    assert (image.user, image.folder, image.volumes) == ("agcxr", "/var/lib/agcxr", ("/var/lib/agcxr",))
+    assert (image.entry, image.command) == (("agcxr",), ("serve", "starter"))
+    assert image.health[:2] == ("python", "-c")
+    assert (tmp_path / "var/lib/agcxr").is_dir()
+
+
+def test_lines_of_a_dockerfile_that_go_on_are_one_step():
+    instructions = runpy.run_path(str(ROOT / "deploy" / "without_docker.py"))["instructions"]
+    assert list(instructions("# why\nRUN a \\\n    && b\n\nUSER c\n")) == [("RUN", "a      && b"), ("USER", "c")]
