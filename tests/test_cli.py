@@ -346,6 +346,8 @@ def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
     assert "unknown backbone 'resnet51' (did you mean 'resnet" in refuse(
         "train", "--data", str(films), "--backbone", "resnet51", *out
     )
+    for folder in (".", "/"):
+        assert f"{folder} is not a prepared folder (no plan.json)" in refuse("train", "--data", folder, *out)
     assert "unknown backbone 'resnet51'" in refuse("probe", "--data", str(films), "--backbone", "resnet51")
 
 

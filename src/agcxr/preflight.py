@@ -31,7 +31,7 @@ def check_prepared(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     if is_prepared(folder):
         return
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = Path(f"{folder}.partial")  # with_name refuses "." and "/"
     if (folder / RUN_FILE).is_file():
         raise ValueError(
             f"{folder} is a run folder: it holds a trained model, and no films. Give the prepared folder that it was "
