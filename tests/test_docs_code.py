@@ -177,7 +177,7 @@ def test_the_first_pages_run_from_top_to_end(page: str, filled: Path, tmp_path):
         table.rename(tmp_path / table.name)
     skipped = "|".join(PARSED)
     start = f'pip() {{ :; }}\nagcxr() {{ case "$1" in {skipped}) ;; *) command agcxr "$@" ;; esac; }}\n'
-    start += 'uv() { [ "$1" != run ] || { shift; "$@"; }; }\n'
+    start += 'uv() { [ "$1" != run ] || { shift; [ "$1" != --extra ] || shift 2; "$@"; }; }\n'
     script = start + "".join(block.text for block in of("bash") if block.page == page)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
