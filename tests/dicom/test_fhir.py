@@ -96,6 +96,22 @@ def test_an_observation_states_what_the_report_states(predictor, algorithm):
     assert "19500102" not in text
 
 
+def test_several_boxes_are_observations_of_their_own_with_their_weights(predictor, algorithm):
+    boxes = ((20.0, 30.0, 80.0, 90.0), (110.0, 40.0, 170.5, 100.25))
+    several = {"box": boxes[0], "boxes": boxes, "weights": (0.25, 0.75), "fallback": False}
+    _, bundle = bundle_of(predictor, algorithm, written(film()), **several)
+    first, second, finding = resources(bundle, "Observation")[:3]
+    for region, box, weight in ((first, boxes[0], 0.25), (second, boxes[1], 0.75)):
+        said = components(region)
+        assert [said[f"{name} of the box in the film"] for name in ("x0", "y0", "x1", "y1")] == list(box)
+        assert said["REGION_WEIGHT"] == weight
+        assert region["valueCodeableConcept"]["coding"][0]["code"] == "ONE_OF_SEVERAL"
+    assert "SCORE_FUSION" in components(finding)
+    plain = bundle_of(predictor, algorithm, written(film()))[1]
+    assert resources(plain, "Observation")[0]["id"] == first["id"] != second["id"]
+    assert "REGION_WEIGHT" not in json.dumps(plain)
+
+
 def test_references_meet_and_the_same_film_gives_the_same_ids(predictor, algorithm):
     data = written(film())
     bundle = bundle_of(predictor, algorithm, data)[1]

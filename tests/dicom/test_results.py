@@ -345,6 +345,66 @@ def test_region_of_a_known_heatmap(algorithm):
     assert np.array_equal(whole, expected)
 
 
+SEVERAL = {
+    "box": (20.0, 30.0, 80.0, 90.0),
+    "boxes": ((20.0, 30.0, 80.0, 90.0), (110.0, 40.0, 170.0, 100.0), (60.5, 120.25, 120.5, 180.25)),
+    "weights": (0.25, 0.625, 0.125),
+    "fallback": False,
+}
+
+
+def test_several_boxes_are_regions_and_segments_of_their_own_with_their_weights(predictor, algorithm):
+    data = written(film())
+    given = dataclasses.replace(predictor(data), **SEVERAL)
+    window = dataclasses.replace(
+        algorithm, attention=algorithm.attention.model_copy(update={"window": 0.3, "crops": 3})
+    )
+    objects = {
+        role: pydicom.dcmread(io.BytesIO(to_bytes(ds))) for role, ds in make_results(read_source(data), given, window)
+    }
+    regions = groups(objects["sr"])[:3]
+    for n, (group, (x0, y0, x1, y1)) in enumerate(zip(regions, given.boxes, strict=True)):
+        assert child(group, "111030").GraphicData == [x0, y0, x1, y0, x1, y1, x0, y1, x0, y0]
+        assert number(group, "REGION_WEIGHT") == given.weights[n]
+        assert child(group, "112039").TextValue == f"Attended region {n + 1}"
+        assert child(group, "REGION_KIND").ConceptCodeSequence[0].CodeValue == "ONE_OF_SEVERAL"
+    report = highdicom.sr.ComprehensiveSR.from_dataset(objects["sr"])
+    assert len(report.content.get_planar_roi_measurement_groups()) == 3
+    assert len(report.content.get_image_measurement_groups()) == len(LABELS)
+    seg = highdicom.seg.Segmentation.from_dataset(objects["seg"])
+    masks = seg.get_pixels_by_source_instance([film().SOPInstanceUID])[0].astype(bool)
+    assert masks.shape == (240, 200, 3)
+    for n, segment in enumerate(seg.SegmentSequence):
+        assert np.array_equal(masks[..., n], region_mask(given, window.attention, n))
+        rows, columns = np.nonzero(masks[..., n])
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == pytest.approx(given.boxes[n], abs=5)
+        assert (segment.SegmentNumber, segment.TrackingID) == (n + 1, f"Attended region {n + 1}")
+        assert segment.SegmentLabel == f"Attended region {n + 1} (weight {given.weights[n]:.2f})"
+        assert segment.TrackingUID == child(regions[n], "112040").UID
+    assert len({segment.TrackingUID for segment in seg.SegmentSequence}) == 3
+
+
+def test_regions_of_several_boxes_share_no_pixel(algorithm):
+    """The second box reaches over the first, but what that had taken is not its."""
+    from agcxr.inference.prediction import Prediction
+
+    heat = np.zeros((8, 8), np.float32)
+    heat[1:4, 0:4], heat[3:6, 5:8], heat[5, 2:5] = 1.0, 0.9, 0.9
+    p, boxes = np.zeros(15, np.float32), ((0.0, 1.0, 4.0, 4.0), (2.0, 3.0, 8.0, 6.0))
+    given = Prediction(
+        "a", LABELS, p, p, p, boxes[0], False, heat, (0.0, 0.0, 8.0, 8.0), heat, 8, 8, boxes=boxes, weights=(0.5, 0.5)
+    )
+    expected = np.zeros((2, 8, 8), bool)
+    expected[0, 1:4, 0:4] = True
+    expected[1, 3:6, 5:8] = expected[1, 5, 2:5] = True
+    for n in range(2):
+        assert np.array_equal(region_mask(given, algorithm.attention, n), expected[n])
+    window = algorithm.attention.model_copy(update={"window": 0.4})
+    expected[1, 3:6, 2:8] = True
+    for n in range(2):
+        assert np.array_equal(region_mask(given, window, n), expected[n])
+
+
 def test_a_fallback_is_said(predictor, algorithm):
     data = written(film())
     flat = dataclasses.replace(predictor(data), fallback=True, box=(0.0, 0.0, 200.0, 240.0))
@@ -499,6 +559,7 @@ ANSWERS = {
     "as it is": {},
     "no region stood out": {"fallback": True},
     "no calibration": {"cut": None, "calibrated_K": None},
+    "several boxes": SEVERAL,
 }
 
 

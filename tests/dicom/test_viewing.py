@@ -111,6 +111,28 @@ def test_the_state_draws_the_box_in_the_films_pixels_and_says_what_was_called(pr
     assert (window.WindowCenter, window.WindowWidth, ds.PresentationLUTShape) == (2000, 3000, "IDENTITY")
 
 
+SEVERAL = {
+    "box": (20.0, 30.0, 80.0, 90.0),
+    "boxes": ((20.0, 30.0, 80.0, 90.0), (110.0, 40.0, 170.0, 100.0)),
+    "weights": (0.25, 0.75),
+}
+
+
+def test_a_state_draws_several_boxes_each_with_number_and_weight(predictor, algorithm):
+    _, made = results(predictor, algorithm, film(), roles=("pr",), **SEVERAL)
+    (annotation,) = read(made["pr"]).GraphicAnnotationSequence
+    graphics, (caption, *weights) = annotation.GraphicObjectSequence, annotation.TextObjectSequence
+    assert len(graphics) == len(weights) == 2
+    assert caption.UnformattedTextValue.startswith("agcxr")
+    for n, (graphic, text) in enumerate(zip(graphics, weights, strict=True)):
+        x0, y0, x1, y1 = SEVERAL["boxes"][n]
+        assert list(graphic.GraphicData) == [x0, y0, x1, y0, x1, y1, x0, y1, x0, y0]
+        assert graphic.TrackingUID == region_tracking(film(), algorithm, n)
+        assert text.UnformattedTextValue == ("1: 25%", "2: 75%")[n]
+        assert (list(text.AnchorPoint), text.AnchorPointAnnotationUnits) == ([x0, y0], "PIXEL")
+        assert text.AnchorPointVisibility == "N"
+
+
 def test_a_state_keeps_how_the_film_is_shown(predictor, algorithm):
     inverted = film(PhotometricInterpretation="MONOCHROME1", RescaleSlope=2, RescaleIntercept=-5, RescaleType="US")
     low = {"intake": None, "fusion_K": np.zeros(15, np.float32)}
@@ -179,7 +201,7 @@ def test_every_mandatory_module_has_its_attributes(predictor, algorithm, standar
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="no dciodvfy here (Debian: apt-get install dicom3tools)")
-@pytest.mark.parametrize(("sop_class", "changes"), [("", HIGH), (CR, {}), (SC, HIGH), (SC, REFUSED)])
+@pytest.mark.parametrize(("sop_class", "changes"), [("", HIGH), (CR, {}), (SC, HIGH), (CR, SEVERAL), (SC, REFUSED)])
 def test_dciodvfy_finds_no_error(predictor, algorithm, tmp_path, sop_class, changes):
     ds = film(sop_class=sop_class) if sop_class else film()
     for role, data in results(predictor, algorithm, ds, **changes)[1].items():

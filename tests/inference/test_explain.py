@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from agcxr.calibration import Cut
 from agcxr.inference import explain
 from agcxr.inference.explain import TEXT, WIDTH, _lines, _Row, _rows, picture, save_picture
-from agcxr.inference.overlay import ACCENT, WARNING, draw_box, overlay
+from agcxr.inference.overlay import ACCENT, FAINTEST, WARNING, draw_box, draw_boxes, heaviest_first, overlay
 from agcxr.intake import Intake
 from agcxr.labels import LABELS, NO_FINDING
 from agcxr.notices import RESEARCH_ONLY
@@ -42,6 +42,83 @@ def test_box_is_drawn_just_inside_its_edges():
     rows, columns = np.nonzero(accent)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (5, 6, 15, 16)
     assert not accent[7:15, 6:14].any()
+
+
+BOXES = ((10.0, 30.0, 50.0, 60.0), (60.0, 30.0, 100.0, 60.0), (110.0, 30.0, 150.0, 60.0))
+WEIGHTS = (0.2, 0.5, 0.3)
+
+
+def test_the_heaviest_box_is_solid_and_the_others_fainter_by_their_weight():
+    ground = 9
+    out = draw_boxes(np.full((80, 160), ground, np.uint8), BOXES, WEIGHTS, width=1)
+    accent = np.array(ACCENT)
+    for (x0, _, _, y1), weight in zip(BOXES, WEIGHTS, strict=True):
+        opacity = FAINTEST + (1 - FAINTEST) * weight / 0.5
+        inside = out[int(y1) - 1, int(x0) + 20]  # on the lower edge, away from the letters
+        np.testing.assert_allclose(inside, ground + opacity * (accent - ground), atol=1)
+    assert (out[59, 80] == ACCENT).all()
+
+
+def test_one_box_is_drawn_as_it_was():
+    image = film(60, 80)
+    assert np.array_equal(draw_boxes(image, BOXES[:1], (1.0,), 2), draw_box(image, BOXES[0], ACCENT, 2))
+
+
+def test_boxes_of_one_weight_are_all_solid_and_the_heaviest_lies_on_top():
+    image = np.zeros((80, 160), np.uint8)
+    even = draw_boxes(image, BOXES, (1 / 3,) * 3, width=1)
+    assert all((even[59, int(box[0]) + 20] == ACCENT).all() for box in BOXES)
+    crossing = ((20.0, 30.0, 60.0, 60.0), (40.0, 30.0, 80.0, 60.0))
+    for weights in ((0.9, 0.1), (0.1, 0.9)):
+        heavy = crossing[int(np.argmax(weights))]
+        rows = draw_boxes(image, crossing, weights, width=1)[59, int(heavy[0]) : int(heavy[2])]
+        assert (rows == ACCENT).all()
+    assert heaviest_first((0.2, 0.4, 0.4)) == [1, 2, 0]
+
+
+def several(count, side=10):
+    """A prediction of boxes in rows of four; the later, the heavier."""
+    boxes = tuple((float(x), float(y), float(x + side), float(y + side)) for y in (4, 18, 32) for x in (0, 12, 24, 36))
+    weights = np.arange(1, count + 1) / sum(range(1, count + 1))
+    return prediction(box=boxes[0], boxes=boxes[:count], weights=tuple(map(float, weights)))
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, (2, 1)), (3, (3, 2, 1)), (12, (12, 11, 10, 9, 8, 7, 6, 5, 4))])
+def test_a_picture_states_and_shows_the_heaviest_boxes(count, shown, monkeypatch):
+    words = []
+    monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: words.append((text, at)))
+    given = several(count)
+    x, y, side, _ = explain._layout(given, 0).crop
+    pixels = np.asarray(picture(given))[y : y + side, x : x + side]
+    lettered = [f"{n} · {given.weights[n - 1]:.0%}" for n in shown]
+    in_panel = [text for text, at in words if x <= at[0] < x + side and y <= at[1] < y + side]
+    assert in_panel == lettered
+    first = next(at for text, at in words if text == lettered[0])
+    assert (pixels[first[1] - y + 7, first[0] - x] == ACCENT).all()  # its crop begins below its letters
+    texts = [text for text, _ in words]
+    assert [texts.count(label) for label in lettered] == [2] * len(shown)  # at the crop and among the facts
+    x0, y0, x1, y1 = given.boxes[shown[0] - 1]
+    assert f"{x0:.0f} to {x1:.0f} across, {y0:.0f} to {y1:.0f} down" in texts
+    most = ", the 9 heaviest of 12" if count == 12 else ""
+    assert f"Attended regions{most}, in pixels of the film" in texts
+    assert "cut from the film; the branch sees each stretched to 32 x 32 px" in texts
+
+
+def test_crops_of_several_boxes_are_those_parts_of_the_film():
+    image = np.zeros((60, 50), np.uint8)
+    boxes = ((0.0, 4.0, 10.0, 14.0), (12.0, 4.0, 22.0, 14.0))
+    image[4:14, 0:10], image[4:14, 12:22] = 90, 180
+    given = prediction(box=boxes[0], boxes=boxes, weights=(0.5, 0.5), film_HW=image)
+    x, y, side, _ = explain._layout(given, 0).crop
+    pixels = np.asarray(picture(given))[y : y + side, x : x + side]
+    columns = [np.flatnonzero((pixels == value).all(-1).any(0)) for value in (90, 180)]
+    assert columns[0].max() < side // 2 < columns[1].min()
+    assert all(len(column) > side // 2 - 60 for column in columns)
+
+
+def test_boxes_at_and_beyond_the_edges_of_the_film():
+    boxes = ((-3.0, -2.0, 7.0, 8.0), (45.0, 55.0, 55.0, 65.0), (49.9, 59.9, 50.0, 60.0))
+    assert picture(prediction(box=boxes[0], boxes=boxes, weights=(0.6, 0.3, 0.1))).width == WIDTH
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 50), (300, 40), (40, 300), (1, 500), (2000, 1500)])

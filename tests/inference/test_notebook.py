@@ -4,6 +4,7 @@ import re
 import cv2
 import numpy as np
 
+from agcxr.inference.overlay import ACCENT
 from agcxr.intake import Intake
 from inference.make import film, prediction
 
@@ -31,6 +32,18 @@ def test_a_notebook_shows_film_attention_and_crop_and_every_finding():
     assert [html.count(f"<td>{name.replace('_', ' ')}</td>") for name in given.labels] == [1] * 15
     assert "calibrated" not in html
     assert "<td>0.93</td>" in html  # of Hernia, the highest but one
+
+
+def test_a_notebook_draws_every_box():
+    boxes = ((5.0, 25.0, 15.0, 45.0), (20.0, 25.0, 40.0, 45.0))
+    html = prediction(
+        box=boxes[0], boxes=boxes, weights=(0.25, 0.75), film_HW=np.full((60, 50), 9, np.uint8)
+    )._repr_html_()
+    first = base64.b64decode(re.findall(r"base64,([^\"]+)", html)[0])
+    drawn = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert drawn[44, 30].tolist() == list(ACCENT)
+    assert 9 < drawn[44, 10, 1] < ACCENT[1]
+    assert "<figcaption>crop 1</figcaption>" in html
 
 
 def test_a_notebook_shows_no_numbers_of_a_refused_film():

@@ -101,6 +101,8 @@ BELOW = _private("BELOW", "Below the operating point")
 
 REGION_KIND = _private("REGION_KIND", "How the region came about")
 ATTENDED = _private("ATTENDED", "Largest region of high attention")
+ONE_OF_SEVERAL = _private("ONE_OF_SEVERAL", "One of several regions of high attention")
+REGION_WEIGHT = _private("REGION_WEIGHT", "Weight of the region in the local branch")
 WHOLE_VIEW = _private("WHOLE_VIEW", "No region stood out: the whole view")
 
 METHOD = frozenset(

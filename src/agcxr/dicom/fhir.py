@@ -22,7 +22,7 @@ from agcxr.data.radiograph import RadiographError
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, uuid_of
 from agcxr.dicom.files import as_read, is_picture
-from agcxr.dicom.report import DIGITS, called, reasons_of, reservations
+from agcxr.dicom.report import DIGITS, called, reasons_of, region_kind, reservations
 from agcxr.dicom.source import read_source
 from agcxr.inference.films import FilmFile
 from agcxr.inference.prediction import Prediction
@@ -44,6 +44,7 @@ IMAGING = {
     "text": "Chest film read by a model, for research only",
 }
 CATEGORY = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD"}]}
+ONE = {"unit": "1", "system": "http://unitsofmeasure.org", "code": "1"}
 OBSERVED = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}
 
 
@@ -117,22 +118,35 @@ def to_fhir(prediction: Prediction, algorithm: Algorithm, film: str, header: Dat
 def _observations(prediction: Prediction, algorithm: Algorithm, about: Json, address: Any) -> list[tuple[str, Json]]:
     notes = [{"text": text} for text in reservations(prediction)]
     common = {"resourceType": "Observation", "status": "preliminary", "category": [OBSERVED], **about, "note": notes}
-    x0, y0, x1, y1 = (round(float(edge), 2) for edge in prediction.box)
-    pixels = {"unit": "px", "system": "http://unitsofmeasure.org", "code": "{pixels}"}
-    region = {
-        **common,
-        "code": _concept(codes.REGION),
-        "valueCodeableConcept": _concept(codes.WHOLE_VIEW if prediction.fallback else codes.ATTENDED),
-        "component": [
-            {"code": {"text": f"{name} of the box in the film"}, "valueQuantity": {"value": value, **pixels}}
-            for name, value in zip(("x0", "y0", "x1", "y1"), (x0, y0, x1, y1), strict=True)
-        ],
-    }
-    found = [(address("region"), region)]
+    found = [
+        (address("region", *([str(n + 1)] if n else [])), {**common, **_region(prediction, n)})
+        for n in range(len(prediction.boxes))
+    ]
     for k in prediction.ranked():
         label = prediction.labels[k]
         found.append((address("finding", label), {**common, **_finding(prediction, algorithm, k)}))
     return found
+
+
+def _region(prediction: Prediction, n: int) -> Json:
+    """Box n, with its weight where there are several."""
+    pixels = {"unit": "px", "system": "http://unitsofmeasure.org", "code": "{pixels}"}
+    edges = zip(("x0", "y0", "x1", "y1"), prediction.boxes[n], strict=True)
+    components: list[Json] = [
+        {
+            "code": {"text": f"{name} of the box in the film"},
+            "valueQuantity": {"value": round(float(edge), 2), **pixels},
+        }
+        for name, edge in edges
+    ]
+    if len(prediction.boxes) > 1:
+        weight = {"value": round(prediction.weights[n], DIGITS), **ONE}
+        components.append({"code": _concept(codes.REGION_WEIGHT), "valueQuantity": weight})
+    return {
+        "code": _concept(codes.REGION),
+        "valueCodeableConcept": _concept(region_kind(prediction)),
+        "component": components,
+    }
 
 
 def _finding(prediction: Prediction, algorithm: Algorithm, k: int) -> Json:
@@ -153,13 +167,12 @@ def _finding(prediction: Prediction, algorithm: Algorithm, k: int) -> Json:
         kinds.append((codes.POINT_KIND, codes.POINTS[point]))
     else:
         kinds.append((codes.POINT_KIND, codes.NOT_FITTED if fitted else codes.TOO_RARE))
-    one = {"unit": "1", "system": "http://unitsofmeasure.org", "code": "1"}
     return {
         "code": _concept(codes.finding_code(prediction.labels[k], prediction.findings)),
         "valueCodeableConcept": _concept(state),
         "component": [
             *(
-                {"code": _concept(code), "valueQuantity": {"value": round(value, DIGITS), **one}}
+                {"code": _concept(code), "valueQuantity": {"value": round(value, DIGITS), **ONE}}
                 for code, value in numbers
             ),
             *({"code": _concept(code), "valueCodeableConcept": _concept(value)} for code, value in kinds),

@@ -1,4 +1,4 @@
-"""The attended region as a mask over the film: the part of the heatmap that the box was drawn around.
+"""An attended region as a mask over the film: the part of the heatmap that the box was drawn around.
 
 Shapes: H x W pixels of the view for `heat_HW`; rows x columns of the film for the mask.
 """
@@ -15,34 +15,49 @@ from agcxr.values import Attention
 Mask = npt.NDArray[np.bool_]
 
 
-def region_mask(prediction: Prediction, attention: Attention) -> Mask:
-    """bool, height x width of the film: the largest region of high attention, or the whole view on a fallback.
+def region_mask(prediction: Prediction, attention: Attention, n: int = 0) -> Mask:
+    """bool, height x width of the film: the region of high attention in box `n`, or the whole view on a fallback.
 
-    Pixels of the film take the view pixel under their centre. The region lies within the box, rounded outwards.
+    A box of a fixed size (`attention.window`) was drawn around no region, so it is the region itself. Pixels of the
+    film take the view pixel under their centre. The region lies within the box, rounded outwards.
     """
-    view = np.ones(prediction.heat_HW.shape, bool) if prediction.fallback else _in_view(prediction, attention)
+    if prediction.fallback and not n:
+        view = np.ones(prediction.heat_HW.shape, bool)
+    elif attention.window:
+        view = _inside(prediction, n)
+    else:
+        view = _in_view(prediction, attention, n)
     return _on_film(view, prediction)
 
 
-def _in_view(prediction: Prediction, attention: Attention) -> Mask:
-    """The connected region of the thresholded heat with the most pixels inside the box."""
+def _in_view(prediction: Prediction, attention: Attention, n: int) -> Mask:
+    """The connected region of the thresholded heat with the most pixels inside box n, without what the boxes before it
+    had taken."""
     heat = prediction.heat_HW
     limit = attention.threshold
     if attention.normalise == "percentile":
         rank = max(1, int(np.ceil(attention.threshold * heat.size)))
         limit = float(np.sort(heat, axis=None)[rank - 1])
-    h, w = heat.shape
-    wx0, wy0, wx1, wy1 = prediction.window
-    scale_x, scale_y = w / (wx1 - wx0), h / (wy1 - wy0)
-    x0, x1 = (round((x - wx0) * scale_x, 3) for x in prediction.box[::2])
-    y0, y1 = (round((y - wy0) * scale_y, 3) for y in prediction.box[1::2])
-    inside = np.zeros(heat.shape, bool)
-    inside[max(int(np.floor(y0)), 0) : int(np.ceil(y1)), max(int(np.floor(x0)), 0) : int(np.ceil(x1))] = True
+    inside = _inside(prediction, n)
     found = (heat > limit) & inside
+    for taken in range(n):
+        found &= ~_inside(prediction, taken)
     count, labels = cv2.connectedComponents(found.view(np.uint8), connectivity=attention.connectivity)
     if count < 2:  # thresholded on a coarser grid, the upsampled heat may stay below the limit: the box is the region
         return inside
     return np.asarray(labels == 1 + int(np.bincount(labels[found], minlength=count)[1:].argmax()))
+
+
+def _inside(prediction: Prediction, n: int) -> Mask:
+    """Pixels of the view that box n touches."""
+    h, w = prediction.heat_HW.shape
+    wx0, wy0, wx1, wy1 = prediction.window
+    scale_x, scale_y = w / (wx1 - wx0), h / (wy1 - wy0)
+    x0, x1 = (round((x - wx0) * scale_x, 3) for x in prediction.boxes[n][::2])
+    y0, y1 = (round((y - wy0) * scale_y, 3) for y in prediction.boxes[n][1::2])
+    inside = np.zeros((h, w), bool)
+    inside[max(int(np.floor(y0)), 0) : int(np.ceil(y1)), max(int(np.floor(x0)), 0) : int(np.ceil(x1))] = True
+    return inside
 
 
 def _on_film(view: Mask, prediction: Prediction) -> Mask:

@@ -1,4 +1,4 @@
-"""A Prediction as a Structured Report (TID 1500): findings with their scores, the box as a region of the film.
+"""A Prediction as a Structured Report (TID 1500): findings with their scores, each box as a region of the film.
 
 Frame: image-relative coordinates of a report are (column, row) with 0\\0 at the top left corner of the first pixel
 (PS3.3 C.18.6.1), which is this project's own frame, so boxes go in as they are.
@@ -26,7 +26,7 @@ def content(
 ) -> sr.MeasurementReport:
     """The content tree. `header`: of the film (`Source.dataset`). `emptied`: attributes whose values could not stay."""
     groups = [
-        _region(header, prediction, algorithm),
+        *(_region(header, prediction, algorithm, n) for n in range(len(prediction.boxes))),
         *(_finding(header, prediction, algorithm, k) for k in prediction.ranked()),
     ]
     return _document(groups, reservations(prediction), algorithm, emptied)
@@ -104,9 +104,21 @@ def has_call(prediction: Prediction) -> bool:
     return bool(called(prediction))
 
 
-def region_tracking(header: Dataset, algorithm: Algorithm) -> str:
-    """UID by which the report and the segmentation name the same region."""
-    return derived_uid(str(header.SOPInstanceUID), algorithm.version, "region")
+def region_tracking(header: Dataset, algorithm: Algorithm, n: int = 0) -> str:
+    """UID by which the report, the segmentation and the presentation state name the same region, from 0."""
+    return derived_uid(str(header.SOPInstanceUID), algorithm.version, "region", *([str(n + 1)] if n else []))
+
+
+def region_name(prediction: Prediction, n: int) -> str:
+    """What they call it: numbered where there are several."""
+    return f"Attended region {n + 1}" if len(prediction.boxes) > 1 else "Attended region"
+
+
+def region_kind(prediction: Prediction) -> Code:
+    """How the regions of a film came about."""
+    if len(prediction.boxes) > 1:
+        return codes.ONE_OF_SEVERAL
+    return codes.WHOLE_VIEW if prediction.fallback else codes.ATTENDED
 
 
 def _identification(algorithm: Algorithm, *, whole: bool = False) -> sr.AlgorithmIdentification:
@@ -121,22 +133,23 @@ def _identification(algorithm: Algorithm, *, whole: bool = False) -> sr.Algorith
 
 
 def _region(
-    header: Dataset, prediction: Prediction, algorithm: Algorithm
+    header: Dataset, prediction: Prediction, algorithm: Algorithm, n: int
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    x0, y0, x1, y1 = prediction.box
+    """Box n, with its weight where there are several."""
+    x0, y0, x1, y1 = prediction.boxes[n]
+    several = len(prediction.boxes) > 1
     region = sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
         graphic_data=np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]),
         source_image=sr.SourceImageForRegion(str(header.SOPClassUID), str(header.SOPInstanceUID)),
     )
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(region_tracking(header, algorithm), "Attended region"),
+        tracking_identifier=sr.TrackingIdentifier(region_tracking(header, algorithm, n), region_name(prediction, n)),
         referenced_region=region,
         finding_type=codes.REGION,
-        algorithm_id=_identification(algorithm, whole=True),
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(codes.REGION_KIND, codes.WHOLE_VIEW if prediction.fallback else codes.ATTENDED)
-        ],
+        algorithm_id=_identification(algorithm, whole=not n),
+        measurements=[_number(codes.REGION_WEIGHT, prediction.weights[n])] if several else None,
+        qualitative_evaluations=[sr.QualitativeEvaluation(codes.REGION_KIND, region_kind(prediction))],
     )
 
 

@@ -29,7 +29,7 @@ from agcxr.dicom import codes
 from agcxr.dicom.algorithm import MODEL_NAME, NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.objects import ROLES, SERIES, Role, common, reference, requests_of, take_over
 from agcxr.dicom.region import region_mask
-from agcxr.dicom.report import content, has_call, reasons_of, refusal, region_tracking, reservations
+from agcxr.dicom.report import content, has_call, reasons_of, refusal, region_name, region_tracking, reservations
 from agcxr.dicom.source import OF_THE_FILM, VERBATIM, Source
 from agcxr.dicom.viewing import attention_map, is_gray, key_object, presentation_state
 from agcxr.inference.explain import picture
@@ -168,29 +168,14 @@ def _picture(source: Source, prediction: Prediction, algorithm: Algorithm, time:
 
 
 def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
-    label = "Whole view (no region stood out)" if prediction.fallback else "Attended region"
-    segment = SegmentDescription(
-        segment_number=1,
-        segment_label=label,
-        segmented_property_category=codes.REGION_CATEGORY,
-        segmented_property_type=codes.REGION,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name=f"{NAME} {MODEL_NAME}",
-            family=codes.ALGORITHM_FAMILY,
-            version=algorithm.version,
-            source=NAME,
-            parameters=dict(parameter.split(" ", 1) for parameter in algorithm.parameters),
-        ),
-        tracking_uid=region_tracking(source.dataset, algorithm),
-        tracking_id="Attended region",
-    )
-    segment.SegmentDescription = RESEARCH_ONLY
+    """A segment for each box."""
+    segments = [_segment(source, prediction, algorithm, n) for n in range(len(prediction.boxes))]
+    masks = [region_mask(prediction, algorithm.attention, n).astype(np.uint8) for n in range(len(segments))]
     result = Segmentation(
         source_images=[source.dataset],
-        pixel_array=region_mask(prediction, algorithm.attention).astype(np.uint8),
+        pixel_array=masks[0] if len(masks) == 1 else np.stack(masks, axis=-1)[None],
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[segment],
+        segment_descriptions=segments,
         content_label="ATTENDED_REGION",
         content_description="Region a model attended to. Research use only.",
         content_creator_name=f"{NAME}^",
@@ -203,6 +188,32 @@ def _segmentation(source: Source, prediction: Prediction, algorithm: Algorithm, 
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):  # drawn at random till here
         item.DimensionOrganizationUID = derived_uid(source.sop_instance_uid, algorithm.version, "dimensions")
     return result
+
+
+def _segment(source: Source, prediction: Prediction, algorithm: Algorithm, n: int) -> SegmentDescription:
+    name = region_name(prediction, n)
+    if len(prediction.boxes) > 1:
+        label = f"{name} (weight {prediction.weights[n]:.2f})"
+    else:
+        label = "Whole view (no region stood out)" if prediction.fallback else name
+    segment = SegmentDescription(
+        segment_number=n + 1,
+        segment_label=label,
+        segmented_property_category=codes.REGION_CATEGORY,
+        segmented_property_type=codes.REGION,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=f"{NAME} {MODEL_NAME}",
+            family=codes.ALGORITHM_FAMILY,
+            version=algorithm.version,
+            source=NAME,
+            parameters=dict(parameter.split(" ", 1) for parameter in algorithm.parameters),
+        ),
+        tracking_uid=region_tracking(source.dataset, algorithm, n),
+        tracking_id=name,
+    )
+    segment.SegmentDescription = RESEARCH_ONLY
+    return segment
 
 
 _MAKERS: dict[Role, Callable[[Source, Prediction, Algorithm, datetime], Dataset]] = {

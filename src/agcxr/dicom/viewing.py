@@ -2,7 +2,7 @@
 films as Key Objects.
 
 Frame: graphics of a presentation state in PIXEL units are (column, row) with 0\\0 at the top left corner of the first
-pixel (PS3.3 C.10.5), which is this project's own frame, so the box goes in as it is.
+pixel (PS3.3 C.10.5), which is this project's own frame, so boxes go in as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pydicom.valuerep import DA, TM
 from agcxr.dicom import codes
 from agcxr.dicom.algorithm import NAME, RESEARCH_ONLY, Algorithm, derived_uid
 from agcxr.dicom.objects import common, requests_of, take_over
-from agcxr.dicom.report import called, observer, region_tracking, reservations
+from agcxr.dicom.report import called, observer, region_name, region_tracking, reservations
 from agcxr.dicom.source import Source
 from agcxr.inference.prediction import Prediction
 
@@ -121,17 +121,12 @@ def _some(given: dict[str, Any], *without: str) -> dict[str, Any]:
 
 
 def presentation_state(source: Source, prediction: Prediction, algorithm: Algorithm, time: datetime) -> Dataset:
-    """The box on the film, with what was called and that it is for research only."""
+    """The boxes on the film, several with number and weight, with what was called and that it is for research only."""
     header = source.dataset
-    x0, y0, x1, y1 = prediction.box
     layer = GraphicLayer("AGCXR", order=1, description="Region a model attended to", display_color=ORANGE)
-    box = GraphicObject(
-        graphic_type=GraphicTypeValues.POLYLINE,
-        graphic_data=np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]),
-        units=AnnotationUnitsValues.PIXEL,
-        tracking_id="Attended region",
-        tracking_uid=region_tracking(header, algorithm),
-    )
+    count = len(prediction.boxes)
+    boxes = [_outline(header, prediction, algorithm, n) for n in range(count)]
+    weights = [_weight(prediction, n) for n in range(count)] if count > 1 else []
     text = TextObject(
         text_value=_caption(prediction, algorithm),
         units=AnnotationUnitsValues.DISPLAY,
@@ -150,7 +145,7 @@ def presentation_state(source: Source, prediction: Prediction, algorithm: Algori
         graphic_layers=[layer],
         graphic_annotations=[
             GraphicAnnotation(
-                referenced_images=[header], graphic_layer=layer, graphic_objects=[box], text_objects=[text]
+                referenced_images=[header], graphic_layer=layer, graphic_objects=boxes, text_objects=[text, *weights]
             )
         ],
         **_some(common(source, algorithm, "pr", time), "content_date", "content_time"),
@@ -159,6 +154,28 @@ def presentation_state(source: Source, prediction: Prediction, algorithm: Algori
     state.PresentationCreationDate, state.PresentationCreationTime = DA(time.date()), TM(time.time())
     take_over(state, header, "RequestAttributesSequence")
     return state
+
+
+def _outline(header: Dataset, prediction: Prediction, algorithm: Algorithm, n: int) -> GraphicObject:
+    x0, y0, x1, y1 = prediction.boxes[n]
+    return GraphicObject(
+        graphic_type=GraphicTypeValues.POLYLINE,
+        graphic_data=np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]),
+        units=AnnotationUnitsValues.PIXEL,
+        tracking_id=region_name(prediction, n),
+        tracking_uid=region_tracking(header, algorithm, n),
+    )
+
+
+def _weight(prediction: Prediction, n: int) -> TextObject:
+    """Number and weight of a box, at its upper left corner."""
+    x0, y0, _, _ = prediction.boxes[n]
+    return TextObject(
+        text_value=f"{n + 1}: {prediction.weights[n]:.0%}",
+        units=AnnotationUnitsValues.PIXEL,
+        anchor_point=(x0, y0),
+        anchor_point_visible=False,
+    )
 
 
 def is_gray(source: Source) -> bool:

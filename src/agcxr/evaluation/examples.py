@@ -19,7 +19,7 @@ from agcxr.evaluation.results import BranchProbability, ExampleResult
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.inference.engine import Engine
 from agcxr.inference.maps import place
-from agcxr.inference.overlay import WARNING, draw_box, overlay
+from agcxr.inference.overlay import WARNING, draw_box, draw_boxes, overlay
 from agcxr.inference.prediction import BRANCHES, Box, Bytes
 from agcxr.inference.stream import BatchPrediction
 from agcxr.metrics import Floats, box_iobb, box_iou
@@ -142,10 +142,11 @@ def _example(
     boxed = film
     for edges in truth[["x0", "y0", "x1", "y1"]].to_numpy(np.float64):
         boxed = draw_box(boxed, _pixels(edges), WARNING, 2)
-    detected = _pixels(answers.box_N4[at])
+    boxes, weights = answers.boxes_of(at)
+    detected = [_pixels(box) for box in boxes]
     pictures = (
-        ("film", draw_box(boxed, detected)),
-        ("attention", draw_box(overlay(film, heat), detected)),
+        ("film", draw_boxes(boxed, detected, weights)),
+        ("attention", draw_boxes(overlay(film, heat), detected, weights)),
         ("crop", _resized(answers.crop_NHW[at])),
     )
     # The row keeps names apart; an image id may hold characters that no file name may.

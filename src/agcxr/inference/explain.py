@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -29,8 +29,18 @@ from agcxr.inference.lettering import fitting as _fitting
 from agcxr.inference.lettering import lines_of as _lines
 from agcxr.inference.lettering import text_at as _text
 from agcxr.inference.lettering import width_of as _width_of
-from agcxr.inference.overlay import ACCENT, WARNING, colours, draw_box, overlay
-from agcxr.inference.prediction import Bytes, Prediction
+from agcxr.inference.overlay import (
+    ACCENT,
+    LETTERED,
+    WARNING,
+    box_words,
+    colours,
+    draw_box,
+    draw_boxes,
+    heaviest_first,
+    overlay,
+)
+from agcxr.inference.prediction import Box, Bytes, Prediction
 from agcxr.notices import RESEARCH_ONLY
 
 BACKGROUND: Colour = (11, 13, 16)
@@ -66,7 +76,8 @@ def picture(
     truth: Collection[str] | None = None,
 ) -> Image.Image:
     """The figure of the method, 1600 pixels wide: original with box | attention | crop, and all findings, called ones
-    first. Warnings about the film stand above it; the model, its operating point and the time at the foot.
+    first. Warnings about the film stand above it; the model, its operating point and the time at the foot. Of several
+    boxes each has its number and its weight, and the heaviest are shown as crops.
 
     Of a refused film: the film and the reasons, and nothing that the model says of it.
 
@@ -176,7 +187,13 @@ def _layout(prediction: Prediction, doubts: int) -> _Layout:
         crop=(crop_x, top, side, side),
         caption_y=caption_y,
         table_y=table_y,
-        height=table_y + 32 + max((len(_rows(prediction)) + bool(_left_out(prediction))) * FINDING + 8, 5 * ROW) + 52,
+        height=table_y
+        + 32
+        + max(
+            (len(_rows(prediction)) + bool(_left_out(prediction))) * FINDING + 8,
+            max(5, min(len(prediction.boxes), LETTERED)) * ROW,
+        )
+        + 52,
     )
 
 
@@ -254,29 +271,66 @@ def _panels(
     width, height = max(round(prediction.width * scale), 1), max(round(prediction.height * scale), 1)
     shown = _fit(film, width, height)
     warm = overlay(shown, prediction.heat_in_original(height, width))
-    box, view = (tuple(value * scale for value in edges) for edges in (prediction.box, prediction.window))
+    view, *boxes = (_scaled(edges, scale, scale) for edges in (prediction.window, *prediction.boxes))
     line = 1 if prediction.fallback else 3
     for cell, image in ((layout.film, shown), (layout.heat, warm)):
-        outlined = draw_box(image, view, TEXT, 1)  # type: ignore[arg-type]
-        boxed = draw_box(outlined, box, ACCENT, line)  # type: ignore[arg-type]
+        boxed = draw_boxes(draw_box(image, view, TEXT, 1), boxes, prediction.weights, line)
         canvas.paste(Image.fromarray(boxed), (cell[0] + (cell[2] - width) // 2, cell[1] + (cell[3] - height) // 2))
     x, y, side, _ = layout.crop
-    across, down = prediction.box[2] - prediction.box[0], prediction.box[3] - prediction.box[1]
-    wide, high = (max(round(side * edge / max(across, down)), 1) for edge in (across, down))
-    crop = draw_box(_fit(prediction.crop_HW, wide, high), (0, 0, wide, high), ACCENT, line)
-    canvas.paste(Image.fromarray(crop), (x + (side - wide) // 2, y + (side - high) // 2))
+    if len(boxes) > 1:
+        _crops(canvas, draw, prediction, film, layout)
+    else:
+        crop = _outlined(prediction.crop_HW, prediction.box, side, line)
+        canvas.paste(Image.fromarray(crop), (x + (side - crop.shape[1]) // 2, y + (side - crop.shape[0]) // 2))
     _captions(canvas, draw, prediction, layout)
+
+
+def _scaled(box: Box, across: float, down: float) -> Box:
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+
+
+def _outlined(crop: Bytes, box: Box, side: int, line: int) -> Bytes:
+    """A crop in the shape of its box, as large as goes into a square of `side`."""
+    across, down = box[2] - box[0], box[3] - box[1]
+    wide, high = (max(round(side * edge / max(across, down)), 1) for edge in (across, down))
+    return draw_box(_fit(crop, wide, high), (0, 0, wide, high), ACCENT, line)
+
+
+def _crops(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, prediction: Prediction, film: Bytes, layout: _Layout
+) -> None:
+    """The heaviest boxes side by side in rows, cut from the film, as a prediction keeps no more than the first crop."""
+    x, y, side, _ = layout.crop
+    order = heaviest_first(prediction.weights)[:LETTERED]
+    columns = int(np.ceil(np.sqrt(len(order))))
+    cell = (side - (columns - 1) * GAP // 2) // columns
+    rows, label = -(-len(order) // columns), 24
+    top = y + (side - rows * cell - (rows - 1) * GAP // 2) // 2
+    height, width = film.shape
+    for i, n in enumerate(order):
+        left, upper = x + i % columns * (cell + GAP // 2), top + i // columns * (cell + GAP // 2)
+        x0, y0, x1, y1 = map(round, _scaled(prediction.boxes[n], width / prediction.width, height / prediction.height))
+        x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+        crop = _outlined(film[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)], prediction.boxes[n], cell - label, 2)
+        place = left + (cell - crop.shape[1]) // 2, upper + label + (cell - label - crop.shape[0]) // 2
+        canvas.paste(Image.fromarray(crop), place)
+        _text(draw, (place[0], place[1] - 7), box_words(n, prediction.weights[n]), 15, ACCENT)
 
 
 def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
     _text(draw, (layout.film[0], layout.caption_y), "Film", 18, TEXT)
     _text(draw, (layout.heat[0], layout.caption_y), "Attention, global branch", 18, TEXT)
-    _text(draw, (layout.crop[0], layout.caption_y), "Crop, local branch", 18, TEXT)
+    several = len(prediction.boxes) > 1
+    _text(draw, (layout.crop[0], layout.caption_y), f"Crop{'s' * several}, local branch", 18, TEXT)
     height, width = prediction.crop_HW.shape
     notes = {
         layout.film: "thin outline: the view, all that the model sees",
-        layout.heat: "box: the largest region over tau, not always the brightest spot",
-        layout.crop: f"shown in its own shape; the branch sees it stretched to {width} x {height} px",
+        layout.heat: "boxes: in the order taken, with their weights in the local branch"
+        if several
+        else "box: the largest region over tau, not always the brightest spot",
+        layout.crop: f"cut from the film; the branch sees each stretched to {width} x {height} px"
+        if several
+        else f"shown in its own shape; the branch sees it stretched to {width} x {height} px",
     }
     for (x, *_), words in notes.items():
         _text(draw, (x, layout.caption_y + 23), words, 15, MUTED)
@@ -288,24 +342,38 @@ def _captions(canvas: Image.Image, draw: ImageDraw.ImageDraw, prediction: Predic
 
 
 def _facts(draw: ImageDraw.ImageDraw, prediction: Prediction, layout: _Layout) -> None:
-    """Under the film, on the lines of the table: where the box is, in the film's pixels, or why there is none."""
+    """Under the film, on the lines of the table: where the box is, in the film's pixels, or why there is none; or where
+    the heaviest of several are."""
     x0, y0, x1, y1 = prediction.box
-    if prediction.fallback:
+    several = len(prediction.boxes)
+    title, ink = "Attended region", ACCENT
+    if several > 1:
+        most = f", the {LETTERED} heaviest of {several}" if several > LETTERED else ""
+        title = f"Attended regions{most}, in pixels of the film"
+    elif prediction.fallback:
         title, ink = "No region stood out: the whole view was used", WARNING
-    else:
-        title, ink = "Attended region", ACCENT
     share = (x1 - x0) * (y1 - y0) / (prediction.width * prediction.height)
-    rows = (
+    rows: Sequence[tuple[str, str]] = (
         ("Left to right", f"{x0:.0f} to {x1:.0f} px"),
         ("Top to bottom", f"{y0:.0f} to {y1:.0f} px"),
         ("Size", f"{x1 - x0:.0f} x {y1 - y0:.0f} px"),
         ("Share of the film", f"{share:.1%}"),
     )
+    if several > 1:
+        rows = [
+            (box_words(n, prediction.weights[n]), _edges(prediction.boxes[n]))
+            for n in heaviest_first(prediction.weights)[:LETTERED]
+        ]
     _text(draw, (MARGIN, layout.table_y), title, 15, ink)
     for i, (name, value) in enumerate(rows):
         y = layout.table_y + 32 + i * ROW
         _text(draw, (MARGIN, y), name, 18, MUTED)
-        _text(draw, (MARGIN + 190, y), value, 18, TEXT)
+        _text(draw, (MARGIN + (100 if several > 1 else 190), y), value, 18, TEXT)
+
+
+def _edges(box: Box) -> str:
+    x0, y0, x1, y1 = box
+    return f"{x0:.0f} to {x1:.0f} across, {y0:.0f} to {y1:.0f} down"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agcxr.inference.overlay import draw_box, overlay
+from agcxr.inference.overlay import draw_boxes, overlay
 
 SIDE = 320
 """Height of a picture, in pixels."""
@@ -39,11 +39,12 @@ def _pictures(prediction: Any) -> str:
     if film_HW is None or prediction.refused:
         return "" if film_HW is None else _image("film", film_HW)
     height, width = film_HW.shape
-    x0, y0, x1, y1 = prediction.box
     across, down = width / prediction.width, height / prediction.height
-    box = (x0 * across, y0 * down, x1 * across, y1 * down)
+    boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in prediction.boxes]
     heated_HW3 = overlay(film_HW, prediction.heat_in_original(height, width))
-    shown = {"film": draw_box(film_HW, box), "attention": draw_box(heated_HW3, box), "crop": prediction.crop_HW}
+    film_HW3, attention_HW3 = (draw_boxes(image, boxes, prediction.weights) for image in (film_HW, heated_HW3))
+    crop = "crop" if len(boxes) == 1 else "crop 1"
+    shown = {"film": film_HW3, "attention": attention_HW3, crop: prediction.crop_HW}
     return "".join(_image(title, pixels) for title, pixels in shown.items())
 
 

@@ -75,6 +75,14 @@ class BatchPrediction:
         """Some of the films."""
         return replace(self, **{name: value[rows] for name, value in self._columns().items()})
 
+    def boxes_of(self, row: int) -> tuple[npt.NDArray[np.float64], tuple[float, ...]]:
+        """The boxes of a film, R4, as many as it has, and their weights."""
+        if self.box_NR4 is None or self.weight_NR is None:
+            return self.box_N4[row : row + 1], (1.0,)
+        box_R4, weight_R = self.box_NR4[row], self.weight_NR[row]
+        present_R = (box_R4[:, 2:] > box_R4[:, :2]).all(1)
+        return box_R4[present_R], tuple(map(float, weight_R[present_R]))
+
     def _columns(self) -> dict[str, Any]:
         """What has a row a film."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if "_N" in field.name}
@@ -202,8 +210,8 @@ def prediction_of(
     assert answers.crop_NHW is not None
     scale = np.array([film.width, film.height, film.width, film.height])
     distance = 1.0 if answers.distance_N is None else float(answers.distance_N[row])
-    x0, y0, x1, y1 = (answers.box_N4[row] * scale).tolist()
-    boxes, weights = _boxes(answers, row, scale)
+    box_R4, weights = answers.boxes_of(row)
+    boxes: tuple[Box, ...] = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in (box_R4 * scale).tolist())
     wx0, wy0, wx1, wy1 = (answers.window_4 * scale).tolist()
     return Prediction(
         name=film.name,
@@ -212,7 +220,7 @@ def prediction_of(
         global_K=answers.global_NK[row],
         local_K=answers.local_NK[row],
         fusion_K=answers.fusion_NK[row],
-        box=(x0, y0, x1, y1),
+        box=boxes[0],
         boxes=boxes,
         weights=weights,
         fallback=bool(answers.fallback_N[row]),
@@ -229,18 +237,6 @@ def prediction_of(
         features=None if answers.feature_ND is None else answers.feature_ND[row].copy(),
         film_HW=film.film_HW,
     )
-
-
-def _boxes(answers: BatchPrediction, row: int, scale: npt.NDArray[Any]) -> tuple[tuple[Box, ...], tuple[float, ...]]:
-    """The boxes of a film in its pixels, and their weights; nothing where the engine gives one box a film."""
-    if answers.box_NR4 is None or answers.weight_NR is None:
-        return (), ()
-    pairs = [
-        (tuple((box * scale).tolist()), float(weight))
-        for box, weight in zip(answers.box_NR4[row], answers.weight_NR[row], strict=True)
-        if (box[2:] > box[:2]).all()
-    ]
-    return tuple(box for box, _ in pairs), tuple(weight for _, weight in pairs)
 
 
 def joined(parts: list[BatchPrediction]) -> BatchPrediction:
