@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,14 +30,21 @@ CODE = (
 
 
 def save_model(
-    folder: Path, *, calibrated: bool = True, size: int = 64, rare: tuple[str, ...] = (), strange: bool = False
+    folder: Path,
+    *,
+    calibrated: bool = True,
+    size: int = 64,
+    rare: tuple[str, ...] = (),
+    strange: bool = False,
+    **network: Any,
 ) -> Path:
     """An untrained network with made-up calibration, the same every time.
 
     rare: findings in three of its films. strange: with statistics of features from which every film is far.
+    network: further options of it.
     """
     torch.manual_seed(3)
-    model = AGCNN("test_resnet", weights="none", image_size=size, resize=size * 8 // 7)
+    model = AGCNN("test_resnet", weights="none", image_size=size, resize=size * 8 // 7, **network)
     calibration = None
     if calibrated:
         rng = np.random.default_rng(0)

@@ -142,8 +142,8 @@ def _example(
     boxed = film
     for edges in truth[["x0", "y0", "x1", "y1"]].to_numpy(np.float64):
         boxed = draw_box(boxed, _pixels(edges), WARNING, 2)
-    boxes, weights = answers.boxes_of(at)
-    detected = [_pixels(box) for box in boxes]
+    attended_R4, weights = answers.boxes_of(at)
+    detected = [_pixels(box_4) for box_4 in attended_R4]
     pictures = (
         ("film", draw_boxes(boxed, detected, weights)),
         ("attention", draw_boxes(overlay(film, heat), detected, weights)),

@@ -112,12 +112,23 @@ class DicomAnswer(Answer):
     reason: str | None = Field(default=None, description="why not, in words")
 
 
+class RegionAnswer(Answer):
+    """One of several regions that the local branch saw."""
+
+    box: FourNumbers
+    weight: Share = Field(description="how much of what the local branch says is of it; their sum is 1")
+
+
 class AttentionAnswer(Answer):
     """Where the model looked, in pixels of the original film, exclusive end."""
 
     box: FourNumbers
     window: FourNumbers = Field(description="the part of the film that the model saw")
     fallback: bool = Field(description="no region stood out, so the local branch saw the whole window")
+    boxes: tuple[RegionAnswer, ...] | None = Field(
+        default=None,
+        description="in the order in which they were taken, the first of them `box`; null where there is but that one",
+    )
 
 
 class PicturesAnswer(Answer):
@@ -227,7 +238,7 @@ def film_answer(
         identity=_identity(read) if identity else None,
         intake=None if intake is None else IntakeAnswer(decision=intake.decision, reasons=intake.reasons),
         findings=None if told is None else _findings(told, engine),
-        attention=None if told is None else AttentionAnswer(box=told.box, window=told.window, fallback=told.fallback),
+        attention=None if told is None else _attention(told),
         dicom=None if told is None else _dicom(read.no_results or no_dicom),
         pictures=_pictures(read, told) if pictures else None,
     )
@@ -333,6 +344,19 @@ def _identity(read: ReadFilm) -> IdentityAnswer | None:
     }
     texts = {name: str(header.get(keyword) or "") or None for name, keyword in keywords.items()}
     return IdentityAnswer(**texts) if header else None
+
+
+def _attention(prediction: Prediction) -> AttentionAnswer:
+    regions = tuple(
+        RegionAnswer(box=box, weight=min(weight, 1.0))  # as float32 a weight may be a hair over 1
+        for box, weight in zip(prediction.boxes, prediction.weights, strict=True)
+    )
+    return AttentionAnswer(
+        box=prediction.box,
+        window=prediction.window,
+        fallback=prediction.fallback,
+        boxes=regions if len(regions) > 1 else None,
+    )
 
 
 def _findings(prediction: Prediction, engine: Engine) -> tuple[FindingAnswer, ...]:

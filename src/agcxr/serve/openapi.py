@@ -189,7 +189,12 @@ _READ = {
             "no call",
         },
     ],
-    "attention": {"box": [1412.0, 980.5, 2103.0, 1771.0], "window": [156.2, 128.0, 2343.8, 1920.0], "fallback": False},
+    "attention": {
+        "box": [1412.0, 980.5, 2103.0, 1771.0],
+        "window": [156.2, 128.0, 2343.8, 1920.0],
+        "fallback": False,
+        "boxes": None,
+    },
     "dicom": {"available": False, "reason": "not a DICOM film, so there is no study to put DICOM results in"},
     "pictures": None,
 }

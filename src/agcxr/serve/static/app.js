@@ -111,8 +111,8 @@ function showProblem(film, state) {
 function label(film) {
   const { film: { width, height }, attention } = film.answer;
   if (!attention) return `Chest film ${film.name}, ${width} by ${height} pixels, not read`;
-  const [x0, y0, x1, y1] = attention.box.map(Math.round);
-  const where = attention.fallback ? "No region stood out." : `The attended region reaches from ${x0} to ${x1} across and from ${y0} to ${y1} down.`;
+  const [x0, y0, x1, y1] = attention.box.map(Math.round), others = attention.boxes ? ` It is the first of ${attention.boxes.length}.` : "";
+  const where = attention.fallback ? "No region stood out." : `The attended region reaches from ${x0} to ${x1} across and from ${y0} to ${y1} down.${others}`;
   return `Chest film ${film.name}, ${width} by ${height} pixels. ${where}`;
 }
 

@@ -6,6 +6,7 @@ import { callsOf, pointName, pointsOf, markChosen, showFindings } from "./findin
 import { grayCanvas } from "./paint.js";
 import { patiently } from "./patience.js";
 import { decodePng, fromBase64 } from "./png.js";
+import { boxWords } from "./viewer.js";
 
 const KINDS = { png: "PNG", jpeg: "JPEG", webp: "WebP", dicom: "DICOM" };
 const CROP_SIDE = 320, CROP_LARGE = 1024;
@@ -66,9 +67,11 @@ function showTable(film) {
   $("calls").textContent = callsOf(findings, points.length ? point : undefined);
   const [x0, y0, x1, y1] = attention.box.map(Math.round);
   const share = (x1 - x0) * (y1 - y0) / (film.answer.film.width * film.answer.film.height);
+  const several = attention.boxes?.map(({ weight }, n) => boxWords(n, weight)).join(", ");
+  const which = several ? ` The first of ${attention.boxes.length} regions; their weights: ${several}.` : "";
   $("crop-text").textContent = attention.fallback
     ? "No region stood out, so the local branch read the whole view."
-    : `${x1 - x0} × ${y1 - y0} pixels from (${x0}, ${y0}), ${Math.round(100 * share)} % of the film, as the local branch saw it.`;
+    : `${x1 - x0} × ${y1 - y0} pixels from (${x0}, ${y0}), ${Math.round(100 * share)} % of the film, as the local branch saw it.${which}`;
 }
 
 /** DICOM results belong in the study of a DICOM film; where there are none, the words say why. */

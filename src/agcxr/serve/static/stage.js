@@ -6,7 +6,7 @@ import { markChosen, spoken } from "./findings.js";
 import { heatCanvas } from "./paint.js";
 import { patiently } from "./patience.js";
 import { decodePng, fromBase64 } from "./png.js";
-import { Viewer } from "./viewer.js";
+import { boxWords, Viewer } from "./viewer.js";
 
 const KEPT_FILMS = 4;
 const LOADING = "Loading full depth …";
@@ -31,15 +31,23 @@ export function stage(film) {
   if (!viewer.film) showPixels(film);
 }
 
-/** A film's own box and outline over it. */
+/** A film's own boxes and outline over it. */
 export function lay(place, { answer: { attention, film } }) {
-  place.box = attention && { rect: attention.box, faint: attention.fallback };
+  place.boxes = attention ? drawn(attention) : [];
   place.outline = attention && !isWhole(attention.window, film) ? attention.window : null;
 }
 
 export function forgetAll() {
   stage(null);
   kept.length = 0;
+}
+
+/** Of several boxes the heaviest is solid and comes last, so that it lies on top; the others are the fainter the less they weigh. */
+function drawn({ box, boxes, fallback }) {
+  if (!boxes) return [{ rect: box, faint: fallback, opacity: fallback ? 0.55 : 1 }];
+  const most = Math.max(...boxes.map(({ weight }) => weight)) || 1;
+  const all = boxes.map(({ box: rect, weight }, n) => ({ rect, opacity: 0.35 + 0.65 * weight / most, words: boxWords(n, weight) }));
+  return all.sort((a, b) => a.opacity - b.opacity);
 }
 
 function isWhole([x0, y0, x1, y1], { width, height }) {

@@ -1,7 +1,10 @@
-// The film on a canvas: window and level on its true values, zoom, pan, an overlay and a box.
+// The film on a canvas: window and level on its true values, zoom, pan, an overlay and boxes.
 
 const SMALLEST = 0.1, LARGEST = 32;
 const UNTOUCHED = { centre: 0.5, width: 1, inverted: false, fitted: true, turns: 0, mirrored: false };
+
+/** Number of a box, in the order in which they were taken, and its weight. */
+export const boxWords = (n, weight) => `${n + 1} · ${Math.round(100 * weight)} %`;
 
 export class Viewer {
   /** changed(): called when zoom or window changed. */
@@ -12,7 +15,8 @@ export class Viewer {
     this.changed = changed;
     this.film = null;
     this.levels = [];
-    this.heat = this.box = this.outline = null;
+    this.heat = this.outline = null;
+    this.boxes = []; // {rect, opacity, faint, words}, the last on top
     this.opacity = 0.35;
     this.showHeat = this.showBox = true;
     this.muted = false; // its heat is not what the other shows
@@ -101,7 +105,8 @@ export class Viewer {
 
   /** No film, and nothing over it. */
   clear() {
-    this.film = this.heat = this.box = this.outline = this.line = null;
+    this.film = this.heat = this.outline = this.line = null;
+    this.boxes = [];
     this.levels = [];
     Object.assign(this, UNTOUCHED);
     this.draw();
@@ -200,7 +205,10 @@ export class Viewer {
     this.paintFilm();
     context.setTransform(this.turned().multiply(new DOMMatrix([this.scale, 0, 0, this.scale, this.left, this.top])));
     if (this.heat && this.showHeat && !this.muted) this.paintHeat();
-    if (this.box && this.showBox) this.strokeRect(this.box.rect, this.box.faint ? "rgba(77,208,225,.55)" : "#4dd0e1", 2, this.box.faint ? [6, 6] : []);
+    if (this.showBox) {
+      for (const { rect, opacity, faint } of this.boxes) this.strokeRect(rect, `rgba(77,208,225,${opacity})`, 2, faint ? [6, 6] : []);
+      for (const { rect, words } of this.boxes) if (words) this.letter(rect, words);
+    }
     if (this.line) this.paintLine();
   }
 
@@ -283,6 +291,23 @@ export class Viewer {
       context.strokeRect(x0, y0, x1 - x0, y1 - y0);
     }
     context.setLineDash([]);
+  }
+
+  /** Words above a box as it looks on the screen, upright however the film is turned. */
+  letter([x0, y0, x1, y1], words) {
+    const { context, canvas } = this, before = context.getTransform(), size = 13 * devicePixelRatio;
+    const corners = [[x0, y0], [x1, y1]].map(([x, y]) => before.transformPoint(new DOMPoint(x, y)));
+    const [left, top] = ["x", "y"].map((axis) => Math.min(...corners.map((corner) => corner[axis])));
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.font = `600 ${size}px system-ui, sans-serif`;
+    const wide = context.measureText(words).width + size * 0.8, high = size * 1.4;
+    const x = Math.max(Math.min(left, canvas.width - wide), 0), y = Math.max(top - high - 2, 0);
+    context.fillStyle = "rgba(0,0,0,.75)";
+    context.fillRect(x, y, wide, high);
+    context.fillStyle = "#4dd0e1";
+    context.textBaseline = "middle";
+    context.fillText(words, x + size * 0.4, y + high / 2);
+    context.setTransform(before);
   }
 
   listen() {
