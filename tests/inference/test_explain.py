@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from agcxr.calibration import Cut
+from agcxr.calibration import OperatingPoints
 from agcxr.inference import explain
 from agcxr.inference.explain import TEXT, WIDTH, _lines, _Row, _rows, picture, save_picture
 from agcxr.inference.overlay import ACCENT, FAINTEST, WARNING, draw_box, draw_boxes, heaviest_first, overlay
@@ -211,7 +211,7 @@ def test_the_title_says_whether_any_finding_is_calibrated(fitted, title, monkeyp
     said = []
     monkeypatch.setattr(explain, "_text", lambda draw, at, text, *rest, **more: said.append(text))
     threshold = np.where(np.arange(15) == 3, 0.5, np.nan) if fitted else np.full(15, np.nan)
-    cut = Cut("youden", threshold, threshold, np.isfinite(threshold))
+    cut = OperatingPoints("youden", threshold, threshold, np.isfinite(threshold))
     picture(prediction(calibrated_K=np.full(15, 0.5, np.float32), cut=cut))
     assert (f"{title}; | threshold: Youden's point" if fitted else title) in said
     assert ("raw" in said) == fitted
@@ -248,7 +248,7 @@ def test_saved_picture_says_which_model_and_what_is_doubtful(tmp_path):
 def test_called_findings_are_never_left_out():
     labels, p = tuple(f"Label {k}" for k in range(40)), np.linspace(0.1, 1, 40, dtype=np.float32)
     threshold = np.where(np.arange(40) < 3, 2.0, 0.05)  # all but three are called
-    cut = Cut("youden", threshold, threshold, np.ones(40, bool))
+    cut = OperatingPoints("youden", threshold, threshold, np.ones(40, bool))
     given = prediction(labels=labels, global_K=p, local_K=p, fusion_K=p, cut=cut)
     assert {row.finding for row in _rows(given)} == set(labels[3:])
 
@@ -291,7 +291,7 @@ def test_called_findings_come_first_with_their_threshold():
     fitted = np.arange(15) > 0
     score = np.where(fitted, 0.95, np.nan)
     score[LABELS.index("Hernia")] = 0.25
-    cut = Cut("youden", score, np.where(fitted, 0.0625, np.nan), fitted)
+    cut = OperatingPoints("youden", score, np.where(fitted, 0.0625, np.nan), fitted)
     given = prediction(calibrated_K=calibrated, cut=cut)
     rows = _rows(given)
     # Hernia is called; Atelectasis, too rare to calibrate, has the longest bar and still comes behind the others
