@@ -83,7 +83,7 @@ def train(
         calibrated(out, films)
     else:
         train_seeds(films, settings, out, several, after=lambda run: calibrated(run, films), **options)
-    rank_zero_only(_say_end)(out, films)
+    rank_zero_only(_say_end)(out)
     return 0
 
 
@@ -151,7 +151,7 @@ def _joined(data: Sequence[Path], findings: str, out: Path) -> Path:
     return write_joined(films, out / FILMS)
 
 
-def _say_end(out: Path, data: Path) -> None:
+def _say_end(out: Path) -> None:
     """What calibration could not do, which is the same in every run on the same films, and what comes next."""
     from agcxr.models.checkpoint import CARD_FILE, read_card
 

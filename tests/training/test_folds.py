@@ -143,7 +143,7 @@ def test_resume_leaves_finished_folds_and_makes_the_missing_one(films, crossed, 
     assert main(["train", "--out", str(out), "--folds", "2", "--resume"]) == 0
     assert (out / "fold-2" / "model" / "model.safetensors").read_bytes() == weights
     assert (out / "fold-1" / "model" / "config.json").stat().st_mtime_ns == kept
-    assert f"Next: agcxr evaluate {out} --data {films}" in capsys.readouterr().out
+    assert f"Next: agcxr evaluate {out}\n" in capsys.readouterr().out
 
 
 def test_refusals(films, crossed, tmp_path):
