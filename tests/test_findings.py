@@ -99,3 +99,13 @@ def test_files_that_are_no_findings(tmp_path, text, reason):
         read_findings(tmp_path / "f.yaml")
     with pytest.raises(ValueError, match="there is no findings file"):
         read_findings(tmp_path / "g.yaml")
+
+
+def test_none_of_them_is_one_label_however_it_is_called():
+    clinic = Findings(labels=("Gout", "unremarkable"), none="unremarkable")
+    assert CHESTXRAY14.column("No Finding", clinic) == "unremarkable"
+    assert clinic.column("unremarkable", CHESTXRAY14) == "No Finding"
+    both = CHESTXRAY14.union(clinic)
+    assert both.labels == (*CHESTXRAY14.labels, "Gout")
+    assert both.none == "No Finding"
+    assert clinic.column("unremarkable", Findings.of(["Gout"])) is None

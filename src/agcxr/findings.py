@@ -168,8 +168,10 @@ class Findings(Frozen):
         return {spelling(text): label for text, label in pairs}
 
     def column(self, label: str, other: Findings) -> str | None:
-        """The label of `other` that means what a label of this set does, by the spellings that either knows."""
-        return other.canonical(label) or next((name for name in other.labels if self.canonical(name) == label), None)
+        """The label of `other` that means what a label of this set does, by the spellings that either knows; "none of
+        them" is that of the other, however it is called."""
+        known = other.canonical(label) or next((name for name in other.labels if self.canonical(name) == label), None)
+        return other.none if known is None and label == self.none else known
 
     def union(self, other: Findings) -> Findings:
         """These labels, then those of another set that mean none of them, with what is known of either. Where both

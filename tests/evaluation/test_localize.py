@@ -333,6 +333,12 @@ def test_only_the_split_is_scored_when_validation_boxes_are_fitted_on():
     assert looked.score("fusion").of("hit").value == 1.0
 
 
+def test_boxes_are_of_what_they_mean():
+    chosen = choose_cases(folder({"test": 4}), "test", Findings.of(["Pulmonary nodule", "Fracture"]))
+    assert {case.finding for case in chosen.scored} == {"Pulmonary nodule"}
+    assert chosen.left_out == ("2 cases of Mass, which the model does not know",)
+
+
 def test_few_validation_boxes_serve_the_prior_only():
     chosen = choose_cases(folder({"val": 4, "test": 8}), "test", Findings.of(FINDINGS))
     assert [len(part) for part in (chosen.scored, chosen.fitting, chosen.extra)] == [8, 0, 4]

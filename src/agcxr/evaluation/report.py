@@ -418,13 +418,25 @@ def _reading(results: Results) -> Section:
                 "What is said of those (training curves, a run's validation AUROC) is optimistic for that reason; "
                 "compare runs and settings on it, and take no result from it."
             ),
-            Text(
-                "Labels and boxes of synthetic films are what was drawn, so they hold no errors. What a model makes of "
-                "drawn signs is no measure of what it makes of disease."
-                if results.synthetic
-                else "Labels of the public collections were read from reports by programs and are partly wrong, so no "
-                "number here is the accuracy of a diagnosis."
-            ),
+            Text(_labels(results)),
             Text(f"{RESEARCH_ONLY} The scores must not be used in the care of patients."),
         ),
+    )
+
+
+def _labels(results: Results) -> str:
+    """What the truth here is worth."""
+    if results.synthetic:
+        return (
+            "Labels and boxes of synthetic films are what was drawn, so they hold no errors. What a model makes of "
+            "drawn signs is no measure of what it makes of disease."
+        )
+    if results.collection is None:
+        return (
+            "Labels are as the table states them. Where they were read from reports, some are wrong, and no number "
+            "here is the accuracy of a diagnosis."
+        )
+    return (
+        "Labels of the public collections were read from reports by programs and are partly wrong, so no number here "
+        "is the accuracy of a diagnosis."
     )
