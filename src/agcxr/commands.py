@@ -50,6 +50,8 @@ def phantom(
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000,
     size: int = 512,
     seed: int = 0,
+    nodules: Literal["usual", "small"] = "usual",
+    prevalence: dict[str, float] = {},  # noqa: B006 (never changed)
     workers: int | None = None,
 ) -> int:
     """Write synthetic chest films with findings and boxes, in the layout of the NIH files.
@@ -59,11 +61,13 @@ def phantom(
         n: How many films.
         size: Side of a film in pixels.
         seed: The same seed draws the same films.
+        nodules: Of 1 to 3 cm, or small ones of 0.4 to 1 cm.
+        prevalence: Share of films with a finding, for some of them, such as Nodule 0.4.
         workers: Processes; default one a core.
     """
     from agcxr.data.phantom_collection import write_phantom
 
-    write_phantom(out, n, seed=seed, size=size, workers=workers)
+    write_phantom(out, n, seed=seed, size=size, nodules=nodules, prevalence=prevalence, workers=workers)
     return 0
 
 

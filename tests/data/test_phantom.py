@@ -8,6 +8,7 @@ import pytest
 
 from agcxr.data.anatomy import Thorax
 from agcxr.data.canvas import Canvas, ellipse, spline
+from agcxr.data.lesions import NODULE_CM
 from agcxr.data.phantom import Phantom, draw_patient, film
 from agcxr.labels import FINDINGS
 
@@ -146,6 +147,27 @@ def test_lesions_of_a_patient_keep_their_place() -> None:
     centres = np.array([[(m.lesions[0].box[0] + m.lesions[0].box[2]) / 2, m.lesions[0].box[1]] for m in films])
     assert np.ptp(centres, axis=0).max() < 0.2
     assert len({m.pixels_HW.tobytes() for m in films}) == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("others", [(), ("Emphysema", "Mass"), ("Cardiomegaly", "Atelectasis")])
+def test_places_are_the_same_with_and_without_nodules(seed: int, others: tuple[str, ...]) -> None:
+    """So nothing that is cut out at a place can tell by where or how large it is whether there is a nodule."""
+    without, nodules = make(*others, seed=seed), make("Nodule", *others, seed=seed)
+    assert without.places == nodules.places
+    assert 1 <= len(nodules.places) <= 2
+    assert nodules.places == tuple(lesion for lesion in nodules.lesions if lesion.finding == "Nodule")
+    assert not any(lesion.finding == "Nodule" for lesion in without.lesions)
+
+
+def test_nodules_can_be_small() -> None:
+    usual, small = (
+        [place for seed in range(12) for place in film(np.random.default_rng(seed), [], size=SIZE, nodules=size).places]
+        for size in ("usual", "small")
+    )
+    low, high = NODULE_CM["small"]
+    assert all(low <= place.diameter_cm <= high < 3 for place in small)
+    assert all(1 <= place.diameter_cm <= 3 for place in usual)
 
 
 def test_difficulty_makes_signs_fainter() -> None:

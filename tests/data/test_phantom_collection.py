@@ -9,8 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
+from agcxr.data import nih
 from agcxr.data.phantom_collection import PREVALENCE, plan_films, write_phantom
 from agcxr.labels import FINDINGS, canonical
 
@@ -108,10 +110,23 @@ def test_boxes_cover_every_label_and_no_other(collection: Path) -> None:
     assert list(rows[0]) == ["image", "finding", "x", "y", "w", "h", "diameter_cm"]
 
 
+def test_places_are_on_films_with_nodules_and_without(collection: Path) -> None:
+    """The label says nothing of the place: all of a patient's films have theirs alike, and as many."""
+    places, boxes = (nih.read_boxes(collection / name).frame for name in ("places.csv", "BBox_List_2017.csv"))
+    assert set(places["finding"]) == {"Nodule"}
+    assert places["image_id"].nunique() == 40
+    drawn = boxes[boxes["finding"] == "Nodule"].reset_index(drop=True)
+    ill = places[places["image_id"].isin(drawn["image_id"])].reset_index(drop=True)
+    assert 0 < drawn["image_id"].nunique() < 40
+    pd.testing.assert_frame_equal(ill, drawn)
+    count = places.groupby("image_id").size()
+    assert all(group.nunique() == 1 for _, group in count.groupby(count.index.str[:8]))
+
+
 def test_number_of_workers_changes_nothing(collection: Path, tmp_path: Path) -> None:
     parallel = write_phantom(tmp_path / "two", 40, seed=5, size=96, workers=2, progress=False)
     files = sorted(path.relative_to(collection) for path in collection.rglob("*") if path.is_file())
-    assert len(files) == 46
+    assert len(files) == 47
     assert (collection / "collection.txt").read_text() == "phantom, seed 5\n"
     for path in files:
         assert (collection / path).read_bytes() == (parallel / path).read_bytes(), path

@@ -101,6 +101,19 @@ def test_boxes_name_their_rows(films):
         assert (box.x0, box.y0, box.x1, box.y1) == (0.25, 0.125, 0.75, 0.375)
 
 
+def test_places_beside_the_labels_are_kept(films):
+    plain = prepared(films)
+    assert plain.places is None
+    names = plain.index["image_id"].tolist()
+    rows = [f"{name},Nodule,256,512,{16 + i},32" for i, name in enumerate(names[::-1])]
+    (films / "places.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *rows, ""]))
+    made = prepared(films, out=films / "placed")
+    assert made.places is not None
+    assert made.places["row"].tolist() == list(range(len(names)))[::-1]
+    assert made.places["x1"].tolist() == [(272 + i) / 1024 for i in range(len(names))]
+    assert made.plan.fingerprint != plain.plan.fingerprint
+
+
 def test_bad_films_are_rejected_and_nothing_else_is_lost(films, capsys):
     images = films / "images"
     (images / "00000002_000.png").write_bytes((images / "00000002_000.png").read_bytes()[:-60])

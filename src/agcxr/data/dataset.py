@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -76,6 +77,9 @@ class Films:
     pixels: bool = True
     findings: Findings = CHESTXRAY14
     """Whose labels the columns of label_NK are."""
+    place_NR4: np.ndarray | None = None
+    """Where small findings are or would be, in pixels of the prepared film, float32; without area where a film has
+    fewer places than others. None: not known."""
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -102,11 +106,11 @@ class Films:
 
     def first(self, n: int | None) -> Films:
         """Only the first n films (all of them for None)."""
-        return (
-            self
-            if n is None
-            else replace(self, row_N=self.row_N[:n], label_NK=self.label_NK[:n], patient_N=self.patient_N[:n])
-        )
+        if n is None:
+            return self
+        place_NR4 = None if self.place_NR4 is None else self.place_NR4[:n]
+        some = {"row_N": self.row_N[:n], "label_NK": self.label_NK[:n], "patient_N": self.patient_N[:n]}
+        return replace(self, **some, place_NR4=place_NR4)
 
 
 def films(prepared: Prepared, split: str) -> Films:
@@ -122,7 +126,16 @@ def films(prepared: Prepared, split: str) -> Films:
     if split != "train":
         label_NK = measurable(label_NK)
     patient_N = prepared.index["patient"].astype(str).to_numpy(object)[row_N]
-    return Films(prepared.images, row_N, label_NK, patient_N, findings=prepared.findings)
+    place_NR4 = None if prepared.places is None else _places(prepared, prepared.places)[row_N]
+    return Films(prepared.images, row_N, label_NK, patient_N, findings=prepared.findings, place_NR4=place_NR4)
+
+
+def _places(prepared: Prepared, places: pd.DataFrame) -> np.ndarray:
+    """Of all films, in the order of the table."""
+    row_M, nth_M = places["row"].to_numpy(), places.groupby("row").cumcount().to_numpy()
+    place_NR4 = np.zeros((len(prepared.index), int(nth_M.max(initial=0)) + 1, 4), np.float32)
+    place_NR4[row_M, nth_M] = places[["x0", "y0", "x1", "y1"]].to_numpy() * prepared.plan.size
+    return place_NR4
 
 
 class Batches:

@@ -12,14 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agcxr.data.anatomy import SIDES, Scene, Thorax
-from agcxr.data.canvas import Array, ellipse, spline
+from agcxr.data.canvas import Array, Mask, ellipse, spline
 
 Generator = np.random.Generator
+
+
+Nodules = Literal["usual", "small"]
+NODULE_CM: dict[Nodules, tuple[float, float]] = {"usual": (1.0, 3.0), "small": (0.4, 1.0)}
+"""Diameters of nodules. Small ones are a view pixel or two wide where a film is seen at 56 pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,12 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Strength:
-    """How plain the signs are. contrast multiplies their density (1 = usual), growth their size on this film."""
+    """How plain the signs are. contrast multiplies their density (1 = usual), growth their size on this film;
+    nodule_cm: the diameters that nodules have, from and to."""
 
     contrast: float = 1.0
     growth: float = 1.0
+    nodule_cm: tuple[float, float] = NODULE_CM["usual"]
 
 
 def reshape(thorax: Thorax, rngs: Mapping[str, Generator]) -> Thorax:
@@ -92,30 +100,61 @@ def _free_place(scene: Scene, rng: Generator, radius: float) -> tuple[float, flo
     return side * x, min(y, floor)
 
 
-def _ball(scene: Scene, rng: Generator, finding: str, diameter: float, rough: float, density: float) -> list[Lesion]:
-    """A round lesion: thick in the middle as a ball is, with a definite edge."""
+@dataclass(frozen=True)
+class _Ball:
+    """A round lesion before it is drawn."""
+
+    shape: Mask
+    diameter: float
+
+
+def _ball(scene: Scene, rng: Generator, diameter: float, rough: float) -> _Ball:
     radius = diameter / 2
     centre = _free_place(scene, rng, radius)
     outline = ellipse(centre, (radius, radius * float(rng.uniform(0.88, 1.0))), float(rng.uniform(0, 3)), rng, rough)
-    shape = scene.canvas.fill(outline)
-    body = scene.canvas.soften(shape, 0.05 + 0.03 * diameter) * (0.45 + 0.55 * scene.canvas.soften(shape, 0.3 * radius))
+    return _Ball(scene.canvas.fill(outline), diameter)
+
+
+def _draw_ball(scene: Scene, ball: _Ball, density: float) -> None:
+    """Thick in the middle as a ball is, with a definite edge."""
+    soften, shape, diameter = scene.canvas.soften, ball.shape, ball.diameter
+    body = soften(shape, 0.05 + 0.03 * diameter) * (0.45 + 0.55 * soften(shape, 0.3 * (diameter / 2)))
     scene.extra += body * np.float32(density)
-    return _found(finding, scene, shape > 127, diameter)
+
+
+def _nodules(scene: Scene, rng: Generator, strength: Strength) -> list[_Ball]:
+    """One or two of them."""
+    low, high = strength.nodule_cm
+    balls = []
+    for _ in range(1 + (rng.random() < 0.25)):
+        diameter = min(max(float(rng.uniform(low, high)) * strength.growth, low), high)
+        balls.append(_ball(scene, rng, diameter, 0.02))
+    return balls
+
+
+def _where(finding: str, scene: Scene, balls: list[_Ball]) -> list[Lesion]:
+    return [lesion for ball in balls for lesion in _found(finding, scene, ball.shape > 127, ball.diameter)]
 
 
 def nodule(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
-    """Round, 1 to 3 cm, one or two of them."""
-    lesions: list[Lesion] = []
-    for _ in range(1 + (rng.random() < 0.25)):
-        diameter = min(max(float(rng.uniform(1.0, 3.0)) * strength.growth, 1.0), 3.0)
-        lesions += _ball(scene, rng, "Nodule", diameter, 0.02, (2.0 + 0.8 * diameter) * strength.contrast)
-    return lesions
+    """Round, 1 to 3 cm (or as `strength` says), one or two of them."""
+    balls = _nodules(scene, rng, strength)
+    for ball in balls:
+        _draw_ball(scene, ball, (2.0 + 0.8 * ball.diameter) * strength.contrast)
+    return _where("Nodule", scene, balls)
+
+
+def nodule_places(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
+    """Where `nodule` puts its nodules, and how large they are, without drawing any."""
+    return _where("Nodule", scene, _nodules(scene, rng, strength))
 
 
 def mass(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:
     """Over 3 cm, lobulated."""
     diameter = max(float(rng.uniform(3.2, 7.0)) * strength.growth, 3.1)
-    return _ball(scene, rng, "Mass", diameter, 0.05, (2.2 + 0.5 * diameter) * strength.contrast)
+    ball = _ball(scene, rng, diameter, 0.05)
+    _draw_ball(scene, ball, (2.2 + 0.5 * diameter) * strength.contrast)
+    return _where("Mass", scene, [ball])
 
 
 def cardiomegaly(scene: Scene, rng: Generator, strength: Strength) -> list[Lesion]:

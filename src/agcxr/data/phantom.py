@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agcxr.data.anatomy import Thorax, open_scene, tissue
 from agcxr.data.canvas import Array, Canvas
-from agcxr.data.lesions import Lesion, Strength, draw, reshape
+from agcxr.data.lesions import NODULE_CM, Lesion, Nodules, Strength, draw, nodule_places, reshape
 from agcxr.labels import FINDINGS, NO_FINDING
 
 COLLECTION = "collection.txt"
@@ -41,13 +41,15 @@ class Phantom:
     """One film.
 
     pixels_HW: uint8, bright = dense. findings: as asked for, in label order. lesions: every place where a finding
-    shows, boxes (x0, y0, x1, y1) as fractions of the film. field_cm: side of the film in centimetres of the patient.
-    view: "PA" or "AP".
+    shows, boxes (x0, y0, x1, y1) as fractions of the film. places: where the film's nodules are, or, on a film without,
+    where its patient's would be and how large: drawn alike either way, so that a place says nothing of whether there is
+    a nodule. field_cm: side of the film in centimetres of the patient. view: "PA" or "AP".
     """
 
     pixels_HW: NDArray[np.uint8]
     findings: tuple[str, ...]
     lesions: tuple[Lesion, ...]
+    places: tuple[Lesion, ...]
     patient: Patient
     view: str
     field_cm: float
@@ -55,11 +57,16 @@ class Phantom:
     @property
     def boxes(self) -> tuple[tuple[str, float, float, float, float], ...]:
         """(finding, x, y, width, height) in the 1024-pixel frame of the NIH's box file."""
-        rows = []
-        for lesion in self.lesions:
-            x0, y0, x1, y1 = (edge * BOX_FRAME for edge in lesion.box)
-            rows.append((lesion.finding, x0, y0, x1 - x0, y1 - y0))
-        return tuple(rows)
+        return in_box_frame(self.lesions)
+
+
+def in_box_frame(lesions: Iterable[Lesion]) -> tuple[tuple[str, float, float, float, float], ...]:
+    """(finding, x, y, width, height) of each, in the 1024-pixel frame of the NIH's box file."""
+    rows = []
+    for lesion in lesions:
+        x0, y0, x1, y1 = (edge * BOX_FRAME for edge in lesion.box)
+        rows.append((lesion.finding, x0, y0, x1 - x0, y1 - y0))
+    return tuple(rows)
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -88,12 +95,14 @@ def film(
     size: int = 512,
     patient: Patient | None = None,
     difficulty: float = 0.5,
+    nodules: Nodules = "usual",
 ) -> Phantom:
     """One film with exactly these findings.
 
     rng: pose, exposure, noise, and the patient if none is given. A patient's lesions keep their place from film to
-    film. size: side in pixels, at least 64. difficulty: 0 (signs plain) to 1 (faint). The same generator state gives
-    the same anatomy and boxes at every size. Raises ValueError for an unknown finding, size or difficulty.
+    film. size: side in pixels, at least 64. difficulty: 0 (signs plain) to 1 (faint). nodules: of
+    `usual` size (1 to 3 cm) or `small` (NODULE_CM). The same generator state gives the same anatomy and boxes at every
+    size. Raises ValueError for an unknown finding, size or difficulty.
     """
     wanted = set(findings) - {NO_FINDING}
     check_film(wanted, size, difficulty)
@@ -103,15 +112,19 @@ def film(
     present = tuple(name for name in FINDINGS if name in wanted)
     thorax = reshape(thorax, _rngs(patient, present))
     scene = open_scene(canvas, thorax, np.random.default_rng([patient.seed, len(FINDINGS)]))
-    strength = Strength(contrast=1.4 - 0.8 * difficulty, growth=float(shape_rng.uniform(0.92, 1.1)))
+    growth = float(shape_rng.uniform(0.92, 1.1))
+    strength = Strength(contrast=1.4 - 0.8 * difficulty, growth=growth, nodule_cm=NODULE_CM[nodules])
     lesions: list[Lesion] = []
     for name, lesion_rng in _rngs(patient, present).items():
         lesions += draw(name, scene, lesion_rng, strength)
+    places = nodule_places(scene, _rngs(patient, ["Nodule"])["Nodule"], strength)
     total = tissue(scene, shape_rng)
     _devices(canvas, thorax, total, shape_rng)
     pixels = _expose(canvas, total, shape_rng, noise_rng)
     _marker(pixels, canvas, thorax, shape_rng)
-    return Phantom(pixels, present, tuple(lesions), patient, "AP" if thorax.ap else "PA", canvas.field_cm)
+    return Phantom(
+        pixels, present, tuple(lesions), tuple(places), patient, "AP" if thorax.ap else "PA", canvas.field_cm
+    )
 
 
 def check_film(wanted: set[str], size: int, difficulty: float) -> None:

@@ -20,8 +20,8 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from agcxr.data.lesions import Lesion
-from agcxr.data.phantom import COLLECTION, Patient, check_film, draw_patient, film
+from agcxr.data.lesions import Lesion, Nodules
+from agcxr.data.phantom import COLLECTION, Patient, check_film, draw_patient, film, in_box_frame
 from agcxr.data.synthetic import PHANTOM, marked
 from agcxr.labels import FINDINGS, NO_FINDING
 from agcxr.progress import ProgressBar
@@ -58,6 +58,7 @@ PERSISTENCE = 0.93
 
 DATA_ENTRY = "Data_Entry_2017_v2020.csv"
 BOX_LIST = "BBox_List_2017.csv"
+PLACES = "places.csv"
 ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -132,16 +133,17 @@ class Made:
     field_cm: float
     boxes: tuple[tuple[str, float, float, float, float], ...]
     lesions: tuple[Lesion, ...]
+    places: tuple[Lesion, ...]
 
 
-def _make(order: Order, images: Path, seed: int, size: int, difficulty: float) -> Made:
+def _make(order: Order, images: Path, seed: int, size: int, difficulty: float, nodules: Nodules) -> Made:
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, order.index])
-    made = film(rng, order.findings, size=size, patient=order.patient, difficulty=difficulty)
+    made = film(rng, order.findings, size=size, patient=order.patient, difficulty=difficulty, nodules=nodules)
     done, png = cv2.imencode(".png", made.pixels_HW, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done, "an 8-bit picture can always be encoded"
     (images / order.image_id).write_bytes(marked(png.tobytes()))
-    return Made(order, made.view, made.field_cm, made.boxes, made.lesions)
+    return Made(order, made.view, made.field_cm, made.boxes, made.lesions, made.places)
 
 
 def write_phantom(
@@ -153,6 +155,7 @@ def write_phantom(
     workers: int | None = None,
     prevalence: Mapping[str, float] | float | None = None,
     difficulty: float = 0.5,
+    nodules: Nodules = "usual",
     test_share: float = 0.2,
     progress: bool = True,
 ) -> Path:
@@ -160,8 +163,8 @@ def write_phantom(
 
     images/00000001_000.png (8-bit gray, marked: see synthetic.py), Data_Entry_2017_v2020.csv, train_val_list.txt,
     test_list.txt (no patient in both), BBox_List_2017.csv (boxes of all films and all findings; the NIH's has some),
-    and lesions.csv: every sign with its box and the diameter in centimetres. workers: processes; None = all cores, 1 =
-    none but this one.
+    lesions.csv: every sign with its box and the diameter in centimetres, and places.csv, laid out as the boxes: where
+    the nodules of every film are or would be. workers: processes; None = all cores, 1 = none but this one.
     The folder appears whole: an interrupted call leaves `<out>.partial`, and the next one draws anew.
     Raises ValueError for bad values and FileExistsError where `out` holds anything already.
     """
@@ -177,7 +180,7 @@ def write_phantom(
         raise FileExistsError(f"{target} {held}; give another folder or remove it first")
     folder = target.with_name(f"{target.name}.partial")
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    make = partial(_make, images=folder / "images", seed=seed, size=size, difficulty=difficulty)
+    make = partial(_make, images=folder / "images", seed=seed, size=size, difficulty=difficulty, nodules=nodules)
     workers = min(workers or os.cpu_count() or 1, n)
     bar = partial(ProgressBar, total=n, desc="phantom", unit=" films", disable=not progress)
     if workers == 1:
@@ -204,7 +207,7 @@ def _finish(folder: Path, films: list[Made], target: Path) -> None:
 
 
 def _write_tables(folder: Path, films: list[Made], size: int) -> None:
-    entries, boxes = [ENTRY_HEADER], [BOX_HEADER]
+    entries, boxes, places = [ENTRY_HEADER], [BOX_HEADER], [BOX_HEADER]
     for made in films:
         order = made.order
         spacing = round(made.field_cm * 10 / size, 6)
@@ -214,8 +217,11 @@ def _write_tables(folder: Path, films: list[Made], size: int) -> None:
         for finding, *xywh in made.boxes:
             name = "Infiltrate" if finding == "Infiltration" else finding  # as the NIH's file spells it
             boxes.append(f"{order.image_id},{name}," + ",".join(f"{value:.6f}" for value in xywh))
+        for _, *xywh in in_box_frame(made.places):
+            places.append(f"{order.image_id},Nodule," + ",".join(f"{value:.6f}" for value in xywh))
     (folder / DATA_ENTRY).write_text("\n".join(entries) + "\n", encoding="utf-8")
     (folder / BOX_LIST).write_text("\n".join(boxes) + "\n", encoding="utf-8")
+    (folder / PLACES).write_text("\n".join(places) + "\n", encoding="utf-8")
     with open(folder / "lesions.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["image", "finding", "x", "y", "w", "h", "diameter_cm"])

@@ -45,6 +45,8 @@ from agcxr.progress import ProgressBar
 
 __all__ = ["Plan", "Prepared", "Source", "open_prepared", "prepare", "prepare_nih", "source_of"]
 
+PLACES = "places.csv"
+"""Beside a phantom's labels: where small findings are or, on films without, would be."""
 ZIP_JOBS = 32
 """Jobs that the films of a .zip are shared out in, at most."""
 
@@ -84,8 +86,11 @@ def prepare(
     train_val: Collection[str] = (),
     test: Collection[str] = (),
     storing: Storing = USUAL,
+    places: pd.DataFrame | None = None,
 ) -> Prepared:
     """Prepare rows (`nih.row_columns` of `findings`) and boxes (nih.BOX_COLUMNS) with the films of `files` into `out`.
+
+    places: boxes likewise, on films with the finding and without (see Prepared).
 
     With `storing.subset`, rows without a file are left out and counted, not rejected. Films that cannot be used
     (missing, corrupt) are in rejected.csv; a share of them above `storing.max_rejected` is an error.
@@ -104,7 +109,8 @@ def prepare(
     boxes = pd.DataFrame(columns=list(nih.BOX_COLUMNS)) if boxes is None else boxes
     settings = _settings(wanted.rows, files, storing.size)
     chosen = SplitPlan(rule=split, seed=storing.seed, limit=storing.limit, fraction=storing.fraction)
-    fingerprint = _hash(settings, chosen, source.tables, findings, wanted.rows, boxes)
+    more = () if places is None else (places,)
+    fingerprint = _hash(settings, chosen, source.tables, findings, wanted.rows, boxes, *more)
     partial = out.with_name(out.name + ".partial")
     if _is_finished(out, partial, fingerprint):
         return open_prepared(out)
@@ -117,7 +123,7 @@ def prepare(
         _check_rejected(rejected, wanted, storing.max_rejected, partial / "rejected.csv")
         if not place.count:
             raise ValueError(f"none of the {len(wanted.rows)} films could be used; see {partial / 'rejected.csv'}")
-        plan = _write_folder(place, wanted, boxes, source, findings, chosen, fingerprint)
+        plan = _write_folder(place, wanted, boxes, places, source, findings, chosen, fingerprint)
         finish(partial, out, plan.counts.prepared, storing.size)
     _say(plan.summary())
     return open_prepared(out)
@@ -150,6 +156,8 @@ def prepare_nih(
             notes += (f"no {' and '.join(nih.LISTS)} in {labels.parent}: split by patient, not as the NIH does",)
     train_val, test = (nih.read_list(path) for path in found) if found and split == "official" else ((), ())
     box_table = nih.read_boxes(boxes) if boxes is not None else None
+    place_list = labels.parent / PLACES
+    places = nih.read_boxes(place_list).frame if place_list.is_file() else None
     tables = [labels, *([Path(boxes)] if boxes is not None else []), *(found if found and split == "official" else ())]
     files = find_files(images)
     source = source_of("nih", files, tables, notes + (box_table.notes if box_table else ()))
@@ -163,6 +171,7 @@ def prepare_nih(
         train_val=train_val,
         test=test,
         storing=storing,
+        places=places,
     )
 
 
@@ -324,16 +333,19 @@ def _write_folder(
     place: Partial,
     wanted: _Wanted,
     boxes: pd.DataFrame,
+    places: pd.DataFrame | None,
     source: Source,
     findings: Findings,
     chosen: SplitPlan,
     fingerprint: str,
 ) -> Plan:
-    """Index, boxes and, last of all, plan.json: where it stands, the others are whole."""
+    """Index, boxes, places and, last of all, plan.json: where it stands, the others are whole."""
     index = _index(wanted.rows, place.close_gaps(), place, findings)
     kept = _join_boxes(boxes, index)
     index.to_parquet(place.folder / "index.parquet", index=False)
     kept.to_parquet(place.folder / "boxes.parquet", index=False)
+    if places is not None:
+        _join_boxes(places, index).to_parquet(place.folder / "places.parquet", index=False)
     plan = Plan(
         format=FORMAT,
         labels=findings.labels,

@@ -1,7 +1,8 @@
 """What a prepared folder holds, and opening one.
 
 images.npy (uint8, N x S x S, memory-mapped), index.parquet (row i describes image i), boxes.parquet, rejected.csv,
-plan.json. A folder of joined ones (data/join.py) has members.json, where those lie, in place of images.npy.
+plan.json, and of a phantom places.parquet. A folder of joined ones (data/join.py) has members.json, where those lie, in
+place of images.npy.
 """
 
 import json
@@ -207,7 +208,8 @@ class JoinedImages:
 class Prepared:
     """An open prepared folder. images: read-only, uint8 N x S x S; index and boxes as `index_columns` and BOX_COLUMNS
     plus `row` (position in images). members: the open folders that were joined, whose index has a column more,
-    `collection`."""
+    `collection`. places: as boxes, where a finding is or, on a film without it, would be, drawn alike either way, so
+    that a place says nothing of the label; None where that is not known, as of joined folders."""
 
     folder: Path
     images: Pixels
@@ -215,6 +217,7 @@ class Prepared:
     boxes: pd.DataFrame
     plan: Plan
     members: tuple["Prepared", ...] = ()
+    places: pd.DataFrame | None = None
 
     @property
     def findings(self) -> Findings:
@@ -312,6 +315,7 @@ def open_prepared(folder: str | Path) -> Prepared:
             images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         index = pd.read_parquet(folder / "index.parquet")
         boxes = pd.read_parquet(folder / "boxes.parquet")
+        places = pd.read_parquet(folder / "places.parquet") if (folder / "places.parquet").is_file() else None
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{folder} is damaged: {error}; {CURE}") from error
     expected = (plan.counts.prepared, plan.size, plan.size)
@@ -325,7 +329,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     ]
     if absent:
         raise ValueError(f"{folder} lacks the columns {', '.join(absent)}; {CURE}")
-    return Prepared(folder, images, index, boxes, plan, members)
+    return Prepared(folder, images, index, boxes, plan, members, places)
 
 
 def write_members(folder: Path, members: Sequence[Prepared]) -> None:

@@ -156,4 +156,6 @@ def _write_films(prepared: Prepared, folder: Path, split: SplitPlan, index: pd.D
     plan = prepared.plan.model_copy(update={"split": split, "leak_check": check_leaks(index), "counts": counts})
     atomic(folder / "index.parquet", index.to_parquet)
     atomic(folder / "boxes.parquet", prepared.boxes.to_parquet)
+    if prepared.places is not None:
+        atomic(folder / "places.parquet", prepared.places.to_parquet)
     atomic(folder / "plan.json", lambda path: path.write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8"))
