@@ -61,7 +61,7 @@ def phantom(
         n: How many films.
         size: Side of a film in pixels.
         seed: The same seed draws the same films.
-        nodules: Of 1 to 3 cm, or small ones of 0.4 to 1 cm.
+        nodules: Of 1 to 3 cm, or small ones of 0.5 to 2 cm.
         prevalence: Share of films with a finding, for some of them, such as Nodule 0.4.
         workers: Processes; default one a core.
     """

@@ -18,7 +18,7 @@ from agcxr import config_file
 from agcxr.values import Attention as Attention
 from agcxr.values import Frozen, Statistic
 
-Look = Literal["attention", "random", "centre", "whole"]
+Look = Literal["attention", "random", "centre", "whole", "oracle"]
 
 Normalisation = Literal["weights", "imagenet", "mean"]
 
@@ -120,7 +120,9 @@ class Local(Stage):
     whose attention fell back is shown whole in every view)."""
     look: Look = "attention"
     """Where the crop lies: where attention falls (the method), or a control that sees as many pixels: a box of the
-    same size at a random place or in the centre, or the whole view (the global image fed to both branches)."""
+    same size at a random place or in the centre, or the whole view (the global image fed to both branches). Or
+    `oracle`: where annotations say, the ceiling of any attention, on films that have such places (a phantom's); such a
+    model answers for no other film."""
 
     def attention(self) -> Attention:
         """The options of `models.attention.attend`."""
@@ -293,9 +295,10 @@ class Train(Frozen):
                 f"augment.zoom is {self.augment.zoom:g}, but with augment.crop 'random-resized' windows already differ "
                 "in size; set it to 0 (augment.scale_min says how much they may), or augment.crop to 'random'"
             )
-        if self.augment.rotation and self.local.attention_per == "image":
+        if self.augment.rotation and self.boxes_once:
+            given = "look is 'oracle'" if self.local.look == "oracle" else "attention_per is 'image'"
             raise ValueError(
-                f"local.attention_per is 'image', but a box found once does not turn with the views, which augment."
+                f"local.{given}, but a box found once does not turn with the views, which augment."
                 f"rotation turns by up to {self.augment.rotation:g} degrees; set it to 'view', or the rotation to 0"
             )
         return self
@@ -308,6 +311,11 @@ class Train(Frozen):
                 raise ValueError(
                     f"fusion.cached_views is {self.fusion.cached_views}, but with strategy {self.strategy} branches "
                     "change while the fusion learns, so features cannot be computed once; set it to 0"
+                )
+            if len(parts) > 1 and "global" in parts and self.local.look == "oracle":
+                raise ValueError(
+                    f"local.look is 'oracle', but with strategy {self.strategy} the global branch changes while crops "
+                    "are taken, which have nothing to teach it; set the strategy to G_L_F or G_LF"
                 )
             if len(parts) > 1 and "global" in parts and self.local.attention_per == "image":
                 raise ValueError(
@@ -331,6 +339,11 @@ class Train(Frozen):
                 "set it to 'weights'"
             )
         return self
+
+    @property
+    def boxes_once(self) -> bool:
+        """Whether the boxes of a film are found once for all its views, and not anew in each."""
+        return self.local.attention_per == "image" or self.local.look == "oracle"
 
     @property
     def stages(self) -> tuple[str, ...]:

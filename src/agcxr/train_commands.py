@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 LITE = config.lite()
 Arms = Literal[
-    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies", "views"
+    "controls",
+    "tau",
+    "heatmap",
+    "normalise",
+    "where",
+    "crop-source",
+    "attention-per",
+    "start",
+    "strategies",
+    "views",
+    "budget",
 ]
 
 
@@ -232,7 +242,7 @@ def ablate(
         preset: lite, paper, paper-densenet, strong or demo: where the settings of the reference start from.
         config_file: YAML of settings, over the preset; flags go over both.
         size: Side of the views: --image-size, with --resize 8/7 of it.
-        only: Some groups of arms; default all of them (docs/studies.md says what they change).
+        only: Some groups of arms (docs/studies.md says what they change); default all of them but budget.
         seeds: How many (3) or which (0,1,2).
         split: The films that arms are compared on.
         lesions: lesions.csv of a phantom: also compare by the diameter of the lesions.

@@ -109,8 +109,8 @@ class Films:
         if n is None:
             return self
         place_NR4 = None if self.place_NR4 is None else self.place_NR4[:n]
-        some = {"row_N": self.row_N[:n], "label_NK": self.label_NK[:n], "patient_N": self.patient_N[:n]}
-        return replace(self, **some, place_NR4=place_NR4)
+        first = replace(self, row_N=self.row_N[:n], label_NK=self.label_NK[:n], patient_N=self.patient_N[:n])
+        return replace(first, place_NR4=place_NR4)
 
 
 def films(prepared: Prepared, split: str) -> Films:

@@ -24,8 +24,8 @@ Generator = np.random.Generator
 
 
 Nodules = Literal["usual", "small"]
-NODULE_CM: dict[Nodules, tuple[float, float]] = {"usual": (1.0, 3.0), "small": (0.4, 1.0)}
-"""Diameters of nodules. Small ones are a view pixel or two wide where a film is seen at 56 pixels."""
+NODULE_CM: dict[Nodules, tuple[float, float]] = {"usual": (1.0, 3.0), "small": (0.5, 2.0)}
+"""Diameters of nodules. Small ones are 1 to 4 pixels wide where a film is seen at 56 pixels."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from scipy import stats
 from agcxr import metrics, uncertainty
 from agcxr.evaluation.analysis import Scores
 from agcxr.experiments.controls import PAPER_REFERENCE, Arm, Group, Paper
+from agcxr.inference.prediction import Branch
 from agcxr.metrics import Floats
 from agcxr.uncertainty import FEWEST_PATIENTS, Difference, Estimate
 from agcxr.values import Number, Record
@@ -150,6 +151,90 @@ class SizeStudy(Record):
     conclusions: tuple[str, ...]
 
 
+Measure = Literal["small", "all"]
+"""Of a budget: AUROC of the small finding, or the mean over all findings."""
+
+
+class BudgetArm(Record):
+    """One answer: what it costs and how good it is. Means over the seeds."""
+
+    name: str
+    folder: str
+    branch: Branch
+    changes: tuple[str, ...]
+    side: int
+    """Of the view, in pixels."""
+    operations: int
+    """Floating-point operations a film."""
+    steps: Number
+    """Of the optimiser, in all stages that the answer needs."""
+    small: Estimate
+    """AUROC of the small finding."""
+    overall: Estimate
+    """Mean AUROC over all findings."""
+    small_gap: SeedDifference
+    """Minus the whole view of equal cost."""
+    overall_gap: SeedDifference
+    crop_share: Estimate | None
+    """Share of the small finding's boxes that lies in the crops; None for an answer without crops."""
+    peak_hit: Estimate | None
+    """Share of films with the small finding where the heat is highest in one of its boxes."""
+
+
+class Planned(Record):
+    """One planned comparison, carried out."""
+
+    asks: str
+    arm: str
+    against: str
+    on: Measure
+    gap: SeedDifference
+    p_holm: Number
+    """p, corrected for the number of comparisons."""
+
+
+class BudgetBin(Record):
+    """Films whose largest sign of the small finding has a diameter in [low_cm, high_cm), against films without one."""
+
+    low_cm: float
+    high_cm: float
+    films: int
+    arm: str
+    auroc: Estimate
+    gap: SeedDifference
+    """Minus the whole view of equal cost."""
+
+
+class Floors(Record):
+    """Where crops and peaks lie that no network chose: on the films with the small finding."""
+
+    films: int
+    point: Number
+    """Share of the film that the boxes cover: how often a point at random hits."""
+    prior: Number
+    """How often the likeliest pixel of the training films' boxes hits; NaN where those have none."""
+
+
+class BudgetStudy(Record):
+    """What the group `budget` found."""
+
+    finding: str
+    arms: tuple[BudgetArm, ...]
+    planned: tuple[Planned, ...]
+    bins: tuple[BudgetBin, ...]
+    share_of_oracle: Estimate | None
+    """(Attention minus whole view) over (oracle minus whole view), of the small finding; over patients only."""
+    crop_gaps: dict[str, SeedDifference]
+    """Attention's share of the boxes in the crops minus that of other arms."""
+    peak_gap: SeedDifference | None
+    """How often attention's peak hits minus how often the prior does (see Floors); None where either is not known."""
+    place_alone: Estimate | None
+    """AUROC of the small finding told by place, size and number of the annotated places alone: .5 where the oracle's
+    crops give nothing away. None where no places are known."""
+    floors: Floors | None
+    """None where no film has boxes of the small finding."""
+
+
 class MachineFacts(Record):
     """What compared the arms. (Each run's own run.json says where it was trained.)"""
 
@@ -180,6 +265,7 @@ class Ablation(Record):
     arms: tuple[ArmResult, ...]
     resampled: Resampled
     sizes: SizeStudy | None = None
+    budget: BudgetStudy | None = None
     machine: MachineFacts
 
     def arm(self, group: str, name: str) -> ArmResult:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from agcxr.experiments.ablation import Ablation, ArmResult, BinResult, SizeStudy
 from agcxr.experiments.ablation_size import BRANCHES, FOCAL
-from agcxr.experiments.controls import GROUPS, NAMES, TITLES
+from agcxr.experiments.controls import NAMES, TITLES, USUAL
 from agcxr.table import number, signed
 
 PAPER_WHITE, INK, MUTED, RULE, ACCENT, WARM = "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea", "#0a6c8f", "#b3541e"
@@ -46,7 +46,7 @@ def draw_arms(ablation: Ablation) -> dict[str, bytes]:
         places = ((0.19, 0.31), (0.54, 0.205), (0.785, 0.205))
         left, middle, right = axes = [figure.add_axes((x, bottom, w, top - bottom)) for x, w in places]
         for axis in axes:
-            _frame(axis, y)
+            frame(axis, y)
         for group, at in heads:
             left.text(
                 -0.57, at, TITLES[group], transform=left.get_yaxis_transform(), weight="bold", color=INK, va="center"
@@ -64,7 +64,7 @@ def draw_arms(ablation: Ablation) -> dict[str, bytes]:
         for axis in (middle, right):
             axis.axvline(0, color=MUTED, lw=1, zorder=1)
         _legend(figure, ablation)
-        return _files(figure)
+        return save(figure)
 
 
 def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
@@ -88,7 +88,7 @@ def draw_sizes(study: SizeStudy) -> dict[str, bytes]:
             Line2D([], [], color=MUTED, marker="o", ls="", mfc=PAPER_WHITE, label="hollow: interval includes 0")
         )
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, labelcolor=INK)
-        return _files(figure)
+        return save(figure)
 
 
 # --- the arms ---------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def _places(ablation: Ablation) -> tuple[list[tuple[ArmResult, float]], list[tup
     rows: list[tuple[ArmResult, float]] = []
     heads: list[tuple[str, float]] = []
     y = 0.0
-    for group in GROUPS:
+    for group in USUAL:
         own = [arm for arm in ablation.arms if arm.group == group]
         if own:
             heads.append((group, y + 0.12))
@@ -109,7 +109,8 @@ def _places(ablation: Ablation) -> tuple[list[tuple[ArmResult, float]], list[tup
     return rows, heads, y - SPACE
 
 
-def _frame(axis: Axes, height: float) -> None:
+def frame(axis: Axes, height: float) -> None:
+    """Rows from 0 to `height` inches from the top, a faint grid."""
     axis.set_facecolor(PAPER_WHITE)
     axis.set_ylim(height, -0.05)
     axis.set_yticks([])
@@ -263,7 +264,8 @@ def _by_size(axis: Axes, results: Sequence[BinResult], controls: Sequence[str]) 
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else signed(value, 2)))
 
 
-def _files(figure: Figure) -> dict[str, bytes]:
+def save(figure: Figure) -> dict[str, bytes]:
+    """{"png": ..., "svg": ...}."""
     out = {}
     for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
         buffer = io.BytesIO()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agcxr.evaluation.page import Block, CodeBlock, Heading, Page, PictureFile, Section, Text, Wide
 from agcxr.experiments.ablation import Ablation, ArmResult, SeedDifference, SizeStudy, SmallResult
 from agcxr.experiments.ablation_size import BRANCHES, FOCAL
-from agcxr.experiments.controls import GROUPS, NAMES, TITLES
+from agcxr.experiments.controls import NAMES, TITLES, USUAL
 from agcxr.notices import RESEARCH_ONLY
 from agcxr.table import (
     BOLD,
@@ -136,17 +136,19 @@ def text(ablation: Ablation) -> str:
     head = ("Arm", "Local", "Fusion", "Local − ref.", "Fusion − ref.", "Fusion − global")
     conclusions = () if ablation.sizes is None else ablation.sizes.conclusions
     sentences = [*notes(ablation), *filter(None, [caution(ablation)]), "", *answer(ablation), *conclusions]
-    return "\n".join([to_text(Table(head, tuple(rows))), "", *sentences])
+    return "\n".join([*[to_text(Table(head, tuple(rows))), ""] * bool(rows), *sentences])
 
 
-def ablation_page(ablation: Ablation) -> Page:
-    """The answer, how to read it, every group as a table, then what was found by size. Its pictures are figure.png and,
-    by size, sizes.png."""
+def ablation_page(ablation: Ablation, *first: Section) -> Page:
+    """The answer, how to read it, every group as a table, then what was found by size; before them other sections. Its
+    pictures are figure.png and, by size, sizes.png."""
     few = [Text(caution(ablation), warning=True)] if caution(ablation) else []
-    every = Wide(PictureFile("figure.png", "Every arm beside the reference"))
+    every = [Wide(PictureFile("figure.png", "Every arm beside the reference"))] * bool(_grouped(ablation))
+    answers = (*few, *_answer(ablation), *every)
     facts = f"Compared with {', '.join(ablation.machine.versions)} on {ablation.machine.processor}; {ablation.made}."
     sections = (
-        Section("What attention adds", (*few, *_answer(ablation), every)),
+        *first,
+        *[Section("What attention adds", answers)] * bool(answers),
         Section("How to read this", tuple(map(Text, (*notes(ablation), BOLD)))),
         *(Section(TITLES[group], (_group(ablation, arms),)) for group, arms in _grouped(ablation)),
         *(_sizes(ablation.sizes) if ablation.sizes is not None else ()),
@@ -204,7 +206,7 @@ def _intervals(ablation: Ablation) -> str:
 
 
 def _grouped(ablation: Ablation) -> list[tuple[str, list[ArmResult]]]:
-    groups = [group for group in GROUPS if any(arm.group == group for arm in ablation.arms)]
+    groups = [group for group in USUAL if any(arm.group == group for arm in ablation.arms)]
     return [(group, [arm for arm in ablation.arms if arm.group == group]) for group in groups]
 
 

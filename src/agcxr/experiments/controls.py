@@ -12,13 +12,26 @@ from typing import Any, Literal, get_args
 
 from agcxr import config
 from agcxr.config import Train, parts_of, starts_from_global
-from agcxr.inference.prediction import VIEWS, ViewSet
+from agcxr.experiments.cost import film_cost, side_of_cost, sized
+from agcxr.inference.prediction import VIEWS, Branch, ViewSet
 from agcxr.training.run_folder import differences, recipe
 
 Group = Literal[
-    "controls", "tau", "heatmap", "normalise", "where", "crop-source", "attention-per", "start", "strategies", "views"
+    "controls",
+    "tau",
+    "heatmap",
+    "normalise",
+    "where",
+    "crop-source",
+    "attention-per",
+    "start",
+    "strategies",
+    "views",
+    "budget",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
+USUAL = tuple(group for group in GROUPS if group != "budget")
+"""Run where none is named; the budget is a study of its own."""
 TITLES: dict[str, str] = {
     "controls": "Where the crop lies",
     "tau": "Threshold tau",
@@ -30,9 +43,12 @@ TITLES: dict[str, str] = {
     "start": "First weights of the local branch",
     "strategies": "What is trained together",
     "views": "Views averaged in testing",
+    "budget": "The same arithmetic, spent otherwise",
 }
 REFERENCE = "attention"
 """Folder of the reference run."""
+LARGER, TWICE, LONGER, ALONE = "whole view, larger", "two networks", "longer training", "global branch"
+"""Arms of the budget that have no crops."""
 NAMES = {"whole": "whole view", "random": "random box", "centre": "centre box", "attention": "attention"}
 """Arms of the controls, as people say them."""
 
@@ -80,6 +96,8 @@ class Arm:
     folder: str
     views: ViewSet = "plain"
     """Of the films in testing; the trained run is the same."""
+    branch: Branch = "fusion"
+    """Whose answer it is, in the group `budget`."""
 
     @property
     def reference(self) -> bool:
@@ -101,7 +119,7 @@ class Arm:
         return (*differences(base, self.settings), *[f"views: plain -> {self.views}"] * (self.views != "plain"))
 
 
-def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
+def arms(base: Train, groups: Sequence[Group] = USUAL) -> tuple[Arm, ...]:
     """All arms of the groups, the reference's group first. `base`: the settings of the reference.
 
     Raises ValueError for an unknown group, and for a base that is itself a control.
@@ -118,15 +136,49 @@ def arms(base: Train, groups: Sequence[Group] = GROUPS) -> tuple[Arm, ...]:
         if group == "views":
             rows += [Arm(group, views, base, REFERENCE, views) for views in VIEWS if _has(views, base)]
             continue
-        for name, settings in _values(group, base):
-            same = next((arm.folder for arm in rows if arm.settings == settings), f"{group}-{name}")
-            rows.append(Arm(group, name, settings, REFERENCE if settings == base else same))
+        for name, settings, branch in _answers(group, base):
+            folder = f"{group}-{name.replace(', ', '-').replace(' ', '-')}"
+            same = next((arm.folder for arm in rows if arm.settings == settings), folder)
+            rows.append(Arm(group, name, settings, REFERENCE if settings == base else same, branch=branch))
     return tuple(rows)
 
 
 def _has(views: ViewSet, base: Train) -> bool:
     """A view of the whole film has no corners."""
     return views != "five" or base.image_size < base.resize
+
+
+def _answers(group: Group, base: Train) -> Iterator[tuple[str, Train, Branch]]:
+    """(name, settings, branch) of each arm of a group."""
+    if group == "budget":
+        yield from _budget(base)
+    else:
+        yield from ((name, settings, "fusion") for name, settings in _values(group, base))
+
+
+def _budget(base: Train) -> Iterator[tuple[str, Train, Branch]]:
+    """Answers that cost as much as the method's, and what explains a difference: see experiments/budget.py.
+
+    A local branch that looks at the whole view starts from the global one of the same view or from its weights, as the
+    method's does, and learns as long: alone, it is a network that has had the method's steps.
+    """
+    alone: dict[str, Any] = {"look": "whole", "crop_source": "view"} | ONE_VIEW
+    whole, cost = _local(base, **alone), film_cost(base)
+    larger, twice = (sized(whole, side_of_cost(base, cost // networks)) for networks in (1, 2))
+    yield REFERENCE, base, "fusion"
+    for statistic in ("l2", "cam"):
+        if statistic != base.local.statistic:
+            yield f"{REFERENCE}, {statistic}", _local(base, statistic=statistic), "fusion"
+    for look in ("random", "centre", "oracle"):
+        yield look, _local(base, look=look), "fusion"
+    yield LARGER, larger, "local"
+    yield TWICE, twice, "fusion"
+    yield LONGER, whole, "local"
+    yield ALONE, base, "global"
+
+
+ONE_VIEW: dict[str, Any] = {"crops": 1, "window": 0.0, "pool": "max", "gradient": "none"}
+"""Settings of the crops that a branch without any has."""
 
 
 def _values(group: Group, base: Train) -> Iterator[tuple[str, Train]]:
@@ -151,6 +203,8 @@ def _values(group: Group, base: Train) -> Iterator[tuple[str, Train]]:
     }
     field = option[group]
     for value in get_args(type(base.local).model_fields[field].annotation):
+        if value == "oracle":  # no control: it knows more than attention does
+            continue
         settings = _local(base, **{field: value})
         if value == "image" and base.augment.rotation:  # a box found once does not turn with the views
             settings = settings.model_copy(update={"augment": base.augment.model_copy(update={"rotation": 0.0})})

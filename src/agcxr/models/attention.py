@@ -149,6 +149,11 @@ def elsewhere(found: Attention, look: str, view_BCHW: Tensor) -> Attention:
     if look == "centre":
         apart_R2 = _side_by_side(count, side_BR2.device)
         start_BR2 = torch.minimum((room_BR2 / 2 + apart_R2 * side_BR2).floor().clamp(min=0), room_BR2)
+    elif look == "oracle":
+        raise ValueError(
+            "a model with look 'oracle' is shown its crops by annotations, which a film alone does not have; it is a "
+            "ceiling to compare others with (agcxr ablate --only budget), so give a model of another look"
+        )
     elif look == "random":
         start_BR2 = (_uniform(view_BCHW, count) * (room_BR2.floor() + 1)).floor()
     else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agcxr import geometry
@@ -29,6 +30,9 @@ Gather = Callable[[Tensor], Tensor]
 
 ALL = (-float("inf"), -float("inf"), float("inf"), float("inf"))
 """The box of a film that is shown whole: in any view, cut to the view, it is all of that view."""
+
+MARGIN = 2.0
+"""Side of a crop at an annotated place, in sides of its box, where the crops have no side of their own."""
 
 ENOUGH = 64
 """Films that show whether attention chooses a place."""
@@ -105,7 +109,9 @@ def centre(n: int, films: Films, config: Train) -> Views:
 def film_boxes(model: AGCNN, films: Films, config: Train, batch_size: int, machine: Machine) -> Tensor:
     """The boxes of each film, from its evaluation view: NR4 in prepared pixels, on the device. ALL where the local
     branch is not shown a place but the whole view: where attention fell back to it, and for the control that always
-    sees it."""
+    sees it. For `oracle`, the annotated places themselves, which `box_in_view` makes crops of."""
+    if config.local.look == "oracle":
+        return places(films, config.local.crops).to(machine.device)
 
     def boxes(batch: FilmBatch, views: Views) -> Tensor:
         found = look(model, picture(batch, views, config))
@@ -160,7 +166,39 @@ def box_in_view(box_BR4: Tensor, views: Views, config: Train) -> Tensor:
     """Boxes of the films (prepared pixels) as these views show them. Of the first box, the whole view for ALL and where
     too little is left; of a further one, none where too little is left."""
     box_BR4 = augment.map_boxes(box_BR4, views, config.image_size, to="view")
+    if config.local.look == "oracle":
+        return around(box_BR4, config)
     return augment.within(box_BR4, config.image_size, config.local.min_side)[0]
+
+
+def places(films: Films, crops: int) -> Tensor:
+    """The first annotated places of each film, NR4 in prepared pixels: ALL where it has none, no box where fewer.
+    Raises ValueError for films whose places are not known."""
+    if films.place_NR4 is None:
+        raise ValueError(
+            "local.look is 'oracle', but of these films no places are known; those of a phantom are (prepare it again "
+            "if it was drawn by an earlier version, agcxr phantom), or leave --local.look out"
+        )
+    place_NR4 = torch.from_numpy(films.place_NR4[:, :crops]).clone()
+    place_NR4[~geometry.present(place_NR4[:, 0]), 0] = place_NR4.new_tensor(ALL)
+    return F.pad(place_NR4, (0, 0, 0, crops - place_NR4.shape[1]))
+
+
+def around(place_BR4: Tensor, config: Train) -> Tensor:
+    """Crops at places in pixels of the view, inside it: squares about the middle of the feature cell that holds the
+    place's, where a perfect attention's would be. Their side is the window's, or follows the place's."""
+    size, cell = config.image_size, config.output_stride
+    side_BR2 = place_BR4[..., 2:] - place_BR4[..., :2]
+    side_BR1 = (MARGIN * side_BR2.amax(-1, keepdim=True)).clamp(min=config.local.min_side, max=size)
+    if config.local.window:
+        side_BR1 = torch.full_like(side_BR1, round(config.local.window * size))
+    middle_BR2 = ((place_BR4[..., 2:] + place_BR4[..., :2]) / 2).clamp(0, size - 1)
+    start_BR2 = (((middle_BR2 / cell).floor() + 0.5) * cell - side_BR1 / 2).clamp(min=0)
+    start_BR2 = torch.minimum(start_BR2, size - side_BR1)
+    box_BR4 = torch.where(geometry.present(place_BR4)[..., None], torch.cat([start_BR2, start_BR2 + side_BR1], -1), 0.0)
+    return torch.where(
+        place_BR4.isinf().any(-1, keepdim=True), geometry.whole(torch.zeros_like(box_BR4), size), box_BR4
+    )
 
 
 def feature_device(n_views: int, n_films: int, width: int, device: torch.device) -> torch.device:

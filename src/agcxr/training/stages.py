@@ -26,7 +26,7 @@ from agcxr.models.agcnn import AGCNN
 from agcxr.models.checkpoint import Card, Patients
 from agcxr.training import run_folder
 from agcxr.training.averaging import Averaging
-from agcxr.training.frozen import attended
+from agcxr.training.frozen import attended, places
 from agcxr.training.keeper import Keeper, Progress, Tracking
 from agcxr.training.norms import SharedNorms
 from agcxr.training.run_folder import RunFolder, StageSummary, uses_bf16
@@ -71,12 +71,7 @@ def train(
     training that diverges.
     """
     prepared, run = open_prepared(prepared_folder), RunFolder(Path(out))
-    data = Data(films(prepared, "train"), films(prepared, "val"))
-    if not both_classes(data.train):
-        raise ValueError(
-            f"the training films of {prepared.folder} teach nothing: of no label do they hold a film that is known to "
-            "have it and one that is known not to; prepare with a table that has both (0 and 1) for some finding"
-        )
+    data = _data(prepared, config)
     if not first_process():  # a process that another one started for its device: the first one keeps the folder
         wait_for_each_other()
         return _train(run, config, data, prepared, progress=False, callbacks=callbacks, loggers=loggers)
@@ -106,6 +101,19 @@ def train(
             raise
         finished()
     return summary
+
+
+def _data(prepared: Prepared, config: Train) -> Data:
+    """The films to train on. Raises ValueError for those that teach nothing, or lack the places that crops lie at."""
+    data = Data(films(prepared, "train"), films(prepared, "val"))
+    if not both_classes(data.train):
+        raise ValueError(
+            f"the training films of {prepared.folder} teach nothing: of no label do they hold a film that is known to "
+            "have it and one that is known not to; prepare with a table that has both (0 and 1) for some finding"
+        )
+    if config.local.look == "oracle":
+        places(data.train, config.local.crops)
+    return data
 
 
 def _train(
@@ -379,8 +387,9 @@ def _say_absent(data: Data) -> None:
 
 def _say_attention(model: AGCNN, config: Train, data: Data) -> None:
     """Before the local branch trains on them: whether the crops are any."""
-    warning = "" if model.look_at == "whole" else attended(model, data.val, config).warning(config.local.statistic)
-    if warning:
+    if model.look_at in ("whole", "oracle"):
+        return
+    if warning := attended(model, data.val, config).warning(config.local.statistic):
         tqdm.write(f"{warning}.")
 
 

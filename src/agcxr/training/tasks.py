@@ -159,7 +159,7 @@ class StageTask(L.LightningModule):
             self._probe_heads(batch_size, machine)
         if "global" in self.parts:
             return
-        if self.config.local.attention_per == "image" and not self.cached_views:
+        if self.config.boxes_once and not self.cached_views:
             self._train_box_NR4 = frozen.film_boxes(self.model, self.data.train, self.config, batch_size, machine)
         if "local" in self.parts:
             self._val_box_NR4 = frozen.film_boxes(self.model, self.data.val, self.config, batch_size, machine)
@@ -191,8 +191,7 @@ class StageTask(L.LightningModule):
         train, val, config = self.data.train, self.data.val, self.config
 
         def boxes(films: Films) -> Tensor | None:
-            per_image = config.local.attention_per == "image"
-            return frozen.film_boxes(self.model, films, config, batch_size, machine) if per_image else None
+            return frozen.film_boxes(self.model, films, config, batch_size, machine) if config.boxes_once else None
 
         def features(films: Films, views: Views, box_NR4: Tensor | None) -> Tensor:
             return frozen.film_features(self.model, films, views, config, batch_size, machine, box_NR4)
