@@ -10,6 +10,7 @@ axis. A box without area stands for none.
 from __future__ import annotations
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,12 +74,48 @@ def crop(image_BCHW: Tensor, box_BR4: Tensor, size: int | tuple[int, int]) -> Te
     with torch.autocast(image_BCHW.device.type, enabled=False):
         source, box = image_BCHW.float(), box_BR4.detach().float()
         if plain_cpu(source):
-            return _crop_on_cpu(source, box, height, width).to(image_BCHW.dtype)
+            cut = crop_alike(source, box, (height, width)) if box.shape[1] > 1 else None
+            return (_crop_on_cpu(source, box, height, width) if cut is None else cut).to(image_BCHW.dtype)
         # A bilinear resize of an axis-aligned box is separable: rows first, then the columns as rows of the transpose,
         # so that both steps copy whole contiguous lines.
         rows_BRChW = _lines(source[:, None], box[..., 1], box[..., 3], height)
         out_BRCwh = _lines(rows_BRChW.transpose(3, 4), box[..., 0], box[..., 2], width)
         return out_BRCwh.transpose(3, 4).contiguous().to(image_BCHW.dtype)
+
+
+def crop_alike(image_BCHW: Tensor, box_BR4: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """`crop` of boxes that are all of one size, of whole pixels, inside the image: on a CPU, in a fraction of the time.
+    Float32, in the image's own units, which may be whole numbers; no other pixel of the image is read. None for boxes
+    that are not alike, and elsewhere."""
+    if not plain_cpu(image_BCHW) or not box_BR4.numel():
+        return None
+    box_A4 = box_BR4.detach().reshape(-1, 4).numpy()
+    corner_A4 = box_A4.astype(np.int64)
+    wide, high = corner_A4[0, 2:] - corner_A4[0, :2]
+    alike = (box_A4 == corner_A4).all() and (corner_A4[:, 2:] - corner_A4[:, :2] == (wide, high)).all()
+    inside = (corner_A4[:, :2] >= 0).all() and (corner_A4[:, 2:] <= image_BCHW.shape[:1:-1]).all()
+    if not alike or not inside or min(wide, high) < 1:
+        return None
+    (batch, channels), count = image_BCHW.shape[:2], box_BR4.shape[1]
+    place = np.lib.stride_tricks.sliding_window_view(image_BCHW.numpy(), (high, wide), axis=(2, 3))
+    x0_A, y0_A = corner_A4[:, 0], corner_A4[:, 1]
+    patch_ACHW = place[np.repeat(np.arange(batch), count), :, y0_A, x0_A].astype(np.float32, copy=False)
+    # The columns of all lines at once, which OpenCV does fastest; then the lines.
+    height, width = size
+    line = torch.from_numpy(cv2.resize(patch_ACHW.reshape(-1, wide), (width, patch_ACHW.size // wide)))
+    tap_1hT, weight_1hT = _two(*_taps(torch.zeros(1), torch.full((1,), float(high)), height, int(high)))
+    tap_PhT = (torch.arange(batch * count * channels) * int(high))[:, None, None] + tap_1hT
+    return mixed(line, tap_PhT, weight_1hT.expand_as(tap_PhT)).view(batch, count, channels, height, width)
+
+
+def patches(image_BCHW: Tensor, corner_BR2: Tensor, side: int) -> Tensor:
+    """The squares of `side` pixels whose upper left pixels (x, y, whole numbers) these are, in the image's dtype:
+    BRC side side. Raises ValueError for a side larger than the image."""
+    if side > min(image_BCHW.shape[2:]):
+        raise ValueError(f"squares of {side} pixels do not fit in images of {tuple(image_BCHW.shape[2:])}")
+    every = torch.arange(len(image_BCHW), device=image_BCHW.device)[:, None]
+    place = image_BCHW.unfold(2, side, 1).unfold(3, side, 1).movedim(1, 3)  # B, y0, x0, C, side, side: no copy
+    return place[every, corner_BR2[..., 1], corner_BR2[..., 0]]
 
 
 def sample(image_BCHW: Tensor, box_BR4: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,6 +19,7 @@ from agcxr.inference.onnx_file import OLDEST_RUNTIME, Asks, check_plain
 from agcxr.inference.parity import Parity, compare, made_films
 from agcxr.inference.predictor import Predictor
 from agcxr.inference.resizing import resize
+from agcxr.inference.table import Table
 from agcxr.labels import LABELS
 from agcxr.models.agcnn import AGCNN
 from inference.exported import NIH, S, calibration, network, phantoms
@@ -174,7 +176,9 @@ def test_real_films_get_the_answers_of_the_eager_model(onnx_file, eager):
             "in_channels": 3,
             "normalisation": "mean",
         },
+        {"attention": config.Attention(statistic="learned", threshold=0.5, crops=3, min_side=4), "pool": "max"},
     ],
+    ids=["one box", "several regions"],
 )
 def test_every_option_is_expressed(tmp_path, changes):
     eager = Predictor(network(**changes), device="cpu", prepared_size=100)
@@ -185,6 +189,37 @@ def test_every_option_is_expressed(tmp_path, changes):
     exported = OnnxPredictor(path, threads=1)
     assert not exported.calibrated
     assert "calibrated" not in exported.run(phantoms(1, 100))
+
+
+def test_several_boxes_and_their_weights_are_those_of_the_eager_model(tmp_path):
+    """Windows cut from the film at full depth, weighed by a gate."""
+    look = config.Attention(statistic="cam", crops=4, window=0.3, min_side=4)
+    model = network(attention=look, pool="gated", crop_source="prepared")
+    torch.manual_seed(3)
+    torch.nn.init.normal_(model.local_branch.gate.score.weight)
+    eager, path = Predictor(model, device="cpu", prepared_size=160), tmp_path / "model.onnx"
+    export.write(eager, path)
+    films = made_films(160)
+    parity = compare(path, eager, films)
+    assert parity.good, parity
+    exported = OnnxPredictor(path, threads=1)
+    found, wanted = exported.run(films[1]), eager.predict_arrays(films[0])
+    assert found["boxes"].shape == (5, 4, 4)
+    np.testing.assert_array_equal(found["boxes"][:, 0], found["box"])
+    np.testing.assert_allclose(found["weights"].sum(1), 1, atol=1e-6)
+    assert found["weights"].std() > 1e-3
+    assert exported.crops == eager.crops == 4
+    ours, theirs = exported(films[0][0]), eager(films[0][0])
+    assert len(ours.boxes) == len(theirs.boxes) == 4
+    assert ours.boxes[0] == ours.box
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
+    np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
+    np.testing.assert_allclose(theirs.boxes, wanted.box_NR4[0] * 160, atol=1e-9)
+    assert exported.algorithm.parameters[2] == "attention cam, windows of 0.3, 4 crops"
+    table = Table(eager.labels, calibrated=False, several=True)
+    row = dict(zip(table.columns, table.values("a.png", theirs), strict=True))
+    assert [box[:4] for box in json.loads(row["boxes"])] == [[round(edge, 2) for edge in box] for box in theirs.boxes]
+    assert "boxes" not in Table(eager.labels, calibrated=False).columns
 
 
 @pytest.mark.slow

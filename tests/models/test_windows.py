@@ -194,6 +194,41 @@ def test_several_boxes_of_an_image_are_cut_as_one_at_a_time(traced):
     assert geometry.present(box).tolist() == [[True, True, True, False]] * 2 + [[True, True, True, False]]
 
 
+def test_boxes_that_are_alike_are_cut_as_others_are():
+    image = torch.rand(3, 2, 40, 50, generator=torch.Generator().manual_seed(0))
+    corner = torch.tensor([[[0.0, 0], [38, 33], [7, 11]], [[1, 0], [2, 9], [7, 7]], [[3, 4], [3, 4], [20, 30]]])
+    box = torch.cat([corner, corner + torch.tensor([12.0, 7])], 2)
+    found = geometry.crop_alike(image, box, (24, 16))
+    assert found is not None
+    torch.testing.assert_close(geometry.crop(image, box, (24, 16)), found, atol=0, rtol=0)
+    for r in range(3):
+        torch.testing.assert_close(found[:, r], geometry.crop(image, box[:, r], (24, 16)), atol=1e-6, rtol=0)
+    gray = (image * 255).round()
+    whole_numbers = geometry.crop_alike(gray.to(torch.uint8), box, (24, 16))
+    torch.testing.assert_close(whole_numbers, geometry.crop_alike(gray, box, (24, 16)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [[0.5, 0, 0.5, 0], [0, 0, 1, 0], [-8, 0, -8, 0], [50, 0, 50, 0]], ids=str)
+def test_boxes_that_are_not_alike_or_not_inside_are_not(shift):
+    box = torch.tensor([[[0.0, 0, 12, 7], [7, 11, 19, 18]]])
+    assert geometry.crop_alike(torch.rand(1, 1, 40, 50), box, (8, 8)) is not None
+    box[0, 1] += torch.tensor(shift)
+    assert geometry.crop_alike(torch.rand(1, 1, 40, 50), box, (8, 8)) is None
+
+
+def test_patches_are_slices():
+    image = torch.arange(2 * 2 * 6 * 7).view(2, 2, 6, 7)
+    corner = torch.tensor([[[0, 0], [4, 3], [1, 2]], [[2, 1], [0, 3], [4, 0]]])
+    found = geometry.patches(image, corner, 3)
+    assert found.shape == (2, 3, 2, 3, 3)
+    for b in range(2):
+        for r in range(3):
+            x, y = corner[b, r].tolist()
+            assert torch.equal(found[b, r], image[b, :, y : y + 3, x : x + 3])
+    with pytest.raises(ValueError, match="squares of 8 pixels do not fit in images of"):
+        geometry.patches(image, corner, 8)
+
+
 def test_controls_of_several_windows():
     view = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     box = torch.tensor([[0.0, 0, 16, 16], [32, 32, 48, 48], [10, 20, 26, 36], [0, 0, 0, 0]]).expand(3, -1, -1)
@@ -229,6 +264,21 @@ def test_the_heat_is_the_largest_evidence_of_any_finding():
     want = F.interpolate(top[:, None], (64, 64), mode="bilinear")[:, 0]
     low, high = want.amin((1, 2), keepdim=True), want.amax((1, 2), keepdim=True)
     torch.testing.assert_close(found.heat_BHW, (want - low) / (high - low), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+@pytest.mark.parametrize(("stride", "grid"), [(16, 4), (8, 8)])
+def test_a_finer_grid_by_dilation_has_the_same_weights(backbone, stride, grid):
+    """So that small findings have cells of their own; maps of the head stay exact."""
+    look = config.Attention(statistic="cam", crops=2, window=0.25, min_side=4)
+    plain = network(backbone=backbone, attention=look).eval()
+    fine = network(backbone=backbone, attention=look, output_stride=stride).eval()
+    fine.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        whole, out = plain.forward_global(films(2)), fine(films(2))
+    assert (whole.feature_BDhw.shape[2:], out.feature_BDhw.shape[2:]) == ((2, 2), (grid, grid))
+    mean = fine.evidence(out.feature_BDhw).mean((2, 3)) + fine.global_branch.head.bias
+    torch.testing.assert_close(mean, out.global_BK, atol=1e-4, rtol=1e-4)
 
 
 def test_only_what_was_taught_draws_attention():

@@ -41,8 +41,8 @@ def test_features_are_those_of_the_network(train_films, crop_source):
     found = frozen.film_features(model, train_films, views, config, 7, ALONE)
     (batch,) = evaluation_batches(train_films, 100)
     shown = frozen.picture(batch, views, config)
-    assert (shown.sharp_B1HW is None) == (crop_source == "view")
-    out = model(shown.view_B1HW, shown.sharp_B1HW)
+    assert (shown.sharp is None) == (crop_source == "view")
+    out = model(shown.view_B1HW, shown.sharp)
     expected = torch.cat([out.pooled_global_BD, out.pooled_local_BD], 1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

@@ -5,8 +5,8 @@ is a window in prepared pixels and a flip, whatever the size that was prepared: 
 window gives the same picture by area averaging, or, rendered larger, a sharper one of the same place. A view may also
 be turned about its centre, and its gray values spread.
 
-Shape suffixes: B views, S side of a prepared film, H W side of a rendered view, 4 a box (x0, y0, x1, y1) with
-exclusive ends, pixel i covering [i, i + 1).
+Shape suffixes: B views, R boxes of each, S side of a prepared film, H W side of a rendered view, 4 a box (x0, y0, x1,
+y1) with exclusive ends, pixel i covering [i, i + 1).
 """
 
 from __future__ import annotations
@@ -145,6 +145,88 @@ def sharp_size(prepared_size: int, *, image_size: int, resize: int) -> int | Non
     return size if size > image_size else None
 
 
+def crop_source(image_B1SS: Tensor, views: Views, *, resize: int, window: float) -> Tensor | FilmSource | None:
+    """What crops are cut from at the films' own depth: the views drawn as large as that, B1HW; or, for windows of that
+    share of the view's side, the films themselves. None where the plain views show every pixel."""
+    size = sharp_size(image_B1SS.shape[-1], image_size=views.image_size, resize=resize)
+    if size is None:
+        return None
+    return FilmSource(image_B1SS, views, window) if window else render(image_B1SS, views, size)
+
+
+@dataclass(frozen=True)
+class FilmSource:
+    """Films and the views they are seen by, to cut windows of the views from at full depth: only the pixels under the
+    windows are read, and no view is drawn.
+
+    image_B1SS: gray levels. window: the side of the windows as a share of a view's, of views as large as a film at
+    most.
+    """
+
+    image_B1SS: Tensor
+    views: Views
+    window: float
+
+    def crop(self, box_BR4: Tensor, view_size: int, size: int) -> Tensor:
+        """The windows (in pixels of views of `view_size`) at `size`: float32 BR1HW in [0, 1], with the views' flip,
+        turn and contrast. Gradients pass to boxes that ask for them. A box larger than a window is not cut right."""
+        views = self.views
+        if views.angle_B is not None or box_BR4.requires_grad:
+            cut = self._turned(box_BR4, view_size, size)
+        else:
+            cut = self._upright(map_boxes(box_BR4, views, view_size, to="prepared"), size)
+        flip_B = views.flip_B.view(-1, 1, 1, 1, 1)
+        return _spread(torch.where(flip_B, cut.flip(-1), cut) / 255, views)
+
+    def _upright(self, film_BR4: Tensor, size: int) -> Tensor:
+        """Boxes of the films (their pixels) in gray levels."""
+        if torch.compiler.is_compiling():
+            return geometry.crop(self.image_B1SS.float(), film_BR4, size)
+        alike = geometry.crop_alike(self.image_B1SS, film_BR4, (size, size))
+        if alike is not None:
+            return alike
+        patch_BR1PP, corner_BR2 = self._patches((film_BR4[..., :2] + film_BR4[..., 2:]) / 2, 1.0)
+        local_BR4 = film_BR4 - torch.cat([corner_BR2, corner_BR2], 2)
+        cut = geometry.crop(patch_BR1PP.flatten(0, 1), local_BR4.flatten(0, 1), size)
+        return cut.unflatten(0, film_BR4.shape[:2])
+
+    def _turned(self, box_BR4: Tensor, view_size: int, size: int) -> Tensor:
+        """By an affine grid, before the flip."""
+        views = self.views
+        unit_BR4 = _mirrored(box_BR4, views.flip_B[:, None, None], view_size) * (2 / view_size) - 1
+        half_BR2 = (unit_BR4[..., 2:] - unit_BR4[..., :2]) / 2
+        turn_B22 = _turn(views) * ((views.window_B4[:, 2:] - views.window_B4[:, :2]) / 2)[:, None]
+        middle_B2 = (views.window_B4[:, 2:] + views.window_B4[:, :2]) / 2
+        offset_BR2 = torch.einsum("bij,brj->bri", turn_B22, (unit_BR4[..., 2:] + unit_BR4[..., :2]) / 2)
+        centre_BR2 = middle_B2[:, None] + offset_BR2
+        patch_BR1PP, corner_BR2 = self._patches(centre_BR2.detach(), 1.0 if views.angle_B is None else math.sqrt(2))
+        side = patch_BR1PP.shape[-1]
+        theta = torch.cat(
+            [turn_B22[:, None] * half_BR2[:, :, None], (centre_BR2 - corner_BR2 - side / 2)[..., None]], 3
+        )
+        theta_A23 = (theta * (2 / side)).flatten(0, 1)
+        with torch.autocast(theta.device.type, enabled=False):
+            place = F.affine_grid(theta_A23, [len(theta_A23), 1, size, size], align_corners=False)
+            cut = F.grid_sample(
+                patch_BR1PP.flatten(0, 1), place, mode="bilinear", padding_mode="border", align_corners=False
+            )
+        return cut.unflatten(0, box_BR4.shape[:2])
+
+    def _patches(self, centre_BR2: Tensor, wider: float) -> tuple[Tensor, Tensor]:
+        """Squares of the films about these places that hold a window, float32 BR1PP, and their corners (x, y)."""
+        film = self.image_B1SS.shape[-1]
+        side = min(film, math.ceil(wider * self.window * film) + 2)
+        corner_BR2 = (centre_BR2 - side / 2).round().clamp(0, film - side).long()
+        return geometry.patches(self.image_B1SS, corner_BR2, side).float(), corner_BR2
+
+
+def _turn(views: Views) -> Tensor:
+    """How the axes of a view lie on its film, B22."""
+    angle_B = torch.zeros_like(views.window_B4[:, 0]) if views.angle_B is None else views.angle_B
+    cos_B, sin_B = angle_B.cos(), angle_B.sin()
+    return torch.stack([torch.stack([cos_B, -sin_B], 1), torch.stack([sin_B, cos_B], 1)], 1)
+
+
 def render(image_B1SS: Tensor, views: Views, size: int | None = None) -> Tensor:
     """Draw the views: uint8 films on any device -> float32 B1HW in [0, 1], H = W = size (default: the image size).
 
@@ -173,20 +255,18 @@ def render(image_B1SS: Tensor, views: Views, size: int | None = None) -> Tensor:
     elif views.angle_B is None:
         view = geometry.crop(_area(image_B1SS, grid), window_B4, size)
     else:
-        view = _turned(_area(image_B1SS, grid), window_B4, views.angle_B, size)
+        view = _turned(_area(image_B1SS, grid), window_B4, _turn(views), size)
     return _spread(torch.where(flip_B111, view.flip(-1), view).div_(255), views)
 
 
-def _turned(image_B1GG: Tensor, window_B4: Tensor, angle_B: Tensor, size: int) -> Tensor:
+def _turned(image_B1GG: Tensor, window_B4: Tensor, turn_B22: Tensor, size: int) -> Tensor:
     """The windows (pixels of these films) turned about their centres, sampled bilinearly -> B1HW."""
     grid = image_B1GG.shape[-1]
     half_B2 = (window_B4[:, 2:] - window_B4[:, :2]) / grid  # in grid_sample's units the film is from -1 to 1
     centre_B2 = (window_B4[:, 2:] + window_B4[:, :2]) / grid - 1
-    cos_B, sin_B = angle_B.cos(), angle_B.sin()
-    turn_B22 = torch.stack([torch.stack([cos_B, -sin_B], 1), torch.stack([sin_B, cos_B], 1)], 1)
     theta_B23 = torch.cat([turn_B22 * half_B2[:, None], centre_B2[:, :, None]], 2)
     with torch.autocast(image_B1GG.device.type, enabled=False):
-        place = F.affine_grid(theta_B23, [len(angle_B), 1, size, size], align_corners=False)
+        place = F.affine_grid(theta_B23, [len(turn_B22), 1, size, size], align_corners=False)
         return F.grid_sample(image_B1GG, place, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -194,7 +274,8 @@ def _spread(view_B1HW: Tensor, views: Views) -> Tensor:
     """The views with their contrast, in [0, 1]: about middle gray, so that a sharper view is changed alike."""
     if views.contrast_B is None:
         return view_B1HW
-    return ((view_B1HW - 0.5) * views.contrast_B[:, None, None, None] + 0.5).clamp_(0, 1)
+    contrast = views.contrast_B.view(-1, *[1] * (view_B1HW.ndim - 1))
+    return ((view_B1HW - 0.5) * contrast + 0.5).clamp_(0, 1)
 
 
 def _area(image_B1SS: Tensor, grid: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agcxr.calibration import EPSILON, Calibration, Curve
-from agcxr.data.augment import Views, centre_views, map_boxes, render, sharp_size
+from agcxr.data.augment import FilmSource, Views, centre_views, map_boxes, render, sharp_size
 from agcxr.inference.engine import Engine
 from agcxr.inference.ensemble import Lines, lines_of
 from agcxr.inference.onnx_engine import Averaged
@@ -124,16 +124,19 @@ class Member(nn.Module):
         self.register_buffer("window_14", views.window_B4)
         self.view = View(views, size)
         sharp = sharp_size(size, image_size=model.image_size, resize=model.resize)
-        self.sharp = View(views, size, sharp) if sharp and model.crop_source == "prepared" else None
+        self.sharper = bool(sharp) and model.crop_source == "prepared"
+        self.sharp = View(views, size, sharp) if self.sharper and not model.attention.window else None
         alone = whole.own is None and whole.calibrated and predictor.calibration is not None
         self.curves = Curves(predictor.calibration, labels) if alone and predictor.calibration else None
         self._views = views
 
     def forward(self, prepared_BSS: Tensor) -> Look:
-        sharp = None if self.sharp is None else self.sharp(prepared_BSS)
+        views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
+        sharp: Tensor | FilmSource | None = None if self.sharp is None else self.sharp(prepared_BSS)
+        if self.sharper and sharp is None:
+            sharp = FilmSource(prepared_BSS[:, None], views, self.model.attention.window)
         out = self.model(self.view(prepared_BSS), sharp)
         fusion = self._probability(out.fusion_BK)
-        views = Views(self.window_14, self._views.flip_B, self._views.image_size, self._views.side, aligned=True)
         return Look(
             self._probability(out.global_BK),
             self._probability(out.local_BK),

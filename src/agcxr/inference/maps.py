@@ -19,6 +19,7 @@ from torch import Tensor
 from agcxr.inference.prediction import Branch
 
 if TYPE_CHECKING:
+    from agcxr.data.augment import FilmSource
     from agcxr.models.agcnn import AGCNN
 
 Grids = npt.NDArray[np.float32]
@@ -111,13 +112,13 @@ def finding_maps(
     image_NCHW: Tensor,
     target_B: Tensor,
     window_N4: npt.ArrayLike,
-    sharp_NCHW: Tensor | None = None,
+    sharp: Tensor | FilmSource | None = None,
     view_B: Tensor | None = None,
 ) -> FindingMaps:
     """Grad-CAM of label `target_B[i]` on view `view_B[i]` for the global, local and fusion logits.
 
     image_NCHW: evaluation views, float [0, 1], on the model's device. window_N4: the part of the film each shows, as
-    fractions. sharp_NCHW: the same views at a higher resolution, where the model crops from them.
+    fractions. sharp: what crops are cut from, where it is sharper than the views; see augment.crop_source.
     target_B: positions in the model's labels. view_B: which view each is asked of; default: each its own.
     Selvaraju et al. 2017, with the last feature map of each branch as the layer. The heads are linear over a pooled
     map, so the mean gradient of a logit over the n cells of channel d is its weight w_d / n, whether the pooling is the
@@ -133,7 +134,7 @@ def finding_maps(
     model.eval()
     try:
         with torch.no_grad():
-            out = model(image_NCHW, sharp_NCHW)
+            out = model(image_NCHW, sharp)
     finally:
         model.train(training)
     target, at_B = target_B.to(image_NCHW.device), at_B.to(image_NCHW.device)

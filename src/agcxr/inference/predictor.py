@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agcxr.attended import plateau
 from agcxr.calibration import Point, Prevalence
-from agcxr.data.augment import centre_views, map_boxes, render, sharp_size
+from agcxr.data.augment import FilmSource, Views, centre_views, crop_source, map_boxes, render
 from agcxr.data.radiograph import RESIZE_RULE
 from agcxr.findings import Findings
 from agcxr.inference.engine import About, Engine, scale_of, trained_on
@@ -160,14 +160,14 @@ class Predictor(Engine):
         first_B = ~np.array([False, *again_B])
         images_NSS = np.ascontiguousarray(images_BSS[first_B])
         views = centre_views(len(images_NSS), size, image_size=model.image_size, resize=model.resize)
-        sharp, on_device = self._sharp_size(), views.to(self.device)
+        on_device = views.to(self.device)
         image_N1SS = torch.from_numpy(images_NSS).to(self.device)[:, None]
         return finding_maps(
             model,
             render(image_N1SS, on_device),
             torch.tensor([model.labels.index(finding) for finding in findings]),
             views.window_B4.double().numpy() / size,
-            None if sharp is None else render(image_N1SS, on_device, sharp),
+            self._sharp(image_N1SS, on_device),
             torch.from_numpy(np.cumsum(first_B) - 1),
         )
 
@@ -177,9 +177,8 @@ class Predictor(Engine):
         views = centre_views(len(images_BSS), size, image_size=model.image_size, resize=model.resize).to(self.device)
         image_B1SS = torch.from_numpy(np.ascontiguousarray(images_BSS)).to(self.device)[:, None]
         view = render(image_B1SS, views)
-        sharp = self._sharp_size()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out = model(view, None if sharp is None else render(image_B1SS, views, sharp))
+            out = model(view, self._sharp(image_B1SS, views))
         box_NR4 = map_boxes(out.box_BR4.float(), views, model.image_size, to="prepared").cpu().double().numpy() / size
         several = model.attention.crops > 1
         fusion_NK = self._probability(out.fusion_BK)
@@ -208,11 +207,12 @@ class Predictor(Engine):
         """Of the labels that the model was taught, whatever other outputs its heads have."""
         return logit_BK.float().sigmoid().cpu().numpy()[:, self._taught_K]
 
-    def _sharp_size(self) -> int | None:
-        """Side of the view that crops are cut from, where it is a sharper one than the network's."""
-        if self.model.crop_source != "prepared":
+    def _sharp(self, image_B1SS: Tensor, views: Views) -> Tensor | FilmSource | None:
+        """What crops are cut from, where it is sharper than the network's view."""
+        model = self.model
+        if model.crop_source != "prepared":
             return None
-        return sharp_size(self.prepared_size, image_size=self.model.image_size, resize=self.model.resize)
+        return crop_source(image_B1SS, views, resize=model.resize, window=model.attention.window)
 
 
 def torch_members(engine: Engine) -> tuple[Predictor, ...]:

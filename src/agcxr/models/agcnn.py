@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agcxr import config, geometry
+from agcxr.data.augment import FilmSource
 from agcxr.findings import CHESTXRAY14, Findings
 from agcxr.models import checkpoint
 from agcxr.models.attention import Attention, attend, elsewhere
@@ -333,11 +334,12 @@ class AGCNN(
 
     # --- the method, step by step -------------------------------------------------------------------------------------
 
-    def forward(self, image_BCHW: Tensor, sharp_BCHW: Tensor | None = None) -> AGCNNOutput:
-        """All three branches. `sharp_BCHW`: the same views at a higher resolution, to cut the crops from."""
+    def forward(self, image_BCHW: Tensor, sharp: Tensor | FilmSource | None = None) -> AGCNNOutput:
+        """All three branches. `sharp`: the same views at a higher resolution, BCHW, or the films that windows of them
+        can be cut from; see augment.crop_source."""
         whole = self.forward_global(image_BCHW)
         seen = self.look(whole.feature_BDhw, image_BCHW)
-        crop_BRCHW = self.cut(image_BCHW, seen.box_BR4, sharp_BCHW)
+        crop_BRCHW = self.cut(image_BCHW, seen.box_BR4, sharp)
         part = self.forward_crops(crop_BRCHW, geometry.present(seen.box_BR4))
         return AGCNNOutput(
             global_BK=whole.logit_BK,
@@ -372,19 +374,39 @@ class AGCNN(
         found = attend(seen, (image_BCHW.shape[2], image_BCHW.shape[3]), **self.attention.model_dump())
         return elsewhere(found, self.look_at, image_BCHW)
 
-    def cut(self, image_BCHW: Tensor, box_BR4: Tensor, sharp_BCHW: Tensor | None = None) -> Tensor:
-        """Crop boxes (in pixels of `image_BCHW`) to image_size, from `sharp_BCHW` where given: BRCHW; one box an image,
-        `box_B4`, gives BCHW. Where there is no box, the first one is cut again.
+    def cut(self, image_BCHW: Tensor, box_BR4: Tensor, sharp: Tensor | FilmSource | None = None) -> Tensor:
+        """Crop boxes (in pixels of `image_BCHW`) to image_size, from what is sharper where given: BRCHW; one box an
+        image, `box_B4`, gives BCHW. Where there is no box, the first one is cut again.
 
-        The control that looks at the whole view sees exactly what the global branch sees.
+        The control that looks at the whole view sees exactly what the global branch sees; and so, where crops are
+        windows, does a view in which no region stood out.
         """
         if box_BR4.ndim == 2:
-            return self.cut(image_BCHW, box_BR4[:, None], sharp_BCHW)[:, 0]
+            return self.cut(image_BCHW, box_BR4[:, None], sharp)[:, 0]
         box_BR4 = torch.where(geometry.present(box_BR4)[..., None], box_BR4, box_BR4[:, :1])
-        if sharp_BCHW is not None and self.look_at != "whole":
-            from_size, to_size = image_BCHW.shape[2:], sharp_BCHW.shape[2:]
+        if self.attention.window:
+            return self._windows(image_BCHW, box_BR4, sharp)
+        return self._cut(image_BCHW, box_BR4, None if self.look_at == "whole" else sharp)
+
+    def _windows(self, image_BCHW: Tensor, box_BR4: Tensor, sharp: Tensor | FilmSource | None) -> Tensor:
+        """Windows, and the view itself for boxes that are the whole view."""
+        size = (image_BCHW.shape[2], image_BCHW.shape[3])
+        all_BR4 = geometry.whole(box_BR4, size)
+        whole_BR = (box_BR4 == all_BR4).all(2)
+        corner_BR4 = (all_BR4 * self.attention.window).round()  # as large as the others: cut, and not kept
+        crop_BRCHW = self._cut(image_BCHW, torch.where(whole_BR[..., None], corner_BR4, box_BR4), sharp)
+        if geometry.plain_cpu(image_BCHW) and not whole_BR.any():
+            return crop_BRCHW
+        view_B1CHW = geometry.crop(image_BCHW, all_BR4[:, :1], self.image_size)
+        return torch.where(whole_BR[..., None, None, None], view_B1CHW, crop_BRCHW)
+
+    def _cut(self, image_BCHW: Tensor, box_BR4: Tensor, sharp: Tensor | FilmSource | None) -> Tensor:
+        if isinstance(sharp, FilmSource):
+            return sharp.crop(box_BR4, image_BCHW.shape[-1], self.image_size)
+        if sharp is not None:
+            from_size, to_size = image_BCHW.shape[2:], sharp.shape[2:]
             box_BR4 = geometry.scale_boxes(box_BR4, (from_size[0], from_size[1]), (to_size[0], to_size[1]))
-            image_BCHW = sharp_BCHW
+            image_BCHW = sharp
         cut = geometry.sample if box_BR4.requires_grad else geometry.crop
         return cut(image_BCHW, box_BR4, self.image_size)
 

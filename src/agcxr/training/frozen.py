@@ -20,7 +20,7 @@ from agcxr import geometry
 from agcxr.attended import Attended, plateau, view_share
 from agcxr.config import Train
 from agcxr.data import augment
-from agcxr.data.augment import Views
+from agcxr.data.augment import FilmSource, Views
 from agcxr.data.dataset import FilmBatch, Films, Shard, evaluation_batches
 from agcxr.models.agcnn import AGCNN, CropsOutput
 from agcxr.models.attention import Attention
@@ -53,19 +53,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered view and, for crops from the prepared film, the same view at a higher resolution."""
+    """A rendered view and, for crops from the prepared film, what these are cut from."""
 
     view_B1HW: Tensor
-    sharp_B1HW: Tensor | None
+    sharp: Tensor | FilmSource | None
 
 
 def picture(batch: FilmBatch, views: Views, config: Train) -> Picture:
     """The views of a batch, float32 in [0, 1]."""
-    image = batch.image_B1SS
+    image, local = batch.image_B1SS, config.local
     sharp = None
-    if config.local.crop_source == "prepared":
-        size = augment.sharp_size(image.shape[-1], image_size=config.image_size, resize=config.resize)
-        sharp = None if size is None else augment.render(image, views, size)
+    if local.crop_source == "prepared":
+        sharp = augment.crop_source(image, views, resize=config.resize, window=local.window)
     return Picture(augment.render(image, views), sharp)
 
 
@@ -96,7 +95,7 @@ def attended(model: AGCNN, films: Films, config: Train) -> Attended:
 
 def local(model: AGCNN, shown: Picture, box_BR4: Tensor) -> CropsOutput:
     """The local branch on the crops at boxes given in view pixels, from the sharp view where there is one."""
-    crop_BR1HW = model.cut(shown.view_B1HW, box_BR4, shown.sharp_B1HW)
+    crop_BR1HW = model.cut(shown.view_B1HW, box_BR4, shown.sharp)
     return model.forward_crops(crop_BR1HW, geometry.present(box_BR4))
 
 
