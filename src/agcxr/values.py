@@ -68,3 +68,9 @@ class Attention(Grown):
     """Side of every box as a share of the view's; 0: as large as the region that was found (as published)."""
     gradient: Literal["none", "place"] = "none"
     """`place`: each window is centred on the heat in it, which passes gradients to what made the heat."""
+
+    @property
+    def where(self) -> str:
+        """How boxes follow from the heat, for people."""
+        where = f"windows of {self.window:g}" if self.window else f"threshold {self.threshold:g}"
+        return f"{where}, {self.crops} crops" if self.crops > 1 else where

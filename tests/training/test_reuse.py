@@ -52,6 +52,19 @@ def test_another_seed_takes_nothing_over(prepared, tmp_path, donor, capsys):
     assert (run.folder / "global" / "last.ckpt").exists()
 
 
+def test_learned_maps_belong_to_the_global_stage(donor, prepared, tmp_path, capsys):
+    """They are trained in it, so that it is another stage with them, and with another share; other statistics share."""
+    base, maps = short(), short(local={"statistic": "learned"})
+    other = short(local={"statistic": "learned", "top_share": 0.5})
+    assert run_folder.recipe(base, 0) == run_folder.recipe(short(local={"statistic": "cam", "crops": 3}), 0)
+    for one, two in ((base, maps), (maps, base), (maps, other)):
+        assert run_folder._unlike(one, two, 0)
+        assert run_folder._unlike(one, two, 1)
+    train(prepared, maps, tmp_path / "maps", reuse=[donor])
+    said = "took nothing over; trains global, local, fusion (local.statistic: one without maps of its own -> learned"
+    assert said in capsys.readouterr().out
+
+
 def test_a_stage_that_diverged_is_tried_again_without_the_one_before(prepared, tmp_path, capsys):
     wild = short(local={"lr": 1e30})
     with pytest.raises(ValueError, match="diverged") as told:

@@ -163,7 +163,10 @@ def _training(card: Card, settings: configuration.Train | None) -> list[str]:
     if settings is not None:
         epochs = f"{settings.global_.epochs}/{settings.local.epochs}/{settings.fusion.epochs}"
         lines.append(f"- First weights: {settings.weights}; loss {settings.loss}; epochs at most {epochs} (G/L/F).")
-    lines.append(f"- Attention: {model.attention.statistic} over channels, tau {model.attention.threshold:g}.")
+    look = model.attention
+    evidence = {"cam": "evidence by the head", "learned": "learned evidence"}.get(look.statistic, "")
+    where = look.where if look.window or look.crops > 1 else f"tau {look.threshold:g}"
+    lines.append(f"- Attention: {evidence or f'{look.statistic} over channels'}, {where}.")
     lines.append(
         f"- Seed: {'not known' if card.seed is None else card.seed}. One training: another seed gives another model."
     )

@@ -44,7 +44,7 @@ class Algorithm:
             parameters=(
                 f"backbone {backbone}",
                 f"view {view[0]} of {view[1]} px",
-                f"attention {attention.statistic}, {_where(attention)}",
+                f"attention {attention.statistic}, {attention.where}",
                 f"precision {precision}",
             ),
             attention=attention,
@@ -55,9 +55,3 @@ class Algorithm:
     def version(self) -> str:
         """What changes when an answer may change: the package's version and the model's fingerprint."""
         return f"{self.package}+{self.fingerprint}"
-
-
-def _where(attention: Attention) -> str:
-    """How boxes follow from the heat, for people."""
-    where = f"windows of {attention.window:g}" if attention.window else f"threshold {attention.threshold:g}"
-    return f"{where}, {attention.crops} crops" if attention.crops > 1 else where

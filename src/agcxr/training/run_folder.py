@@ -277,6 +277,9 @@ def is_free(root: Path) -> bool:
     return not root.exists() or all(entry.name in before for entry in root.iterdir())
 
 
+_NO_MAPS = {"statistic": "one without maps of its own", "top_share": None}
+
+
 def recipe(config: Train, stage: int) -> dict[str, Any]:
     """All that the weights after the stage at this place of the strategy depend on, as far as a configuration says."""
     before = config.stages[: stage + 1]
@@ -284,6 +287,9 @@ def recipe(config: Train, stage: int) -> dict[str, Any]:
     values = _values(config)
     left_out = {"global", "local", "fusion", "strategy"} - parts
     kept = {key: value for key, value in values.items() if key not in left_out}
+    if "local" not in parts:  # learned maps are a part of the global branch
+        learned = config.local.statistic == "learned"
+        kept["local"] = {"statistic": "learned", "top_share": config.local.top_share} if learned else _NO_MAPS
     return kept | {"stages": before}
 
 
