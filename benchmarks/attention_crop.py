@@ -187,6 +187,7 @@ def _several(settings: Settings, made: list[tuple[Tensor, Tensor]], label: str) 
     there = "reached" if 1000 / row.rate < TARGET_CROPS_MS else "short of it"
     note = f"to reach under {TARGET_CROPS_MS} ms on a CPU: {there}" if made[0][1].device.type == "cpu" else ""
     yield Fact(f"milliseconds an image, {what}", short(1000 / row.rate), note)
+    yield Fact(f"processor time an image, {what}", f"{_processor_ms(ours, images):.3f} ms", "all threads")
 
 
 def _judged(row: Row, there: torch.device) -> str:
