@@ -71,7 +71,7 @@ def _planned(study: BudgetStudy) -> Table:
             f"{study.finding.lower()}s" if planned.on == "small" else "all findings",
             difference(planned.gap, None),
             each_seed(planned.gap),
-            "< .001" if planned.p_holm < 0.001 else number(planned.p_holm),
+            "under .001" if planned.p_holm < 0.001 else number(planned.p_holm),
             verdict(planned),
         )
         for planned in study.planned
