@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.evaluation.test_analysis import make_scores
+from test_analysis import make_scores
 
 from agcxr.evaluation.analysis import Evaluation, Points
 from agcxr.evaluation.estimates import COLUMNS, save, tidy
