@@ -209,7 +209,8 @@ def test_the_zip_holds_the_three_files(predictor, algorithm):
 
 
 def test_an_exported_file_has_an_identity_of_its_own(tmp_path, algorithm):
-    facts = SimpleNamespace(image_size=64, prepared_size=72, card={"model": {"backbone": "test_resnet", "resize": 72}})
+    card = {"model": {"backbone": "test_resnet", "resize": 72}}
+    facts = SimpleNamespace(image_size=64, prepared_size=72, card=card, quantised=None)
     (tmp_path / "model.onnx").write_bytes(b"weights")
 
     def file(runtime="onnxruntime", precision="fp32"):
