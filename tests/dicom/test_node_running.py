@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,8 +236,9 @@ def test_trouble_of_a_shadow_is_no_films_trouble(bench, archive, monkeypatch):
 
 @REFUSED_SOCKETS
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
-def test_a_small_soak(tmp_path):
+def test_a_small_soak(tmp_path, monkeypatch):
     """The node is killed and the archive goes away every few seconds; the page is of 1,000 films."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
     from benchmarks.node_soak import page, soak
 
     outcome = soak(9, "starter", 3, tmp_path, pause=(4, 12), objects="sr,sc,seg")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from agcxr.config import Fusion, Local, Stage, demo, from_dict, lite, strong
-from agcxr.experiments.controls import GROUPS, REFERENCE, arms, runs, stage_epochs
+from agcxr.experiments.controls import GROUPS, REFERENCE, USUAL, arms, runs, stage_epochs
 
 
 def test_every_arm_changes_one_option():
     base = lite()
     found = arms(base)
-    assert {arm.group for arm in found} == set(GROUPS)
+    assert {arm.group for arm in found} == set(USUAL) == set(GROUPS) - {"budget"}
     for arm in found:
         assert len(arm.changes(base)) == (0 if arm.reference else 1), arm
     names = [(arm.group, arm.name) for arm in found if arm.reference]
@@ -28,7 +28,7 @@ def test_every_arm_changes_one_option():
         ("views", "plain"),
     ]
     assert [arm.name for arm in arms(base, ["controls"])] == ["attention", "random", "centre", "whole"]
-    assert len(runs(found, base)) == 1 + 3 + 8 + 2 + 1 + 1 + 1 + 1 + 1 + 4
+    assert len(runs(found, base)) == 1 + 3 + 8 + 4 + 1 + 1 + 1 + 1 + 1 + 4
 
 
 def test_arms_with_equal_settings_share_a_run():
