@@ -20,7 +20,7 @@ from dicom.dicom_made import film as dicom_film
 ROOT = Path(__file__).resolve().parents[1]
 FILMS = 36
 SHORTER = {
-    r"uv run agcxr demo\b": "uv run agcxr demo --films 300",
+    r"uv run agcxr demo\b": "uv run agcxr demo --films 120",
     r"uv run pytest\b": "uv run pytest tests/test_geometry.py",
 }
 """In place of minutes."""
@@ -97,6 +97,6 @@ def test_a_page_runs_in_a_fresh_clone_from_its_first_command_to_its_last(page, t
     done = subprocess.run(words, cwd=clone, env=environ, text=True, capture_output=True)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     assert [name for name in MADE[page] if not (clone / name).is_file()] == []
-    assert re.search(r'^"status": *"(read|refused)"$', done.stdout, flags=re.M)
+    assert re.search(r'"status": *"(read|refused)"$', done.stdout, flags=re.M)
     if page == "README.md":
         assert len((clone / "predictions.csv").read_text().splitlines()) == FILMS + 1
