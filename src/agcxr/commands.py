@@ -51,7 +51,7 @@ def phantom(
     size: int = 512,
     seed: int = 0,
     nodules: Literal["usual", "small"] = "usual",
-    prevalence: dict[str, float] = {},  # noqa: B006 (never changed)
+    prevalence: dict[str, float] | None = None,
     workers: int | None = None,
 ) -> int:
     """Write synthetic chest films with findings and boxes, in the layout of the NIH files.
@@ -67,7 +67,7 @@ def phantom(
     """
     from agcxr.data.phantom_collection import write_phantom
 
-    write_phantom(out, n, seed=seed, size=size, nodules=nodules, prevalence=prevalence, workers=workers)
+    write_phantom(out, n, seed=seed, size=size, nodules=nodules, prevalence=prevalence or {}, workers=workers)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 MODULES: dict[str, tuple[str, ...]] = {
     "train": (
         *("torch", "timm", "lightning", "safetensors", "huggingface_hub"),
-        *("pandas", "pyarrow", "scipy", "sklearn", "matplotlib"),
+        *("pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "jinja2"),
     ),
     "dicom": ("pydicom", "highdicom", "pynetdicom", "httpx", "gdcm", "pylibjpeg", "openjpeg"),
     "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),

@@ -73,8 +73,8 @@ def train(
         settings: Every setting.
     """
     limit_threads(threads)
-    _check_films(data, findings, resume, settings, seeds if reuse else None)
     check_loggers(log)
+    _check_films(data, findings, resume, settings, seeds if reuse else None)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from agcxr.experiments.calibrate import calibrate_once
