@@ -99,7 +99,9 @@ def test_two_actors_write_what_one_process_does(made, tmp_path):
     """With pictures, from a folder with an archive in it, into a CSV."""
     pytest.importorskip("ray", reason=HAVE_RAY)
     before = {path.name: path.stat().st_mtime_ns for path in (made / "pictures").rglob("*.png")}
-    said = on_ray(made, tmp_path, *words(made, "two.csv", "--devices", "2", "--explain", str(made / "pictures")))
+    said = on_ray(
+        made, tmp_path, *words(made, "two.csv", "--devices", "2", "--explain", str(made / "pictures"), "--overwrite")
+    )
     assert "by 2 actors" in said
     same_rows(pd.read_csv(made / "plain.csv"), pd.read_csv(made / "two.csv"))
     after = {path.name: path.stat().st_mtime_ns for path in (made / "pictures").rglob("*.png")}
