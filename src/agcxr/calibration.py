@@ -332,6 +332,18 @@ def operating_points(target_N: NDArray[np.floating], score_N: NDArray[np.floatin
     }
 
 
+def thresholds(target_NK: NDArray[np.floating], score_NK: NDArray[np.floating]) -> Array:
+    """Thresholds of the POINTS, P x K, chosen on films with labels 0, 1 or NaN (unknown); NaN for findings with fewer
+    than MIN_POSITIVES films of either class, and for points that are left out (see `operating_points`)."""
+    threshold_PK = np.full((len(POINTS), target_NK.shape[1]), np.nan)
+    for k, target in enumerate(target_NK.T):
+        stated = ~np.isnan(target)
+        if min((target == 1).sum(), (target == 0).sum()) >= MIN_POSITIVES:
+            points = operating_points(target[stated], score_NK[stated, k])
+            threshold_PK[:, k] = [points[point].threshold if point in points else np.nan for point in POINTS]
+    return threshold_PK
+
+
 def at_prevalence(probability: NDArray[np.floating], fitted: float, wanted: float) -> Array:
     """Calibrated probabilities as they would be where the finding is as common as `wanted` instead of `fitted`.
 

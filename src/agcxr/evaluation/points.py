@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agcxr.calibration import MIN_POSITIVES, POINTS, Calibration, Scale, films_digest, operating_points
+from agcxr.calibration import POINTS, Calibration, Scale, films_digest, thresholds
 from agcxr.data.prepared import Prepared
 from agcxr.evaluation.analysis import Points
 from agcxr.findings import Findings
@@ -55,7 +55,8 @@ def choose_points(engine: Engine, films: Prepared, split: str, *, batch_size: in
         )
     answers = engine.predict_arrays(films.images, rows, batch_size=batch_size)
     score_BNK = np.stack([answers.global_NK, answers.local_NK, answers.fusion_NK]).astype(np.float64)
-    threshold, words = _chosen(target_NK, score_BNK), f"the {len(rows):,} validation films"
+    threshold = np.stack([thresholds(target_NK, score_NK) for score_NK in score_BNK], axis=1)
+    words = f"the {len(rows):,} validation films"
     if calibration is not None:
         threshold = _kept(threshold, calibration, labels)
         words = f"{calibration.words}, and those of the fusion are kept in the checkpoint"
@@ -92,15 +93,3 @@ def _kept(threshold_PBK: Floats, calibration: Calibration, labels: tuple[str, ..
 def _positives(calibration: Calibration, labels: tuple[str, ...]) -> Floats:
     fitted = [calibration.findings.get(label) for label in labels]
     return np.array([finding.positives if finding else 0 for finding in fitted], dtype=np.float64)
-
-
-def _chosen(target_NK: Floats, score_BNK: Floats) -> Floats:
-    """By the rule of the checkpoint's own: for findings with enough films of both classes."""
-    threshold = np.full((len(POINTS), len(score_BNK), target_NK.shape[1]), np.nan)
-    for b, score_NK in enumerate(score_BNK):
-        for k, target in enumerate(target_NK.T):
-            stated = ~np.isnan(target)
-            if min((target == 1).sum(), (target == 0).sum()) >= MIN_POSITIVES:
-                points = operating_points(target[stated], score_NK[stated, k])
-                threshold[:, b, k] = [points[point].threshold if point in points else np.nan for point in POINTS]
-    return threshold

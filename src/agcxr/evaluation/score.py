@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agcxr.calibration import MIN_POSITIVES, POINTS, operating_points
+from agcxr.calibration import POINTS, thresholds
 from agcxr.evaluation.analysis import Evaluation, Points, Scores
 from agcxr.evaluation.score_results import ChosenOn, Counted, Scored
 from agcxr.evaluation.score_tables import (
@@ -231,7 +231,7 @@ def _points(
         )
         apart, labels_file = _validation(file, predictions, tuple(places.values()), scores.findings, labels, how)
         for b, branch in places.items():
-            threshold_PBK[:, b] = _thresholds(apart.target_NK, apart.score_BNK[apart.branches.index(branch)])
+            threshold_PBK[:, b] = thresholds(apart.target_NK, apart.score_BNK[apart.branches.index(branch)])
         if place == 0:
             positives_K = (apart.target_NK == 1).sum(axis=0)
         chosen_on.append(
@@ -289,15 +289,3 @@ def _shared(predictions: Predictions, other: Predictions) -> int:
     )
     same_M = np.isclose(mine_MK, theirs_MK, rtol=0, atol=ROUNDING, equal_nan=True).all(axis=1)
     return int((same_M & ~np.isnan(mine_MK).all(axis=1)).sum())
-
-
-def _thresholds(target_NK: Floats, score_NK: Floats) -> Floats:
-    """P x K; NaN for findings with too few films to choose on."""
-    threshold_PK = np.full((len(POINTS), target_NK.shape[1]), np.nan)
-    for k, target in enumerate(target_NK.T):
-        stated = ~np.isnan(target)
-        positives = int(target[stated].sum())
-        if min(positives, int(stated.sum()) - positives) >= MIN_POSITIVES:
-            points = operating_points(target[stated], score_NK[stated, k])
-            threshold_PK[:, k] = [points[point].threshold if point in points else np.nan for point in POINTS]
-    return threshold_PK
